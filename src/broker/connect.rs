@@ -1,0 +1,386 @@
+//! Connect: the first connection, with one clear error if it fails, and what the connection says later.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{
+    ConnectErrorKind, ConnectOptions, Event, ServerError,
+    jetstream::{ErrorCode, context::AccountErrorKind, context::ContextBuilder},
+};
+use tokio::sync::watch;
+
+use super::Broker;
+use crate::{
+    config::pipeline::{Auth, Nats},
+    limits,
+};
+
+/// The oldest server that has what we need: message schedules and atomic batches.
+pub const SERVER_VERSION_MIN: (u64, u64) = (2, 12);
+
+/// Why there is no connection to the broker.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No server is named.
+    #[error("no NATS server is named: set \"url\" in [nats], or MILLSTREAM_NATS__URL")]
+    NoServer,
+    /// An address cannot be read.
+    #[error("the address of the NATS server {address} cannot be read")]
+    Address {
+        /// The address, without secrets.
+        address: String,
+        /// What the client said.
+        source: Source,
+    },
+    /// Nothing answers there, or not as a NATS server.
+    #[error("could not reach a NATS server at {address}")]
+    Unreachable {
+        /// The addresses, without secrets.
+        address: String,
+        /// What the client said.
+        source: Source,
+    },
+    /// The server does not accept who we say we are.
+    #[error(
+        "the NATS server at {address} refused our credentials ({auth}): check [nats] creds, nkey, user, password or token"
+    )]
+    Refused {
+        /// The addresses, without secrets.
+        address: String,
+        /// How we said who we are.
+        auth: &'static str,
+    },
+    /// A credentials file or nkey cannot be used.
+    #[error("could not use the {auth} of [nats]")]
+    Credentials {
+        /// Which.
+        auth: &'static str,
+        /// Why.
+        source: Source,
+    },
+    /// TLS failed.
+    #[error("could not agree on TLS with the NATS server at {address}: check [nats.tls] ca, cert and key")]
+    Tls {
+        /// The addresses, without secrets.
+        address: String,
+        /// What the client said.
+        source: Source,
+    },
+    /// JetStream is off.
+    #[error("the NATS server at {address} has JetStream off: start it with -js, or enable it for this account")]
+    NoJetStream {
+        /// The addresses, without secrets.
+        address: String,
+    },
+    /// The server is too old.
+    #[error(
+        "the NATS server at {address} is version {version}, and 2.12 or newer is needed: \
+         upgrade it, or leave out [nats] url so that `millstream dev` starts one of its own"
+    )]
+    TooOld {
+        /// The addresses, without secrets.
+        address: String,
+        /// Its version.
+        version: String,
+    },
+    /// The server is there, but a question about JetStream was not answered.
+    #[error("the NATS server at {address} did not say whether JetStream is on")]
+    Silent {
+        /// The addresses, without secrets.
+        address: String,
+        /// What the client said.
+        source: Source,
+    },
+    /// The server refuses a subject.
+    #[error(transparent)]
+    Denied(#[from] FatalError),
+}
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// A subject that the server does not let us use. Waiting does not help: someone has to grant it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the NATS server refuses us {operation} on \"{subject}\": grant it to the user of [nats]")]
+pub struct FatalError {
+    /// What was attempted: `publish` or `subscribe`.
+    pub operation: String,
+    /// The subject.
+    pub subject: String,
+}
+
+impl ConnectError {
+    /// Whether trying again can help without anyone changing the configuration or the account.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Silent { .. } => true,
+            Self::NoServer
+            | Self::Address { .. }
+            | Self::Refused { .. }
+            | Self::Credentials { .. }
+            | Self::Tls { .. }
+            | Self::NoJetStream { .. }
+            | Self::TooOld { .. }
+            | Self::Denied(_) => false,
+        }
+    }
+}
+
+/// Makes ring the one TLS provider. Call it first in `main`: without it the first TLS connection panics.
+pub fn install_tls_provider() {
+    // Refused only if one is installed already, and there is only this one.
+    rustls::crypto::ring::default_provider().install_default().ok();
+}
+
+impl Broker {
+    /// Connects, and makes sure that the server is new enough and has JetStream. `name` is what the server lists us as.
+    ///
+    /// A first connection fails within [`limits::CONNECT_TIMEOUT`]; one that breaks later is mended for ever.
+    ///
+    /// # Errors
+    /// [`ConnectError`], one sentence that names what is wrong and what to do.
+    pub async fn connect(nats: &Nats, name: &str) -> Result<Self, ConnectError> {
+        let addresses = addresses(nats)?;
+        let address = addresses.iter().map(without_secrets).collect::<Vec<_>>().join(", ");
+        let (fatal_sender, fatal) = watch::channel(None);
+        let options = options(nats, name, fatal_sender).await?;
+        let connecting = options.connect(addresses.as_slice());
+        let client = match tokio::time::timeout(limits::CONNECT_TIMEOUT * 2, connecting).await {
+            Ok(connected) => connected.map_err(|error| refused(error, &address, auth_name(&nats.auth)))?,
+            Err(elapsed) => return Err(ConnectError::Unreachable { address, source: elapsed.into() }),
+        };
+        let version = client.server_info().version;
+        if version_of(&version).is_some_and(|version| version < SERVER_VERSION_MIN) {
+            return Err(ConnectError::TooOld { address, version });
+        }
+        let jetstream = ContextBuilder::new()
+            .timeout(limits::PUBLISH_TIMEOUT)
+            .max_ack_inflight(limits::PUBLISHES_IN_FLIGHT_MAX)
+            .backpressure_on_inflight(true)
+            .build(client.clone());
+        let broker = Self { client, jetstream, fatal };
+        tokio::select! {
+            // A refused subject shows as a timeout; the cause comes by another way, and sooner.
+            biased;
+            denied = broker.fatal() => return Err(denied.into()),
+            asked = broker.jetstream.query_account() => match asked {
+                Ok(_) => {}
+                Err(error) => match error.kind() {
+                    AccountErrorKind::JetStreamUnavailable => return Err(ConnectError::NoJetStream { address }),
+                    AccountErrorKind::JetStream(refused)
+                        if [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT]
+                            .contains(&refused.error_code()) =>
+                    {
+                        return Err(ConnectError::NoJetStream { address });
+                    }
+                    AccountErrorKind::JetStream(_) | AccountErrorKind::TimedOut | AccountErrorKind::Other => {
+                        return Err(ConnectError::Silent { address, source: error.into() });
+                    }
+                },
+            },
+        }
+        Ok(broker)
+    }
+
+    /// Connects, and tries again with growing waits for as long as that can help. `on_wait` is told why, at the first
+    /// failure and then each time that the time spent has doubled.
+    ///
+    /// # Errors
+    /// A [`ConnectError`] that does not pass by itself.
+    pub async fn connect_patiently(
+        nats: &Nats,
+        name: &str,
+        on_wait: impl Fn(&ConnectError),
+    ) -> Result<Self, ConnectError> {
+        let started = tokio::time::Instant::now();
+        let (mut wait, mut say_after) = (Duration::from_millis(100), Duration::ZERO);
+        loop {
+            match Self::connect(nats, name).await {
+                Err(error) if error.may_pass() => {
+                    let spent = started.elapsed();
+                    if spent >= say_after {
+                        on_wait(&error);
+                        say_after = (spent * 2).max(limits::CONNECT_TIMEOUT);
+                    }
+                }
+                done => return done,
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(limits::CONNECT_WAIT_MAX);
+        }
+    }
+
+    /// Resolves once the server has refused us a subject, and at once if it already has.
+    ///
+    /// The client shows such a refusal as a timeout of whatever waited; this says what it was.
+    pub async fn fatal(&self) -> FatalError {
+        let mut fatal = self.fatal.clone();
+        let denied = fatal.wait_for(Option::is_some).await.ok().and_then(|denied| denied.clone());
+        match denied {
+            Some(denied) => denied,
+            // The connection is closed: nothing more will be refused.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether the connection stands at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Sends what waits to be sent, settlements among it.
+    pub async fn flush(&self) {
+        // It fails only where the connection is closed, and then there is nothing to send it on.
+        tokio::time::timeout(limits::REQUEST_TIMEOUT, self.client.flush()).await.ok();
+    }
+}
+
+fn addresses(nats: &Nats) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
+    if nats.url.is_empty() {
+        return Err(ConnectError::NoServer);
+    }
+    let parse = |url: &String| {
+        url.parse().map_err(|error: std::io::Error| {
+            // An address that cannot be read may hold a password in a place where it is not looked for.
+            ConnectError::Address { address: hide_userinfo(url), source: error.into() }
+        })
+    };
+    nats.url.iter().map(parse).collect()
+}
+
+fn without_secrets(address: &async_nats::ServerAddr) -> String {
+    format!("{}://{}:{}", address.scheme(), address.host(), address.port())
+}
+
+fn hide_userinfo(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+    format!("\"{scheme}://{}\"", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
+}
+
+async fn options(
+    nats: &Nats,
+    name: &str,
+    fatal: watch::Sender<Option<FatalError>>,
+) -> Result<ConnectOptions, ConnectError> {
+    install_tls_provider();
+    let fatal = Arc::new(fatal);
+    let options = ConnectOptions::new()
+        .name(name)
+        .connection_timeout(limits::CONNECT_TIMEOUT)
+        .request_timeout(Some(limits::REQUEST_TIMEOUT))
+        .max_reconnects(None)
+        .event_callback(move |event| {
+            let fatal = Arc::clone(&fatal);
+            async move { on_event(&event, &fatal) }
+        });
+    let auth = auth_name(&nats.auth);
+    let mut options = match &nats.auth {
+        Auth::None => options,
+        Auth::Creds(path) => options
+            .credentials_file(path)
+            .await
+            .map_err(|error| ConnectError::Credentials { auth, source: error.into() })?,
+        Auth::Nkey(seed) => options.nkey(seed.clone()),
+        Auth::User(user, password) => options.user_and_password(user.clone(), password.clone()),
+        Auth::Token(token) => options.token(token.clone()),
+    };
+    if let Some(ca) = &nats.tls_ca {
+        options = options.add_root_certificates(ca.clone()).require_tls(true);
+    }
+    if let Some((certificate, key)) = &nats.tls_identity {
+        options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+    }
+    Ok(options)
+}
+
+fn auth_name(auth: &Auth) -> &'static str {
+    match auth {
+        Auth::None => "none given",
+        Auth::Creds(_) => "credentials file",
+        Auth::Nkey(_) => "nkey",
+        Auth::User(..) => "user and password",
+        Auth::Token(_) => "token",
+    }
+}
+
+fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
+    match event {
+        Event::Connected => tracing::info!("connected to the broker"),
+        Event::Disconnected => tracing::warn!("lost the connection to the broker"),
+        Event::LameDuckMode => tracing::warn!("the broker is about to shut down"),
+        Event::Draining | Event::Closed => tracing::debug!("closing the connection to the broker"),
+        Event::SlowConsumer(_) => tracing::warn!("messages were dropped because they were not taken fast enough"),
+        Event::ServerError(ServerError::Other(text)) => match denied(text) {
+            Some(denied) => {
+                tracing::error!(operation = denied.operation, subject = denied.subject, "the broker refuses a subject");
+                // The first is the one to report; the rest follow from it.
+                fatal.send_if_modified(|known| known.is_none() && known.replace(denied).is_none());
+            }
+            None => tracing::warn!(error = text, "the broker reports an error"),
+        },
+        Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),
+        Event::ClientError(error) => tracing::warn!(%error, "the client of the broker reports an error"),
+    }
+}
+
+/// What a `Permissions Violation for Publish to "a.b"` refuses.
+///
+/// Source: nats-server 2.15, `server/client.go`, `pubPermissionViolation` and `subPermissionViolation`.
+fn denied(text: &str) -> Option<FatalError> {
+    const LEAD: &str = "permissions violation for ";
+    let start = text.to_ascii_lowercase().find(LEAD)? + LEAD.len();
+    let rest = &text[start..];
+    let operation = if rest.starts_with(['P', 'p']) { "publish" } else { "subscribe" };
+    let subject = rest.split('"').nth(1)?;
+    Some(FatalError { operation: operation.to_owned(), subject: subject.to_owned() })
+}
+
+fn refused(error: async_nats::ConnectError, address: &str, auth: &'static str) -> ConnectError {
+    let address = address.to_owned();
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation => ConnectError::Refused { address, auth },
+        ConnectErrorKind::Authentication => ConnectError::Credentials { auth, source: error.into() },
+        ConnectErrorKind::ServerParse => ConnectError::Address { address, source: error.into() },
+        ConnectErrorKind::Tls => ConnectError::Tls { address, source: error.into() },
+        // The handshake fails as an I/O error of the connection.
+        ConnectErrorKind::Io if is_tls(&error) => ConnectError::Tls { address, source: error.into() },
+        ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
+            ConnectError::Unreachable { address, source: error.into() }
+        }
+    }
+}
+
+fn is_tls(error: &async_nats::ConnectError) -> bool {
+    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The first two numbers of a version such as `2.12.1` or `v2.15.0-RC.2`.
+pub(super) fn version_of(text: &str) -> Option<(u64, u64)> {
+    let mut numbers = text.trim().trim_start_matches('v').split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_what_was_refused() {
+        let denied = denied("Permissions Violation for Subscription to \"shop.>\" using queue \"q\"").unwrap();
+        assert_eq!((denied.operation.as_str(), denied.subject.as_str()), ("subscribe", "shop.>"));
+        assert_eq!(super::denied("Maximum Connections Exceeded"), None);
+    }
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert_eq!(version_of("v2.15.0-RC.2"), Some((2, 15)));
+        assert!(version_of("2.9.11").unwrap() < SERVER_VERSION_MIN);
+        assert_eq!(version_of("nightly"), None);
+    }
+
+    #[test]
+    fn no_password_shows_in_an_address() {
+        assert_eq!(hide_userinfo("nats://me:pa@ss@host:x"), "\"nats://host:x\"");
+        let address = "nats://me:secret@host:4222".parse().unwrap();
+        assert_eq!(without_secrets(&address), "nats://host:4222");
+    }
+}

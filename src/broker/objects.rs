@@ -1,0 +1,306 @@
+//! Objects: streams and consumers as we declare them, read from and written to the server.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_nats::jetstream::{
+    consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull},
+    context::UpdateStreamError,
+    stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
+};
+use futures_util::TryStreamExt as _;
+
+use super::{AdminError, Broker, admin};
+use crate::limits;
+
+/// The metadata key that names the pipeline an object belongs to.
+const OWNER: &str = "millstream";
+
+/// When a stream lets go of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Retention {
+    /// When it is too old, or the stream too large.
+    Limits,
+    /// When every consumer has settled it. What no consumer reads is dropped as it is published.
+    Interest,
+    /// When its one consumer has settled it.
+    WorkQueue,
+}
+
+/// A stream, as far as we declare it. What is not here is left as it is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct StreamSpec {
+    /// Its name.
+    pub name: String,
+    /// The pipeline it belongs to.
+    pub pipeline: String,
+    /// What it captures.
+    pub subjects: Vec<String>,
+    /// When it lets go of a message.
+    pub retention: Retention,
+    /// In memory instead of on disk.
+    pub memory: bool,
+    /// Copies in the cluster.
+    pub replicas: usize,
+    /// How long a message is kept; `None`: for ever.
+    pub max_age: Option<Duration>,
+    /// How many bytes are kept; `None`: no limit.
+    pub max_bytes: Option<u64>,
+    /// How long the ids of messages are remembered.
+    pub duplicate_window: Duration,
+    /// Whether a message may be scheduled for later. Cannot be turned off again.
+    pub schedules: bool,
+    /// Whether it is the stream of a key-value bucket: one message per subject, atomic batches.
+    pub bucket: bool,
+}
+
+/// A durable consumer, as far as we declare it: explicit acks, everything from the beginning, no `backoff`.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct ConsumerSpec {
+    /// The stream it reads.
+    pub stream: String,
+    /// Its name.
+    pub name: String,
+    /// The pipeline it belongs to.
+    pub pipeline: String,
+    /// What it reads, filters that do not overlap; empty: everything.
+    pub filters: Vec<String>,
+    /// How long the server waits for a sign of life.
+    pub ack_wait: Duration,
+    /// How often a message is handed out; `None`: without end.
+    pub max_deliver: Option<u32>,
+    /// Messages in hand over the whole fleet.
+    pub max_ack_pending: u64,
+}
+
+/// A consumer as the server has it: what we declare, and what of the rest no longer fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundConsumer {
+    /// What we declare.
+    pub spec: ConsumerSpec,
+    /// How many pull requests may wait. Immutable.
+    pub max_waiting: i64,
+    /// Whether it acks explicitly, from the beginning, without `backoff`.
+    pub fits: bool,
+    /// Messages it still has to deliver, or to have settled.
+    pub unsettled: u64,
+}
+
+impl Broker {
+    /// The stream of this name, as far as we declare streams; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub async fn find_stream(&self, name: &str) -> Result<Option<StreamSpec>, AdminError> {
+        match self.jetstream.get_stream(name).await.map_err(|error| admin::no_stream(name, error)) {
+            Ok(stream) => Ok(Some(StreamSpec::read(&stream.cached_info().config))),
+            Err(AdminError::NoStream { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every stream that belongs to a pipeline, by name.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub async fn streams_of(&self, pipeline: &str) -> Result<Vec<StreamSpec>, AdminError> {
+        let found: Result<Vec<_>, _> = self.jetstream.streams().try_collect().await;
+        let found = found.map_err(|error| AdminError::read("*", error))?;
+        let ours = found.iter().map(|info| &info.config).filter(|config| owner(&config.metadata) == pipeline);
+        let mut ours: Vec<_> = ours.map(StreamSpec::read).collect();
+        ours.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(ours)
+    }
+
+    /// Creates a stream. One that is there already with the same settings is fine.
+    ///
+    /// # Errors
+    /// [`AdminError::Change`].
+    pub async fn create_stream(&self, spec: &StreamSpec) -> Result<(), AdminError> {
+        let config = spec.over(Config::default());
+        self.jetstream.create_stream(config).await.map_err(|error| AdminError::change(&spec.name, error))?;
+        Ok(())
+    }
+
+    /// Gives a stream the declared settings, and leaves the others as they are.
+    ///
+    /// # Errors
+    /// [`AdminError::NoStream`], [`AdminError::Change`].
+    pub async fn update_stream(&self, spec: &StreamSpec) -> Result<(), AdminError> {
+        let name = &spec.name;
+        let stream = self.jetstream.get_stream(name).await.map_err(|error| admin::no_stream(name, error))?;
+        let config = spec.over(stream.cached_info().config.clone());
+        let updated: Result<_, UpdateStreamError> = self.jetstream.update_stream(config).await;
+        updated.map(drop).map_err(|error| AdminError::change(name, error))
+    }
+
+    /// Deletes a stream and all that it holds.
+    ///
+    /// # Errors
+    /// [`AdminError::Change`].
+    pub async fn delete_stream(&self, name: &str) -> Result<(), AdminError> {
+        self.jetstream.delete_stream(name).await.map(drop).map_err(|error| AdminError::change(name, error))
+    }
+
+    /// The consumer of this name, as far as we declare consumers; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub async fn find_consumer(&self, stream: &str, name: &str) -> Result<Option<FoundConsumer>, AdminError> {
+        let found: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(name, stream).await;
+        match found.map_err(|error| admin::no_consumer(stream, name, error)) {
+            Ok(consumer) => Ok(Some(FoundConsumer::read(consumer.cached_info()))),
+            Err(AdminError::NoStream { .. } | AdminError::NoConsumer { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every consumer of a stream that belongs to a pipeline, by name.
+    ///
+    /// # Errors
+    /// [`AdminError::NoStream`], [`AdminError::Read`].
+    pub async fn consumers_of(&self, stream: &str, pipeline: &str) -> Result<Vec<FoundConsumer>, AdminError> {
+        let opened = self.jetstream.get_stream(stream).await.map_err(|error| admin::no_stream(stream, error))?;
+        let found: Result<Vec<_>, _> = opened.consumers().try_collect().await;
+        let found = found.map_err(|error| AdminError::read(stream, error))?;
+        let ours = found.iter().filter(|info| owner(&info.config.metadata) == pipeline);
+        let mut ours: Vec<_> = ours.map(FoundConsumer::read).collect();
+        ours.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
+        Ok(ours)
+    }
+
+    /// Creates a consumer. One that is there already with the same settings is fine.
+    ///
+    /// # Errors
+    /// [`AdminError::NoStream`], [`AdminError::Change`].
+    pub async fn create_consumer(&self, spec: &ConsumerSpec) -> Result<(), AdminError> {
+        let config = pull::Config {
+            durable_name: Some(spec.name.clone()),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            max_waiting: limits::PULLS_WAITING_MAX,
+            ..pull::Config::default()
+        };
+        self.put_consumer(spec, config).await
+    }
+
+    /// Gives a consumer the declared settings, and leaves the others as they are.
+    ///
+    /// # Errors
+    /// [`AdminError::NoConsumer`], [`AdminError::Change`].
+    pub async fn update_consumer(&self, spec: &ConsumerSpec) -> Result<(), AdminError> {
+        let found: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(&spec.name, &spec.stream).await;
+        let found = found.map_err(|error| admin::no_consumer(&spec.stream, &spec.name, error))?;
+        let config = consumer::FromConsumer::try_from_consumer_config(found.cached_info().config.clone());
+        self.put_consumer(spec, config.map_err(|error| AdminError::change(&spec.stream, error))?).await
+    }
+
+    async fn put_consumer(&self, spec: &ConsumerSpec, config: pull::Config) -> Result<(), AdminError> {
+        let config = spec.over(config);
+        let created = self.jetstream.create_consumer_on_stream(config, &spec.stream).await;
+        created.map(drop).map_err(|error| admin::no_consumer(&spec.stream, &spec.name, error))
+    }
+
+    /// Deletes a consumer, and on an interest or work-queue stream what only it would have read.
+    ///
+    /// # Errors
+    /// [`AdminError::Change`].
+    pub async fn delete_consumer(&self, stream: &str, name: &str) -> Result<(), AdminError> {
+        let deleted = self.jetstream.delete_consumer_from_stream(name, stream).await;
+        deleted.map(drop).map_err(|error| AdminError::change(stream, error))
+    }
+}
+
+impl StreamSpec {
+    fn over(&self, base: Config) -> Config {
+        let mut metadata = base.metadata.clone();
+        metadata.insert(OWNER.to_owned(), self.pipeline.clone());
+        Config {
+            name: self.name.clone(),
+            subjects: self.subjects.clone(),
+            retention: match self.retention {
+                Retention::Limits => RetentionPolicy::Limits,
+                Retention::Interest => RetentionPolicy::Interest,
+                Retention::WorkQueue => RetentionPolicy::WorkQueue,
+            },
+            storage: if self.memory { StorageType::Memory } else { StorageType::File },
+            num_replicas: self.replicas,
+            max_age: self.max_age.unwrap_or_default(),
+            max_bytes: self.max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+            duplicate_window: self.duplicate_window,
+            allow_message_schedules: self.schedules,
+            // Scheduling needs roll-ups, and turns them on by itself; a bucket's clients use them to purge a key.
+            allow_rollup: self.schedules || self.bucket,
+            allow_direct: true,
+            allow_atomic_publish: self.bucket,
+            deny_delete: self.bucket,
+            discard: if self.bucket { DiscardPolicy::New } else { base.discard },
+            max_messages_per_subject: if self.bucket { 1 } else { base.max_messages_per_subject },
+            metadata,
+            ..base
+        }
+    }
+
+    fn read(config: &Config) -> Self {
+        Self {
+            name: config.name.clone(),
+            pipeline: owner(&config.metadata).to_owned(),
+            subjects: config.subjects.clone(),
+            retention: match config.retention {
+                RetentionPolicy::Limits => Retention::Limits,
+                RetentionPolicy::Interest => Retention::Interest,
+                RetentionPolicy::WorkQueue => Retention::WorkQueue,
+            },
+            memory: config.storage == StorageType::Memory,
+            replicas: config.num_replicas,
+            max_age: Some(config.max_age).filter(|age| !age.is_zero()),
+            max_bytes: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
+            duplicate_window: config.duplicate_window,
+            schedules: config.allow_message_schedules,
+            bucket: config.max_messages_per_subject == 1 && config.allow_atomic_publish,
+        }
+    }
+}
+
+impl ConsumerSpec {
+    fn over(&self, mut config: pull::Config) -> pull::Config {
+        config.metadata.insert(OWNER.to_owned(), self.pipeline.clone());
+        // The server keeps one filter and several apart.
+        (config.filter_subject, config.filter_subjects) = match self.filters.as_slice() {
+            [one] => (one.clone(), Vec::new()),
+            several => (String::new(), several.to_vec()),
+        };
+        config.ack_wait = self.ack_wait;
+        config.max_deliver = self.max_deliver.map_or(-1, i64::from);
+        config.max_ack_pending = i64::try_from(self.max_ack_pending).unwrap_or(i64::MAX);
+        config
+    }
+}
+
+impl FoundConsumer {
+    fn read(info: &consumer::Info) -> Self {
+        let config = &info.config;
+        let one = Some(&config.filter_subject).filter(|filter| !filter.is_empty());
+        Self {
+            spec: ConsumerSpec {
+                stream: info.stream_name.clone(),
+                name: info.name.clone(),
+                pipeline: owner(&config.metadata).to_owned(),
+                filters: one.into_iter().chain(&config.filter_subjects).cloned().collect(),
+                ack_wait: config.ack_wait,
+                max_deliver: u32::try_from(config.max_deliver).ok().filter(|most| *most > 0),
+                max_ack_pending: u64::try_from(config.max_ack_pending).unwrap_or(0),
+            },
+            max_waiting: config.max_waiting,
+            fits: config.ack_policy == AckPolicy::Explicit
+                && config.deliver_policy == DeliverPolicy::All
+                && config.deliver_subject.is_none()
+                && config.backoff.is_empty(),
+            unsettled: info.num_pending + info.num_ack_pending as u64,
+        }
+    }
+}
+
+fn owner(metadata: &HashMap<String, String>) -> &str {
+    metadata.get(OWNER).map_or("", String::as_str)
+}

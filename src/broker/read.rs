@@ -1,0 +1,281 @@
+//! Read: messages of a stream in order, by offset, without settling anything.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream::{
+    self,
+    consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
+    stream::RetentionPolicy,
+};
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt as _, stream};
+
+use super::{AdminError, Broker, Headers, admin};
+use crate::limits;
+
+/// A message as its stream holds it.
+#[derive(Debug, Clone)]
+pub struct StoredMessage {
+    /// The subject it was published on.
+    pub subject: String,
+    /// Its headers.
+    pub headers: Headers,
+    /// Its payload.
+    pub body: Bytes,
+    /// Its sequence.
+    pub seq: u64,
+    /// When the server stored it.
+    pub stored_at: SystemTime,
+}
+
+/// What is read, and from where on.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    pub(super) stream: String,
+    /// Subject filters that do not overlap; empty: everything.
+    pub(super) filters: Vec<String>,
+    /// The first sequence wanted.
+    pub(super) from_seq: u64,
+}
+
+/// Where a reading ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// At what was the stream's last message when it began.
+    LastAtStart,
+    /// When nothing is left to read.
+    NothingLeft,
+    /// It goes on for ever, and a broken connection is mended.
+    Never,
+}
+
+impl Broker {
+    /// The messages of a stream on subjects that match `filter` (empty: all), from `from_seq` to what is the last one now.
+    ///
+    /// Nothing is settled, whatever the stream's retention. A work-queue stream lets nobody read beside its consumers, so
+    /// there each message is fetched by itself, which is slower.
+    pub fn scan(
+        &self,
+        stream: &str,
+        filter: &str,
+        from_seq: u64,
+    ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
+        let filters = Some(filter.to_owned()).filter(|filter| !filter.is_empty()).into_iter().collect();
+        self.read(Reading { stream: stream.to_owned(), filters, from_seq }, End::LastAtStart)
+    }
+
+    /// The messages of a stream on subjects that match any of `filters` (none: all), from `from_seq` on, for ever.
+    ///
+    /// In stream order, each once. What goes wrong meanwhile (a restart of the server, a lost consumer) is given as an
+    /// error, after which the reading goes on behind the last message that was given: an error is a notice, not an end.
+    pub fn follow(
+        &self,
+        stream: &str,
+        filters: &[String],
+        from_seq: u64,
+    ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
+        self.read(Reading { stream: stream.to_owned(), filters: filters.to_vec(), from_seq }, End::Never)
+    }
+
+    pub(super) fn read(
+        &self,
+        reading: Reading,
+        end: End,
+    ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
+        let reader = Reader { broker: self.clone(), reading, end, open: None, walks: false, last: None, failures: 0 };
+        stream::unfold(Some(reader), |reader| async move {
+            let mut reader = reader?;
+            match reader.next().await {
+                Ok(Some(message)) => Some((Ok(message), Some(reader))),
+                Ok(None) => None,
+                Err(error) if reader.end == End::Never => Some((Err(error), Some(reader))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+}
+
+/// A consumer of our own without acks. The client's ordered consumer does the same, but after a missed heartbeat it
+/// returns `Pending` without having asked to be woken (async-nats 0.51, `consumer/pull.rs`, `Ordered::poll_next`).
+struct Open {
+    jetstream: jetstream::Context,
+    consumer: PullConsumer,
+    messages: pull::Stream,
+    consumer_seq: u64,
+}
+
+struct Reader {
+    broker: Broker,
+    reading: Reading,
+    end: End,
+    open: Option<Open>,
+    /// Whether each message is fetched by itself.
+    walks: bool,
+    /// The last sequence when the reading began.
+    last: Option<u64>,
+    /// Openings that failed in a row.
+    failures: u32,
+}
+
+impl Reader {
+    /// The next message; `None` at the end. After an error the next call opens the stream anew.
+    async fn next(&mut self) -> Result<Option<StoredMessage>, AdminError> {
+        loop {
+            if self.last.is_some_and(|last| self.end == End::LastAtStart && self.reading.from_seq > last) {
+                return Ok(None);
+            }
+            if self.walks {
+                return self.walk().await;
+            }
+            let Some(open) = &mut self.open else {
+                if self.failures > 0 {
+                    let wait =
+                        limits::REOPEN_WAIT_MAX.min(Duration::from_millis(50) * 2_u32.pow(self.failures.min(10)));
+                    tokio::time::sleep(wait).await;
+                }
+                self.failures += 1;
+                if self.open().await? {
+                    return Ok(None);
+                }
+                continue;
+            };
+            let next = match self.end {
+                End::Never => open.messages.try_next().await,
+                // What was to come may be deleted meanwhile; then nothing comes, and nothing says so.
+                End::LastAtStart | End::NothingLeft => {
+                    match tokio::time::timeout(limits::READ_IDLE, open.messages.try_next()).await {
+                        Ok(next) => next,
+                        Err(_) => match open.consumer.get_info().await {
+                            Ok(info)
+                                if info.num_pending == 0 && info.delivered.consumer_sequence == open.consumer_seq =>
+                            {
+                                return Ok(None);
+                            }
+                            Ok(_) => continue,
+                            Err(error) => return Err(self.broken(error)),
+                        },
+                    }
+                }
+            };
+            let message = match next {
+                Ok(Some(message)) => message,
+                Ok(None) => return Err(self.broken("the consumer is gone")),
+                Err(error) => return Err(self.broken(error)),
+            };
+            let info = match message.info() {
+                Ok(info) => info,
+                Err(error) => return Err(AdminError::read(&self.reading.stream, error)),
+            };
+            if info.consumer_sequence != open.consumer_seq + 1 {
+                return Err(self.broken("messages were lost on the way"));
+            }
+            open.consumer_seq += 1;
+            self.failures = 0;
+            let (seq, pending, stored_at) = (info.stream_sequence, info.pending, info.published.into());
+            self.reading.from_seq = seq + 1;
+            if pending == 0 && self.end != End::Never {
+                self.last = Some(seq);
+                self.end = End::LastAtStart;
+            }
+            let message = message.message;
+            return Ok(Some(StoredMessage {
+                subject: message.subject.to_string(),
+                headers: message.headers.unwrap_or_default(),
+                body: message.payload,
+                seq,
+                stored_at,
+            }));
+        }
+    }
+
+    /// Opens the stream at the next sequence wanted. Says whether there is nothing to read at all.
+    async fn open(&mut self) -> Result<bool, AdminError> {
+        let name = self.reading.stream.clone();
+        let stream = self.broker.jetstream.get_stream(&name).await.map_err(|error| admin::no_stream(&name, error))?;
+        let info = stream.cached_info();
+        let last = *self.last.get_or_insert(info.state.last_sequence);
+        if self.end != End::Never && (info.state.messages == 0 || last < self.reading.from_seq) {
+            return Ok(true);
+        }
+        if info.config.retention == RetentionPolicy::WorkQueue {
+            self.walks = true;
+            return Ok(false);
+        }
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.reading.from_seq.max(1) },
+            ack_policy: AckPolicy::None,
+            filter_subjects: self.reading.filters.clone(),
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: limits::READER_INACTIVE_MAX,
+            ..pull::Config::default()
+        };
+        let consumer = stream.create_consumer(config).await.map_err(|error| AdminError::read(&name, error))?;
+        if self.end != End::Never && consumer.cached_info().num_pending == 0 {
+            return Ok(true);
+        }
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(limits::READ_AHEAD_MAX)
+            .expires(limits::PULL_EXPIRES)
+            .heartbeat(limits::PULL_HEARTBEAT)
+            .messages()
+            .await
+            .map_err(|error| AdminError::read(&name, error))?;
+        self.open = Some(Open { jetstream: self.broker.jetstream.clone(), consumer, messages, consumer_seq: 0 });
+        Ok(false)
+    }
+
+    /// The next message, fetched by itself.
+    async fn walk(&mut self) -> Result<Option<StoredMessage>, AdminError> {
+        let all = vec![">".to_owned()];
+        let filters = if self.reading.filters.is_empty() { &all } else { &self.reading.filters };
+        loop {
+            let mut nearest: Option<StoredMessage> = None;
+            for filter in filters {
+                let found = self.broker.next_on_subject(&self.reading.stream, filter, self.reading.from_seq).await?;
+                nearest = [nearest, found].into_iter().flatten().min_by_key(|message| message.seq);
+            }
+            match nearest {
+                Some(message) => {
+                    let beyond = self.last.is_some_and(|last| self.end == End::LastAtStart && message.seq > last);
+                    self.reading.from_seq = message.seq + 1;
+                    return Ok(Some(message).filter(|_| !beyond));
+                }
+                None if self.end == End::Never => tokio::time::sleep(limits::READ_IDLE).await,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn broken(&mut self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AdminError {
+        self.open = None;
+        self.failures = self.failures.max(1);
+        AdminError::read(&self.reading.stream, error)
+    }
+}
+
+impl From<jetstream::message::StreamMessage> for StoredMessage {
+    fn from(message: jetstream::message::StreamMessage) -> Self {
+        Self {
+            subject: message.subject.to_string(),
+            headers: message.headers,
+            body: message.payload,
+            seq: message.sequence,
+            stored_at: message.time.into(),
+        }
+    }
+}
+
+/// Deletes the consumer at the server, which would else keep it, and on an interest stream its messages, until it has
+/// been inactive for long enough.
+impl Drop for Open {
+    fn drop(&mut self) {
+        let info = self.consumer.cached_info();
+        let (stream, name, jetstream) = (info.stream_name.clone(), info.name.clone(), self.jetstream.clone());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // If it fails, the server deletes it a little later by itself.
+            runtime.spawn(async move { jetstream.delete_consumer_from_stream(name, stream).await.ok() });
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Cli: what a person types, validated; then one command runs.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use millstream_stages::{Delivery, Event, Failure, Reply};
+
+use crate::{
+    commands,
+    handlers::{Registry, handler_fn},
+    observe::{LogFormat, logs},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  millstream demo                     see it work: a server, a pipeline, failures, an alert
+  millstream init shop                write a commented pipeline.toml to start from
+  millstream check                    every problem in pipeline.toml, and when each stage gives up
+  millstream dev                      run it here, with a server of its own, reloading on edit
+  millstream apply && millstream run  create what it needs in NATS, then run a worker
+  millstream dlq ls                   what was given up on, and why
+
+Exit status: 0 fine, 1 found something, 2 could not do it.";
+
+/// Event pipelines that survive failure, on NATS JetStream.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, about, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// The pipeline's file
+    #[arg(short, long, global = true, value_name = "FILE", default_value = "pipeline.toml")]
+    pub config: PathBuf,
+    /// Set one key of it, such as `nats.url=nats://127.0.0.1:4222`; may be repeated
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// The nats-server program that `demo` and `dev` start
+    #[arg(long, global = true, value_name = "FILE", env = "MILLSTREAM_NATS_SERVER")]
+    pub nats_server: Option<PathBuf>,
+    /// What to log: error, warn, info, debug, or a tracing filter
+    #[arg(long, global = true, value_name = "FILTER", env = "MILLSTREAM_LOG")]
+    pub log: Option<String>,
+    /// How to log
+    #[arg(long, global = true, value_enum, default_value = "console", env = "MILLSTREAM_LOG_FORMAT")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole thing at work in ten seconds: failures, retries, dead letters, an alert
+    Demo(commands::demo::Args),
+    /// Run the pipeline here with a server of its own, and reload it on edit
+    Dev(commands::dev::Args),
+    /// Run a worker of the fleet
+    Run(commands::run::Args),
+    /// Write a commented pipeline.toml to start from
+    Init(commands::init::Args),
+    /// Report every problem in the configuration, and when each stage gives up
+    Check(commands::check::Args),
+    /// Print a JSON Schema of the configuration, for editors
+    Schema(commands::schema::Args),
+    /// Draw the pipeline
+    Graph(commands::graph::Args),
+    /// Show what `apply` would change in NATS
+    Plan(commands::plan::Args),
+    /// Create and update the streams and consumers that the pipeline needs
+    Apply(commands::apply::Args),
+    /// Publish events, one per line
+    Publish(commands::publish::Args),
+    /// Show how the pipeline is doing
+    Status(commands::status::Args),
+    /// List, show and redrive dead letters
+    Dlq(commands::dlq::Args),
+}
+
+/// The command line, with the Rust handlers that a program adds to it.
+///
+/// A program of your own that registers handlers is the whole of Millstream plus those handlers; see
+/// `examples/rust_handler.rs`.
+#[derive(Debug, Default)]
+pub struct Millstream {
+    registry: Registry,
+}
+
+impl Millstream {
+    /// The command line without handlers of its own.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a handler that `pipeline.toml` names as `handler = { rust = "name" }`.
+    #[must_use]
+    pub fn handler<F, Fut>(self, name: &str, handle: F) -> Self
+    where
+        F: Fn(Event, Delivery) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Reply, Failure>> + Send + 'static,
+    {
+        Self { registry: self.registry.with(name, handler_fn(handle)) }
+    }
+
+    /// Reads the arguments, runs the command, prints what went wrong, and gives the exit status.
+    pub fn main(self) -> ExitCode {
+        let Cli { common, command } = Cli::parse();
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                anstream::eprintln!("error: could not start the runtime: {error}");
+                return ExitCode::from(2);
+            }
+        };
+        let done = runtime.block_on(self.run(common, command));
+        // A read of standard input cannot be cancelled; do not wait for one.
+        runtime.shutdown_background();
+        match done {
+            Ok(code) => code,
+            Err(error) => {
+                commands::print_error(&error);
+                ExitCode::from(2)
+            }
+        }
+    }
+
+    async fn run(self, common: Common, command: Command) -> anyhow::Result<ExitCode> {
+        crate::broker::install_tls_provider();
+        let app = commands::App { common, registry: self.registry };
+        if !command.starts_its_own_logs() {
+            logs::init(&app.log_options("warn"), None)?;
+        }
+        match command {
+            Command::Run(args) => commands::run::run(&app, args).await,
+            Command::Dev(args) => commands::dev::run(&app, args).await,
+            Command::Demo(args) => commands::demo::run(&app, args).await,
+            Command::Init(args) => commands::init::run(&args),
+            Command::Check(args) => commands::check::run(&app, &args),
+            Command::Schema(args) => commands::schema::run(&app, &args),
+            Command::Graph(args) => commands::graph::run(&app, &args),
+            Command::Plan(args) => commands::plan::run(&app, &args).await,
+            Command::Apply(args) => commands::apply::run(&app, &args).await,
+            Command::Publish(args) => commands::publish::run(&app, args).await,
+            Command::Status(args) => commands::status::run(&app, args).await,
+            Command::Dlq(args) => commands::dlq::run(&app, args).await,
+        }
+    }
+}
+
+impl Command {
+    /// Whether it starts its logs itself, once it knows where spans go.
+    fn starts_its_own_logs(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Dev(_) | Self::Demo(_))
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as nats.url=nats://127.0.0.1:4222")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}

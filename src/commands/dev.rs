@@ -1,0 +1,167 @@
+//! `dev`: the pipeline with a server of its own, reloaded when its files change.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+
+use super::{
+    App, graph,
+    run::{start_logs, told_to_stop},
+};
+use crate::{
+    broker::{
+        Broker,
+        server::{Launch, Server},
+    },
+    config::{self, Pipeline},
+    limits,
+    topology::{self, Topology},
+    worker::{Options, Worker},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  millstream dev
+  millstream publish --set nats.url=nats://127.0.0.1:PORT < events.jsonl    # in another terminal; dev prints the port
+  millstream dev --fresh                                                    # forget what is under .millstream/
+
+Edit pipeline.toml or a schema and save: the pipeline is checked, applied and restarted. A file with problems
+changes nothing until it is mended.";
+
+/// What `dev` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The folder for the server's data
+    #[arg(long, value_name = "DIR", default_value = ".millstream")]
+    data: PathBuf,
+    /// Begin with empty streams
+    #[arg(long)]
+    fresh: bool,
+    /// The server's port; a free one without it
+    #[arg(long)]
+    port: Option<u16>,
+}
+
+/// Runs until Ctrl-C.
+pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    let mut pipeline = app.pipeline()?;
+    let spans = start_logs(app, &pipeline)?;
+    let data = args.data.join("dev");
+    if args.fresh && data.exists() {
+        std::fs::remove_dir_all(&data).with_context(|| format!("could not remove \"{}\"", data.display()))?;
+    }
+    let server = match pipeline.nats.url.is_empty() {
+        true => Some(own_server(app, &data, args.port).await?),
+        false => None,
+    };
+    let nats = match &server {
+        Some(server) => config::pipeline::Nats { url: vec![server.url().to_owned()], ..Default::default() },
+        None => pipeline.nats.clone(),
+    };
+    let broker = Broker::connect(&nats, "millstream dev").await?;
+    let mut watch = Watch::new(&app.common.config, &pipeline);
+    loop {
+        topology::make(&broker, &Topology::of(&pipeline)).await?;
+        let listen = pipeline.observe.listen;
+        let worker = Worker::start(
+            broker.clone(),
+            Arc::new(pipeline.clone()),
+            Options { stages: None, registry: app.registry.clone() },
+        )
+        .await?;
+        announce(app, &pipeline, &nats, listen.and(worker.listening));
+        let next = tokio::select! {
+            ended = worker.run_until(told_to_stop()) => { ended?; None }
+            next = watch.next_pipeline(app) => Some(next),
+        };
+        let stopping = next.is_none();
+        if stopping {
+            eprintln!("stopping: finishing what is in hand");
+        }
+        worker.drain(told_to_stop()).await;
+        match next {
+            Some(edited) => pipeline = edited,
+            None => break,
+        }
+    }
+    if let Some(mut server) = server {
+        server.stop().await;
+    }
+    if let Some(spans) = spans {
+        spans.shutdown(limits::SPANS_FLUSH_MAX).await;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the embedded server with its data in `data`.
+pub(super) async fn own_server(app: &App, data: &Path, port: Option<u16>) -> anyhow::Result<Server> {
+    let program = Server::find(app.common.nats_server.as_deref()).await?;
+    let launch = Launch { data: data.to_owned(), port: port.unwrap_or(0), jetstream: true, config: None };
+    Ok(Server::launch(&program, launch).await?)
+}
+
+fn announce(app: &App, pipeline: &Pipeline, nats: &config::pipeline::Nats, listening: Option<std::net::SocketAddr>) {
+    let url = nats.url.join(",");
+    eprintln!("\n{}", graph::draw(pipeline, graph::Format::Text));
+    eprintln!("  server   {url}");
+    if let Some(at) = listening {
+        eprintln!("  metrics  http://{at}/metrics");
+    }
+    for source in &pipeline.sources {
+        eprintln!("  publish  {} ({})", source.subjects.join(", "), source.name);
+    }
+    eprintln!("\n  millstream publish --set nats.url={url} < events.jsonl");
+    eprintln!("  edit {} and save; Ctrl-C stops\n", app.common.config.display());
+}
+
+/// What the pipeline was read from, and when each file last changed.
+struct Watch {
+    files: Vec<PathBuf>,
+    seen: Vec<Option<SystemTime>>,
+}
+
+impl Watch {
+    fn new(config: &Path, pipeline: &Pipeline) -> Self {
+        let mut files = vec![config.to_owned()];
+        files.extend(pipeline.folders());
+        let seen = files.iter().map(|file| changed_at(file)).collect();
+        Self { files, seen }
+    }
+
+    /// Waits until a file changes and the pipeline has no problems; prints them while it has.
+    async fn next_pipeline(&mut self, app: &App) -> Pipeline {
+        let mut look = tokio::time::interval(Duration::from_millis(300));
+        loop {
+            look.tick().await;
+            let now: Vec<_> = self.files.iter().map(|file| changed_at(file)).collect();
+            if now == self.seen {
+                continue;
+            }
+            self.seen = now;
+            match app.pipeline() {
+                Ok(pipeline) => {
+                    *self = Self::new(&app.common.config, &pipeline);
+                    eprintln!("{} changed: applying it", app.common.config.display());
+                    return pipeline;
+                }
+                Err(error) => {
+                    super::print_error(&error);
+                    eprintln!("the pipeline runs on as it was; save again when it is mended");
+                }
+            }
+        }
+    }
+}
+
+/// When a file, or anything below a folder, last changed.
+fn changed_at(path: &Path) -> Option<SystemTime> {
+    let own = path.metadata().ok()?.modified().ok();
+    let Ok(entries) = std::fs::read_dir(path) else { return own };
+    entries.flatten().filter_map(|entry| changed_at(&entry.path())).chain(own).max()
+}

@@ -1,0 +1,65 @@
+//! `millstream init`: a commented configuration to start from.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+
+/// Write a commented pipeline.toml, and the schemas it names, to start from
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:
+  millstream init
+  millstream init shop && cd shop && millstream check")]
+pub struct Args {
+    /// The folder to write into; made if it is not there
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub path: PathBuf,
+    /// Write over files that are there already
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// The files, each by its path in the folder.
+pub const FILES: &[(&str, &str)] = &[
+    ("pipeline.toml", include_str!("init/pipeline.toml")),
+    ("schemas/order.created.1.json", include_str!("init/order.created.1.json")),
+];
+
+/// Runs the command.
+///
+/// # Errors
+/// Where a file is there already, or cannot be written.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    write(&args.path, args.force)?;
+    for (name, _) in FILES {
+        println!("{}", args.path.join(name).display());
+    }
+    let cd = if args.path == Path::new(".") { String::new() } else { format!("cd {} && ", args.path.display()) };
+    eprintln!("next: {cd}millstream check, then millstream dev");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the files into a folder. None is written if one of them is there already, unless `force`.
+///
+/// # Errors
+/// Where a file is there already, or cannot be written.
+pub fn write(folder: &Path, force: bool) -> anyhow::Result<()> {
+    if let Some((name, _)) = FILES.iter().find(|(name, _)| !force && folder.join(name).exists()) {
+        bail!("\"{}\" is there already; --force writes over it", folder.join(name).display());
+    }
+    write_files(folder, FILES)
+}
+
+/// Writes files into a folder, over what is there; each by its path in the folder.
+pub(super) fn write_files(folder: &Path, files: &[(&str, &str)]) -> anyhow::Result<()> {
+    for (name, text) in files {
+        let path = folder.join(name);
+        let parent = path.parent().unwrap_or(folder);
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("could not make the folder \"{}\"", parent.display()))?;
+        std::fs::write(&path, text).with_context(|| format!("could not write \"{}\"", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! Commands: one file per command; with the command line over it, the only room that prints.
+
+pub mod apply;
+pub mod check;
+pub mod demo;
+pub mod dev;
+pub mod dlq;
+pub mod graph;
+pub mod init;
+pub mod plan;
+pub mod publish;
+pub mod run;
+pub mod schema;
+pub mod status;
+mod stub;
+mod table;
+
+use std::{ffi::OsString, fmt::Write as _, io::IsTerminal as _, process::ExitCode};
+
+use anyhow::bail;
+
+use crate::{
+    broker::{AdminError, Broker, ConnectError},
+    cli::Common,
+    config::{self, Catalogue, Loaded, Pipeline, Severity},
+    handlers::{HandlerContext, Registry},
+    observe::LogOptions,
+};
+
+/// What every command is given: the flags that all share, and the Rust handlers of this program.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The flags that all commands share.
+    pub common: Common,
+    /// Rust handlers by name.
+    pub registry: Registry,
+}
+
+impl App {
+    /// What a configuration may name, in this program.
+    pub fn catalogue(&self) -> Catalogue {
+        Catalogue::new(HandlerContext { registered: self.registry.clone(), ..HandlerContext::default() })
+    }
+
+    /// Reads the configuration, with every problem found.
+    pub fn load(&self) -> Loaded {
+        // A variable that is not text cannot be named in a file, so it is passed over.
+        let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
+        let env: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
+        config::load(&self.common.config, &self.common.set, &env, &self.catalogue())
+    }
+
+    /// The configuration, if it has no problems; else they are printed.
+    ///
+    /// # Errors
+    /// There are problems, or there is no such file.
+    pub fn pipeline(&self) -> anyhow::Result<Pipeline> {
+        let loaded = self.load();
+        if let Some(pipeline) = loaded.pipeline {
+            return Ok(pipeline);
+        }
+        let errors = loaded.reports.into_iter().filter(|report| report.severity == Severity::Error).collect::<Vec<_>>();
+        anstream::eprint!("{}", config::render(&errors, colour_on_stderr()));
+        match errors.len() {
+            1 => bail!("{} has a problem", self.common.config.display()),
+            n => bail!("{} has {n} problems", self.common.config.display()),
+        }
+    }
+
+    /// A connection to the pipeline's broker, now or not at all.
+    ///
+    /// # Errors
+    /// The configuration names no server, or the server is not there or not fit.
+    pub async fn connect(&self, pipeline: &Pipeline) -> anyhow::Result<Broker> {
+        named(pipeline)?;
+        Ok(Broker::connect(&pipeline.nats, &client_name(pipeline)).await?)
+    }
+
+    /// A connection to the pipeline's broker, whenever it is there; says that it waits.
+    ///
+    /// # Errors
+    /// The configuration names no server, or the server is there and not fit.
+    pub async fn connect_patiently(&self, pipeline: &Pipeline) -> anyhow::Result<Broker> {
+        named(pipeline)?;
+        let waiting = |error: &ConnectError| {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::warn!(error = %error, cause, "no connection yet; trying again");
+        };
+        Ok(Broker::connect_patiently(&pipeline.nats, &client_name(pipeline), waiting).await?)
+    }
+
+    /// How to log, where the user did not say.
+    pub fn log_options(&self, default_filter: &str) -> LogOptions {
+        LogOptions {
+            format: self.common.log_format,
+            filter: Some(self.common.log.clone().unwrap_or_else(|| default_filter.to_owned())),
+        }
+    }
+}
+
+fn client_name(pipeline: &Pipeline) -> String {
+    format!("millstream {}", pipeline.name)
+}
+
+fn named(pipeline: &Pipeline) -> anyhow::Result<()> {
+    if pipeline.nats.url.is_empty() {
+        bail!(
+            "the configuration names no NATS server\n hint: set nats.url in it, or MILLSTREAM_NATS__URL, or --set \
+             nats.url=nats://127.0.0.1:4222; `millstream dev` starts a server of its own"
+        );
+    }
+    Ok(())
+}
+
+/// Makes sure that a stream of the pipeline is there.
+///
+/// # Errors
+/// It is not, or the server cannot be asked.
+pub async fn must_exist(broker: &Broker, stream: &str) -> anyhow::Result<()> {
+    match broker.stream_state(stream).await {
+        Ok(_) => Ok(()),
+        Err(AdminError::NoStream { .. }) => {
+            bail!("stream \"{stream}\" does not exist\n hint: `millstream apply` creates what the pipeline needs")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Prints an error and its causes on stderr.
+pub fn print_error(error: &anyhow::Error) {
+    let (label, reset) = if colour_on_stderr() { ("\u{1b}[1;31merror\u{1b}[0m", "") } else { ("error", "") };
+    anstream::eprintln!("{label}{reset}: {}", printable(&error.to_string()));
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Errors from outside often repeat their cause.
+        if !said.contains(&cause) {
+            anstream::eprintln!(" because: {}", printable(&cause));
+            said = cause;
+        }
+    }
+}
+
+/// Whether stderr is a terminal that shows colours.
+pub fn colour_on_stderr() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// Whether stdout is a terminal that shows colours.
+pub fn colour_on_stdout() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// The width of the terminal that stdout is, in columns.
+pub fn terminal_width() -> Option<usize> {
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
+}
+
+/// Text from outside, made fit for a terminal: control characters are shown as escapes, line ends stay.
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => out.push('\n'),
+            character if character.is_control() => out.extend(character.escape_unicode()),
+            character => out.push(character),
+        }
+    }
+    out
+}
+
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+/// "1 stage", "2 stages".
+fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// Exit status 0, or 1 where something was found.
+pub fn found(something: bool) -> ExitCode {
+    if something { ExitCode::from(1) } else { ExitCode::SUCCESS }
+}

@@ -1,0 +1,87 @@
+//! `status`: one screen that says how the pipeline is doing.
+
+use std::process::ExitCode;
+
+use super::App;
+use crate::{
+    broker::{AdminError, Broker},
+    config::Pipeline,
+    observe::{
+        health::WorkerRecord,
+        status::{FeedStatus, Status},
+    },
+    topology::Topology,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  millstream status
+  watch -n 2 millstream status
+  millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
+
+Exit status: 0 all well, 1 there are dead letters or something that is not read, 2 could not tell.";
+
+/// What `status` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the status of the pipeline, from what the broker and the workers say.
+pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    let pipeline = app.pipeline()?;
+    let broker = app.connect(&pipeline).await?;
+    let status = of(&broker, &pipeline).await?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", status.render(super::terminal_width().unwrap_or(120)));
+    }
+    let unread = status.stages.iter().flat_map(|stage| &stage.feeds).any(|feed| feed.problem.is_some());
+    Ok(super::found(unread || status.dead_letters.is_none_or(|letters| letters > 0)))
+}
+
+async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
+    let names = pipeline.names();
+    let topology = Topology::of(pipeline);
+    let mut stages = Vec::new();
+    for stage in &pipeline.stages {
+        let mut feeds = Vec::new();
+        for feed in topology.feeds(&stage.name) {
+            let state = broker.consumer_state(&feed.stream, &feed.consumer).await;
+            feeds.push(match state {
+                Ok(state) => FeedStatus {
+                    stream: feed.stream,
+                    problem: None,
+                    pending: state.num_pending,
+                    ack_pending: state.num_ack_pending,
+                    redelivered: state.num_redelivered,
+                },
+                Err(error) => FeedStatus {
+                    stream: feed.stream,
+                    problem: Some(match &error {
+                        AdminError::NoStream { .. } | AdminError::NoConsumer { .. } => {
+                            format!("{error}; `millstream apply` creates it")
+                        }
+                        AdminError::Read { .. } | AdminError::Change { .. } => error.to_string(),
+                    }),
+                    pending: 0,
+                    ack_pending: 0,
+                    redelivered: 0,
+                },
+            });
+        }
+        stages.push((stage.name.clone(), feeds));
+    }
+    let records = broker.kv_entries(&names.workers_bucket(), "").await.unwrap_or_default();
+    let workers: Vec<WorkerRecord> =
+        records.iter().filter_map(|(_, value, _)| serde_json::from_slice(value).ok()).collect();
+    let mut status = Status::new(&pipeline.name, stages, &workers);
+    status.dead_letters = broker.stream_state(&names.dlq_stream()).await.ok().map(|state| state.messages);
+    status.retry_queue = broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
+    status.failed_attempts = broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
+    Ok(status)
+}

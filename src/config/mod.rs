@@ -1,0 +1,190 @@
+//! Config: `pipeline.toml` as written, every problem found, a checked [`Pipeline`]. Reads files; touches no broker.
+//!
+//! The way of a file: [`place`] parses it, [`layers`] puts environment and flags over it and fills in `${…}`,
+//! [`shape`] holds every section against its schema, [`names`], [`inputs`] and [`build`] check what it means,
+//! and [`finder`] puts what they find at its place in the file.
+
+pub mod build;
+pub mod finder;
+pub mod inputs;
+pub mod layers;
+pub mod names;
+pub mod pipeline;
+pub mod place;
+pub mod policies;
+pub mod report;
+pub mod schema;
+pub mod secrets;
+pub mod shape;
+pub mod subjects;
+pub mod warnings;
+pub mod world;
+pub mod written;
+
+use std::{io::ErrorKind, path::Path, sync::Arc};
+
+use millstream_stages::{Handler, KINDS, Kind, Problem};
+use schemars::Schema;
+use serde_json::Value;
+
+use crate::{
+    channels::{self, CHANNELS, ChannelContext},
+    handlers::{self, HANDLERS, HandlerContext},
+    limits::CONFIG_BYTES_MAX,
+};
+
+pub use finder::Finder;
+pub use pipeline::Pipeline;
+pub use place::{Document, KeyPath};
+pub use report::{Report, Severity, render};
+
+/// What may be named in a file: the kinds of stages, channels and handlers.
+pub struct Catalogue {
+    /// Every kind of stage.
+    pub kinds: &'static [Kind],
+    /// Every kind of channel.
+    pub channels: Vec<Entry>,
+    /// Every handler.
+    pub handlers: Vec<Entry>,
+    /// Builds the handler that a `handler = { … }` table describes.
+    pub handler: Box<HandlerBuilder>,
+    /// What is wrong with a channel's own keys.
+    pub channel: fn(kind: &str, options: &Value) -> Vec<Problem>,
+}
+
+/// Builds the handler that a `handler = { … }` table describes; the folder is where relative paths start.
+pub type HandlerBuilder = dyn Fn(&Value, &Path) -> Result<Arc<dyn Handler>, Vec<Problem>> + Send + Sync;
+
+/// A kind of channel, or a handler.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// One sentence on what it does.
+    pub about: &'static str,
+    /// The JSON Schema of its own keys.
+    pub options: fn() -> Schema,
+}
+
+impl Catalogue {
+    /// Every kind of stage, channel and handler.
+    ///
+    /// Handlers are built as in `context`, their relative paths starting from the folder of the file.
+    pub fn new(context: HandlerContext) -> Self {
+        let entry = |(name, about, options)| Entry { name, about, options };
+        let handler = move |options: &Value, base: &Path| {
+            handlers::build(options, &HandlerContext { base: base.to_owned(), ..context.clone() })
+        };
+        Self {
+            kinds: KINDS,
+            channels: CHANNELS.iter().map(|kind| entry((kind.name, kind.about, kind.options))).collect(),
+            handlers: HANDLERS.iter().map(|kind| entry((kind.name, kind.about, kind.options))).collect(),
+            handler: Box::new(handler),
+            channel: |kind, options| {
+                channels::build(kind, options, &ChannelContext::default()).err().unwrap_or_default()
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names = |entries: &[Entry]| entries.iter().map(|entry| entry.name).collect::<Vec<_>>();
+        f.debug_struct("Catalogue")
+            .field("channels", &names(&self.channels))
+            .field("handlers", &names(&self.handlers))
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a file.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration, if it has no error.
+    pub pipeline: Option<Pipeline>,
+    /// Errors, then warnings, then notes, each in the order of the file.
+    pub reports: Vec<Report>,
+}
+
+/// Reads `path`, puts `env` and then `flags` (key path with dots, value) over it, and checks all of it.
+pub fn load(path: &Path, flags: &[(String, String)], env: &[(String, String)], catalogue: &Catalogue) -> Loaded {
+    match read(path) {
+        Ok(text) => load_text(&text, path, flags, env, catalogue),
+        Err(report) => Loaded { pipeline: None, reports: vec![*report] },
+    }
+}
+
+/// Checks `text` as if it stood in the file `path`: relative paths start from its folder.
+pub fn load_text(
+    text: &str,
+    path: &Path,
+    flags: &[(String, String)],
+    env: &[(String, String)],
+    catalogue: &Catalogue,
+) -> Loaded {
+    let base = path.parent().filter(|base| !base.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut finder = Finder::new(&path.display().to_string(), text);
+    let mut document = Document::parse(text);
+    finder.take(&mut document);
+    if !document.whole {
+        return Loaded { pipeline: None, reports: finder.finish() };
+    }
+    let mut root = layers::merge(Value::Object(document.root), env, flags, &mut finder);
+    layers::fill(&mut root, &KeyPath::default(), base, env, &mut finder);
+    finder.hide_secrets(&root, &KeyPath::default());
+    let schemas = schema::Schemas::new(catalogue);
+    shape::check(&mut root, &schemas, &mut finder);
+    let pipeline = build::pipeline(&root, text, base, catalogue, &mut finder);
+    let pipeline = pipeline.filter(|_| !finder.has_errors());
+    Loaded { pipeline, reports: finder.finish() }
+}
+
+fn read(path: &Path) -> Result<String, Box<Report>> {
+    let file = path.display().to_string();
+    let wrong = |why: String, hint: Option<&str>| {
+        let report = Report::on_file(Severity::Error, &file, format!("could not read \"{file}\": {why}"));
+        Box::new(Report { hint: hint.map(str::to_owned), ..report })
+    };
+    let start = Some("`millstream init` writes one to start from");
+    let size = std::fs::metadata(path).map_err(|error| wrong(io_words(&error), start))?.len();
+    if size > CONFIG_BYTES_MAX {
+        return Err(wrong(format!("it has {size} bytes, {CONFIG_BYTES_MAX} are the most"), None));
+    }
+    let bytes = std::fs::read(path).map_err(|error| wrong(io_words(&error), None))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        wrong(format!("line {line} is not UTF-8"), Some("save the file as UTF-8"))
+    })
+}
+
+/// Why a file could not be read, without the number the system gives it.
+fn io_words(error: &std::io::Error) -> String {
+    let known = [
+        (ErrorKind::NotFound, "there is no such file"),
+        (ErrorKind::PermissionDenied, "permission denied"),
+        (ErrorKind::IsADirectory, "it is a folder"),
+    ];
+    let words = known.iter().find(|(kind, _)| *kind == error.kind()).map(|(_, words)| (*words).to_owned());
+    words.unwrap_or_else(|| error.to_string())
+}
+
+/// The one of `names` that `text` was probably meant to be.
+pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let most = (text.chars().count() / 3).clamp(1, 3);
+    names
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(text, name), name))
+        .filter(|(distance, _)| *distance <= most)
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// "did you mean …?" if one is near, else the names there are.
+pub fn suggest<'a>(text: &str, what: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    if let Some(name) = nearest(text, names.clone()) {
+        return format!("did you mean \"{name}\"?");
+    }
+    let names: Vec<&str> = names.into_iter().collect();
+    if names.is_empty() { format!("there is no {what}") } else { format!("{what}: {}", names.join(", ")) }
+}

@@ -1,0 +1,160 @@
+//! Warnings: what a correct configuration will be sorry for.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    Finder, KeyPath,
+    inputs::written,
+    pipeline::{Input, Pipeline, Stage},
+    policies,
+};
+use crate::limits::PARK_AFTER;
+use millstream_stages::units::Period;
+
+/// A stage whose retries fill `max_ack_pending` at fewer failures a second than this is warned of: a short outage will stop it.
+const FAILURES_PER_SECOND_MIN: f64 = 10.0;
+
+/// Warns of what will hurt. `timeouts` are those of the stages that have one.
+pub fn warn(root: &Value, pipeline: &Pipeline, timeouts: &BTreeMap<String, Duration>, finder: &mut Finder) {
+    for stage in &pipeline.stages {
+        let at = KeyPath::of(&["stage", &stage.name]);
+        unread(pipeline, stage, &at, finder);
+        if stage.is_map() && !stage.chain {
+            waits(stage, &at, timeouts.get(&stage.name).copied(), finder);
+        }
+        idle_keys(root, stage, &at, finder);
+    }
+    for source in &pipeline.sources {
+        if pipeline.readers(&Input::Source(source.name.clone())).next().is_none() {
+            finder
+                .warn_on(&KeyPath::of(&["source", &source.name]), format!("nobody reads source \"{}\"", source.name))
+                .hint(format!("add \"source.{}\" to the inputs of a stage, or remove it", source.name));
+        }
+    }
+    unused(root, pipeline, finder);
+    if finder.is_empty() {
+        client_side_types(pipeline, finder);
+    }
+}
+
+fn unread(pipeline: &Pipeline, stage: &Stage, at: &KeyPath, finder: &mut Finder) {
+    let name = &stage.name;
+    let read = |input: Input| pipeline.readers(&input).next().is_some();
+    if stage.is_map() && !read(Input::Failed(name.clone())) {
+        finder
+            .warn_on(at, format!("nobody reads the failures of stage \"{name}\""))
+            .hint(format!("add \"{name}.failed\" or \"*.failed\" to the inputs of an aggregate-errors stage"));
+    }
+    if matches!(stage.kind.name, "validate" | "aggregate-errors") && !read(Input::Results(name.clone())) {
+        finder
+            .warn_on(at, format!("nobody reads stage \"{name}\", so its results are lost"))
+            .hint(format!("add \"{name}\" to the inputs of the stage that should have them"));
+    }
+}
+
+fn waits(stage: &Stage, at: &KeyPath, timeout: Option<Duration>, finder: &mut Finder) {
+    let name = &stage.name;
+    if let Some(timeout) = timeout.filter(|timeout| *timeout > stage.ack_wait) {
+        let (timeout, ack_wait) = (Period(timeout), Period(stage.ack_wait));
+        finder
+            .warn_on(at, format!("the handler of stage \"{name}\" may take {timeout}, longer than its ack_wait of {ack_wait}"))
+            .hint("a worker that dies is noticed after ack_wait, a slow handler is kept alive by progress acks; raise ack_wait above the timeout");
+    }
+    if stage.max_ack_pending < stage.concurrency as u64 {
+        let (pending, concurrency) = (stage.max_ack_pending, stage.concurrency);
+        finder
+            .warn_at(
+                &at.join("max_ack_pending"),
+                format!("stage \"{name}\" never has {concurrency} events in hand: max_ack_pending is {pending}"),
+            )
+            .hint("raise max_ack_pending above concurrency times the number of workers");
+        return;
+    }
+    // Only waits that stay in the consumer take up room; longer ones are parked.
+    let turns = policies::timetable(stage.policy.terms("", ""));
+    let held: f64 =
+        turns.iter().map(|turn| turn.wait).filter(|wait| *wait <= PARK_AFTER).map(|wait| wait.as_secs_f64()).sum();
+    let most = stage.max_ack_pending as f64 / held.max(0.001);
+    if most < FAILURES_PER_SECOND_MIN {
+        let message = format!(
+            "{most:.1} failing events a second fill max_ack_pending ({}) of stage \"{name}\", and it stops",
+            stage.max_ack_pending
+        );
+        finder
+            .warn_at(&at.join("max_ack_pending"), message)
+            .hint(format!("each waits {held:.0}s for its retries; raise max_ack_pending, or wait less often"));
+    }
+}
+
+/// Keys that have no effect where they stand.
+fn idle_keys(root: &Value, stage: &Stage, at: &KeyPath, finder: &mut Finder) {
+    let name = &stage.name;
+    let chained = ["ack_wait", "max_ack_pending", "concurrency"];
+    let keeps_state = ["concurrency", "max_ack_pending", "ack_wait", "dedup", "retry"];
+    let (keys, why): (&[&str], &str) = if !stage.is_map() {
+        (&keeps_state, "one worker runs it, event after event")
+    } else if stage.chain {
+        (&chained, "it runs inside the stage it is chained to, by the keys of that one")
+    } else {
+        return;
+    };
+    for key in keys {
+        let at = at.join(*key);
+        if at.find(root).is_some() {
+            finder.warn_on(&at, format!("\"{key}\" of stage \"{name}\" has no effect: {why}")).hint("remove it");
+        }
+    }
+}
+
+fn unused(root: &Value, pipeline: &Pipeline, finder: &mut Finder) {
+    let names = |section: &str| -> Vec<String> {
+        root[section].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
+    };
+    let users = || ["stage", "channel"].into_iter().filter_map(|section| root[section].as_object()).flatten();
+    for name in names("retry") {
+        let used = users().any(|(_, table)| table["retry"].as_str().unwrap_or("default") == name);
+        if !used {
+            finder
+                .warn_on(&KeyPath::of(&["retry", &name]), format!("no stage or channel uses retry policy \"{name}\""))
+                .hint(format!("add retry = \"{name}\" to one, or remove it"));
+        }
+    }
+    for name in names("channel") {
+        let used = pipeline.stages.iter().any(|stage| names_channel(&stage.options, &name));
+        if !used && name != "log" {
+            finder
+                .warn_on(&KeyPath::of(&["channel", &name]), format!("no stage sends to channel \"{name}\""))
+                .hint(format!("add \"{name}\" to the channels of an alert stage, or remove it"));
+        }
+    }
+}
+
+/// Whether some `channels` list in the options names the channel.
+pub fn names_channel(options: &Value, name: &str) -> bool {
+    match options {
+        Value::Object(table) => table.iter().any(|(key, value)| {
+            let listed = key == "channels" && value.as_array().is_some_and(|list| list.iter().any(|item| item == name));
+            listed || names_channel(value, name)
+        }),
+        Value::Array(list) => list.iter().any(|value| names_channel(value, name)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+/// A note where nothing else is to be said: `types` on a source is a matter of the worker.
+fn client_side_types(pipeline: &Pipeline, finder: &mut Finder) {
+    for stage in pipeline.stages.iter().filter(|stage| stage.is_map() && !stage.types.is_empty()) {
+        if let Some(source) = stage.inputs.iter().find(|input| matches!(input, Input::Source(_))) {
+            let message = format!(
+                "stage \"{}\" is sent every event of {}, and passes over those of other types",
+                stage.name,
+                written(source)
+            );
+            finder
+                .note_at(&KeyPath::of(&["stage", &stage.name, "types"]), message)
+                .hint("publishers choose a source's subjects; behind a validate stage the server selects by type");
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Written: the tables of `pipeline.toml` as they are written, with their defaults.
+//!
+//! Their doc comments are what `millstream schema` tells an editor.
+
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use millstream_stages::{
+    Envelope,
+    units::{Period, Size},
+};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Days to seconds.
+const DAY: u64 = 86_400;
+
+/// The pipeline itself.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PipelineTable {
+    /// The prefix of everything the pipeline owns in NATS.
+    pub name: Option<String>,
+}
+
+/// How to reach NATS. Without `url`, `demo` and `dev` start a server of their own.
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsTable {
+    /// Servers to try, such as `nats://127.0.0.1:4222`.
+    pub url: Option<OneOrMore>,
+    /// A credentials file.
+    pub creds: Option<String>,
+    /// An nkey seed.
+    pub nkey: Option<String>,
+    /// A user name; goes with `password`.
+    pub user: Option<String>,
+    /// The user's password, better written as `${VAR}` or `${file:PATH}`.
+    pub password: Option<String>,
+    /// A token.
+    pub token: Option<String>,
+    /// Certificates.
+    pub tls: Option<TlsTable>,
+}
+
+/// Certificates, as paths of PEM files.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsTable {
+    /// The certificate authority to trust, besides the system's.
+    pub ca: Option<String>,
+    /// Our certificate; goes with `key`.
+    pub cert: Option<String>,
+    /// The key of our certificate.
+    pub key: Option<String>,
+}
+
+/// One text or a list of them.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMore {
+    /// One.
+    One(String),
+    /// A list.
+    More(Vec<String>),
+}
+
+/// Subjects that events are published on, and the stream that keeps them.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SourceTable {
+    /// What is captured, with NATS wildcards.
+    pub subjects: Vec<String>,
+    /// How its events are encoded.
+    pub envelope: Envelope,
+    /// How long events are kept.
+    pub max_age: Period,
+    /// How much of them is kept.
+    pub max_bytes: Option<Size>,
+    /// A stream that is not ours, read in place of one of our own.
+    pub external: Option<String>,
+}
+
+/// The keys that every stage has, whatever its kind.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StageTable {
+    /// What the stage does.
+    pub kind: Option<String>,
+    /// What it reads: `source.<name>`, a stage, `<stage>.failed`; `*` stands for any name.
+    #[schemars(length(min = 1))]
+    pub inputs: Vec<String>,
+    /// The event types it reads, with NATS wildcards; none: all.
+    pub types: Vec<String>,
+    /// Events in hand at once, per worker. 256 for validate, 64 for handle, 1 for stages that keep state.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub concurrency: Option<usize>,
+    /// The retry policy: a `[retry.<name>]` table. `default` unless told.
+    pub retry: Option<String>,
+    /// How long the server waits for a sign of life before it hands an event to another worker.
+    pub ack_wait: Period,
+    /// Deliveries in hand over the whole fleet, waits of retries included.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub max_ack_pending: u64,
+    /// The window in which the server drops results with a known id.
+    pub dedup: Option<Period>,
+    /// Whether it runs inside the worker of the one stage it reads, with no stream between.
+    pub chain: bool,
+}
+
+/// The keys that every channel has, whatever its kind.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChannelTable {
+    /// Where its notifications go.
+    pub kind: Option<String>,
+    /// Notifications at the most; what exceeds it is folded into a digest.
+    pub rate: Rate,
+    /// The retry policy of a delivery: a `[retry.<name>]` table. `default` unless told.
+    pub retry: Option<String>,
+}
+
+/// How streams are kept.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageTable {
+    /// Copies of each stream in the cluster.
+    #[schemars(range(min = 1, max = 5))]
+    pub replicas: usize,
+    /// On disk or in memory.
+    pub storage: Medium,
+    /// How long results are kept where a stage that keeps state reads them.
+    pub results_max_age: Period,
+    /// How long failed attempts are kept.
+    pub failed_max_age: Period,
+    /// How long dead letters are kept.
+    pub dlq_max_age: Period,
+    /// How much of dead letters is kept.
+    pub dlq_max_bytes: Option<Size>,
+}
+
+/// What streams are kept on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Medium {
+    /// On disk.
+    #[default]
+    File,
+    /// In memory: gone with the server.
+    Memory,
+}
+
+/// What a worker shows of itself.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ObserveTable {
+    /// Where `/metrics`, `/healthz` and `/readyz` are served, such as `127.0.0.1:9464`; absent: nowhere.
+    pub listen: Option<String>,
+    /// The OTLP/HTTP endpoint spans go to, such as `http://127.0.0.1:4318`; absent: nowhere.
+    pub otlp: Option<String>,
+    /// The share of traces that are exported, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+}
+
+impl Default for SourceTable {
+    fn default() -> Self {
+        let max_age = Period::seconds(7 * DAY);
+        Self { subjects: Vec::new(), envelope: Envelope::Domain, max_age, max_bytes: None, external: None }
+    }
+}
+
+impl Default for StageTable {
+    fn default() -> Self {
+        Self {
+            kind: None,
+            inputs: Vec::new(),
+            types: Vec::new(),
+            concurrency: None,
+            retry: None,
+            ack_wait: Period::seconds(30),
+            max_ack_pending: 10_000,
+            dedup: None,
+            chain: false,
+        }
+    }
+}
+
+impl Default for ChannelTable {
+    fn default() -> Self {
+        Self { kind: None, rate: Rate { per_minute: 60 }, retry: None }
+    }
+}
+
+impl Default for StorageTable {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            storage: Medium::File,
+            results_max_age: Period::seconds(7 * DAY),
+            failed_max_age: Period::seconds(7 * DAY),
+            dlq_max_age: Period::seconds(30 * DAY),
+            dlq_max_bytes: None,
+        }
+    }
+}
+
+impl Default for ObserveTable {
+    fn default() -> Self {
+        Self { listen: None, otlp: None, sample: 1.0 }
+    }
+}
+
+impl OneOrMore {
+    /// All of them.
+    pub fn all(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::More(texts) => texts,
+        }
+    }
+}
+
+/// How often something may happen: `"20/min"`, `"5/s"`, `"100/h"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Times a minute, at least one.
+    pub per_minute: u32,
+}
+
+/// A rate as it must be written.
+pub const RATE_PATTERN: &str = "^[1-9][0-9]{0,5}/(s|min|h)$";
+/// The same in words.
+pub const RATE_WORDS: &str = "a rate, such as \"20/min\", \"5/s\" or \"100/h\"";
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("expected {RATE_WORDS}, got \"{text}\"");
+        let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+        let count: u32 = count.parse().map_err(|_| wrong())?;
+        let per_minute = match unit {
+            "s" => count.checked_mul(60),
+            "min" => Some(count),
+            // One an hour is the least; rounded up so that it is never none.
+            "h" => Some(count.div_ceil(60)),
+            _ => None,
+        };
+        Ok(Self { per_minute: per_minute.filter(|rate| *rate > 0).ok_or_else(wrong)? })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/min", self.per_minute)
+    }
+}
+
+impl Serialize for Rate {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Rate {
+    fn schema_name() -> Cow<'static, str> {
+        "Rate".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": RATE_PATTERN, "description": RATE_WORDS })
+    }
+}

@@ -1,0 +1,263 @@
+//! Letter: the message that an event given up on becomes. The payload is the original, byte for byte;
+//! headers say the rest, a stable contract from any language.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use millstream_stages::{
+    Envelope, Event, Failure,
+    envelope::{self, Carrier},
+    event::FIRST_VERSION,
+    fingerprint::fingerprint,
+    headers,
+    settle::Reason,
+};
+use serde::Serialize;
+
+use super::Origin;
+use crate::{
+    broker::{Broker, Headers, Outgoing, PublishError, StoredMessage, get, header, set},
+    config::Pipeline,
+    observe::TraceContext,
+    topology::Names,
+};
+
+/// An event to give up on.
+#[derive(Debug)]
+pub struct Letter<'a> {
+    /// The stage that gave up, or whose workers died.
+    pub stage: &'a str,
+    /// Why.
+    pub reason: Reason,
+    /// What went wrong last.
+    pub failure: &'a Failure,
+    /// Attempts spent.
+    pub attempts: u32,
+    /// When the first attempt failed, to within the handling time of the attempts.
+    pub first_failed_at: SystemTime,
+    /// When it is given up on.
+    pub dead_at: SystemTime,
+    /// Where it comes from.
+    pub origin: &'a Origin,
+    /// Who it is, if its payload could be read.
+    pub identity: Identity<'a>,
+    /// The trace context it came with; without one, its trace is derived from its id.
+    pub traceparent: Option<&'a str>,
+    /// The hash of the configuration that was running.
+    pub config: &'a str,
+    /// The payload.
+    pub body: Bytes,
+}
+
+/// What is known of the event in a letter.
+#[derive(Debug, Clone)]
+pub enum Identity<'a> {
+    /// It was decoded.
+    Event(Cow<'a, Event>),
+    /// It was not, and should have been in this envelope.
+    Unread(Envelope),
+    /// It was published by Millstream with these headers, which say it.
+    Headers(&'a Headers),
+}
+
+impl<'a> Identity<'a> {
+    /// What is known of a stored message by its stream, and where it comes from: only our own headers are believed.
+    pub fn stored(pipeline: &Pipeline, stream: &str, message: &'a StoredMessage) -> (Origin, Self) {
+        let header = |name| get(&message.headers, name);
+        let Some(source) = pipeline.source_of(stream) else {
+            return (Origin::read(stream, message.seq, &message.subject, header), Self::Headers(&message.headers));
+        };
+        let origin = Origin::first(stream, message.seq, &message.subject);
+        let carrier = Carrier {
+            subject: &message.subject,
+            message_id: header(headers::MSG_ID),
+            fallback_id: &origin.source.to_string(),
+        };
+        let identity = match envelope::decode(source.envelope, message.body.clone(), &carrier) {
+            Ok(event) => Self::Event(Cow::Owned(event)),
+            Err(_) => Self::Unread(source.envelope),
+        };
+        (origin, identity)
+    }
+
+    /// Its id, where it is known.
+    fn event_id(&self) -> Option<&str> {
+        match self {
+            Self::Event(event) => Some(&event.id),
+            Self::Unread(_) => None,
+            Self::Headers(from) => get(from, headers::EVENT_ID),
+        }
+    }
+}
+
+const IDENTITY: [&str; 5] =
+    [headers::EVENT_ID, headers::EVENT_TYPE, headers::EVENT_VERSION, headers::TENANT, headers::ENVELOPE];
+
+/// Writes an event's identity where a later stage reads it without parsing the payload.
+pub fn write_identity(event: &Event, to: &mut Headers) {
+    set(to, headers::EVENT_ID, header(&event.id));
+    set(to, headers::EVENT_TYPE, header(&event.event_type));
+    if event.version != FIRST_VERSION {
+        set(to, headers::EVENT_VERSION, header(&event.version));
+    }
+    set(to, headers::ENVELOPE, event.envelope.as_str());
+    if let Some(tenant) = &event.tenant {
+        set(to, headers::TENANT, header(tenant));
+    }
+}
+
+impl Letter<'_> {
+    /// Publishes the letter: see [`store`].
+    ///
+    /// # Errors
+    /// The publish did not succeed: the event must not be settled.
+    pub async fn publish(&self, broker: &Broker, names: &Names) -> Result<bool, PublishError> {
+        store(broker, self.message(names)).await
+    }
+
+    /// The letter as a message. It claims its subject: only one letter of one life of an event is stored.
+    pub fn message(&self, names: &Names) -> Outgoing {
+        let mut all = Headers::new();
+        match &self.identity {
+            Identity::Event(event) => write_identity(event, &mut all),
+            Identity::Unread(envelope) => all.insert(headers::ENVELOPE, envelope.as_str()),
+            Identity::Headers(from) => {
+                for name in IDENTITY {
+                    if let Some(value) = from.get(name) {
+                        all.insert(name, value.clone());
+                    }
+                }
+            }
+        }
+        self.origin.write_source(&mut all);
+        all.insert(headers::REDRIVES, self.origin.redrives.to_string());
+        let class = headers::clean(&self.failure.class);
+        // As the error event of the failure has it: letter and incident share the fingerprint.
+        let service = format!("{}/{}", names.pipeline(), self.stage);
+        all.insert(headers::STAGE, self.stage);
+        all.insert(headers::REASON, self.reason.as_str());
+        all.insert(headers::FINGERPRINT, fingerprint(&class, &service, &self.failure.message).as_str());
+        all.insert(headers::ERROR_CLASS, header(&class));
+        all.insert(headers::ERROR_MESSAGE, headers::clean(&self.failure.message).as_str());
+        all.insert(headers::ATTEMPTS, self.attempts.to_string());
+        all.insert(headers::FIRST_FAILED_AT, rfc3339(self.first_failed_at).as_str());
+        all.insert(headers::DEAD_AT, rfc3339(self.dead_at).as_str());
+        all.insert(headers::CONFIG, self.config);
+        let root = || Some(TraceContext::root(self.identity.event_id()?).to_string());
+        if let Some(traceparent) = self.traceparent.map(ToOwned::to_owned).or_else(root) {
+            all.insert(headers::TRACEPARENT, header(&traceparent));
+            if let Some(trace_id) = traceparent.split('-').nth(1) {
+                all.insert(headers::TRACE_ID, header(trace_id));
+            }
+        }
+        let life = &self.origin.life;
+        Outgoing {
+            subject: names.dlq_subject(self.stage, &life.stream, life.seq),
+            headers: all,
+            body: self.body.clone(),
+            first_on_subject: true,
+        }
+    }
+}
+
+/// Stores a letter and waits until it is there. Whoever is second to give up on the same life of an event finds the
+/// letter there and writes none. Returns whether this one was the first.
+///
+/// A letter that the server finds too large keeps its headers and points at the source message.
+///
+/// # Errors
+/// The publish did not succeed: the event must not be settled.
+pub async fn store(broker: &Broker, letter: Outgoing) -> Result<bool, PublishError> {
+    let first = |stored: Result<_, PublishError>| match stored {
+        Ok(_) => Ok(true),
+        Err(PublishError::NotFirst { .. }) => Ok(false),
+        Err(error @ (PublishError::TooLarge { .. } | PublishError::Failed { .. })) => Err(error),
+    };
+    match first(broker.publish(letter.clone()).await) {
+        Err(PublishError::TooLarge { .. }) => {
+            let without = Outgoing { body: Bytes::new(), ..letter }.header(headers::BODY, "source");
+            first(broker.publish(without).await)
+        }
+        stored => stored,
+    }
+}
+
+/// A stored letter, as `dlq` shows it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LetterRecord {
+    /// Its sequence in the dead-letter stream: how `dlq` names it.
+    pub seq: u64,
+    /// The stage that gave up.
+    pub stage: String,
+    /// Why.
+    pub reason: String,
+    /// The class of the last failure.
+    pub error_class: String,
+    /// The message of the last failure.
+    pub error_message: String,
+    /// Which failures are the same failure.
+    pub fingerprint: String,
+    /// The event's id, if its payload could be read.
+    pub event_id: Option<String>,
+    /// The event's type.
+    pub event_type: Option<String>,
+    /// The event's tenant.
+    pub tenant: Option<String>,
+    /// Attempts spent.
+    pub attempts: u32,
+    /// When the first attempt failed, RFC 3339.
+    pub first_failed_at: String,
+    /// When it was given up on, RFC 3339.
+    pub dead_at: String,
+    /// What it was first stored as, `<stream>:<seq>`.
+    pub source: String,
+    /// The subject it was first stored under.
+    pub source_subject: String,
+    /// How often it was redriven.
+    pub redrives: u32,
+    /// The trace it belongs to.
+    pub trace_id: Option<String>,
+    /// The hash of the configuration that was running.
+    pub config: Option<String>,
+    /// The size of the payload in bytes.
+    pub bytes: usize,
+}
+
+impl LetterRecord {
+    /// Reads a stored letter.
+    pub fn of(message: &StoredMessage) -> Self {
+        let text = |name: &'static str| message.headers.get(name).map(|value| value.as_str().to_owned());
+        let number = |name| text(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        Self {
+            seq: message.seq,
+            stage: text(headers::STAGE).unwrap_or_default(),
+            reason: text(headers::REASON).unwrap_or_default(),
+            error_class: text(headers::ERROR_CLASS).unwrap_or_default(),
+            error_message: text(headers::ERROR_MESSAGE).unwrap_or_default(),
+            fingerprint: text(headers::FINGERPRINT).unwrap_or_default(),
+            event_id: text(headers::EVENT_ID),
+            event_type: text(headers::EVENT_TYPE),
+            tenant: text(headers::TENANT),
+            attempts: number(headers::ATTEMPTS),
+            first_failed_at: text(headers::FIRST_FAILED_AT).unwrap_or_default(),
+            dead_at: text(headers::DEAD_AT).unwrap_or_default(),
+            source: text(headers::SOURCE).unwrap_or_default(),
+            source_subject: text(headers::SOURCE_SUBJECT).unwrap_or_default(),
+            redrives: number(headers::REDRIVES),
+            trace_id: text(headers::TRACE_ID),
+            config: text(headers::CONFIG),
+            bytes: message.body.len(),
+        }
+    }
+}
+
+/// A time as RFC 3339 with milliseconds, UTC.
+pub fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let stamp = i64::try_from(since.as_millis()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    format!("{:.3}", stamp.unwrap_or(jiff::Timestamp::MAX))
+}

@@ -1,0 +1,14 @@
+//! Dead letter: what is given up on: the letter, the advisory router under it, and the redrive.
+//!
+//! - [`origin`]: where an event comes from, and which life of it at its stage this is
+//! - [`letter`]: the message that an event given up on becomes; a stable header contract
+//! - [`router`]: dead-letters what the server gave up on because workers died
+//! - [`redrive`]: sends letters back to the stage that failed
+
+pub mod letter;
+pub mod origin;
+pub mod redrive;
+pub mod router;
+
+pub use letter::{Letter, LetterRecord};
+pub use origin::Origin;

@@ -1,0 +1,109 @@
+//! Options: a handler's table read into its type, every unknown key found, and the table's JSON Schema.
+
+use bytes::Bytes;
+use millstream_stages::{Failure, Problem, Reply, failure::class, handle, text::excerpt, units::Period};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
+
+/// How much of a reply that cannot be read goes into a message.
+const EXCERPT_BYTES: usize = 200;
+
+/// What passes on after a handler accepted an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Output {
+    /// The event itself; the reply is not looked at.
+    #[default]
+    Event,
+    /// What the handler replied, in the event's place: one JSON value, or an array with one value per
+    /// output. No content passes nothing on.
+    Reply,
+}
+
+impl Output {
+    /// What the reply of a handler that accepted the event passes on.
+    ///
+    /// # Errors
+    /// A [`class::HANDLER`] failure where the reply passes on and is not JSON.
+    pub(super) fn reply(self, body: &Bytes) -> Result<Reply, Failure> {
+        let blank = || body.iter().all(u8::is_ascii_whitespace);
+        let parts: Vec<&RawValue> = match self {
+            Self::Event => return Ok(Reply::Pass),
+            Self::Reply if blank() => Vec::new(),
+            Self::Reply if body.trim_ascii_start().starts_with(b"[") => parse(body)?,
+            Self::Reply => vec![parse(body)?],
+        };
+        // Slices of the reply: nothing is copied or written anew.
+        Ok(Reply::Replace(parts.into_iter().map(|part| body.slice_ref(part.get().as_bytes())).collect()))
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let start = excerpt(&String::from_utf8_lossy(body), EXCERPT_BYTES);
+        Failure::retry(class::HANDLER, format!("the reply is not JSON ({error}): {start}"))
+    })
+}
+
+/// The `timeout` of a handler that sets none.
+pub(super) fn default_timeout() -> Period {
+    Period(handle::TIMEOUT)
+}
+
+/// Reads a handler's table.
+///
+/// # Errors
+/// Every key the handler does not have, with the nearest it has; else the first value of the wrong type, with its path.
+pub(super) fn read<T: DeserializeOwned + JsonSchema>(options: &Value) -> Result<T, Vec<Problem>> {
+    let schema = schema_of::<T>();
+    let known: Vec<&str> = schema
+        .get("properties")
+        .and_then(Value::as_object)
+        .map(|properties| properties.keys().map(String::as_str).collect())
+        .unwrap_or_default();
+    let keys = options.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
+    let unknown: Vec<Problem> = keys.filter(|key| !known.contains(key)).map(|key| unknown_key(key, &known)).collect();
+    if !unknown.is_empty() {
+        return Err(unknown);
+    }
+    serde_path_to_error::deserialize(options).map_err(|error| {
+        let at: Vec<String> = error.path().iter().map(ToString::to_string).filter(|key| key != "?").collect();
+        vec![Problem { at, message: error.inner().to_string(), hint: None }]
+    })
+}
+
+fn unknown_key(key: &str, known: &[&str]) -> Problem {
+    let problem = Problem::new(&[key], format!("unknown key \"{key}\" in a handler"));
+    match nearest(key, known) {
+        Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
+        None => problem.hint(format!("this handler has: {}", known.join(", "))),
+    }
+}
+
+/// The JSON Schema of a handler's table, complete in itself.
+pub(super) fn schema_of<T: JsonSchema>() -> Schema {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    settings.into_generator().into_root_schema_for::<T>()
+}
+
+/// The one of `choices` that `word` is most likely a slip of.
+pub(super) fn nearest<'a>(word: &str, choices: &[&'a str]) -> Option<&'a str> {
+    let slips = |choice: &&&str| strsim::damerau_levenshtein(word, choice);
+    choices.iter().min_by_key(slips).filter(|choice| slips(choice) <= 1 + choice.len() / 4).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_recognised_and_another_word_is_not() {
+        assert_eq!(nearest("timout", &["http", "timeout", "headers"]), Some("timeout"));
+        assert_eq!(nearest("htpp", &["http", "timeout"]), Some("http"));
+        assert_eq!(nearest("banana", &["http", "timeout"]), None);
+    }
+}

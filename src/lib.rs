@@ -1,0 +1,30 @@
+//! Millstream runs event pipelines that survive failure, on NATS JetStream.
+//!
+//! # Layout, in suggested reading order
+//!
+//! - `millstream_stages`, re-exported as [`stages`]: what each kind of stage decides; no I/O
+//! - [`config`]: `pipeline.toml` as written, every problem found, a checked [`config::Pipeline`]
+//! - [`topology`]: the streams and consumers a pipeline needs, and the reconciler
+//! - [`broker`]: the only room that names `async_nats`; the embedded server
+//! - [`map`], [`reduce`]: the two engines
+//! - [`dead_letter`]: what is given up on, and how it comes back
+//! - [`handlers`], [`channels`]: what stages call, and where notifications go
+//! - [`observe`]: metrics, spans, logs, status
+//! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
+
+pub mod broker;
+pub mod channels;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod dead_letter;
+pub mod handlers;
+pub mod limits;
+pub mod map;
+pub mod observe;
+pub mod reduce;
+pub mod topology;
+pub mod worker;
+
+pub use cli::Millstream;
+pub use millstream_stages as stages;

@@ -1,0 +1,153 @@
+//! Limits: every bound, with its reason.
+
+use std::time::Duration;
+
+/// How long a publish is awaited before it is tried again with the same id.
+pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a publish is tried before its event is given back to the broker.
+pub const PUBLISH_TRIES: usize = 4;
+/// Publishes awaiting their PubAck at once, per process. Past 1 024 nothing is gained (measured, notes on throughput).
+pub const PUBLISHES_IN_FLIGHT_MAX: usize = 4096;
+/// How long a pull request lives. Short, so that a lost one is soon replaced.
+pub const PULL_EXPIRES: Duration = Duration::from_secs(10);
+/// How often the server says that a pull request is alive.
+pub const PULL_HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often a pull looks whether the connection or the server has lost its requests.
+pub const PULL_LOOK: Duration = Duration::from_millis(250);
+/// Messages pulled ahead, per feed, at the most. Far under the client's 65 536, past which it drops.
+pub const PREFETCH_MAX: usize = 1000;
+/// A nak waits no longer than this in the consumer, where it takes up `max_ack_pending`; a longer wait is parked.
+pub const PARK_AFTER: Duration = Duration::from_secs(30);
+/// Advisories pulled at once by the dead-letter router.
+pub const ROUTER_BATCH: usize = 100;
+/// How long a shutdown may take.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// How often an event whose attempts are spent, and whose last was never settled, runs once more, set apart from others.
+pub const CHANCES: u32 = 3;
+/// Over how long the events are spread that are set apart. Many come at once: all that a dead worker had in hand.
+pub const SET_APART_MAX: Duration = Duration::from_secs(5);
+/// When nothing was delivered for so long, nothing is on its way, and a pull may end.
+pub const DRAIN_QUIET: Duration = Duration::from_millis(200);
+/// How long what was asked for is waited for when a pull ends. Where it comes too slowly to fill the request, little is lost.
+pub const DRAIN_PULL_MAX: Duration = Duration::from_secs(2);
+/// Events that one event may turn into at one stage.
+pub const OUTPUTS_MAX: usize = 1000;
+/// The longest reply of a handler that is read, in bytes.
+pub const REPLY_BYTES_MAX: usize = 8 << 20;
+/// The longest event id, type, version or tenant, in bytes: they go into headers and subjects.
+pub const IDENTITY_BYTES_MAX: usize = 256;
+/// Different error classes that metrics tell apart; the rest are counted as `other`.
+pub const CLASS_LABELS_MAX: usize = 100;
+/// The longest wait between two tries at opening a consumer that is gone.
+pub const REBIND_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Heartbeats missed in a row after which a pull is given up and made anew.
+pub const HEARTBEATS_MISSED_MAX: usize = 3;
+/// How long to wait before a publish that was given up on is tried again, while its event is held.
+pub const PUBLISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// The longest error text in an error event, in bytes: a handler may answer with a whole page.
+pub const ERROR_TEXT_BYTES_MAX: usize = 16 << 10;
+/// Different event types, per stage, that metrics tell apart; the rest are counted as `other`. Publishers choose types.
+pub const EVENT_TYPE_LABELS_MAX: usize = 200;
+/// Stages and channels that metrics tell apart; the rest are counted as `other`. More than a configuration has.
+pub const STAGE_LABELS_MAX: usize = 500;
+/// The end of [`DRAIN`] that is kept for giving back what could not be finished.
+pub const DRAIN_RESERVE: Duration = Duration::from_secs(3);
+/// How long the server waits for a sign of life from the delivery of a notification.
+pub const CHANNEL_ACK_WAIT: Duration = Duration::from_secs(30);
+/// Notifications in hand at once, per channel and worker. Rates are low: the alert stage holds to the channel's.
+pub const CHANNEL_CONCURRENCY: usize = 4;
+/// Events that `publish` has under way at once.
+pub const PUBLISH_WINDOW: usize = 512;
+/// How long one export of spans may take before the batch is dropped.
+pub const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time that a worker's rates and quantiles are taken over: long enough to be steady, short enough to be news.
+pub const RECENT: Duration = Duration::from_secs(30);
+/// The longest `pipeline.toml`, in bytes. Ten thousand lines fit.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// The longest file that `${file:…}` fills in, in bytes: passwords and keys, not documents.
+pub const FILLED_BYTES_MAX: u64 = 64 << 10;
+/// Files in one folder of schemas, folders below it included.
+pub const FOLDER_FILES_MAX: usize = 10_000;
+/// All files of one folder of schemas together, in bytes.
+pub const FOLDER_BYTES_MAX: u64 = 64 << 20;
+/// Folders within folders of schemas: a link that leads back to itself ends here.
+pub const FOLDER_DEPTH_MAX: usize = 16;
+/// How long a handler may take where its `timeout` says nothing else.
+pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an HTTP connection may take to open. Past it the service counts as not reachable, not as slow.
+pub const HTTP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an HTTP connection is kept without use: under the 5 s after which common servers (Node, uvicorn) close it,
+/// since a request sent into a connection that is being closed fails.
+pub const HTTP_IDLE: Duration = Duration::from_secs(4);
+/// How much of a reply that will not be used is read so that its connection can be used again, in bytes.
+/// Past it a new connection is cheaper.
+pub const HTTP_DISCARD_BYTES_MAX: usize = 64 << 10;
+/// The longest text of a log line that comes from outside (a child's stderr, an event's body), in bytes.
+pub const LOG_TEXT_BYTES_MAX: usize = 1024;
+/// Children of one `exec` handler, at the most. Each is a process with pipes and a log reader.
+pub const EXEC_PROCESSES_MAX: usize = 256;
+/// The longest wait before a child that keeps dying is started again.
+pub const EXEC_RESTART_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a dead child's exit status and last words are awaited, for the failure's message only.
+pub const EXEC_LAST_WORDS: Duration = Duration::from_millis(500);
+/// Pull requests that may wait at a consumer: two for each worker of a large fleet. Past it pulls spin (409).
+pub const PULLS_WAITING_MAX: i64 = 4096;
+/// How long streams remember message ids, unless a stage asks for longer.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// A worker that was not heard of for so long is gone.
+pub const WORKER_SILENT_MAX: Duration = Duration::from_secs(15);
+/// Keys written by one commit of a reduce stage: what the server takes in one atomic batch (ADR-50).
+pub const COMMIT_KEYS_MAX: usize = 1000;
+/// Messages asked for at once when a stream is read by offset. At 1 MiB each, the largest by default, 256 MiB.
+pub const READ_AHEAD_MAX: usize = 256;
+/// After how long without a message a reading asks whether there is anything left, or walks on.
+pub const READ_IDLE: Duration = Duration::from_millis(500);
+/// How long the server keeps the consumer of a reader that has gone.
+pub const READER_INACTIVE_MAX: Duration = Duration::from_secs(60);
+/// The longest wait before a broken reading is opened again.
+pub const REOPEN_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long a first connection may take, greeting and TLS included.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a request of ours to the server may take.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait between two tries to connect. Short: an operator who has mended the server waits for it.
+pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a server of our own may take to be ready, a recovery of its streams included.
+pub const SERVER_START_MAX: Duration = Duration::from_secs(30);
+/// How long a server of our own may take to shut down before it is killed.
+pub const SERVER_STOP_MAX: Duration = Duration::from_secs(10);
+/// How long a worker counts as alive after its last sign of life.
+pub const WORKER_TTL: Duration = Duration::from_secs(15);
+/// How long the server remembers ids where a publisher may repeat itself: longer than any publish is tried again.
+pub const DEDUP: Duration = Duration::from_secs(120);
+/// The duplicate window of a stream that needs none: the shortest the server takes; it reads none as 2 min, which costs
+/// 200 MiB per million ids.
+pub const DEDUP_MIN: Duration = Duration::from_millis(100);
+/// How long a lease of a reduce stage lasts without a sign of life. With the poll of a standby, a takeover takes under 5 s.
+pub const LEASE: Duration = Duration::from_secs(3);
+/// How often a lease is renewed: twice it may fail before it is lost.
+pub const LEASE_RENEW: Duration = Duration::from_secs(1);
+/// How often a standby looks at the lease.
+pub const LEASE_POLL: Duration = Duration::from_millis(250);
+/// Messages that a reduce stage applies between two commits, at the most: so many are applied again after a crash.
+pub const COMMIT_INPUTS_MAX: usize = 500;
+/// How long an applied message waits for its commit, at the most.
+pub const COMMIT_WAIT: Duration = Duration::from_millis(200);
+/// Emissions between two commits, past which no more input is taken.
+pub const COMMIT_EMISSIONS_MAX: usize = 1000;
+/// Emissions awaiting their PubAck at once. In order on the wire; past 256 nothing is gained.
+pub const EMISSIONS_IN_FLIGHT_MAX: usize = 256;
+/// How long a due timer waits before it is asked again whether all that came before it has been applied.
+pub const TIMER_RETRY: Duration = Duration::from_millis(100);
+/// How long a reduce stage that failed waits before it stands by again.
+pub const STEP_DOWN_WAIT: Duration = Duration::from_secs(1);
+/// How long a worker that stops may take to export its last spans.
+pub const SPANS_FLUSH_MAX: Duration = Duration::from_secs(2);
+/// Notifications in hand per channel, over the whole fleet.
+pub const CHANNEL_ACK_PENDING_MAX: u64 = 1000;
+/// How long the dead-letter router may take over one advisory before another worker tries.
+pub const ROUTER_ACK_WAIT: Duration = Duration::from_secs(30);
+/// Advisories in hand over the whole fleet.
+pub const ROUTER_ACK_PENDING_MAX: u64 = 1000;
+/// Letters that a redrive has under way at once.
+pub const REDRIVES_IN_FLIGHT_MAX: usize = 256;

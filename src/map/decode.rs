@@ -1,0 +1,74 @@
+//! Decode: what a delivery says of its event.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_stages::{
+    Envelope, Event, Failure,
+    envelope::{self, Carrier},
+    event::{FIRST_VERSION, Identity},
+    headers,
+};
+
+use super::Carries;
+use crate::{broker::Delivered, dead_letter::Origin, observe::trace::TraceContext};
+
+/// What a delivery says of itself before its payload is looked at.
+#[derive(Debug, Clone)]
+pub(super) struct Arrival {
+    /// Where the event comes from, and which life of it this is.
+    pub(super) origin: Origin,
+    /// The number of this attempt, from 1.
+    pub(super) attempt: u32,
+    /// The trace context it came with.
+    pub(super) trace: Option<TraceContext>,
+}
+
+impl Arrival {
+    /// Reads the headers of a delivery. Only headers that Millstream wrote are believed.
+    pub(super) fn of(delivered: &Delivered, carries: Carries) -> Self {
+        let origin = match carries {
+            Carries::Envelope(_) => Origin::first(Arc::clone(&delivered.stream), delivered.seq, delivered.subject()),
+            Carries::Headers => {
+                Origin::read(Arc::clone(&delivered.stream), delivered.seq, delivered.subject(), |name| {
+                    delivered.header(name)
+                })
+            }
+        };
+        let trace = delivered.header(headers::TRACEPARENT).and_then(TraceContext::parse);
+        Self { attempt: origin.attempts_spent.saturating_add(delivered.deliveries), trace, origin }
+    }
+}
+
+/// The event of a delivery: from its headers where Millstream wrote them, else from its envelope.
+pub(super) fn event(delivered: &Delivered, carries: Carries) -> Result<Event, Failure> {
+    let header = |name| delivered.header(name);
+    let envelope = match carries {
+        Carries::Envelope(envelope) => envelope,
+        Carries::Headers => {
+            let envelope = header(headers::ENVELOPE).and_then(Envelope::named).unwrap_or(Envelope::Raw);
+            if let (Some(id), Some(event_type)) = (header(headers::EVENT_ID), header(headers::EVENT_TYPE)) {
+                let identity = Identity {
+                    id: id.to_owned(),
+                    event_type: event_type.to_owned(),
+                    version: header(headers::EVENT_VERSION).unwrap_or(FIRST_VERSION).to_owned(),
+                    tenant: header(headers::TENANT).map(ToOwned::to_owned),
+                };
+                return Ok(Event::new(identity, envelope, delivered.body().clone()));
+            }
+            envelope
+        }
+    };
+    from_envelope(envelope, delivered)
+}
+
+fn from_envelope(envelope: Envelope, delivered: &Delivered) -> Result<Event, Failure> {
+    let fallback_id = format!("{}:{}", delivered.stream, delivered.seq);
+    let carrier = Carrier {
+        subject: delivered.subject(),
+        message_id: delivered.header(headers::MSG_ID),
+        fallback_id: &fallback_id,
+    };
+    let body: Bytes = delivered.body().clone();
+    envelope::decode(envelope, body, &carrier)
+}

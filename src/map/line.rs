@@ -1,0 +1,219 @@
+//! Line: a stage and those chained to it, as one function from an event to what is to be published.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use millstream_stages::{Build, Delivery, Event, Failure, Map, Problem, World, failure::class, retry::Policy};
+
+use crate::{
+    config::{Pipeline, pipeline},
+    observe::{Metrics, StageMetrics},
+};
+
+/// A stage and those chained to it. They share one delivery: if one fails, all run again.
+pub struct Line {
+    name: String,
+    map: Box<dyn Map>,
+    policy: Policy,
+    types: Vec<String>,
+    publishes: bool,
+    dedup: bool,
+    chained: Vec<Line>,
+    metrics: Arc<StageMetrics>,
+}
+
+/// What a line made of one event.
+#[derive(Debug, Default)]
+pub struct Applied<'a> {
+    /// What is to be published, in order.
+    pub outputs: Vec<Output<'a>>,
+    /// The stages that ran to their end, and how long each took.
+    pub ran: Vec<(&'a Line, Duration)>,
+}
+
+/// One event to publish as a result of a stage.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// The stage whose result it is.
+    pub stage: &'a Line,
+    /// The event.
+    pub event: Event,
+}
+
+/// What failed, and in which stage of the line.
+#[derive(Debug)]
+pub struct Failed<'a> {
+    /// The stage.
+    pub stage: &'a Line,
+    /// The failure.
+    pub failure: Failure,
+    /// How long the stage took to fail.
+    pub took: Duration,
+}
+
+impl Line {
+    /// Builds `stage` and what is chained to it.
+    ///
+    /// # Errors
+    /// What is wrong with the options of one of them; `check` finds the same.
+    pub fn build(
+        pipeline: &Pipeline,
+        stage: &pipeline::Stage,
+        world: &dyn World,
+        metrics: &Metrics,
+    ) -> Result<Self, Vec<Problem>> {
+        let map = match stage.kind.build {
+            Build::Map(build) => build(&stage.options, world)?,
+            Build::Reduce(_) => return Err(vec![Problem::new(&["kind"], "is not a kind that maps events")]),
+        };
+        let chained = pipeline
+            .chained_to(&stage.name)
+            .map(|next| Self::build(pipeline, next, world, metrics))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            types: stage.types.clone(),
+            publishes: pipeline.has_edge(&stage.name),
+            dedup: stage.dedup.is_some(),
+            chained,
+            ..Self::alone(&stage.name, map, stage.policy.clone(), metrics)
+        })
+    }
+
+    /// A line of one map that publishes nothing.
+    pub fn alone(name: &str, map: Box<dyn Map>, policy: Policy, metrics: &Metrics) -> Self {
+        Self {
+            name: name.to_owned(),
+            map,
+            policy,
+            types: Vec::new(),
+            publishes: false,
+            dedup: false,
+            chained: Vec::new(),
+            metrics: metrics.stage(name),
+        }
+    }
+
+    /// The stage's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When and how often a failed event comes back.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Where it counts.
+    pub fn metrics(&self) -> &StageMetrics {
+        &self.metrics
+    }
+
+    /// Whether its results carry an id that the server drops repeats by.
+    pub fn dedups(&self) -> bool {
+        self.dedup
+    }
+
+    /// Whether events of this type are for it.
+    ///
+    /// On an edge the server filters already; on a source publishers choose the subjects, so the worker does.
+    pub fn takes(&self, event_type: &str) -> bool {
+        self.types.is_empty() || self.types.iter().any(|pattern| subject_matches(pattern, event_type))
+    }
+
+    /// Applies the line to one event and gathers what is to be published, in order.
+    ///
+    /// # Errors
+    /// The first failure, with the stage it came from. A panic is a failure, and so is taking too long.
+    pub async fn apply<'a>(
+        &'a self,
+        event: &Event,
+        delivery: &Delivery,
+        applied: &mut Applied<'a>,
+    ) -> Result<(), Failed<'a>> {
+        let began = Instant::now();
+        let answered = AssertUnwindSafe(self.answer(event, delivery)).catch_unwind().await;
+        let answered = answered.unwrap_or_else(|panic| {
+            Err(Failure::retry(class::HANDLER, format!("the handler panicked: {}", panic_text(&*panic))))
+        });
+        let took = began.elapsed();
+        let results = answered.map_err(|failure| Failed { stage: self, failure, took })?;
+        applied.ran.push((self, took));
+        for event in results {
+            for next in self.chained.iter().filter(|next| next.takes(&event.event_type)) {
+                next.apply_boxed(&event, delivery, applied).await?;
+            }
+            if self.publishes {
+                applied.outputs.push(Output { stage: self, event });
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_boxed<'a: 'b, 'b>(
+        &'a self,
+        event: &'b Event,
+        delivery: &'b Delivery,
+        applied: &'b mut Applied<'a>,
+    ) -> BoxFuture<'b, Result<(), Failed<'a>>> {
+        Box::pin(self.apply(event, delivery, applied))
+    }
+
+    async fn answer(&self, event: &Event, delivery: &Delivery) -> Result<Vec<Event>, Failure> {
+        let Some(limit) = self.map.timeout() else { return self.map.apply(event, delivery).await };
+        tokio::time::timeout(limit, self.map.apply(event, delivery)).await.unwrap_or_else(|_| {
+            Err(Failure::retry(class::TIMEOUT, format!("no answer in {}", millstream_stages::units::Period(limit))))
+        })
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("name", &self.name).field("chained", &self.chained).finish_non_exhaustive()
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}
+
+/// Whether a dotted name matches a pattern with NATS wildcards: `*` is one token, a final `>` is one or more.
+pub fn subject_matches(pattern: &str, subject: &str) -> bool {
+    let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
+    loop {
+        match (pattern.next(), subject.next()) {
+            (None, None) => return true,
+            (Some(">"), Some(_)) => return true,
+            (Some(token), Some(name)) if token == "*" || token == name => {}
+            (Some(_) | None, Some(_) | None) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_match_as_they_do_in_nats() {
+        for (pattern, subject, matches) in [
+            ("order.*", "order.created", true),
+            ("order.*", "order.item.added", false),
+            ("order.>", "order.item.added", true),
+            ("order.>", "order", false),
+            (">", "order", true),
+            ("*", "order", true),
+            ("order", "order", true),
+            ("order.created", "order", false),
+        ] {
+            assert_eq!(subject_matches(pattern, subject), matches, "{pattern} against {subject}");
+        }
+    }
+}

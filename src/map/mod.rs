@@ -1,0 +1,111 @@
+//! Map: the map worker. Pulls, decodes, applies, publishes, settles. Touches the broker and nothing else of the world.
+//!
+//! - [`mod@line`]: a stage and those chained to it, as one function from an event to what is to be published
+//! - [`decode`]: what a delivery says of its event
+//! - `delivery`: the life of one delivery, to its one settlement
+//! - `feed`: pulls from one consumer, and opens it again when it is gone
+//! - `report`: the error event of a failed attempt
+//! - `apart`: runs an event by itself before it is called the killer of its workers
+//! - `park`: takes an event out of the consumer until a later time
+
+mod apart;
+pub mod decode;
+mod delivery;
+mod feed;
+pub mod line;
+mod park;
+mod report;
+
+use std::{sync::Arc, time::Duration};
+
+use millstream_stages::Envelope;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    broker::Broker,
+    observe::{Readiness, StageMetrics},
+    topology::{self, FeedInput, Names},
+};
+
+pub use line::Line;
+
+/// One durable consumer that a stage pulls from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// The stream.
+    pub stream: String,
+    /// The consumer.
+    pub consumer: String,
+    /// How its messages say what they are.
+    pub carries: Carries,
+}
+
+impl From<topology::Feed> for Feed {
+    fn from(feed: topology::Feed) -> Self {
+        let carries = match feed.input {
+            FeedInput::Source(envelope) => Carries::Envelope(envelope),
+            FeedInput::Edge | FeedInput::Failed | FeedInput::Retry => Carries::Headers,
+        };
+        Self { stream: feed.stream, consumer: feed.consumer, carries }
+    }
+}
+
+impl Feed {
+    /// The name under which the worker says whether it is ready for this feed.
+    pub fn condition(&self) -> String {
+        format!("consumer {} on stream {}", self.consumer, self.stream)
+    }
+}
+
+/// How the messages of a feed say what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carries {
+    /// By their envelope alone: anyone may have published them.
+    Envelope(Envelope),
+    /// By the headers that Millstream wrote.
+    Headers,
+}
+
+/// A stage at work: what its deliveries share.
+pub struct Stage {
+    /// The connection.
+    pub broker: Broker,
+    /// The names of the pipeline's objects.
+    pub names: Names,
+    /// The hash of the configuration, for dead letters.
+    pub config: String,
+    /// What is done with each event.
+    pub line: Line,
+    /// How long the server waits for a sign of life.
+    pub ack_wait: Duration,
+    /// Events in hand at once.
+    pub concurrency: usize,
+    /// Where the stage counts.
+    pub metrics: Arc<StageMetrics>,
+    /// Where it says whether it is ready.
+    pub readiness: Arc<Readiness>,
+}
+
+impl Stage {
+    /// Runs the stage on its feeds until `stop`, then drains: stops pulling, gives back what was
+    /// pulled ahead, and finishes what is in hand.
+    ///
+    /// `abandon` ends the drain early: what is still in hand comes again later.
+    pub async fn run(self, feeds: Vec<Feed>, stop: CancellationToken, abandon: CancellationToken) {
+        let stage = Arc::new(self);
+        let slots = Arc::new(Semaphore::new(stage.concurrency));
+        let in_hand = TaskTracker::new();
+        let pulling = feeds.into_iter().map(|feed| {
+            feed::run(Arc::clone(&stage), feed, Arc::clone(&slots), in_hand.clone(), stop.clone(), abandon.clone())
+        });
+        futures_util::future::join_all(pulling).await;
+        in_hand.close();
+        tokio::select! {
+            () = in_hand.wait() => {}
+            () = abandon.cancelled() => {
+                tracing::warn!(stage = stage.line.name(), in_hand = in_hand.len(), "drain ended with events in hand; they come again");
+            }
+        }
+    }
+}

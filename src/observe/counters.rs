@@ -1,0 +1,282 @@
+//! Counters: how one stage counts, for a few atomic additions an event.
+
+use std::{fmt, time::Duration};
+
+use millstream_stages::settle::Reason;
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+
+use super::{
+    bounded::Bounded,
+    durations::{DurationCounts, Durations},
+    metrics::{Counters, Families, as_gauge},
+};
+use crate::limits;
+
+/// What became of one delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its results were published, and it was acked.
+    Done,
+    /// It failed and comes back; the attempt counts.
+    Retried,
+    /// It comes back; the attempt does not count.
+    Deferred,
+    /// It was given up on.
+    DeadLettered,
+    /// It was given back unhandled: the worker stops, or its results could not be published.
+    Released,
+}
+
+/// How one map stage counts. Every call is a few atomic additions; the text of a label is looked up under a read lock.
+pub struct StageMetrics {
+    families: Families,
+    stage: String,
+    handled: Bounded<[Counter; Outcome::ALL.len()]>,
+    took: Durations,
+    errors: Bounded<Counter>,
+    retry_queued: Counter,
+    retried: Counter,
+    deferred: Counter,
+    parked: Counter,
+    dead_lettered: [Counter; REASONS.len()],
+    published: Counter,
+    rebinds: Counter,
+    active: Gauge,
+}
+
+/// What one reduce stage of this worker counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReduceSnapshot {
+    /// Messages taken into the state, those that were rejected included.
+    pub applied: u64,
+    /// Checkpoints written.
+    pub commits: u64,
+    /// Whether the worker runs the stage now.
+    pub leading: bool,
+}
+
+/// How one reduce stage counts.
+pub struct ReduceMetrics {
+    applied: Counter,
+    rejected: Counter,
+    emitted: Bounded<Counter>,
+    commits: Counter,
+    leading: Gauge,
+}
+
+/// One event in hand. When it is dropped, it no longer is.
+#[derive(Debug)]
+#[must_use = "the event counts as in hand until this is dropped"]
+pub struct InFlight(Gauge);
+
+/// What one stage had counted at one time.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StageSnapshot {
+    /// Deliveries settled, by any outcome.
+    pub handled: u64,
+    /// Deliveries whose results were published and which were acked.
+    pub done: u64,
+    /// Attempts that failed, by any class.
+    pub failed: u64,
+    /// Events given up on.
+    pub dead_lettered: u64,
+    /// Events in hand now.
+    pub active: u64,
+    /// How long deliveries took.
+    pub took: DurationCounts,
+}
+
+const REASONS: [Reason; 5] =
+    [Reason::Exhausted, Reason::Rejected, Reason::Crashed, Reason::Undecodable, Reason::Expired];
+
+impl Outcome {
+    /// Every outcome, in the order of their discriminants.
+    pub const ALL: [Self; 5] = [Self::Done, Self::Retried, Self::Deferred, Self::DeadLettered, Self::Released];
+
+    /// The value of the `status` label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Retried => "retried",
+            Self::Deferred => "deferred",
+            Self::DeadLettered => "dead_lettered",
+            Self::Released => "released",
+        }
+    }
+}
+
+impl StageMetrics {
+    pub(super) fn new(families: &Families, stage: &str) -> Self {
+        let labels = vec![("stage", stage.to_owned())];
+        let of = |family: &Counters| family.get_or_create_owned(&labels);
+        let with = |label, value: &str| vec![labels[0].clone(), (label, value.to_owned())];
+        let (handled, errors, base) = (families.handled.clone(), families.errors.clone(), labels[0].clone());
+        let error_base = base.clone();
+        Self {
+            handled: Bounded::new(limits::EVENT_TYPE_LABELS_MAX, move |event_type| {
+                Outcome::ALL.map(|outcome| {
+                    let event_type = ("event_type", event_type.to_owned());
+                    handled.get_or_create_owned(&vec![base.clone(), event_type, ("status", outcome.as_str().into())])
+                })
+            }),
+            errors: Bounded::new(limits::CLASS_LABELS_MAX, move |class| {
+                errors.get_or_create_owned(&vec![error_base.clone(), ("class", class.to_owned())])
+            }),
+            took: families.took.get_or_create_owned(&labels),
+            retry_queued: of(&families.retry_queued),
+            retried: of(&families.retried),
+            deferred: of(&families.deferred),
+            parked: of(&families.parked),
+            dead_lettered: REASONS
+                .map(|reason| families.dead_lettered.get_or_create_owned(&with("reason", reason.as_str()))),
+            published: of(&families.published),
+            rebinds: of(&families.rebinds),
+            active: families.active.get_or_create_owned(&labels),
+            families: families.clone(),
+            stage: stage.to_owned(),
+        }
+    }
+
+    /// Work on an event begins; it is in hand until the guard is dropped.
+    pub fn started(&self) -> InFlight {
+        self.active.inc();
+        InFlight(self.active.clone())
+    }
+
+    /// A delivery was settled.
+    pub fn handled(&self, event_type: &str, outcome: Outcome, took: Duration) {
+        self.handled.with(event_type, |outcomes| outcomes[outcome as usize].inc());
+        self.took.observe(took);
+    }
+
+    /// An attempt failed.
+    pub fn failed(&self, class: &str) {
+        self.errors.with(class, Counter::inc);
+    }
+
+    /// A failed event was sent back to come again after a wait.
+    pub fn retry_queued(&self) {
+        self.retry_queued.inc();
+    }
+
+    /// A delivery is a second or later attempt.
+    pub fn retried(&self) {
+        self.retried.inc();
+    }
+
+    /// A delivery was put off without spending an attempt.
+    pub fn deferred(&self) {
+        self.deferred.inc();
+    }
+
+    /// An event was given up on.
+    pub fn dead_lettered(&self, reason: Reason) {
+        let at = REASONS.iter().position(|known| *known == reason).expect("REASONS lists every reason");
+        self.dead_lettered[at].inc();
+    }
+
+    /// `n` results were published.
+    pub fn published(&self, n: u64) {
+        self.published.inc_by(n);
+    }
+
+    /// An event was put into the retry stream for a long wait.
+    pub fn parked(&self) {
+        self.parked.inc();
+    }
+
+    /// A consumer was gone and was opened again.
+    pub fn rebound(&self) {
+        self.rebinds.inc();
+    }
+
+    /// Sets how far behind the stage is on one stream: messages not yet delivered, and delivered but not settled.
+    pub fn set_lag(&self, feed: &str, pending: u64, ack_pending: u64) {
+        let labels = vec![("stage", self.stage.clone()), ("stream", feed.to_owned())];
+        self.families.lag.get_or_create(&labels).set(as_gauge(pending));
+        self.families.ack_pending.get_or_create(&labels).set(as_gauge(ack_pending));
+    }
+
+    /// Deliveries that ended well.
+    pub fn done(&self) -> u64 {
+        self.handled.all(|_, outcomes| outcomes[Outcome::Done as usize].get()).into_iter().sum()
+    }
+
+    pub(super) fn snapshot(&self) -> StageSnapshot {
+        let by_type = self.handled.all(|_, outcomes| {
+            (outcomes.iter().map(Counter::get).sum::<u64>(), outcomes[Outcome::Done as usize].get())
+        });
+        StageSnapshot {
+            handled: by_type.iter().map(|(handled, _)| handled).sum(),
+            done: by_type.iter().map(|(_, done)| done).sum(),
+            failed: self.errors.all(|_, errors| errors.get()).into_iter().sum(),
+            dead_lettered: self.dead_lettered.iter().map(Counter::get).sum(),
+            active: u64::try_from(self.active.get()).unwrap_or(0),
+            took: self.took.snapshot(),
+        }
+    }
+}
+
+impl ReduceMetrics {
+    pub(super) fn new(families: &Families, stage: &str) -> Self {
+        let labels = vec![("stage", stage.to_owned())];
+        let (emitted, base) = (families.emitted.clone(), labels[0].clone());
+        Self {
+            applied: families.applied.get_or_create_owned(&labels),
+            rejected: families.rejected.get_or_create_owned(&labels),
+            emitted: Bounded::new(limits::CLASS_LABELS_MAX, move |route| {
+                emitted.get_or_create_owned(&vec![base.clone(), ("route", route.to_owned())])
+            }),
+            commits: families.commits.get_or_create_owned(&labels),
+            leading: families.leading.get_or_create_owned(&labels),
+        }
+    }
+
+    /// `n` messages were taken into the state.
+    pub fn applied(&self, n: u64) {
+        self.applied.inc_by(n);
+    }
+
+    /// A message could not be understood.
+    pub fn rejected(&self) {
+        self.rejected.inc();
+    }
+
+    /// A message was published: its `Emission::route` is a kind of incident event or a channel.
+    pub fn emitted(&self, route: &str) {
+        self.emitted.with(route, Counter::inc);
+    }
+
+    /// A checkpoint was written.
+    pub fn commits(&self) {
+        self.commits.inc();
+    }
+
+    /// What it has counted so far.
+    pub fn snapshot(&self) -> ReduceSnapshot {
+        ReduceSnapshot { applied: self.applied.get(), commits: self.commits.get(), leading: self.leading.get() == 1 }
+    }
+
+    /// Sets whether this worker runs the stage, or stands by.
+    pub fn leading(&self, leading: bool) {
+        self.leading.set(leading.into());
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl fmt::Debug for StageMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StageMetrics").field("stage", &self.stage).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ReduceMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReduceMetrics").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,275 @@
+//! Metrics: what `/metrics` shows, and where the engines get the handles by which they count.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64},
+    },
+};
+
+use prometheus_client::{
+    encoding::text,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    registry::Registry,
+};
+
+pub use super::counters::{InFlight, Outcome, ReduceMetrics, StageMetrics, StageSnapshot};
+use super::{bounded::Bounded, durations::Durations};
+use crate::{config::Pipeline, limits};
+
+type Labels = Vec<(&'static str, String)>;
+pub(super) type Counters = Family<Labels, Counter<u64, AtomicU64>>;
+type Gauges = Family<Labels, Gauge<i64, AtomicI64>>;
+
+/// Everything that one worker counts.
+///
+/// Label values are names from the configuration, or come from a bounded set: whoever publishes events chooses
+/// their types, and must not choose how much memory metrics take.
+pub struct Metrics {
+    registry: Registry,
+    /// `1` while the broker is connected.
+    broker_connected: Gauge,
+    retry_queue_size: Gauge,
+    dead_letter_queue_size: Gauge,
+    stages: Bounded<Arc<StageMetrics>>,
+    reduces: Bounded<Arc<ReduceMetrics>>,
+}
+
+/// What is counted by label, for every stage.
+#[derive(Clone, Default)]
+pub(super) struct Families {
+    pub(super) handled: Counters,
+    pub(super) took: Family<Labels, Durations>,
+    pub(super) errors: Counters,
+    pub(super) retry_queued: Counters,
+    pub(super) retried: Counters,
+    pub(super) deferred: Counters,
+    pub(super) parked: Counters,
+    pub(super) dead_lettered: Counters,
+    pub(super) published: Counters,
+    pub(super) rebinds: Counters,
+    pub(super) active: Gauges,
+    pub(super) lag: Gauges,
+    pub(super) ack_pending: Gauges,
+    pub(super) applied: Counters,
+    pub(super) rejected: Counters,
+    pub(super) emitted: Counters,
+    pub(super) commits: Counters,
+    pub(super) leading: Gauges,
+}
+
+impl Metrics {
+    /// Metrics of a worker of `pipeline`. Its stages are there from the start, at zero.
+    pub fn new(pipeline: &Pipeline) -> Arc<Self> {
+        let mut registry = Registry::with_prefix("millstream");
+        let families = Families::default();
+        families.register(&mut registry);
+        let gauge = |registry: &mut Registry, name, help| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let broker_connected = gauge(&mut registry, "broker_connected", "Whether the broker is connected: 1 or 0");
+        let retry_queue_size =
+            gauge(&mut registry, "retry_queue_size", "Events parked or redriven, waiting in the retry stream");
+        let dead_letter_queue_size = gauge(&mut registry, "dead_letter_queue_size", "Dead letters stored");
+        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
+        registry.register("build", "The version of millstream", Info::new(version));
+
+        let (of_map, of_reduce) = (families.clone(), families);
+        let metrics = Self {
+            registry,
+            broker_connected,
+            retry_queue_size,
+            dead_letter_queue_size,
+            stages: Bounded::new(limits::STAGE_LABELS_MAX, move |name| Arc::new(StageMetrics::new(&of_map, name))),
+            reduces: Bounded::new(limits::STAGE_LABELS_MAX, move |name| Arc::new(ReduceMetrics::new(&of_reduce, name))),
+        };
+        for stage in &pipeline.stages {
+            if stage.is_map() {
+                metrics.stage(&stage.name);
+            } else {
+                metrics.reduce(&stage.name);
+            }
+        }
+        Arc::new(metrics)
+    }
+
+    /// The counters of a map stage, or of a channel under the name of `Names::channel_stage`. Keep it: this looks it up.
+    pub fn stage(&self, name: &str) -> Arc<StageMetrics> {
+        self.stages.with(name, Arc::clone)
+    }
+
+    /// The counters of a reduce stage. Keep it: this looks it up.
+    pub fn reduce(&self, name: &str) -> Arc<ReduceMetrics> {
+        self.reduces.with(name, Arc::clone)
+    }
+
+    /// Sets whether the broker is connected.
+    pub fn set_broker_connected(&self, connected: bool) {
+        self.broker_connected.set(connected.into());
+    }
+
+    /// Sets how many events wait in the retry stream, parked ones included.
+    pub fn set_retry_queue_size(&self, events: u64) {
+        self.retry_queue_size.set(as_gauge(events));
+    }
+
+    /// Sets how many dead letters are stored.
+    pub fn set_dead_letter_queue_size(&self, letters: u64) {
+        self.dead_letter_queue_size.set(as_gauge(letters));
+    }
+
+    /// What every map stage has counted so far, by name.
+    pub fn snapshot(&self) -> Vec<(String, StageSnapshot)> {
+        let mut stages: Vec<_> = self.stages.all(|name, stage| (name.to_owned(), stage.snapshot()));
+        stages.sort_by(|a, b| a.0.cmp(&b.0));
+        stages
+    }
+
+    /// The reduce stages that this worker runs, sorted.
+    pub fn leading(&self) -> Vec<String> {
+        let leads = self.reduces.all(|name, reduce| reduce.snapshot().leading.then(|| name.to_owned()));
+        let mut leads: Vec<String> = leads.into_iter().flatten().collect();
+        leads.sort();
+        leads
+    }
+
+    /// The text of `/metrics`, in the OpenMetrics format.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("a String takes all that is written to it");
+        out
+    }
+}
+
+impl Families {
+    fn register(&self, registry: &mut Registry) {
+        // A counter's name gets its `_total` when it is printed.
+        for (name, help, family) in [
+            ("events_handled", "Deliveries settled, by outcome", &self.handled),
+            ("events_handling_errors", "Attempts that failed, by error class", &self.errors),
+            ("events_retry_queued", "Failed attempts whose event comes back", &self.retry_queued),
+            ("events_retried", "Deliveries that were a second or later attempt", &self.retried),
+            ("events_deferred", "Deliveries put off without spending an attempt", &self.deferred),
+            ("events_parked", "Events put into the retry stream for a long wait", &self.parked),
+            ("events_dead_lettered", "Events given up on, by reason", &self.dead_lettered),
+            ("events_published", "Results published", &self.published),
+            ("consumer_rebinds", "Times that a consumer was gone and opened again", &self.rebinds),
+            ("reduce_applied", "Messages taken into the state of a reduce stage", &self.applied),
+            ("reduce_rejected", "Messages that a reduce stage could not understand", &self.rejected),
+            ("reduce_emitted", "Incident events, by kind, and notifications, by channel", &self.emitted),
+            ("reduce_commits", "Checkpoints written", &self.commits),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+        for (name, help, family) in [
+            ("handler_active_count", "Events in hand", &self.active),
+            ("consumer_lag", "Messages not yet delivered; every worker shows the fleet's: take the max", &self.lag),
+            ("consumer_ack_pending", "Messages delivered and not settled; take the max", &self.ack_pending),
+            ("reduce_leading", "Whether this worker runs the reduce stage: 1 or 0", &self.leading),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+        let help = "How long deliveries took, from the start of work to the settlement";
+        registry.register("events_handling_duration_seconds", help, self.took.clone());
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+pub(super) fn as_gauge(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use millstream_stages::settle::Reason;
+
+    use super::*;
+
+    pub(in crate::observe) fn metrics() -> Arc<Metrics> {
+        let nats = crate::config::pipeline::Nats::default();
+        let storage = crate::config::pipeline::Storage {
+            replicas: 1,
+            memory: true,
+            results_max_age: Duration::ZERO,
+            failed_max_age: Duration::ZERO,
+            dlq_max_age: Duration::ZERO,
+            dlq_max_bytes: None,
+        };
+        let observe = crate::config::pipeline::Observe { listen: None, otlp: None, sample: 1.0 };
+        Metrics::new(&Pipeline {
+            name: "shop".into(),
+            base: ".".into(),
+            config_hash: String::new(),
+            nats,
+            sources: vec![],
+            stages: vec![],
+            channels: vec![],
+            storage,
+            observe,
+        })
+    }
+
+    #[track_caller]
+    fn has(metrics: &Metrics, line: &str) {
+        let text = metrics.render();
+        assert!(text.lines().any(|l| l == line), "no line {line} in\n{text}");
+    }
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = metrics();
+        let stage = metrics.stage("orders");
+        let in_hand = stage.started();
+        stage.handled("order.created", Outcome::Done, Duration::from_millis(3));
+        stage.failed("TimeoutError");
+        stage.dead_lettered(Reason::Crashed);
+        stage.set_lag("shop-out-validate", 7, 2);
+        metrics.reduce("errors").emitted("opened");
+        has(&metrics, r#"millstream_events_handled_total{stage="orders",event_type="order.created",status="done"} 1"#);
+        has(&metrics, r#"millstream_events_handling_duration_seconds_bucket{le="0.0025",stage="orders"} 0"#);
+        has(&metrics, r#"millstream_events_handling_duration_seconds_bucket{le="0.005",stage="orders"} 1"#);
+        has(&metrics, r#"millstream_events_handling_duration_seconds_sum{stage="orders"} 0.003"#);
+        has(&metrics, r#"millstream_events_handling_errors_total{stage="orders",class="TimeoutError"} 1"#);
+        has(&metrics, r#"millstream_events_dead_lettered_total{stage="orders",reason="crashed"} 1"#);
+        has(&metrics, r#"millstream_consumer_lag{stage="orders",stream="shop-out-validate"} 7"#);
+        has(&metrics, r#"millstream_reduce_emitted_total{stage="errors",route="opened"} 1"#);
+        has(&metrics, r#"millstream_handler_active_count{stage="orders"} 1"#);
+        drop(in_hand);
+        has(&metrics, r#"millstream_handler_active_count{stage="orders"} 0"#);
+        let (name, snapshot) = metrics.snapshot().remove(0);
+        assert_eq!((name.as_str(), snapshot.handled, snapshot.failed, snapshot.dead_lettered), ("orders", 1, 1, 1));
+    }
+
+    #[test]
+    fn publishers_cannot_make_metrics_grow_without_bound() {
+        let metrics = metrics();
+        let stage = metrics.stage("orders");
+        for n in 0..1000 {
+            stage.handled(&format!("type-{n}"), Outcome::Done, Duration::ZERO);
+            stage.failed(&format!("class-{n}\n\"}} 1"));
+        }
+        let types = limits::EVENT_TYPE_LABELS_MAX;
+        has(
+            &metrics,
+            &format!(
+                r#"millstream_events_handled_total{{stage="orders",event_type="other",status="done"}} {}"#,
+                1000 - types
+            ),
+        );
+        let text = metrics.render();
+        assert_eq!(text.lines().filter(|l| l.contains(r#"status="done""#)).count(), types + 1);
+        assert_eq!(text.lines().filter(|l| l.contains("class=")).count(), limits::CLASS_LABELS_MAX + 1);
+        assert!(text.contains(r#"class="class-0\n\"} 1"} 1"#), "label text is escaped");
+        assert_eq!(metrics.snapshot()[0].1.handled, 1000);
+    }
+}

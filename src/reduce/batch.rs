@@ -1,0 +1,89 @@
+//! Batch: what was applied since the last commit, and what must be published before the next.
+
+use std::time::SystemTime;
+
+use millstream_stages::{Emission, Emits, Envelope, Failure, failure::class, headers, settle::Reason};
+use tokio::time::Instant;
+
+use crate::{
+    broker::{Headers, Outgoing, StoredMessage},
+    config::{Pipeline, pipeline::Stage},
+    dead_letter::{Letter, letter::Identity},
+    limits,
+};
+
+/// What was applied since the last commit.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) emissions: Vec<Emission>,
+    pub(super) dead_letters: Vec<Outgoing>,
+    pub(super) inputs: usize,
+    /// When it is committed at the latest; `None` while there is nothing to commit.
+    pub(super) due: Option<Instant>,
+}
+
+impl Batch {
+    /// Notes that something changed.
+    pub(super) fn begin(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + limits::COMMIT_WAIT);
+    }
+
+    /// Whether one more step might not fit the commit, with so many keys changed already.
+    pub(super) fn is_full(&self, dirty_len: usize) -> bool {
+        // The offsets are one key of the commit.
+        let keys = 1 + dirty_len + millstream_stages::KEYS_PER_STEP_MAX;
+        self.inputs >= limits::COMMIT_INPUTS_MAX
+            || keys > limits::COMMIT_KEYS_MAX
+            || self.emissions.len() >= limits::COMMIT_EMISSIONS_MAX
+    }
+
+    /// Whether someone waits to hear of it.
+    pub(super) fn is_news(&self) -> bool {
+        !self.emissions.is_empty()
+    }
+}
+
+/// An emission as it is published: with an id, so that the server drops a repeat.
+pub(super) fn emission(pipeline: &Pipeline, stage: &Stage, emits: Emits, emission: Emission) -> Outgoing {
+    let names = pipeline.names();
+    let subject = match emits {
+        Emits::Results => names.out_subject(&stage.name, &emission.route),
+        Emits::Notifications => names.notify_subject(&emission.route),
+    };
+    Outgoing::new(subject, emission.body)
+        .id(&emission.id)
+        .header(headers::EVENT_ID, &emission.id)
+        .header(headers::EVENT_TYPE, &emission.route)
+        .header(headers::ENVELOPE, Envelope::Raw.as_str())
+}
+
+/// The dead letter of a message that the stage rejects.
+pub(super) fn reject(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    stream: &str,
+    message: &StoredMessage,
+    failure: &Failure,
+    now: SystemTime,
+) -> Outgoing {
+    let (origin, identity) = Identity::stored(pipeline, stream, message);
+    let letter = Letter {
+        stage: &stage.name,
+        reason: if failure.class == class::DECODE { Reason::Undecodable } else { Reason::Rejected },
+        failure,
+        attempts: 1,
+        first_failed_at: now,
+        dead_at: now,
+        origin: &origin,
+        identity,
+        traceparent: header_of(&message.headers, headers::TRACEPARENT),
+        config: &pipeline.config_hash,
+        body: message.body.clone(),
+    };
+    letter.message(&pipeline.names())
+}
+
+/// One header of a message, if it is text.
+pub(super) fn header_of<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.as_str())
+}

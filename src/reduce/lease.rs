@@ -1,0 +1,129 @@
+//! Lease: which worker runs a stage, so that two seldom try at once. The checkpoint's fence makes it safe; this makes it calm.
+//!
+//! The holder rewrites one key each second. A standby watches its revision on its own monotonic clock:
+//! what has not moved for [`limits::LEASE`] is taken by compare-and-set. No two clocks are compared.
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    broker::{Broker, CommitError},
+    limits,
+};
+
+/// What the key holds. Nobody: it was given back, and may be taken at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Holder {
+    worker: Option<String>,
+    term: u64,
+}
+
+/// A lease that is held.
+pub(super) struct Lease {
+    broker: Broker,
+    bucket: String,
+    key: String,
+    holder: Holder,
+    revision: u64,
+    /// When it was last renewed: it lasts from before the write, not from its answer.
+    renewed: Instant,
+}
+
+impl Lease {
+    /// Waits until the lease is free and takes it. What goes wrong is tried again.
+    pub(super) async fn acquire(broker: &Broker, bucket: &str, stage: &str, worker: &str) -> Self {
+        let key = format!("{stage}.lease");
+        let mut seen: Option<(u64, Instant)> = None;
+        loop {
+            let renewed = Instant::now();
+            let found = broker.kv_get(bucket, &key).await;
+            let (held, revision) = match found {
+                Ok(Some((value, revision))) => (serde_json::from_slice(&value).unwrap_or_default(), revision),
+                Ok(None) => (Holder::default(), 0),
+                Err(error) => {
+                    tracing::warn!(stage, worker, error = super::chain(&error), "could not look at the lease");
+                    // The holder could not renew it either: it is given its time anew.
+                    seen = None;
+                    tokio::time::sleep(limits::STEP_DOWN_WAIT).await;
+                    continue;
+                }
+            };
+            let since = match seen {
+                Some((before, since)) if before == revision => since,
+                _ => renewed,
+            };
+            seen = Some((revision, since));
+            if held.worker.is_none() || since.elapsed() >= limits::LEASE {
+                let holder = Holder { worker: Some(worker.to_owned()), term: held.term + 1 };
+                let written = match revision {
+                    0 => broker.kv_create(bucket, &key, holder.written()).await,
+                    _ => broker.kv_update(bucket, &key, holder.written(), revision).await,
+                };
+                match written {
+                    Ok(revision) => {
+                        let (broker, bucket) = (broker.clone(), bucket.to_owned());
+                        return Self { broker, bucket, key, holder, revision, renewed };
+                    }
+                    Err(CommitError::Fenced { .. }) => {}
+                    Err(error @ CommitError::Failed { .. }) => {
+                        tracing::warn!(stage, worker, error = super::chain(&error), "could not take the lease");
+                    }
+                }
+            }
+            tokio::time::sleep(limits::LEASE_POLL).await;
+        }
+    }
+
+    /// How often the lease has changed hands.
+    pub(super) fn term(&self) -> u64 {
+        self.holder.term
+    }
+
+    /// Renews the lease for as long as it can; returns when it is lost.
+    pub(super) async fn keep(&mut self) {
+        loop {
+            tokio::time::sleep_until(self.renewed + limits::LEASE_RENEW).await;
+            let (lost_at, trying) = (self.renewed + limits::LEASE, Instant::now());
+            match tokio::time::timeout_at(lost_at, self.renew()).await {
+                Ok(true) => self.renewed = trying,
+                Ok(false) => tokio::time::sleep_until(lost_at.min(trying + limits::LEASE_POLL)).await,
+                Err(_) => return,
+            }
+            if self.renewed.elapsed() >= limits::LEASE {
+                return;
+            }
+        }
+    }
+
+    /// Writes the key once more. False: not now, or never again, which time tells.
+    async fn renew(&mut self) -> bool {
+        match self.broker.kv_update(&self.bucket, &self.key, self.holder.written(), self.revision).await {
+            Ok(revision) => {
+                self.revision = revision;
+                true
+            }
+            Err(_) => {
+                // A write whose answer was lost has moved the revision: then the key still says that it is ours.
+                if let Ok(Some((value, revision))) = self.broker.kv_get(&self.bucket, &self.key).await
+                    && value == self.holder.written()
+                {
+                    self.revision = revision;
+                }
+                false
+            }
+        }
+    }
+
+    /// Gives it back, so that a standby may take it at once.
+    pub(super) async fn release(self) {
+        let nobody = Holder { worker: None, term: self.holder.term };
+        // If this fails, the lease ends by itself.
+        self.broker.kv_update(&self.bucket, &self.key, nobody.written(), self.revision).await.ok();
+    }
+}
+
+impl Holder {
+    fn written(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a holder is plain data")
+    }
+}

@@ -1,0 +1,409 @@
+//! Reconcile: what the server has against what the pipeline needs, and the changes between.
+
+use std::{fmt, time::SystemTime};
+
+use millstream_stages::units::{Period, Size};
+
+use super::{Topology, plan::covers};
+use crate::{
+    broker::{AdminError, Broker, ConsumerSpec, FoundConsumer, Retention, StreamSpec, StreamState},
+    limits,
+};
+
+/// The changes that make the server what the pipeline needs, in the order in which they are made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The changes; empty: nothing to do.
+    pub changes: Vec<Change>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What is changed: as it should be, or for an extra one as it is.
+    pub object: Object,
+    /// What is to be done to it.
+    pub kind: ChangeKind,
+}
+
+/// A stream or a consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Object {
+    /// A stream, or the stream of a bucket.
+    Stream(StreamSpec),
+    /// A durable consumer.
+    Consumer(ConsumerSpec),
+}
+
+/// What is to be done to an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It is not there.
+    Create,
+    /// It differs, and can be changed without loss.
+    Update(Vec<Difference>),
+    /// It differs in what the server never changes.
+    Immutable(Vec<Difference>),
+    /// It differs, and the change would lose messages.
+    Lossy(Vec<Difference>, String),
+    /// It carries the pipeline's name, but the configuration no longer names it.
+    Extra {
+        /// Messages it holds, or for a consumer those that it has not settled.
+        holds: u64,
+    },
+}
+
+/// One setting that differs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Difference {
+    /// Its name.
+    pub field: &'static str,
+    /// As it is.
+    pub from: String,
+    /// As it should be.
+    pub to: String,
+}
+
+/// What [`apply`] may do beyond what is safe.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Allowed {
+    /// Changes that lose messages.
+    pub lossy: bool,
+    /// Deleting what the configuration no longer names, where it is empty; with `lossy` in any case.
+    pub delete_extra: bool,
+}
+
+/// Why a plan was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The server never changes this. Nothing was done.
+    #[error(
+        "{object} cannot be changed in place: {what}; put the setting back, or drain it, delete it \
+         (`nats stream rm` or `nats consumer rm`) and apply again"
+    )]
+    Immutable {
+        /// The object.
+        object: String,
+        /// The settings.
+        what: String,
+    },
+    /// This would lose messages. Nothing was done.
+    #[error("{object} would lose messages: {why}; apply with --allow-lossy if that is what you want")]
+    Lossy {
+        /// The object.
+        object: String,
+        /// Why.
+        why: String,
+    },
+    /// The server could not be asked, or refused. What came before in the plan is done; applying again goes on from there.
+    #[error("could not apply the change to {object}")]
+    Broker {
+        /// The object.
+        object: String,
+        /// What the broker said.
+        source: AdminError,
+    },
+}
+
+/// Compares the server with what the pipeline needs.
+///
+/// # Errors
+/// [`AdminError`]: the server cannot be asked, or a stream named by `external` is not there.
+pub async fn diff(topology: &Topology, broker: &Broker) -> Result<Plan, AdminError> {
+    let mut changes = Vec::new();
+    let (sources, others): (Vec<_>, Vec<_>) =
+        topology.streams.iter().partition(|stream| stream.name.starts_with(&format!("{}-in-", topology.pipeline)));
+    for external in &topology.external {
+        broker.stream_state(external).await?;
+    }
+    // Whoever reads must be there before anything comes: first every stream that only we write to, then its consumers,
+    // and the streams that others publish to at the end.
+    for streams in [others, sources] {
+        for spec in &streams {
+            changes.extend(diff_stream(spec, broker).await?);
+        }
+        for spec in topology.consumers.iter().filter(|c| streams.iter().any(|stream| stream.name == c.stream)) {
+            changes.extend(diff_consumer(spec, broker).await?);
+        }
+    }
+    for spec in topology.consumers.iter().filter(|consumer| topology.external.contains(&consumer.stream)) {
+        changes.extend(diff_consumer(spec, broker).await?);
+    }
+    changes.extend(extras(topology, broker).await?);
+    Ok(Plan { changes })
+}
+
+async fn extras(topology: &Topology, broker: &Broker) -> Result<Vec<Change>, AdminError> {
+    let mut extras = Vec::new();
+    let found = broker.streams_of(&topology.pipeline).await?;
+    let wanted = |name: &String| topology.streams.iter().any(|stream| stream.name == *name);
+    let (kept, extra): (Vec<_>, Vec<_>) = found.into_iter().partition(|stream| wanted(&stream.name));
+    let read = kept.iter().map(|stream| &stream.name).chain(&topology.external);
+    for stream in read {
+        for consumer in broker.consumers_of(stream, &topology.pipeline).await? {
+            let same = |c: &ConsumerSpec| c.stream == consumer.spec.stream && c.name == consumer.spec.name;
+            if !topology.consumers.iter().any(same) {
+                let kind = ChangeKind::Extra { holds: consumer.unsettled };
+                extras.push(Change { object: Object::Consumer(consumer.spec), kind });
+            }
+        }
+    }
+    for stream in extra {
+        let holds = broker.stream_state(&stream.name).await?.messages;
+        extras.push(Change { object: Object::Stream(stream), kind: ChangeKind::Extra { holds } });
+    }
+    Ok(extras)
+}
+
+async fn diff_stream(spec: &StreamSpec, broker: &Broker) -> Result<Option<Change>, AdminError> {
+    let kind = match broker.find_stream(&spec.name).await? {
+        None => Some(ChangeKind::Create),
+        Some(found) if found == *spec => None,
+        Some(found) => {
+            let state = broker.stream_state(&spec.name).await?;
+            Some(stream_change(&found, spec, &state, SystemTime::now()))
+        }
+    };
+    Ok(kind.map(|kind| Change { object: Object::Stream(spec.clone()), kind }))
+}
+
+/// What it takes to make the stream `found`, which holds `state`, into `wanted`.
+fn stream_change(found: &StreamSpec, wanted: &StreamSpec, state: &StreamState, now: SystemTime) -> ChangeKind {
+    let differences = differences(&stream_fields(found), &stream_fields(wanted));
+    let to_or_from_work_queue = found.retention != wanted.retention
+        && (found.retention == Retention::WorkQueue || wanted.retention == Retention::WorkQueue);
+    if !found.pipeline.is_empty() && found.pipeline != wanted.pipeline {
+        let theirs = |difference: &Difference| difference.field == "pipeline";
+        return ChangeKind::Immutable(differences.into_iter().filter(theirs).collect());
+    }
+    if found.memory != wanted.memory || to_or_from_work_queue || (found.schedules && !wanted.schedules) {
+        let fixed = ["storage", "retention", "schedules"];
+        let fixed = differences.into_iter().filter(|difference| fixed.contains(&difference.field)).collect();
+        return ChangeKind::Immutable(fixed);
+    }
+    let too_old = wanted
+        .max_age
+        .filter(|age| found.max_age.is_none_or(|before| *age < before))
+        .filter(|age| state.messages > 0 && now.duration_since(state.first_at).is_ok_and(|oldest| oldest > *age));
+    let too_much = wanted.max_bytes.filter(|bytes| state.bytes > *bytes);
+    let why = if let Some(age) = too_old {
+        Some(format!("it holds messages older than {}", Period(age)))
+    } else if let Some(bytes) = too_much {
+        Some(format!("it holds {}, more than {}", Size(state.bytes), Size(bytes)))
+    } else if wanted.retention == Retention::Interest && found.retention == Retention::Limits && state.messages > 0 {
+        Some(format!(
+            "it holds {} messages, and would keep only those that a consumer still has to settle",
+            state.messages
+        ))
+    } else {
+        None
+    };
+    match why {
+        Some(why) => ChangeKind::Lossy(differences, why),
+        None => ChangeKind::Update(differences),
+    }
+}
+
+async fn diff_consumer(spec: &ConsumerSpec, broker: &Broker) -> Result<Option<Change>, AdminError> {
+    let kind = match broker.find_consumer(&spec.stream, &spec.name).await? {
+        None => Some(ChangeKind::Create),
+        Some(found) => consumer_change(&found, spec),
+    };
+    Ok(kind.map(|kind| Change { object: Object::Consumer(spec.clone()), kind }))
+}
+
+/// What it takes to make the consumer `found` into `wanted`; `None`: nothing.
+fn consumer_change(found: &FoundConsumer, wanted: &ConsumerSpec) -> Option<ChangeKind> {
+    let mut fixed = Vec::new();
+    let mut check = |fits: bool, field, from: String, to: String| {
+        if !fits {
+            fixed.push(Difference { field, from, to });
+        }
+    };
+    check(
+        found.max_waiting == limits::PULLS_WAITING_MAX,
+        "max_waiting",
+        found.max_waiting.to_string(),
+        limits::PULLS_WAITING_MAX.to_string(),
+    );
+    let kind = "a pull consumer with explicit acks, from the first message, without backoff";
+    check(found.fits, "kind", "another kind".to_owned(), kind.to_owned());
+    if !fixed.is_empty() {
+        return Some(ChangeKind::Immutable(fixed));
+    }
+    // The server gives the filters back in an order of its own.
+    let sorted = |spec: &ConsumerSpec| {
+        let mut filters = spec.filters.clone();
+        filters.sort();
+        ConsumerSpec { filters, ..spec.clone() }
+    };
+    let (before, after) = (sorted(&found.spec), sorted(wanted));
+    let differences = differences(&consumer_fields(&before), &consumer_fields(&after));
+    if differences.is_empty() {
+        return None;
+    }
+    let lowered = match (before.max_deliver, after.max_deliver) {
+        (Some(before), Some(after)) => after < before,
+        (before, after) => before.is_none() && after.is_some(),
+    };
+    let all = [">".to_owned()];
+    let filters = |spec: &'_ ConsumerSpec| if spec.filters.is_empty() { all.to_vec() } else { spec.filters.clone() };
+    let after_filters = filters(&after);
+    let narrowed = filters(&before).iter().any(|filter| !after_filters.iter().any(|wide| covers(wide, filter)));
+    let why = if found.unsettled == 0 {
+        None
+    } else if lowered {
+        Some("messages delivered more often than max_deliver are given up on")
+    } else if narrowed {
+        Some("messages it has not settled no longer match its filters")
+    } else {
+        None
+    };
+    Some(match why {
+        Some(why) => ChangeKind::Lossy(differences, format!("{} messages are unsettled, and {why}", found.unsettled)),
+        None => ChangeKind::Update(differences),
+    })
+}
+
+/// Carries out a plan. A plan that holds anything refused is not begun.
+///
+/// Idempotent, and two that run at once do the same thing twice, which does no harm.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn apply(plan: &Plan, broker: &Broker, allowed: Allowed) -> Result<(), ApplyError> {
+    for Change { object, kind } in &plan.changes {
+        match kind {
+            ChangeKind::Immutable(differences) => {
+                let what = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                return Err(ApplyError::Immutable { object: object.to_string(), what });
+            }
+            ChangeKind::Lossy(_, why) if !allowed.lossy => {
+                return Err(ApplyError::Lossy { object: object.to_string(), why: why.clone() });
+            }
+            ChangeKind::Create | ChangeKind::Update(_) | ChangeKind::Lossy(..) | ChangeKind::Extra { .. } => {}
+        }
+    }
+    for Change { object, kind } in &plan.changes {
+        let done = match (kind, object) {
+            (ChangeKind::Create, Object::Stream(spec)) => broker.create_stream(spec).await,
+            (ChangeKind::Create, Object::Consumer(spec)) => broker.create_consumer(spec).await,
+            (ChangeKind::Update(_) | ChangeKind::Lossy(..), Object::Stream(spec)) => broker.update_stream(spec).await,
+            (ChangeKind::Update(_) | ChangeKind::Lossy(..), Object::Consumer(spec)) => {
+                broker.update_consumer(spec).await
+            }
+            (ChangeKind::Extra { holds }, object) if allowed.delete_extra && (*holds == 0 || allowed.lossy) => {
+                match object {
+                    Object::Stream(spec) => broker.delete_stream(&spec.name).await,
+                    Object::Consumer(spec) => broker.delete_consumer(&spec.stream, &spec.name).await,
+                }
+            }
+            (ChangeKind::Extra { .. } | ChangeKind::Immutable(_), _) => Ok(()),
+        };
+        done.map_err(|source| ApplyError::Broker { object: object.to_string(), source })?;
+    }
+    Ok(())
+}
+
+/// Creates and changes what `topology` needs, as far as nothing is lost by it.
+///
+/// # Errors
+/// [`ApplyError`].
+pub async fn make(broker: &Broker, topology: &Topology) -> Result<(), ApplyError> {
+    let compared = diff(topology, broker).await;
+    let object = || format!("pipeline \"{}\"", topology.pipeline);
+    let plan = compared.map_err(|source| ApplyError::Broker { object: object(), source })?;
+    apply(&plan, broker, Allowed::default()).await
+}
+
+impl Plan {
+    /// Whether the server already is what the pipeline needs. Extra objects do not count: they harm nothing.
+    pub fn is_done(&self) -> bool {
+        self.changes.iter().all(|change| matches!(change.kind, ChangeKind::Extra { .. }))
+    }
+}
+
+type Fields = Vec<(&'static str, String)>;
+
+fn stream_fields(spec: &StreamSpec) -> Fields {
+    let retention = match spec.retention {
+        Retention::Limits => "limits",
+        Retention::Interest => "interest",
+        Retention::WorkQueue => "work-queue",
+    };
+    vec![
+        ("subjects", listed(&spec.subjects)),
+        ("retention", retention.to_owned()),
+        ("storage", if spec.memory { "memory" } else { "file" }.to_owned()),
+        ("replicas", spec.replicas.to_string()),
+        ("max_age", spec.max_age.map_or_else(|| "none".to_owned(), |age| Period(age).to_string())),
+        ("max_bytes", spec.max_bytes.map_or_else(|| "none".to_owned(), |bytes| Size(bytes).to_string())),
+        ("duplicate_window", Period(spec.duplicate_window).to_string()),
+        ("schedules", spec.schedules.to_string()),
+        ("bucket", spec.bucket.to_string()),
+        ("pipeline", spec.pipeline.clone()),
+    ]
+}
+
+fn consumer_fields(spec: &ConsumerSpec) -> Fields {
+    vec![
+        ("filters", listed(&spec.filters)),
+        ("ack_wait", Period(spec.ack_wait).to_string()),
+        ("max_deliver", spec.max_deliver.map_or_else(|| "none".to_owned(), |most| most.to_string())),
+        ("max_ack_pending", spec.max_ack_pending.to_string()),
+        ("pipeline", spec.pipeline.clone()),
+    ]
+}
+
+fn listed(subjects: &[String]) -> String {
+    if subjects.is_empty() { "all".to_owned() } else { subjects.join(" ") }
+}
+
+fn differences(found: &Fields, wanted: &Fields) -> Vec<Difference> {
+    let differing = found.iter().zip(wanted).filter(|(found, wanted)| found != wanted);
+    differing.map(|((field, from), (_, to))| Difference { field, from: from.clone(), to: to.clone() }).collect()
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} -> {}", self.field, self.from, self.to)
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(spec) => match spec.name.strip_prefix("KV_").filter(|_| spec.bucket) {
+                Some(bucket) => write!(f, "bucket \"{bucket}\""),
+                None => write!(f, "stream \"{}\"", spec.name),
+            },
+            Self::Consumer(spec) => write!(f, "consumer \"{}\" on stream \"{}\"", spec.name, spec.stream),
+        }
+    }
+}
+
+/// The plan as people read it: `+` is made, `~` is changed, `!` needs a decision, `-` is no longer named.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Change { object, kind } in &self.changes {
+            let (sign, note, differences) = match kind {
+                ChangeKind::Create => ('+', String::new(), &[][..]),
+                ChangeKind::Update(differences) => ('~', String::new(), differences.as_slice()),
+                ChangeKind::Immutable(differences) => {
+                    ('!', ": cannot be changed in place".to_owned(), differences.as_slice())
+                }
+                ChangeKind::Lossy(differences, why) => {
+                    ('!', format!(": would lose messages: {why}"), differences.as_slice())
+                }
+                ChangeKind::Extra { holds } => {
+                    ('-', format!(": no longer named, left as it is ({holds} messages)"), &[][..])
+                }
+            };
+            writeln!(f, "{sign} {object}{note}")?;
+            for difference in differences {
+                writeln!(f, "    {difference}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,299 @@
+//! Worker: one process of the fleet, from the first connection to the end of the drain.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use millstream_stages::{Build, Problem};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    broker::{Broker, FatalError},
+    channels::{self, ChannelContext, Deliver},
+    config::{HandlerBuilder, Pipeline, pipeline, world::ConfigWorld},
+    dead_letter::router::Router,
+    handlers::{self, HandlerContext, Registry},
+    limits, map,
+    observe::{self, Metrics, Readiness, WorkerRecord, beat},
+    reduce,
+    topology::{self, Names, Topology},
+};
+
+/// What one worker is told besides the pipeline.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The stages it runs; `None`: all, and the channels and the router.
+    pub stages: Option<Vec<String>>,
+    /// Rust handlers by name.
+    pub registry: Registry,
+}
+
+impl Options {
+    /// A name unlike any other worker's.
+    fn id(&self) -> String {
+        format!("{}-{}-{}", host(), std::process::id(), jiff::Timestamp::now().as_millisecond() % 1_000_000)
+    }
+}
+
+/// The name of this host, as far as a key may hold it.
+fn host() -> String {
+    let name = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    let name: String =
+        name.unwrap_or_default().trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    if name.is_empty() { "worker".to_owned() } else { name }
+}
+
+/// A worker that could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A stage could not be built from its options; `check` says the same with lines.
+    #[error("stage \"{stage}\" cannot be built: {problem}")]
+    Stage {
+        /// The stage.
+        stage: String,
+        /// The first problem.
+        problem: String,
+    },
+    /// `--stage` names what is not there.
+    #[error("there is no stage \"{stage}\"; the stages are {known}")]
+    UnknownStage {
+        /// What was asked for.
+        stage: String,
+        /// What there is.
+        known: String,
+    },
+    /// The address for metrics and health could not be opened.
+    #[error(transparent)]
+    Listen(#[from] observe::http::ServeError),
+    /// The server refuses what the worker must do.
+    #[error(transparent)]
+    Fatal(#[from] FatalError),
+}
+
+/// A worker that is running.
+pub struct Worker {
+    broker: Broker,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    /// Where metrics and health are served.
+    pub listening: Option<SocketAddr>,
+    tasks: JoinSet<()>,
+    stop: CancellationToken,
+    abandon: CancellationToken,
+}
+
+impl Worker {
+    /// Starts the stages. The streams and consumers must be there, or are waited for.
+    ///
+    /// # Errors
+    /// [`WorkerError`]; nothing keeps running.
+    pub async fn start(broker: Broker, pipeline: Arc<Pipeline>, options: Options) -> Result<Self, WorkerError> {
+        let metrics = Metrics::new(&pipeline);
+        let readiness = Arc::new(Readiness::default());
+        let mut worker = Self {
+            listening: None,
+            tasks: JoinSet::new(),
+            stop: CancellationToken::new(),
+            abandon: CancellationToken::new(),
+            broker,
+            metrics,
+            readiness,
+        };
+        let selected = Selected::of(&pipeline, options.stages.as_deref())?;
+        if let Some(listen) = pipeline.observe.listen {
+            let (metrics, readiness) = (Arc::clone(&worker.metrics), Arc::clone(&worker.readiness));
+            worker.listening = Some(observe::serve(listen, metrics, readiness, worker.stop.clone()).await?);
+        }
+        let id = options.id();
+        worker.start_stages(&pipeline, &selected, &options.registry, &id)?;
+        if selected.is_all() {
+            worker.start_channels(&pipeline)?;
+        }
+        let router = Router {
+            broker: worker.broker.clone(),
+            pipeline: Arc::clone(&pipeline),
+            metrics: Arc::clone(&worker.metrics),
+        };
+        worker.tasks.spawn(router.run(worker.stop.clone()));
+        let record = WorkerRecord::new(&id, &host(), &pipeline.config_hash);
+        let (broker, metrics, stop) = (worker.broker.clone(), Arc::clone(&worker.metrics), worker.stop.clone());
+        worker.tasks.spawn(beat::run(broker, Arc::clone(&pipeline), metrics, record, stop));
+        Ok(worker)
+    }
+
+    fn start_stages(
+        &mut self,
+        pipeline: &Arc<Pipeline>,
+        selected: &Selected,
+        registry: &Registry,
+        id: &str,
+    ) -> Result<(), WorkerError> {
+        let topology = Topology::of(pipeline);
+        let world = RunWorld::new(pipeline, &self.broker, registry);
+        for stage in pipeline.stages.iter().filter(|stage| selected.has(&stage.name)) {
+            match stage.kind.build {
+                // A chained stage runs inside the one it reads.
+                Build::Map(_) if stage.chain => {}
+                Build::Map(_) => {
+                    let built = map::Line::build(pipeline, stage, &world.lend(), &self.metrics);
+                    let line = built.map_err(|problems| cannot_build(&stage.name, &problems))?;
+                    self.spawn_map(pipeline, line, stage.ack_wait, stage.concurrency, topology.feeds(&stage.name));
+                }
+                Build::Reduce(build) => {
+                    build(&stage.options, &world.lend()).map_err(|problems| cannot_build(&stage.name, &problems))?;
+                    let (broker, pipeline, stage) = (self.broker.clone(), Arc::clone(pipeline), stage.clone());
+                    let (metrics, readiness, stop) =
+                        (self.metrics.reduce(&stage.name), Arc::clone(&self.readiness), self.stop.clone());
+                    let (world, id) = (RunWorld::new(&pipeline, &self.broker, registry), id.to_owned());
+                    self.tasks.spawn(async move {
+                        let fresh = || {
+                            build(&stage.options, &world.lend())
+                                .expect("it was built a moment ago from the same options")
+                        };
+                        let condition = format!("stage {}", stage.name);
+                        readiness.ok(&condition);
+                        if let Err(error) = reduce::run(broker, pipeline, &stage, &id, fresh, metrics, stop).await {
+                            readiness.failing(&condition, error.to_string());
+                            tracing::error!(stage = stage.name, error = %error, "a stage stopped");
+                        }
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start_channels(&mut self, pipeline: &Arc<Pipeline>) -> Result<(), WorkerError> {
+        let topology = Topology::of(pipeline);
+        for channel in &pipeline.channels {
+            let name = Names::channel_stage(&channel.name);
+            let context = ChannelContext { name: channel.name.clone(), broker: Some(self.broker.clone()) };
+            let built = channels::build(&channel.kind, &channel.options, &context);
+            let built = built.map_err(|problems| cannot_build(&name, &problems))?;
+            let line = map::Line::alone(&name, Box::new(Deliver::new(built)), channel.policy.clone(), &self.metrics);
+            self.spawn_map(
+                pipeline,
+                line,
+                limits::CHANNEL_ACK_WAIT,
+                limits::CHANNEL_CONCURRENCY,
+                topology.feeds(&name),
+            );
+        }
+        Ok(())
+    }
+
+    fn spawn_map(
+        &mut self,
+        pipeline: &Pipeline,
+        line: map::Line,
+        ack_wait: Duration,
+        concurrency: usize,
+        feeds: Vec<topology::Feed>,
+    ) {
+        let feeds: Vec<map::Feed> = feeds.into_iter().map(Into::into).collect();
+        let stage = map::Stage {
+            broker: self.broker.clone(),
+            names: pipeline.names(),
+            config: pipeline.config_hash.clone(),
+            metrics: self.metrics.stage(line.name()),
+            line,
+            ack_wait,
+            concurrency,
+            readiness: Arc::clone(&self.readiness),
+        };
+        for feed in &feeds {
+            self.readiness.failing(&feed.condition(), "not opened yet");
+        }
+        self.tasks.spawn(stage.run(feeds, self.stop.clone(), self.abandon.clone()));
+    }
+
+    /// What it has counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Waits until the server refuses something that the worker must do, or `until` is done.
+    ///
+    /// # Errors
+    /// What was refused.
+    pub async fn run_until(&self, until: impl Future<Output = ()>) -> Result<(), WorkerError> {
+        tokio::select! {
+            fatal = self.broker.fatal() => Err(fatal.into()),
+            () = until => Ok(()),
+        }
+    }
+
+    /// Drains: stops pulling, finishes what is in hand, and gives up on that after [`limits::DRAIN`] or at `abandon`.
+    pub async fn drain(mut self, abandon: impl Future<Output = ()>) {
+        self.stop.cancel();
+        tokio::pin!(abandon);
+        let patience = tokio::time::sleep(limits::DRAIN.saturating_sub(limits::DRAIN_RESERVE));
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                next = self.tasks.join_next() => if next.is_none() { break },
+                () = &mut patience, if !self.abandon.is_cancelled() => self.abandon.cancel(),
+                () = &mut abandon, if !self.abandon.is_cancelled() => self.abandon.cancel(),
+                () = tokio::time::sleep(limits::DRAIN_RESERVE), if self.abandon.is_cancelled() => break,
+            }
+        }
+        self.broker.flush().await;
+    }
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker")
+            .field("listening", &self.listening)
+            .field("tasks", &self.tasks.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What stages are built with while they run: the folder of the configuration, its channels, and real handlers.
+struct RunWorld {
+    pipeline: Arc<Pipeline>,
+    channels: Vec<(String, u32)>,
+    handler: Box<HandlerBuilder>,
+}
+
+impl RunWorld {
+    fn new(pipeline: &Arc<Pipeline>, broker: &Broker, registry: &Registry) -> Self {
+        let context =
+            HandlerContext { broker: Some(broker.clone()), base: pipeline.base.clone(), registered: registry.clone() };
+        Self {
+            pipeline: Arc::clone(pipeline),
+            channels: pipeline.channels.iter().map(|channel| (channel.name.clone(), channel.rate_per_minute)).collect(),
+            handler: Box::new(move |options, _| handlers::build(options, &context)),
+        }
+    }
+
+    fn lend(&self) -> ConfigWorld<'_> {
+        ConfigWorld { base: &self.pipeline.base, handler: &self.handler, channels: &self.channels }
+    }
+}
+
+/// The stages that a worker runs; `None`: all.
+struct Selected(Option<Vec<String>>);
+
+impl Selected {
+    fn of(pipeline: &Pipeline, names: Option<&[String]>) -> Result<Self, WorkerError> {
+        let all: Vec<String> = pipeline.stages.iter().map(|stage: &pipeline::Stage| stage.name.clone()).collect();
+        if let Some(stage) = names.into_iter().flatten().find(|name| !all.contains(name)) {
+            return Err(WorkerError::UnknownStage { stage: stage.clone(), known: all.join(", ") });
+        }
+        Ok(Self(names.map(<[String]>::to_vec)))
+    }
+
+    fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.as_ref().is_none_or(|names| names.iter().any(|stage| stage == name))
+    }
+}
+
+fn cannot_build(stage: &str, problems: &[Problem]) -> WorkerError {
+    let problem = problems.first().map_or_else(|| "no reason given".to_owned(), |problem| problem.message.clone());
+    WorkerError::Stage { stage: stage.to_owned(), problem }
+}

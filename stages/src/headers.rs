@@ -1,0 +1,82 @@
+//! Headers: the names on every message, and the one sanitiser of their values.
+//!
+//! The `Millstream-` names are a stable contract: any client in any language may read them.
+
+/// The event's id. It survives every retry, park and redrive.
+pub const EVENT_ID: &str = "Millstream-Event-Id";
+/// The event's type, such as `order.created`.
+pub const EVENT_TYPE: &str = "Millstream-Event-Type";
+/// The version of the event's type.
+pub const EVENT_VERSION: &str = "Millstream-Event-Version";
+/// The tenant the event belongs to.
+pub const TENANT: &str = "Millstream-Tenant";
+/// The envelope of the payload: `domain`, `cloudevents`, `raw` or `error`.
+pub const ENVELOPE: &str = "Millstream-Envelope";
+/// The trace the event belongs to, 32 hexadecimal digits.
+pub const TRACE_ID: &str = "Millstream-Trace-Id";
+/// W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+/// The message the event was first stored as: `<stream>:<seq>`.
+pub const SOURCE: &str = "Millstream-Source";
+/// The subject the event was first stored under.
+pub const SOURCE_SUBJECT: &str = "Millstream-Source-Subject";
+/// The stage that gave up on the event, or that a redriven event goes to.
+pub const STAGE: &str = "Millstream-Stage";
+/// Why a dead letter is one: `exhausted`, `rejected`, `crashed`, `undecodable`, `expired`.
+pub const REASON: &str = "Millstream-Reason";
+/// The class of the last failure.
+pub const ERROR_CLASS: &str = "Millstream-Error-Class";
+/// The message of the last failure, cut to 512 bytes.
+pub const ERROR_MESSAGE: &str = "Millstream-Error-Message";
+/// Which failures are the same failure.
+pub const FINGERPRINT: &str = "Millstream-Fingerprint";
+/// Attempts spent so far.
+pub const ATTEMPTS: &str = "Millstream-Attempts";
+/// When the first attempt failed, RFC 3339.
+pub const FIRST_FAILED_AT: &str = "Millstream-First-Failed-At";
+/// When the event was given up on, RFC 3339.
+pub const DEAD_AT: &str = "Millstream-Dead-At";
+/// How often the event was redriven.
+pub const REDRIVES: &str = "Millstream-Redrives";
+/// The hash of the configuration that was running.
+pub const CONFIG: &str = "Millstream-Config";
+/// `source` where a letter too large to store left its payload at [`SOURCE`].
+pub const BODY: &str = "Millstream-Body";
+/// Inner: which life of the event at its stage this is, `<stream>:<seq>`. Parking keeps it, a redrive begins a new one.
+pub const LIFE: &str = "Millstream-Life";
+/// NATS: the id the server drops duplicates by.
+pub const MSG_ID: &str = "Nats-Msg-Id";
+
+/// The longest header value, in bytes, that [`clean`] lets through.
+pub const VALUE_BYTES_MAX: usize = 512;
+
+/// Text from outside, made fit for a header: control characters become spaces, at most 512 bytes.
+///
+/// CR or LF in a header value panics in the client (async-nats 0.51, `HeaderMap::insert`), so every
+/// value that is not our own goes through here.
+pub fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len().min(VALUE_BYTES_MAX));
+    for character in text.chars() {
+        let character = if character.is_control() { ' ' } else { character };
+        if out.len() + character.len_utf8() > VALUE_BYTES_MAX {
+            break;
+        }
+        out.push(character);
+    }
+    out.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_cleaned_value_has_no_control_characters_and_a_bounded_length(text in "\\PC*|[\\x00-\\x1f\\x7f-\\x9f]{0,40}|.{0,2000}") {
+            let cleaned = clean(&text);
+            prop_assert!(cleaned.len() <= VALUE_BYTES_MAX);
+            prop_assert!(!cleaned.chars().any(char::is_control));
+        }
+    }
+}

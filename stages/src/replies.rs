@@ -1,0 +1,367 @@
+//! Replies: what the answers of HTTP services, NATS services and child processes mean.
+
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::{Delivery, Event, Failure, Reply, failure::class, text::excerpt, units::Period};
+
+/// NATS: what a service that failed says went wrong.
+///
+/// Source: <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>, "Error Handling".
+pub const SERVICE_ERROR: &str = "Nats-Service-Error";
+/// NATS: the code of a service's failure.
+pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
+
+/// The longest class that a handler may give its failures, in bytes: it becomes a header and a subject token.
+pub const CLASS_BYTES_MAX: usize = 64;
+
+/// How much of a reply's text goes into a failure's message, in bytes.
+const EXCERPT_BYTES_MAX: usize = 200;
+
+/// What the status of an HTTP reply means for the event.
+///
+/// | Status | Meaning |
+/// |---|---|
+/// | 2xx | handled |
+/// | 3xx | rejected: redirects are not followed |
+/// | 400, 422 | rejected as a [`class::VALIDATION`] error |
+/// | 408, 425 | retried as a [`class::TIMEOUT`] |
+/// | 429 | retried as [`class::RATE_LIMITED`], after `Retry-After` |
+/// | other 4xx | rejected as a [`class::HTTP_CLIENT`] error |
+/// | 5xx and anything else | retried as a [`class::HTTP_SERVER`] error, after `Retry-After` |
+///
+/// `retry_after` is [`retry_after`] of the reply's `Retry-After`; `body` is the start of its body, for the message.
+///
+/// # Errors
+/// The failure that the status stands for.
+pub fn http_reply(status: u16, retry_after: Option<Duration>, body: &str) -> Result<(), Failure> {
+    if (200..300).contains(&status) {
+        return Ok(());
+    }
+    Err(by_status(status, &with_excerpt(format!("http {status}"), body), retry_after))
+}
+
+/// What the error headers of a NATS service's reply mean: a code is read as an HTTP status.
+///
+/// A code that is no HTTP error is retried as a [`class::HANDLER`] failure.
+pub fn service_error(code: &str, description: &str) -> Failure {
+    let message = with_excerpt(format!("service error {}", excerpt(code, 20)), description);
+    match code.trim().parse() {
+        Ok(status @ 400..600) => by_status(status, &message, None),
+        _ => Failure::retry(class::HANDLER, message),
+    }
+}
+
+/// The wait that a `Retry-After` header asks for: seconds, or an HTTP date, seen from `now`.
+///
+/// A date that has passed asks for no wait; what is neither is ignored.
+///
+/// Source: RFC 9110, section 10.2.3.
+pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
+    let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until.as_second().try_into().ok()?))?;
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
+/// The line that an exec handler is given on stdin for one delivery, newline included.
+///
+/// `{"id", "type", "version", "tenant", "attempt", "event"}`, where `event` is the event's body.
+///
+/// # Errors
+/// A [`class::DECODE`] rejection where the body is not JSON.
+pub fn exec_request(event: &Event, delivery: &Delivery) -> Result<Vec<u8>, Failure> {
+    #[derive(Serialize)]
+    struct Request<'a> {
+        id: &'a str,
+        #[serde(rename = "type")]
+        event_type: &'a str,
+        version: &'a str,
+        tenant: Option<&'a str>,
+        attempt: u32,
+        event: &'a RawValue,
+    }
+    let unreadable = |error: serde_json::Error| Failure::reject(class::DECODE, format!("not JSON: {error}"));
+    let mut line = serde_json::to_vec(&Request {
+        id: &event.id,
+        event_type: &event.event_type,
+        version: &event.version,
+        tenant: event.tenant.as_deref(),
+        attempt: delivery.attempt,
+        event: serde_json::from_slice(&event.body).map_err(unreadable)?,
+    })
+    .map_err(unreadable)?;
+    // A line break in JSON stands between tokens: inside a string it is escaped.
+    line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// What the line that an exec handler answers means.
+///
+/// - `{"ok": true}`: handled, the event passes on
+/// - `{"ok": true, "outputs": […]}`: handled, these pass on in its place
+/// - `{"error": {"class"?, "message"?, "retry"?: "retry" | "reject" | "defer", "after"?: "2s"}}`: failed
+///
+/// # Errors
+/// The failure that the line tells of; a [`class::HANDLER`] failure where it is none of the above.
+pub fn exec_reply(line: &[u8]) -> Result<Reply, Failure> {
+    #[derive(Deserialize)]
+    struct Line<'a> {
+        #[serde(default)]
+        ok: bool,
+        #[serde(borrow)]
+        outputs: Option<Vec<&'a RawValue>>,
+        #[serde(borrow)]
+        error: Option<Told<'a>>,
+    }
+    let unreadable = |why: &str| {
+        let line = excerpt(&String::from_utf8_lossy(line), EXCERPT_BYTES_MAX);
+        Failure::retry(class::HANDLER, format!("cannot read the handler's reply ({why}): {line}"))
+    };
+    match serde_json::from_slice(line).map_err(|error| unreadable(&error.to_string()))? {
+        Line { error: Some(told), .. } => Err(told.failure()),
+        Line { ok: true, outputs: None, .. } => Ok(Reply::Pass),
+        Line { ok: true, outputs: Some(outputs), .. } => {
+            Ok(Reply::Replace(outputs.iter().map(|output| Bytes::copy_from_slice(output.get().as_bytes())).collect()))
+        }
+        Line { ok: false, .. } => Err(unreadable("neither \"ok\": true nor \"error\"")),
+    }
+}
+
+/// A failure as an exec handler tells it.
+#[derive(Deserialize)]
+struct Told<'a> {
+    #[serde(borrow)]
+    class: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    message: Option<Cow<'a, str>>,
+    #[serde(default)]
+    retry: Disposing,
+    after: Option<Period>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+enum Disposing {
+    #[default]
+    Retry,
+    Reject,
+    Defer,
+}
+
+impl Told<'_> {
+    fn failure(self) -> Failure {
+        let class = self.class.map_or(Cow::Borrowed(class::HANDLER), |class| own_class(&class));
+        let message = self.message.filter(|message| !message.trim().is_empty());
+        let message = message.map_or_else(|| "the handler gave no message".to_owned(), Cow::into_owned);
+        let failure = match self.retry {
+            Disposing::Retry => Failure::retry(class, message),
+            Disposing::Reject => Failure::reject(class, message),
+            Disposing::Defer => Failure::defer(class, message),
+        };
+        match self.after {
+            Some(wait) => failure.after(wait.0),
+            None => failure,
+        }
+    }
+}
+
+/// A handler's own class, where it can be one; else [`class::HANDLER`].
+///
+/// A class is up to [`CLASS_BYTES_MAX`] letters, digits, dots, dashes and underscores.
+pub fn own_class(class: &str) -> Cow<'static, str> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    if (1..=CLASS_BYTES_MAX).contains(&class.len()) && class.bytes().all(fits) {
+        Cow::Owned(class.to_owned())
+    } else {
+        Cow::Borrowed(class::HANDLER)
+    }
+}
+
+/// The failure that an HTTP status other than 2xx stands for.
+fn by_status(status: u16, message: &str, retry_after: Option<Duration>) -> Failure {
+    let failure = match status {
+        300..400 => Failure::reject(class::HTTP_CLIENT, format!("{message} (redirects are not followed)")),
+        400 | 422 => Failure::reject(class::VALIDATION, message),
+        408 | 425 => Failure::retry(class::TIMEOUT, message),
+        429 => Failure::retry(class::RATE_LIMITED, message),
+        401..500 => Failure::reject(class::HTTP_CLIENT, message),
+        _ => Failure::retry(class::HTTP_SERVER, message),
+    };
+    match retry_after {
+        Some(wait) => failure.after(wait),
+        None => failure,
+    }
+}
+
+/// `what: excerpt`, or `what` alone where there is nothing to add.
+fn with_excerpt(what: String, text: &str) -> String {
+    match excerpt(text, EXCERPT_BYTES_MAX) {
+        text if text.is_empty() => what,
+        text => format!("{what}: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Envelope, event::Identity};
+    use expect_test::expect;
+    use proptest::prelude::*;
+
+    fn told(answer: Result<impl std::fmt::Debug, Failure>) -> String {
+        match answer {
+            Ok(reply) => format!("{reply:?}"),
+            Err(failure) => format!("{:?} {failure}", failure.disposition),
+        }
+    }
+
+    #[test]
+    fn every_http_status_is_handled_retried_or_rejected() {
+        let line = |status: u16| {
+            let wait = Some(Duration::from_secs(7)).filter(|_| matches!(status, 301 | 429 | 503));
+            format!("{status} {}\n", told(http_reply(status, wait, if status == 422 { "no\r\nstock" } else { "" })))
+        };
+        let statuses = [200, 204, 301, 400, 401, 404, 408, 409, 422, 425, 429, 500, 503, 504, 599, 101];
+        expect![[r#"
+            200 ()
+            204 ()
+            301 Reject HttpClientError: http 301 (redirects are not followed)
+            400 Reject ValidationError: http 400
+            401 Reject HttpClientError: http 401
+            404 Reject HttpClientError: http 404
+            408 Retry { after: None } TimeoutError: http 408
+            409 Reject HttpClientError: http 409
+            422 Reject ValidationError: http 422: no  stock
+            425 Retry { after: None } TimeoutError: http 425
+            429 Retry { after: Some(7s) } RateLimited: http 429
+            500 Retry { after: None } HttpServerError: http 500
+            503 Retry { after: Some(7s) } HttpServerError: http 503
+            504 Retry { after: None } HttpServerError: http 504
+            599 Retry { after: None } HttpServerError: http 599
+            101 Retry { after: None } HttpServerError: http 101
+        "#]]
+        .assert_eq(&statuses.map(line).concat());
+        let long = http_reply(500, None, &"x".repeat(10_000)).unwrap_err();
+        assert!(long.message.len() < 300);
+    }
+
+    #[test]
+    fn a_service_error_is_read_as_a_status_where_it_is_one() {
+        let line = |code: &str| format!("{code}: {}\n", told(Err::<(), _>(service_error(code, "out of stock"))));
+        expect![[r#"
+            400: Reject ValidationError: service error 400: out of stock
+            404: Reject HttpClientError: service error 404: out of stock
+            429: Retry { after: None } RateLimited: service error 429: out of stock
+            503: Retry { after: None } HttpServerError: service error 503: out of stock
+            200: Retry { after: None } HandlerError: service error 200: out of stock
+            42: Retry { after: None } HandlerError: service error 42: out of stock
+            OUT_OF_STOCK: Retry { after: None } HandlerError: service error OUT_OF_STOCK: out of stock
+            : Retry { after: None } HandlerError: service error : out of stock
+        "#]]
+        .assert_eq(&["400", "404", "429", "503", "200", "42", "OUT_OF_STOCK", ""].map(line).concat());
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_770);
+        for (value, wait) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+            ("-5", None),
+            ("1.5", None),
+            ("soon", None),
+            ("", None),
+            ("99999999999999999999999", None),
+        ] {
+            assert_eq!(retry_after(value, now), wait.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    #[test]
+    fn an_exec_handler_is_given_one_line_whatever_the_event_looks_like() {
+        let identity = Identity { id: "e\"1".into(), event_type: "t".into(), version: "1".into(), tenant: None };
+        let delivery = Delivery { stage: "s".into(), attempt: 2, now: SystemTime::UNIX_EPOCH, traceparent: None };
+        let event = |body| Event::new(identity.clone(), Envelope::Raw, Bytes::from_static(body));
+        let line = exec_request(&event(b"{\r\n  \"a\": \"x\\ny\",\n  \"n\": 1.10\n}\n"), &delivery).unwrap();
+        expect![[r#"
+            {"id":"e\"1","type":"t","version":"1","tenant":null,"attempt":2,"event":{    "a": "x\ny",   "n": 1.10 }}
+        "#]]
+        .assert_eq(&String::from_utf8(line).unwrap());
+        expect!["Reject DecodeError: not JSON: EOF while parsing an object at line 1 column 1"]
+            .assert_eq(&told(exec_request(&event(b"{"), &delivery)));
+    }
+
+    #[test]
+    fn an_exec_reply_says_done_with_what_or_why_not() {
+        let lines = [
+            r#"{"ok":true}"#,
+            r#"{"ok":true,"outputs":[]}"#,
+            r#"{"ok":true,"outputs":[{"a":1.10}, "text"],"took":3}"#,
+            r#"{"error":{}}"#,
+            r#"{"error":{"class":"OutOfStock","message":"none left","retry":"reject"}}"#,
+            r#"{"error":{"message":"busy","retry":"defer","after":"2s"}}"#,
+            r#"{"error":{"class":"a b","message":"x","retry":"retry","after":"1m"}}"#,
+            r#"{"ok":true,"error":{"message":"both"}}"#,
+            r#"{"error":{"retry":"maybe"}}"#,
+            r#"{"error":{"after":"2"}}"#,
+            r#"{"ok":false}"#,
+            "{}",
+            "Traceback (most recent call last):\u{1b}[0m",
+            "",
+        ];
+        let line = |line: &str| format!("{}\n    {}\n", excerpt(line, 100), told(exec_reply(line.as_bytes())));
+        expect![[r#"
+            {"ok":true}
+                Pass
+            {"ok":true,"outputs":[]}
+                Replace([])
+            {"ok":true,"outputs":[{"a":1.10}, "text"],"took":3}
+                Replace([b"{\"a\":1.10}", b"\"text\""])
+            {"error":{}}
+                Retry { after: None } HandlerError: the handler gave no message
+            {"error":{"class":"OutOfStock","message":"none left","retry":"reject"}}
+                Reject OutOfStock: none left
+            {"error":{"message":"busy","retry":"defer","after":"2s"}}
+                Defer { after: Some(2s) } HandlerError: busy
+            {"error":{"class":"a b","message":"x","retry":"retry","after":"1m"}}
+                Retry { after: Some(60s) } HandlerError: x
+            {"ok":true,"error":{"message":"both"}}
+                Retry { after: None } HandlerError: both
+            {"error":{"retry":"maybe"}}
+                Retry { after: None } HandlerError: cannot read the handler's reply (unknown variant `maybe`, expected one of `retry`, `reject`, `defer` at line 1 column 25): {"error":{"retry":"maybe"}}
+            {"error":{"after":"2"}}
+                Retry { after: None } HandlerError: cannot read the handler's reply (expected a duration with its unit, such as "30s", "250ms" or "1h30m", got "2" at line 1 column 22): {"error":{"after":"2"}}
+            {"ok":false}
+                Retry { after: None } HandlerError: cannot read the handler's reply (neither "ok": true nor "error"): {"ok":false}
+            {}
+                Retry { after: None } HandlerError: cannot read the handler's reply (neither "ok": true nor "error"): {}
+            Traceback (most recent call last): [0m
+                Retry { after: None } HandlerError: cannot read the handler's reply (expected value at line 1 column 1): Traceback (most recent call last): [0m
+
+                Retry { after: None } HandlerError: cannot read the handler's reply (EOF while parsing a value at line 1 column 0): 
+        "#]].assert_eq(&lines.map(line).concat());
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_makes_reading_it_panic(line: Vec<u8>, status: u16, code: String, text: String) {
+            drop(exec_reply(&line));
+            drop(service_error(&code, &text));
+            retry_after(&text, SystemTime::UNIX_EPOCH);
+            prop_assert_eq!(http_reply(status, None, &text).is_ok(), (200..300).contains(&status));
+        }
+    }
+}

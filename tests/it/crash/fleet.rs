@@ -1,0 +1,222 @@
+//! Fleet: `millstream run` processes, and a publisher in Python. None is left behind, however the test ends.
+
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use millstream::{
+    config::{self, Catalogue, Pipeline},
+    handlers::HandlerContext,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::ledger::Published;
+use crate::support::DEADLINE;
+
+const NATS_PY: &str = "nats-py==2.16.0";
+
+/// Workers of one pipeline. Dropping it kills them.
+pub(super) struct Fleet {
+    pub(super) folder: TempDir,
+    set: Vec<(String, String)>,
+    workers: Vec<Running>,
+}
+
+/// A process that is killed when it is dropped.
+pub(super) struct Running(Child);
+
+impl Fleet {
+    /// A fleet of the example that the repository ships, used as it is but for what `set` says.
+    pub(super) fn of_the_example(set: &[(&str, String)]) -> Self {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let fleet = Self::of(&fs::read_to_string(root.join("pipeline.toml")).unwrap(), set);
+        fs::create_dir(fleet.folder.path().join("schemas")).unwrap();
+        for schema in fs::read_dir(root.join("schemas")).unwrap() {
+            let schema = schema.unwrap();
+            fs::copy(schema.path(), fleet.folder.path().join("schemas").join(schema.file_name())).unwrap();
+        }
+        fleet
+    }
+
+    /// A fleet of the pipeline in this text.
+    pub(super) fn of(pipeline: &str, set: &[(&str, String)]) -> Self {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("pipeline.toml"), pipeline).unwrap();
+        let set = set.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        Self { folder, set, workers: Vec::new() }
+    }
+
+    /// The pipeline as the workers read it.
+    pub(super) fn pipeline(&self) -> Pipeline {
+        let loaded = config::load(
+            &self.folder.path().join("pipeline.toml"),
+            &self.set,
+            &[],
+            &Catalogue::new(HandlerContext::default()),
+        );
+        loaded.pipeline.unwrap_or_else(|| panic!("{}", config::render(&loaded.reports, false)))
+    }
+
+    fn command(&self, subcommand: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        command.arg(subcommand).args(["--config", "pipeline.toml", "--log", "info"]);
+        for (key, value) in &self.set {
+            command.args(["--set", &format!("{key}={value}")]);
+        }
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Creates the streams and consumers.
+    pub(super) fn apply(&self) {
+        let output = self.command("apply").output().unwrap();
+        assert!(output.status.success(), "apply: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Starts one more worker.
+    pub(super) fn start(&mut self) {
+        let worker = self.spawn(self.workers.len());
+        self.workers.push(worker);
+    }
+
+    fn spawn(&self, n: usize) -> Running {
+        let log = File::options().create(true).append(true).open(self.log(n)).unwrap();
+        Running(self.command("run").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+    }
+
+    fn log(&self, n: usize) -> PathBuf {
+        self.folder.path().join(format!("worker-{n}.log"))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Kills a worker as `kill -9` does and starts another in its place.
+    pub(super) fn replace(&mut self, n: usize) {
+        self.workers[n].kill();
+        self.workers[n] = self.spawn(n);
+    }
+
+    /// Starts those again that have died. Says how many.
+    pub(super) fn revive(&mut self) -> usize {
+        let dead: Vec<usize> =
+            (0..self.workers.len()).filter(|n| self.workers[*n].0.try_wait().unwrap().is_some()).collect();
+        for n in &dead {
+            self.workers[*n] = self.spawn(*n);
+        }
+        dead.len()
+    }
+
+    /// Tells a worker to stop, as SIGTERM does, and waits until it is gone.
+    pub(super) async fn terminate(&mut self, n: usize) -> (ExitStatus, Duration) {
+        let began = Instant::now();
+        let worker = &mut self.workers[n].0;
+        kill_process(Pid::from_child(worker), Signal::TERM).unwrap();
+        (ended(worker).await, began.elapsed())
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for n in 0..self.workers.len() {
+                let log = fs::read_to_string(self.log(n)).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                eprintln!(
+                    "--- the end of worker {n}'s log\n{}\n---",
+                    lines[lines.len().saturating_sub(15)..].join("\n")
+                );
+            }
+        }
+    }
+}
+
+impl Running {
+    fn kill(&mut self) {
+        // It fails only for a process that has ended and was waited for.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn ended(child: &mut Child) -> ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        assert!(began.elapsed() < DEADLINE, "a process is still there after {DEADLINE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The publisher in Python, under way.
+pub(super) struct Publisher {
+    process: Running,
+    ledger: PathBuf,
+}
+
+impl Publisher {
+    /// Starts it: `count` events, at most `rate` a second.
+    pub(super) fn start(folder: &Path, url: &str, count: usize, rate: u32, more: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/crash/publish.py");
+        let ledger = folder.join("acknowledged");
+        let mut command = Command::new("python3");
+        command.arg(script).args(["--url", url, "--ledger"]).arg(&ledger);
+        command.args(["--count", &count.to_string(), "--rate", &rate.to_string()]).args(more);
+        command.env("PYTHONPATH", nats_py()).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+        let log = File::create(folder.join("publisher.log")).unwrap();
+        Self { process: Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap()), ledger }
+    }
+
+    /// Waits until all are acknowledged, and reads what they were.
+    pub(super) async fn acknowledged(mut self) -> Vec<Published> {
+        let status = ended(&mut self.process.0).await;
+        let log = fs::read_to_string(self.ledger.with_file_name("publisher.log")).unwrap();
+        let end: Vec<&str> = log.lines().rev().take(20).collect();
+        assert!(status.success(), "the publisher failed: {end:#?}");
+        println!("{}", end.first().unwrap_or(&""));
+        let mut text = String::new();
+        File::open(&self.ledger).unwrap().read_to_string(&mut text).unwrap();
+        text.lines().map(Published::read).collect()
+    }
+}
+
+/// The folder of the Python client. It is installed once, beside the compiled tests.
+fn nats_py() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folder = cache.join(NATS_PY);
+        if folder.is_dir() {
+            return folder;
+        }
+        fs::create_dir_all(cache).unwrap();
+        let fresh = TempDir::new_in(cache).unwrap();
+        let mut pip = Command::new("python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(fresh.path());
+        let output = pip.arg(NATS_PY).stdin(Stdio::null()).output();
+        let said =
+            output.as_ref().map_or_else(ToString::to_string, |o| String::from_utf8_lossy(&o.stderr).into_owned());
+        let done = output.is_ok_and(|output| output.status.success());
+        assert!(done, "could not install {NATS_PY}, which this test publishes with; it needs python3 with pip: {said}");
+        // Another run may have been quicker; then its copy is as good.
+        if fs::rename(fresh.path(), &folder).is_err() {
+            assert!(folder.is_dir(), "could not put {NATS_PY} into {}", folder.display());
+        }
+        folder
+    })
+}

@@ -1,0 +1,17 @@
+//! One test binary: one file per behaviour; `support` starts the servers.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
+mod bad_events;
+mod broker;
+mod channels;
+mod cli;
+mod config;
+mod crash;
+mod flow;
+mod handlers;
+mod observe;
+mod reduce;
+mod server;
+mod support;
+mod tidy;
+mod topology;

@@ -1,0 +1,246 @@
+//! Support: a real nats-server per test, a pipeline at work on it, and waiting with one deadline.
+
+use std::{
+    fmt::Debug,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use millstream::{
+    broker::{
+        Broker, Outgoing, Retention, Stored, StoredMessage, StreamSpec,
+        server::{Launch, Server},
+    },
+    config::{self, Catalogue, Pipeline, pipeline::Nats},
+    dead_letter::LetterRecord,
+    handlers::{HandlerContext, Registry},
+    topology::{self, Names, Topology},
+    worker::{Options, Worker},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long any wait of a test may take. Generous: it is only ever spent by a test that fails.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A nats-server of its own, with its data in a folder of its own. Both go when it is dropped.
+pub(crate) struct TestServer {
+    pub(crate) server: Server,
+    /// Outlives the server: fields are dropped in order.
+    _data: TempDir,
+}
+
+impl TestServer {
+    /// A server with JetStream and no users.
+    pub(crate) async fn start() -> Self {
+        Self::launch(true, None).await
+    }
+
+    /// A server with a configuration file of this text.
+    pub(crate) async fn configured(config: &str) -> Self {
+        Self::launch(true, Some(config)).await
+    }
+
+    pub(crate) async fn launch(jetstream: bool, config: Option<&str>) -> Self {
+        let program = Server::find(None).await.unwrap_or_else(|error| panic!("{error}"));
+        let data = TempDir::new().unwrap();
+        let config = config.map(|text| {
+            let path = data.path().join("nats.conf");
+            std::fs::write(&path, text).unwrap();
+            path
+        });
+        let launch = Launch { data: data.path().to_owned(), port: 0, jetstream, config };
+        let server = Server::launch(&program, launch).await.unwrap_or_else(|error| panic!("{error}"));
+        Self { server, _data: data }
+    }
+
+    /// How to reach it without saying who we are.
+    pub(crate) fn nats(&self) -> Nats {
+        Nats { url: vec![self.server.url().to_owned()], ..Nats::default() }
+    }
+
+    /// A connection to it.
+    pub(crate) async fn connect(&self) -> Broker {
+        Broker::connect(&self.nats(), "test").await.unwrap()
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the end of the server's log\n{}\n---", self.server.log_tail());
+        }
+    }
+}
+
+/// The checked pipeline of this text, on the server at `nats_url`. Its paths start at the repository's root.
+#[track_caller]
+pub(crate) fn pipeline(toml: &str, nats_url: &str) -> Arc<Pipeline> {
+    pipeline_with(toml, nats_url, &Registry::new())
+}
+
+#[track_caller]
+fn pipeline_with(toml: &str, nats_url: &str, registry: &Registry) -> Arc<Pipeline> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipeline.toml");
+    let flags = [("nats.url".to_owned(), nats_url.to_owned())];
+    let catalogue = Catalogue::new(HandlerContext { registered: registry.clone(), ..HandlerContext::default() });
+    let loaded = config::load_text(toml, &path, &flags, &[], &catalogue);
+    Arc::new(loaded.pipeline.unwrap_or_else(|| panic!("{}", config::render(&loaded.reports, false))))
+}
+
+/// A pipeline at work: a server of its own, its streams and consumers, and a worker in this process.
+pub(crate) struct Mill {
+    pub(crate) broker: Broker,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) names: Names,
+    pub(crate) worker: Option<Worker>,
+    registry: Registry,
+    /// Outlives the rest: fields are dropped in order.
+    pub(crate) server: TestServer,
+}
+
+impl Mill {
+    pub(crate) async fn start(toml: &str) -> Self {
+        Self::with(toml, Registry::new()).await
+    }
+
+    /// With handlers of the test's own.
+    pub(crate) async fn with(toml: &str, registry: Registry) -> Self {
+        let mut mill = Self::still(TestServer::start().await, toml, registry).await;
+        mill.work().await;
+        mill
+    }
+
+    /// Without a worker: its streams and consumers are there.
+    pub(crate) async fn still(server: TestServer, toml: &str, registry: Registry) -> Self {
+        let pipeline = pipeline_with(toml, server.server.url(), &registry);
+        let broker = server.connect().await;
+        let mill = Self { names: pipeline.names(), worker: None, broker, pipeline, registry, server };
+        mill.make().await;
+        mill
+    }
+
+    /// Creates what the pipeline needs and the server does not have.
+    pub(crate) async fn make(&self) {
+        topology::make(&self.broker, &Topology::of(&self.pipeline)).await.unwrap();
+    }
+
+    /// Starts its worker.
+    pub(crate) async fn work(&mut self) {
+        let options = Options { stages: None, registry: self.registry.clone() };
+        self.worker = Some(Worker::start(self.broker.clone(), Arc::clone(&self.pipeline), options).await.unwrap());
+    }
+
+    /// Drains its worker.
+    pub(crate) async fn drain(&mut self) {
+        if let Some(worker) = self.worker.take() {
+            worker.drain(std::future::pending()).await;
+        }
+    }
+
+    pub(crate) async fn publish(&self, subject: &str, body: impl Into<Bytes>) -> Stored {
+        self.broker.publish(Outgoing::new(subject, body)).await.unwrap()
+    }
+
+    /// Publishes an event in the domain envelope on `events.<type>`.
+    pub(crate) async fn event(&self, id: &str, event_type: &str, data: Value) -> Stored {
+        self.publish(&format!("events.{event_type}"), domain(id, event_type, data)).await
+    }
+
+    /// The messages of a stream, once there are as many.
+    #[track_caller]
+    pub(crate) fn messages(&self, stream: &str, count: usize) -> impl Future<Output = Vec<StoredMessage>> {
+        let (broker, stream) = (self.broker.clone(), stream.to_owned());
+        eventually(move || {
+            let (broker, stream) = (broker.clone(), stream.clone());
+            async move { Some(scanned(&broker, &stream).await).filter(|found| found.len() >= count) }
+        })
+    }
+
+    /// The dead letters there are now.
+    pub(crate) async fn letters(&self) -> Vec<StoredMessage> {
+        scanned(&self.broker, &self.names.dlq_stream()).await
+    }
+
+    /// The first dead letter, as soon as there is one.
+    pub(crate) async fn next_dead_letter(&self) -> (LetterRecord, StoredMessage) {
+        let letter = self.messages(&self.names.dlq_stream(), 1).await.swap_remove(0);
+        (LetterRecord::of(&letter), letter)
+    }
+
+    /// Waits until the consumers of a stage have nothing to deliver and nothing in hand.
+    pub(crate) async fn idle(&self, stage: &str) {
+        for feed in Topology::of(&self.pipeline).feeds(stage) {
+            eventually(async || {
+                let state = self.broker.consumer_state(&feed.stream, &feed.consumer).await.ok()?;
+                (state.num_pending == 0 && state.num_ack_pending == 0).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+/// Every message of a stream.
+pub(crate) async fn scanned(broker: &Broker, stream: &str) -> Vec<StoredMessage> {
+    broker.scan(stream, "", 1).try_collect().await.unwrap()
+}
+
+/// An event in the domain envelope.
+pub(crate) fn domain(id: &str, event_type: &str, data: Value) -> String {
+    json!({ "eventId": id, "eventType": event_type, "eventData": data }).to_string()
+}
+
+/// Asks until there is an answer, and returns it; fails at the deadline.
+#[track_caller]
+pub(crate) fn eventually<T, F: Future<Output = Option<T>>>(ask: impl Fn() -> F) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let started = Instant::now();
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(started.elapsed() < DEADLINE, "still waiting after {DEADLINE:?}, at {caller}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// The stream of a key-value bucket.
+pub(crate) fn bucket(name: &str) -> StreamSpec {
+    StreamSpec { bucket: true, ..stream(&format!("KV_{name}"), &format!("$KV.{name}.>"), Retention::Limits) }
+}
+
+/// A stream without limits.
+pub(crate) fn stream(name: &str, subject: &str, retention: Retention) -> StreamSpec {
+    StreamSpec {
+        name: name.to_owned(),
+        pipeline: "test".to_owned(),
+        subjects: vec![subject.to_owned()],
+        retention,
+        memory: false,
+        replicas: 1,
+        max_age: None,
+        max_bytes: None,
+        duplicate_window: Duration::from_secs(120),
+        schedules: false,
+        bucket: false,
+    }
+}
+
+/// Whether a process of this id is there.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    std::process::Command::new("sh").args(["-c", &format!("kill -0 {pid} 2>/dev/null")]).status().unwrap().success()
+}
+
+/// What failed, of something that must fail.
+#[track_caller]
+pub(crate) fn failure<T: Debug, E>(result: Result<T, E>) -> E {
+    match result {
+        Ok(value) => panic!("it succeeded: {value:?}"),
+        Err(error) => error,
+    }
+}
