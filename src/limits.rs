@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use millstream_stages::event::{IDENTITY_BYTES_MAX, OUTPUTS_MAX};
+
 /// How long a publish is awaited before it is tried again with the same id.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a publish is tried before its event is given back to the broker.
@@ -30,12 +32,8 @@ pub const SET_APART_MAX: Duration = Duration::from_secs(5);
 pub const DRAIN_QUIET: Duration = Duration::from_millis(200);
 /// How long what was asked for is waited for when a pull ends. Where it comes too slowly to fill the request, little is lost.
 pub const DRAIN_PULL_MAX: Duration = Duration::from_secs(2);
-/// Events that one event may turn into at one stage.
-pub const OUTPUTS_MAX: usize = 1000;
 /// The longest reply of a handler that is read, in bytes.
 pub const REPLY_BYTES_MAX: usize = 8 << 20;
-/// The longest event id, type, version or tenant, in bytes: they go into headers and subjects.
-pub const IDENTITY_BYTES_MAX: usize = 256;
 /// Different error classes that metrics tell apart; the rest are counted as `other`.
 pub const CLASS_LABELS_MAX: usize = 100;
 /// The longest wait between two tries at opening a consumer that is gone.
@@ -72,8 +70,6 @@ pub const FOLDER_FILES_MAX: usize = 10_000;
 pub const FOLDER_BYTES_MAX: u64 = 64 << 20;
 /// Folders within folders of schemas: a link that leads back to itself ends here.
 pub const FOLDER_DEPTH_MAX: usize = 16;
-/// How long a handler may take where its `timeout` says nothing else.
-pub const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an HTTP connection may take to open. Past it the service counts as not reachable, not as slow.
 pub const HTTP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an HTTP connection is kept without use: under the 5 s after which common servers (Node, uvicorn) close it,
@@ -92,10 +88,6 @@ pub const EXEC_RESTART_WAIT_MAX: Duration = Duration::from_secs(5);
 pub const EXEC_LAST_WORDS: Duration = Duration::from_millis(500);
 /// Pull requests that may wait at a consumer: two for each worker of a large fleet. Past it pulls spin (409).
 pub const PULLS_WAITING_MAX: i64 = 4096;
-/// How long streams remember message ids, unless a stage asks for longer.
-pub const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-/// A worker that was not heard of for so long is gone.
-pub const WORKER_SILENT_MAX: Duration = Duration::from_secs(15);
 /// Keys written by one commit of a reduce stage: what the server takes in one atomic batch (ADR-50).
 pub const COMMIT_KEYS_MAX: usize = 1000;
 /// Messages asked for at once when a stream is read by offset. At 1 MiB each, the largest by default, 256 MiB.

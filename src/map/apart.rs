@@ -49,9 +49,5 @@ pub(super) async fn set(stage: &Stage, carries: Carries, arrival: &Arrival, deli
         stage = stage.line.name(), event_id = %header(&event.id), source = %arrival.origin.source, attempt = arrival.attempt,
         "its last attempt was never settled; setting it apart"
     );
-    let parked = park(stage, delivered, &event, &arrival.origin, spent, wait).await.is_ok();
-    if parked {
-        stage.metrics.parked();
-    }
-    parked
+    park(stage, delivered, &event, &arrival.origin, spent, wait).await.is_ok()
 }

@@ -260,10 +260,7 @@ impl Hand<'_> {
         let origin = &self.arrival.origin;
         let parked = park(self.stage, delivered, self.event, origin, attempts_spent, wait);
         match parked.await {
-            Ok(()) => {
-                self.stage.metrics.parked();
-                Settled::Ack
-            }
+            Ok(()) => Settled::Ack,
             // It fitted once and does not with our headers: let it wait in the consumer instead.
             Err(_) => Settled::Nak(wait),
         }

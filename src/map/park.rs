@@ -45,5 +45,7 @@ pub(super) async fn park(
     all.insert("Nats-Schedule-Target", stage.names.retry_subject(name));
     let subject = stage.names.parked_subject(name, &origin.life.stream, origin.life.seq);
     let outgoing = Outgoing { subject, headers: all, body: delivered.body().clone(), first_on_subject: false };
-    until_stored(name, || stage.broker.publish(outgoing.clone())).await.map(|_| ())
+    until_stored(name, || stage.broker.publish(outgoing.clone())).await?;
+    stage.metrics.parked();
+    Ok(())
 }
