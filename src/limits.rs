@@ -24,10 +24,17 @@ pub const PARK_AFTER: Duration = Duration::from_secs(30);
 pub const ROUTER_BATCH: usize = 100;
 /// How long a shutdown may take.
 pub const DRAIN: Duration = Duration::from_secs(30);
-/// How often an event whose attempts are spent, and whose last was never settled, runs once more, set apart from others.
+/// How often an event whose last delivery nobody knows the end of runs with nothing else in hand, before it counts as the
+/// killer of its workers. More than once: a worker may be killed by something else just then.
 pub const CHANCES: u32 = 3;
-/// Over how long the events are spread that are set apart. Many come at once: all that a dead worker had in hand.
-pub const SET_APART_MAX: Duration = Duration::from_secs(5);
+/// How often a worker looks for events to run alone.
+pub const ALONE_LOOK: Duration = Duration::from_secs(1);
+/// How long a worker runs events alone, at the most, before the others get as much time.
+pub const ALONE_SHIFT: Duration = Duration::from_secs(5);
+/// How long the next event to run alone is waited for, while nothing else is done.
+pub const ALONE_NEXT: Duration = Duration::from_millis(100);
+/// How long an event may be in the retry stream, parked again or not.
+pub const RETRY_AGE_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// When nothing was delivered for so long, nothing is on its way, and a pull may end.
 pub const DRAIN_QUIET: Duration = Duration::from_millis(200);
 /// How long what was asked for is waited for when a pull ends. Where it comes too slowly to fill the request, little is lost.

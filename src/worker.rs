@@ -15,7 +15,7 @@ use crate::{
     limits, map,
     observe::{self, Metrics, Readiness, WorkerRecord, beat},
     reduce,
-    topology::{self, Names, Topology},
+    topology::{Names, Topology},
 };
 
 /// What one worker is told besides the pipeline.
@@ -77,6 +77,10 @@ pub struct Worker {
     /// Where metrics and health are served.
     pub listening: Option<SocketAddr>,
     tasks: JoinSet<()>,
+    /// What it has in hand over all of its stages.
+    hands: Arc<map::Hands>,
+    /// Its map stages and channels, and what brings them the events that run alone.
+    alone: Vec<(Arc<map::Stage>, map::Feed)>,
     stop: CancellationToken,
     abandon: CancellationToken,
 }
@@ -92,6 +96,8 @@ impl Worker {
         let mut worker = Self {
             listening: None,
             tasks: JoinSet::new(),
+            hands: Arc::default(),
+            alone: Vec::new(),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             broker,
@@ -108,6 +114,8 @@ impl Worker {
         if selected.is_all() {
             worker.start_channels(&pipeline)?;
         }
+        let loner = map::Loner::new(Arc::clone(&worker.hands), std::mem::take(&mut worker.alone));
+        worker.tasks.spawn(loner.run(worker.stop.clone(), worker.abandon.clone()));
         let router = Router {
             broker: worker.broker.clone(),
             pipeline: Arc::clone(&pipeline),
@@ -136,7 +144,7 @@ impl Worker {
                 Build::Map(_) => {
                     let built = map::Line::build(pipeline, stage, &world.lend(), &self.metrics);
                     let line = built.map_err(|problems| cannot_build(&stage.name, &problems))?;
-                    self.spawn_map(pipeline, line, stage.ack_wait, stage.concurrency, topology.feeds(&stage.name));
+                    self.spawn_map(pipeline, line, stage.ack_wait, stage.concurrency, &topology);
                 }
                 Build::Reduce(build) => {
                     build(&stage.options, &world.lend()).map_err(|problems| cannot_build(&stage.name, &problems))?;
@@ -170,13 +178,7 @@ impl Worker {
             let built = channels::build(&channel.kind, &channel.options, &context);
             let built = built.map_err(|problems| cannot_build(&name, &problems))?;
             let line = map::Line::alone(&name, Box::new(Deliver::new(built)), channel.policy.clone(), &self.metrics);
-            self.spawn_map(
-                pipeline,
-                line,
-                limits::CHANNEL_ACK_WAIT,
-                limits::CHANNEL_CONCURRENCY,
-                topology.feeds(&name),
-            );
+            self.spawn_map(pipeline, line, limits::CHANNEL_ACK_WAIT, limits::CHANNEL_CONCURRENCY, &topology);
         }
         Ok(())
     }
@@ -187,10 +189,11 @@ impl Worker {
         line: map::Line,
         ack_wait: Duration,
         concurrency: usize,
-        feeds: Vec<topology::Feed>,
+        topology: &Topology,
     ) {
-        let feeds: Vec<map::Feed> = feeds.into_iter().map(Into::into).collect();
-        let stage = map::Stage {
+        let feeds: Vec<map::Feed> = topology.feeds(line.name()).into_iter().map(Into::into).collect();
+        let alone = topology.alone(line.name());
+        let stage = Arc::new(map::Stage {
             broker: self.broker.clone(),
             names: pipeline.names(),
             config: pipeline.config_hash.clone(),
@@ -198,8 +201,11 @@ impl Worker {
             line,
             ack_wait,
             concurrency,
+            retry_max_age: limits::RETRY_AGE_MAX,
+            hands: Arc::clone(&self.hands),
             readiness: Arc::clone(&self.readiness),
-        };
+        });
+        self.alone.extend(alone.map(|feed| (Arc::clone(&stage), feed.into())));
         for feed in &feeds {
             self.readiness.failing(&feed.condition(), "not opened yet");
         }

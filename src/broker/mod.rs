@@ -19,7 +19,7 @@ pub use async_nats::{HeaderMap as Headers, HeaderValue};
 pub use connect::{ConnectError, FatalError, SERVER_VERSION_MIN, install_tls_provider};
 pub use kv::CommitError;
 pub use objects::{ConsumerSpec, FoundConsumer, Retention, StreamSpec};
-pub use publish::{Outgoing, PublishError, Stored};
+pub use publish::{Expects, Outgoing, PublishError, Stored};
 pub use pull::{Delivered, Pull, PullError};
 pub use read::StoredMessage;
 pub use request::{Answer, RequestError};

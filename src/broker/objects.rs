@@ -50,6 +50,8 @@ pub struct StreamSpec {
     pub duplicate_window: Duration,
     /// Whether a message may be scheduled for later. Cannot be turned off again.
     pub schedules: bool,
+    /// Whether a message may take the place of those before it on its subject.
+    pub rollup: bool,
     /// Whether it is the stream of a key-value bucket: one message per subject, atomic batches.
     pub bucket: bool,
 }
@@ -229,8 +231,8 @@ impl StreamSpec {
             max_bytes: self.max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
             duplicate_window: self.duplicate_window,
             allow_message_schedules: self.schedules,
-            // Scheduling needs roll-ups, and turns them on by itself; a bucket's clients use them to purge a key.
-            allow_rollup: self.schedules || self.bucket,
+            // Scheduling turns roll-ups on by itself; a bucket's clients use them to purge a key.
+            allow_rollup: self.rollup,
             allow_direct: true,
             allow_atomic_publish: self.bucket,
             deny_delete: self.bucket,
@@ -257,6 +259,7 @@ impl StreamSpec {
             max_bytes: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
             duplicate_window: config.duplicate_window,
             schedules: config.allow_message_schedules,
+            rollup: config.allow_rollup,
             bucket: config.max_messages_per_subject == 1 && config.allow_atomic_publish,
         }
     }

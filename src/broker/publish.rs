@@ -19,8 +19,20 @@ pub struct Outgoing {
     pub headers: Headers,
     /// Its payload.
     pub body: Bytes,
-    /// Refuse it if its subject already has a message: the subject is a claim that only one may make.
-    pub first_on_subject: bool,
+    /// What its subject must hold for it to be stored.
+    pub expects: Expects,
+}
+
+/// What the subject of a message must hold for the message to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Expects {
+    /// Anything.
+    #[default]
+    Anything,
+    /// Nothing: the subject is a claim that only one may make.
+    Nothing,
+    /// The message of this sequence, as its last; the new one takes its place and that of any before (a roll-up).
+    Replaced(u64),
 }
 
 /// Where a published message is.
@@ -37,8 +49,8 @@ pub struct Stored {
 /// A publish that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The subject already has a message, and the publish was to be the first.
-    #[error("subject \"{subject}\" already has a message")]
+    /// The subject does not hold what the message [`Expects`]: someone else was first.
+    #[error("subject \"{subject}\" has been written by someone else")]
     NotFirst {
         /// The subject.
         subject: String,
@@ -62,7 +74,7 @@ pub enum PublishError {
 impl Outgoing {
     /// A message without headers.
     pub fn new(subject: impl Into<String>, body: impl Into<Bytes>) -> Self {
-        Self { subject: subject.into(), headers: Headers::new(), body: body.into(), first_on_subject: false }
+        Self { subject: subject.into(), headers: Headers::new(), body: body.into(), expects: Expects::Anything }
     }
 
     /// The same message with one more header; the value is sanitised.
@@ -83,7 +95,7 @@ impl Broker {
     /// Publishes one message and waits until it is stored.
     ///
     /// A try that times out may have happened, so it is repeated as it was, with the same id. With
-    /// `first_on_subject` a repeat of our own that did happen is told apart by its id.
+    /// [`Expects`] a repeat of our own that did happen is told apart by its id.
     ///
     /// # Errors
     /// [`PublishError`], after the tries that [`limits::PUBLISH_TRIES`] allows.
@@ -125,11 +137,16 @@ impl Broker {
     }
 
     async fn try_publish(&self, outgoing: Outgoing) -> Result<Stored, async_nats::jetstream::context::PublishError> {
-        let Outgoing { subject, headers, body, first_on_subject } = outgoing;
-        let mut message = PublishMessage::build().payload(body).headers(headers);
-        if first_on_subject {
-            message = message.expected_last_subject_sequence(0);
+        let Outgoing { subject, mut headers, body, expects } = outgoing;
+        if let Expects::Replaced(_) = expects {
+            super::set(&mut headers, "Nats-Rollup", "sub");
         }
+        let mut message = PublishMessage::build().payload(body).headers(headers);
+        message = match expects {
+            Expects::Anything => message,
+            Expects::Nothing => message.expected_last_subject_sequence(0),
+            Expects::Replaced(seq) => message.expected_last_subject_sequence(seq),
+        };
         let ack = self.jetstream.send_publish(subject, message).await?.await?;
         Ok(Stored { stream: ack.stream, seq: ack.sequence, duplicate: ack.duplicate })
     }

@@ -162,6 +162,8 @@ fn stages(drafts: &[Draft], policies: &BTreeMap<String, Policy>, finder: &mut Fi
             ack_wait: table.ack_wait.0,
             max_ack_pending: table.max_ack_pending,
             policy,
+            breaker: None,
+            recover: None,
             dedup: table.dedup.map(|Period(window)| window),
             chain: table.chain,
         });

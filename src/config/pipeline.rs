@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use millstream_stages::{Envelope, Kind, retry::Policy};
+use millstream_stages::{Envelope, Kind, breaker, retry::Policy};
 use serde_json::Value;
 
 use crate::topology::Names;
@@ -97,10 +97,51 @@ pub struct Stage {
     pub max_ack_pending: u64,
     /// When and how often a failed event comes back.
     pub policy: Policy,
+    /// When its handler counts as down; `None`: never.
+    pub breaker: Option<breaker::Settings>,
+    /// Which of its letters are redriven when it is up again; `None`: none.
+    pub recover: Option<Recover>,
     /// The window in which the server drops results with a known id; `None`: it does not.
     pub dedup: Option<Duration>,
     /// Whether it runs inside the worker of the one stage that it reads.
     pub chain: bool,
+}
+
+/// Which letters of a stage are redriven by themselves when it is up again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recover {
+    /// Error classes whose letters are; `*` stands for any text. Empty: all.
+    pub classes: Vec<String>,
+    /// No letter that was given up on longer ago.
+    pub max_age: Duration,
+    /// No letter that was redriven as often.
+    pub max_redrives: u32,
+    /// Letters a second.
+    pub per_second: f64,
+    /// The key-value bucket whose key for a letter's tenant says whether it is active; `None`: all are.
+    pub tenants: Option<String>,
+    /// What is asked whether the stage is up, besides its breaker.
+    pub check: Option<Check>,
+}
+
+/// What is asked whether a stage is up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Check {
+    /// Who is asked.
+    pub of: CheckOf,
+    /// How often.
+    pub every: Duration,
+}
+
+/// Who is asked whether a stage is up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckOf {
+    /// A URL that must answer 2xx to a GET.
+    Http(String),
+    /// A `host:port` that must take a connection.
+    Tcp(String),
+    /// A NATS subject that must answer a request.
+    Nats(String),
 }
 
 /// What a stage reads.

@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::Origin;
 use crate::{
-    broker::{Broker, Headers, Outgoing, PublishError, StoredMessage, get, header, set},
+    broker::{Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header, set},
     config::Pipeline,
     observe::TraceContext,
     topology::Names,
@@ -158,7 +158,7 @@ impl Letter<'_> {
             subject: names.dlq_subject(self.stage, &life.stream, life.seq),
             headers: all,
             body: self.body.clone(),
-            first_on_subject: true,
+            expects: Expects::Nothing,
         }
     }
 }
@@ -223,6 +223,12 @@ pub struct LetterRecord {
     pub trace_id: Option<String>,
     /// The hash of the configuration that was running.
     pub config: Option<String>,
+    /// Why recovery will not redrive it by itself.
+    pub permanent: Option<String>,
+    /// When its event was completed all the same, RFC 3339.
+    pub completed_at: Option<String>,
+    /// When its payload was last edited, RFC 3339.
+    pub edited_at: Option<String>,
     /// The size of the payload in bytes.
     pub bytes: usize,
 }
@@ -250,9 +256,17 @@ impl LetterRecord {
             redrives: number(headers::REDRIVES),
             trace_id: text(headers::TRACE_ID),
             config: text(headers::CONFIG),
+            permanent: text(headers::PERMANENT),
+            completed_at: text(headers::COMPLETED_AT),
+            edited_at: text(headers::EDITED_AT),
             bytes: message.body.len(),
         }
     }
+}
+
+/// The time that [`rfc3339`] wrote.
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    Some(text.parse::<jiff::Timestamp>().ok()?.into())
 }
 
 /// A time as RFC 3339 with milliseconds, UTC.

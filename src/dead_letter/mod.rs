@@ -3,12 +3,17 @@
 //! - [`origin`]: where an event comes from, and which life of it at its stage this is
 //! - [`letter`]: the message that an event given up on becomes; a stable header contract
 //! - [`router`]: dead-letters what the server gave up on because workers died
+//! - [`filter`]: which letters are meant
+//! - [`amend`]: puts a changed letter in the place of a stored one
 //! - [`redrive`]: sends letters back to the stage that failed
 
+pub mod amend;
+pub mod filter;
 pub mod letter;
 pub mod origin;
 pub mod redrive;
 pub mod router;
 
+pub use filter::LetterFilter;
 pub use letter::{Letter, LetterRecord};
 pub use origin::Origin;

@@ -1,9 +1,10 @@
 //! Origin: where an event comes from, and which life of it at its stage this is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use millstream_stages::headers;
 
+use super::letter::parse_rfc3339;
 use crate::broker::{Headers, header, set};
 
 /// Where an event comes from, and which life of it at its stage this is.
@@ -23,6 +24,10 @@ pub struct Origin {
     pub attempts_spent: u32,
     /// How often the event was redriven.
     pub redrives: u32,
+    /// When its first attempt at the stage failed, where one has.
+    pub first_failed_at: Option<SystemTime>,
+    /// Since when it waits in the retry stream, where it does.
+    pub queued_at: Option<SystemTime>,
 }
 
 /// A message's place: `<stream>:<seq>`.
@@ -38,7 +43,15 @@ impl Origin {
     /// The origin of a message that someone published to us.
     pub fn first(stream: impl Into<Arc<str>>, seq: u64, subject: &str) -> Self {
         let place = Place { stream: stream.into(), seq };
-        Self { source: place.clone(), source_subject: subject.to_owned(), life: place, attempts_spent: 0, redrives: 0 }
+        Self {
+            source: place.clone(),
+            source_subject: subject.to_owned(),
+            life: place,
+            attempts_spent: 0,
+            redrives: 0,
+            first_failed_at: None,
+            queued_at: None,
+        }
     }
 
     /// The origin of a message that Millstream published, by its headers.
@@ -56,6 +69,8 @@ impl Origin {
             life: header(headers::LIFE).and_then(Place::parse).unwrap_or(first.life),
             attempts_spent: number(headers::ATTEMPTS),
             redrives: number(headers::REDRIVES),
+            first_failed_at: header(headers::FIRST_FAILED_AT).and_then(parse_rfc3339),
+            queued_at: header(headers::QUEUED_AT).and_then(parse_rfc3339),
         }
     }
 
@@ -70,6 +85,11 @@ impl Origin {
 }
 
 impl Place {
+    /// As the names of subjects take it.
+    pub fn parts(&self) -> (&str, u64) {
+        (&self.stream, self.seq)
+    }
+
     /// Reads `<stream>:<seq>`.
     pub fn parse(text: &str) -> Option<Self> {
         let (stream, seq) = text.rsplit_once(':')?;

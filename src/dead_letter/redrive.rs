@@ -7,7 +7,7 @@ use millstream_stages::headers;
 
 use super::{LetterRecord, Origin};
 use crate::{
-    broker::{AdminError, Broker, Headers, Outgoing, PublishError, StoredMessage, header},
+    broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, header},
     limits,
     topology::Names,
 };
@@ -113,7 +113,7 @@ async fn send_back(
     }
     origin.write_source(&mut all);
     let outgoing =
-        Outgoing { subject: names.retry_subject(&record.stage), headers: all, body, first_on_subject: false }
+        Outgoing { subject: names.retry_subject(&record.stage), headers: all, body, expects: Expects::Anything }
             .id(&format!("redrive:{}", letter.seq));
     let failed = |source| RedriveError::Publish { seq: letter.seq, stage: record.stage.clone(), source };
     broker.publish(outgoing).await.map_err(failed)?;

@@ -18,8 +18,6 @@ use crate::{broker::Delivered, dead_letter::Origin, observe::trace::TraceContext
 pub(super) struct Arrival {
     /// Where the event comes from, and which life of it this is.
     pub(super) origin: Origin,
-    /// The number of this attempt, from 1.
-    pub(super) attempt: u32,
     /// The trace context it came with.
     pub(super) trace: Option<TraceContext>,
 }
@@ -36,7 +34,7 @@ impl Arrival {
             }
         };
         let trace = delivered.header(headers::TRACEPARENT).and_then(TraceContext::parse);
-        Self { attempt: origin.attempts_spent.saturating_add(delivered.deliveries), trace, origin }
+        Self { trace, origin }
     }
 }
 

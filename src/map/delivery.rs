@@ -1,89 +1,86 @@
 //! Delivery: the life of one delivery, from its arrival to its one settlement.
 
 use std::{
-    borrow::Cow,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use millstream_stages::{
-    Delivery, Event, Failure,
-    failure::class,
-    headers,
-    settle::{Reason, Settlement, settle},
-};
-use tokio::sync::Semaphore;
+use millstream_stages::{Delivery, Event, Failure, failure::class, settle::Reason, units::Period};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 use super::{
-    Carries, Line, Stage, apart, decode,
+    Carries, Stage,
+    attempt::Attempt,
+    breaker::Pace,
+    decode,
     decode::Arrival,
-    line::{Applied, Failed, Output},
-    park::park,
-    report::{self, Report},
+    give_up::GivenUp,
+    park::Parking,
+    record::{self, Decision, Past, Spent},
 };
 use crate::{
-    broker::{Delivered, Headers, Outgoing, PublishError, header, set},
-    dead_letter::{
-        Letter,
-        letter::{Identity, write_identity},
-    },
+    broker::{Delivered, PublishError, header},
     limits,
-    observe::{Outcome, span, trace::TraceContext},
+    observe::{Outcome, metrics::InFlight, span, trace::TraceContext},
 };
 
 /// How the server is told.
-enum Settled {
+pub(super) enum Settled {
     Ack,
     Nak(Duration),
     Term(Reason),
 }
 
-/// What one delivery is about, once its event is known.
-struct Hand<'a> {
-    stage: &'a Stage,
-    arrival: &'a Arrival,
-    event: &'a Event,
-    delivery: &'a Delivery,
+/// One delivery, as it came.
+pub(super) struct Arrived<'a> {
+    pub(super) stage: &'a Stage,
+    pub(super) carries: Carries,
+    pub(super) delivered: &'a Delivered,
+    pub(super) arrival: Arrival,
+    pub(super) company: Company,
 }
+
+/// That a delivery is in hand: its place among those that run at once, and in the count of them.
+type InHand = Option<(OwnedSemaphorePermit, InFlight)>;
 
 /// When a delivery may be handled, and when no longer.
 #[derive(Clone)]
 pub(super) struct Turn {
     /// One permit per event in hand.
     pub(super) slots: Arc<Semaphore>,
-    /// The feed has ended: what has not begun is given back.
+    /// How fast the stage may pull; what has not begun when it stops goes back.
+    pub(super) pace: watch::Receiver<Pace>,
+    /// The feeds have ended: what has not begun goes back.
     pub(super) closed: CancellationToken,
     /// The worker ends: what is in hand is given back.
     pub(super) abandon: CancellationToken,
 }
 
+/// In whose company an event runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Company {
+    /// With whatever else the worker has in hand.
+    Any,
+    /// With nothing else in hand.
+    None,
+}
+
 /// Lives one delivery to its settlement. Everything that must be stored is stored before it is settled.
-pub(super) async fn live(stage: &Stage, carries: Carries, delivered: Delivered, turn: &Turn) {
-    let arrival = Arrival::of(&delivered, carries);
-    let (settled, in_flight) = {
+pub(super) async fn live(stage: &Stage, carries: Carries, delivered: Delivered, turn: Turn, company: Company) {
+    let abandon = turn.abandon.clone();
+    let (settled, in_hand) = {
+        let arrived =
+            Arrived { stage, carries, delivered: &delivered, arrival: Arrival::of(&delivered, carries), company };
         // Pinned where it is made: moved, it would take its place in this future twice.
-        let mut work = std::pin::pin!(async {
-            // Not in its turn: whatever it is that kills workers, this event is soon out of its way.
-            if let Some(spent) = apart::due(stage, &arrival, &delivered)
-                && Box::pin(apart::set(stage, carries, &arrival, &delivered, spent)).await
-            {
-                return (Settled::Ack, None);
-            }
-            let slot = tokio::select! {
-                biased;
-                () = turn.closed.cancelled() => return (Settled::Nak(Duration::ZERO), None),
-                slot = turn.slots.acquire() => slot.expect("the semaphore is never closed"),
-            };
-            let in_flight = stage.metrics.started();
-            (handle(stage, carries, &arrival, &delivered).await, Some((slot, in_flight)))
-        });
+        let mut work = std::pin::pin!(arrived.run(turn));
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => break done,
-                () = turn.abandon.cancelled() => break (Settled::Nak(Duration::ZERO), None),
+                // After a while, so that it does not come straight back to us by what is still asked for.
+                () = abandon.cancelled() => break (Settled::Nak(limits::DRAIN_PULL_MAX), None),
                 () = tokio::time::sleep(stage.ack_wait / 2) => delivered.progress().await,
             }
         }
@@ -93,272 +90,178 @@ pub(super) async fn live(stage: &Stage, carries: Carries, delivered: Delivered, 
         Settled::Nak(wait) => delivered.nak(wait).await,
         Settled::Term(reason) => delivered.term(reason.as_str()).await,
     }
-    drop(in_flight);
+    drop(in_hand);
 }
 
-async fn handle(stage: &Stage, carries: Carries, arrival: &Arrival, delivered: &Delivered) -> Settled {
-    let decoded = decode::event(delivered, carries);
-    if apart::is_over(stage, arrival) {
-        let failure = Failure::reject(
-            class::CRASHED,
-            format!("{} deliveries, and the last was never settled: its worker died or hung", arrival.attempt - 1),
-        );
-        let give_up = give_up(stage, arrival, delivered, decoded.as_ref().ok(), carries, Reason::Crashed, &failure);
-        return Box::pin(give_up).await;
-    }
-    let event = match decoded {
-        Ok(event) => event,
-        Err(failure) => {
-            let give_up = give_up(stage, arrival, delivered, None, carries, Reason::Undecodable, &failure);
-            return Box::pin(give_up).await;
+impl Turn {
+    /// Waits for its turn; `None` if it will not have one here.
+    async fn come(&mut self) -> Option<OwnedSemaphorePermit> {
+        let free = !self.closed.is_cancelled() && *self.pace.borrow() != Pace::Stopped;
+        if free && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            return Some(slot);
         }
-    };
-    if !stage.line.takes(&event.event_type) {
-        return Settled::Ack;
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => None,
+            Ok(_) = self.pace.wait_for(|pace| *pace == Pace::Stopped) => None,
+            slot = Arc::clone(&self.slots).acquire_owned() => Some(slot.expect("the semaphore is never closed")),
+        }
     }
-    if arrival.attempt > 1 {
-        stage.metrics.retried();
-    }
-    let parent = arrival.trace.unwrap_or_else(|| TraceContext::root(&event.id));
-    let mut delivery = Delivery {
-        stage: stage.line.name().to_owned(),
-        attempt: arrival.attempt,
-        now: SystemTime::now(),
-        traceparent: None,
-    };
-    let span = span::handle(stage.line.name(), &event, &delivery, &parent);
-    delivery.traceparent = Some(span::outgoing(&span, &parent).to_string());
-    let hand = Hand { stage, arrival, event: &event, delivery: &delivery };
-    hand.carry_out(delivered, carries, &span).instrument(span.clone()).await
 }
 
-impl Hand<'_> {
-    async fn carry_out(&self, delivered: &Delivered, carries: Carries, span: &Span) -> Settled {
-        let mut applied = Applied::default();
-        let failed = match self.stage.line.apply(self.event, self.delivery, &mut applied).await {
-            Ok(()) => match self.publish(&applied.outputs).await {
-                Ok(()) => {
-                    self.count_done(&applied);
-                    span::settled(span, Outcome::Done, None);
-                    return Settled::Ack;
-                }
-                Err(failed) => failed,
-            },
-            Err(failed) => failed,
+impl Arrived<'_> {
+    /// The rare paths are boxed: their state would make every delivery's future several times as large.
+    async fn run(&self, mut turn: Turn) -> (Settled, InHand) {
+        let Self { stage, carries, delivered, arrival, .. } = self;
+        let event = match decode::event(delivered, *carries) {
+            Ok(event) => event,
+            Err(failure) => {
+                let spent = Spent { attempts: arrival.origin.attempts_spent + 1, ..Spent::default() };
+                return (Box::pin(self.give_up(None, spent, Reason::Undecodable, &failure)).await, None);
+            }
         };
-        // The rare paths are boxed: their state would make every delivery's future several times as large.
-        Box::pin(self.fail(delivered, carries, failed, span)).await
+        if !stage.line.takes(&event.event_type) {
+            return (Settled::Ack, None);
+        }
+        let spent = match self.in_order(&event).await {
+            Ok(spent) => spent,
+            Err(settled) => return (settled, None),
+        };
+        let Some(slot) = turn.come().await else {
+            return (Box::pin(self.release(&event, spent)).await, None);
+        };
+        let in_flight = stage.metrics.started();
+        (self.handle(&event, spent).await, Some((slot, in_flight)))
     }
 
-    /// Publishes every output, pipelined, and waits until all are stored.
-    async fn publish<'a>(&self, outputs: &[Output<'a>]) -> Result<(), Failed<'a>> {
-        match outputs {
-            [] => {}
-            [one] => self.publish_one(0, one).await?,
-            several => {
-                let publishes = several.iter().enumerate().map(|(n, output)| self.publish_one(n, output));
-                Box::pin(futures_util::future::try_join_all(publishes)).await?;
+    /// What the event has behind it, if it may run now; else what became of it.
+    async fn in_order(&self, event: &Event) -> Result<Spent, Settled> {
+        if self.delivered.deliveries <= 1 && self.arrival.origin.queued_at.is_none() {
+            return Ok(Spent::default());
+        }
+        Box::pin(async move {
+            let past = record::past(self.stage, &self.arrival, self.delivered).await;
+            let (Past::Known(spent) | Past::Decided(spent, _) | Past::Unknown(spent)) = past;
+            if let Past::Decided(_, decision) = past {
+                return Err(match decision {
+                    Decision::Return(wait) => self.send_back(event, spent, wait).await,
+                    Decision::GiveUp(reason, failure) => {
+                        self.given_up(Some(event), spent, reason, &failure).bury().await
+                    }
+                });
             }
-        }
-        for Output { stage: line, .. } in outputs {
-            line.metrics().published(1);
-        }
-        Ok(())
+            if let Some(failure) = self.expired() {
+                return Err(self.give_up(Some(event), spent, Reason::Expired, &failure).await);
+            }
+            match past {
+                Past::Unknown(_) => self.suspect(event, spent).await,
+                Past::Known(_) | Past::Decided(..) => Ok(spent),
+            }
+        })
+        .await
     }
 
-    async fn publish_one<'a>(&self, n: usize, output: &Output<'a>) -> Result<(), Failed<'a>> {
-        let Output { stage: line, event } = output;
-        let make = || {
-            let mut all = Headers::new();
-            write_identity(event, &mut all);
-            self.arrival.origin.write_source(&mut all);
-            if let Some(traceparent) = &self.delivery.traceparent {
-                set(&mut all, headers::TRACEPARENT, traceparent.as_str());
-            }
-            if line.dedups() {
-                let life = &self.arrival.origin.life;
-                set(&mut all, headers::MSG_ID, format!("{life}:{}:{n}", line.name()));
-            }
-            let subject = self.stage.names.out_subject(line.name(), &event.event_type);
-            Outgoing { subject, headers: all, body: event.body.clone(), first_on_subject: false }
+    /// An event whose last delivery nobody knows the end of runs with nothing else in hand: if it kills its worker, it
+    /// does so alone. Where the policy allows one attempt only there is no second one.
+    async fn suspect(&self, event: &Event, spent: Spent) -> Result<Spent, Settled> {
+        let Self { stage, delivered, arrival, company, .. } = self;
+        let attempts_max = stage.line.policy().attempts_max();
+        let runs_max = match company {
+            _ if attempts_max == 1 => 1,
+            Company::None => limits::CHANCES,
+            // Here because it could not be set apart.
+            Company::Any => attempts_max + limits::CHANCES,
         };
-        let stored = until_stored(line.name(), || self.stage.broker.publish_made(make)).await;
-        stored.map(|_| ()).map_err(|error| Failed {
-            stage: line,
-            failure: Failure::reject(class::HANDLER, format!("a result could not be stored: {error}")),
-            took: Duration::ZERO,
+        if delivered.deliveries > runs_max {
+            // What is set apart has run in company once.
+            let unknown = delivered.deliveries - 1 + u32::from(*company == Company::None);
+            let spent = Spent { attempts: spent.attempts.saturating_add(unknown), ..spent };
+            let failure = Failure::reject(
+                class::CRASHED,
+                format!("{unknown} deliveries were never settled: the worker died or hung each time"),
+            );
+            return Err(self.give_up(Some(event), spent, Reason::Crashed, &failure).await);
+        }
+        if *company == Company::Any {
+            tracing::warn!(
+                stage = stage.line.name(), event_id = %header(&event.id), source = %arrival.origin.source,
+                "its last delivery was never settled; it runs again with nothing else in hand"
+            );
+            if self.parking(event, spent).alone().await.is_ok() {
+                return Err(Settled::Ack);
+            }
+        }
+        Ok(spent)
+    }
+
+    /// Why it may wait no longer, if so.
+    fn expired(&self) -> Option<Failure> {
+        let waited = SystemTime::now().duration_since(self.arrival.origin.queued_at?).ok()?;
+        (waited > self.stage.retry_max_age).then(|| {
+            let most = Period(self.stage.retry_max_age);
+            Failure::reject(class::EXPIRED, format!("it was in the retry stream for longer than {most}"))
         })
     }
 
-    fn count_done(&self, applied: &Applied<'_>) {
-        for (line, took) in &applied.ran {
-            line.metrics().handled(&self.event.event_type, Outcome::Done, *took);
+    /// Puts the event back where the stage pulls from, unhandled.
+    async fn release(&self, event: &Event, spent: Spent) -> Settled {
+        self.stage.metrics.handled(&event.event_type, Outcome::Released, Duration::ZERO);
+        if self.company == Company::None {
+            return match self.parking(event, spent).alone().await {
+                Ok(()) => Settled::Ack,
+                Err(_) => Settled::Nak(Duration::ZERO),
+            };
         }
-        let Self { stage, arrival, event, .. } = self;
-        tracing::debug!(stage = stage.line.name(), event_id = event.id, attempt = arrival.attempt, "handled");
+        self.send_back(event, spent, Duration::ZERO).await
     }
 
-    async fn fail(&self, delivered: &Delivered, carries: Carries, failed: Failed<'_>, span: &Span) -> Settled {
-        let Failed { stage: line, failure, took } = failed;
-        let Self { stage, arrival, event, .. } = self;
-        line.metrics().failed(&failure.class);
-        let settlement = settle(Err(failure), &event.id, &event.event_type, arrival.attempt, line.policy());
-        let (outcome, settled) = match settlement {
-            Settlement::Forward(_) => unreachable!("a failure is never forwarded"),
-            Settlement::RetryAfter(wait, failure) => {
-                span::settled(span, Outcome::Retried, Some(&failure));
-                self.report(delivered, line, &failure, "retry", Some(wait)).await;
-                line.metrics().retry_queued();
-                let settled = if wait > limits::PARK_AFTER {
-                    self.park(delivered, arrival.attempt, wait).await
-                } else {
-                    Settled::Nak(wait)
-                };
-                (Outcome::Retried, settled)
-            }
-            Settlement::DeferFor(wait, failure) => {
-                span::settled(span, Outcome::Deferred, Some(&failure));
-                self.report(delivered, line, &failure, "defer", Some(wait)).await;
-                line.metrics().deferred();
-                // A nak would count as an attempt with the server; a parked event does not.
-                (Outcome::Deferred, self.park(delivered, arrival.attempt - 1, wait).await)
-            }
-            Settlement::DeadLetter(reason, failure) => {
-                span::settled(span, Outcome::DeadLettered, Some(&failure));
-                self.report(delivered, line, &failure, reason.as_str(), None).await;
-                let settled = bury(stage, arrival, delivered, Some(event), carries, reason, &failure, line).await;
-                (Outcome::DeadLettered, settled)
-            }
-        };
-        line.metrics().handled(&event.event_type, outcome, took);
-        settled
-    }
-
-    async fn report(
-        &self,
-        delivered: &Delivered,
-        line: &Line,
-        failure: &Failure,
-        outcome: &str,
-        wait: Option<Duration>,
-    ) {
-        let report = Report {
-            stage: line.name(),
-            failure,
-            outcome,
-            wait,
-            delivery_id: &delivery_id(delivered),
-            attempt: self.arrival.attempt,
-            origin: &self.arrival.origin,
-            event: Some(self.event),
-            traceparent: self.delivery.traceparent.as_deref(),
-        };
-        report::publish(self.stage, &report).await;
-    }
-
-    async fn park(&self, delivered: &Delivered, attempts_spent: u32, wait: Duration) -> Settled {
-        let origin = &self.arrival.origin;
-        let parked = park(self.stage, delivered, self.event, origin, attempts_spent, wait);
-        match parked.await {
+    /// Puts the event into the retry stream, to come back after `wait`.
+    pub(super) async fn send_back(&self, event: &Event, spent: Spent, wait: Duration) -> Settled {
+        let parking = self.parking(event, spent);
+        let stored = if wait.is_zero() { parking.for_now().await } else { parking.for_later(wait).await };
+        match stored {
             Ok(()) => Settled::Ack,
             // It fitted once and does not with our headers: let it wait in the consumer instead.
             Err(_) => Settled::Nak(wait),
         }
     }
-}
 
-/// Reports an event that never reached its handler, and writes its dead letter.
-async fn give_up(
-    stage: &Stage,
-    arrival: &Arrival,
-    delivered: &Delivered,
-    event: Option<&Event>,
-    carries: Carries,
-    reason: Reason,
-    failure: &Failure,
-) -> Settled {
-    stage.metrics.failed(&failure.class);
-    let traceparent = arrival.trace.as_ref().map(ToString::to_string);
-    let report = Report {
-        stage: stage.line.name(),
-        failure,
-        outcome: reason.as_str(),
-        wait: None,
-        delivery_id: &delivery_id(delivered),
-        attempt: arrival.attempt,
-        origin: &arrival.origin,
-        event,
-        traceparent: traceparent.as_deref(),
-    };
-    report::publish(stage, &report).await;
-    let event_type = event.map_or("", |event| event.event_type.as_str());
-    stage.metrics.handled(event_type, Outcome::DeadLettered, Duration::ZERO);
-    bury(stage, arrival, delivered, event, carries, reason, failure, &stage.line).await
-}
-
-/// Writes the dead letter; only then may the delivery be terminated.
-#[expect(clippy::too_many_arguments, reason = "what a letter says comes from as many places")]
-async fn bury(
-    stage: &Stage,
-    arrival: &Arrival,
-    delivered: &Delivered,
-    event: Option<&Event>,
-    carries: Carries,
-    reason: Reason,
-    failure: &Failure,
-    failed_in: &Line,
-) -> Settled {
-    let now = SystemTime::now();
-    let attempts = arrival.attempt.min(stage.line.policy().attempts_max());
-    let waited = event.map_or(Duration::ZERO, |event| {
-        let terms = failed_in.policy().terms(&event.event_type, &failure.class);
-        (1..attempts).map(|attempt| terms.backoff.after(attempt, &event.id)).sum()
-    });
-    let traceparent = arrival.trace.map(|context| context.to_string());
-    let identity = match (event, carries) {
-        (Some(event), _) => Identity::Event(Cow::Borrowed(event)),
-        (None, Carries::Envelope(envelope)) => Identity::Unread(envelope),
-        (None, Carries::Headers) => Identity::Unread(
-            delivered.header(headers::ENVELOPE).and_then(millstream_stages::Envelope::named).unwrap_or_default(),
-        ),
-    };
-    let letter = Letter {
-        stage: stage.line.name(),
-        reason,
-        failure,
-        attempts,
-        first_failed_at: now.checked_sub(waited).unwrap_or(now),
-        dead_at: now,
-        origin: &arrival.origin,
-        identity,
-        traceparent: traceparent.as_deref(),
-        config: &stage.config,
-        body: delivered.body().clone(),
-    };
-    let written = until_stored(stage.line.name(), || letter.publish(&stage.broker, &stage.names)).await;
-    match written {
-        Ok(first) => {
-            if first {
-                stage.metrics.dead_lettered(reason);
-            }
-            let event_id = event.map(|event| header(&event.id).to_string());
-            tracing::info!(
-                stage = stage.line.name(), event_id, source = %arrival.origin.source, reason = reason.as_str(),
-                class = %header(&failure.class), error = %header(&failure.message), "dead letter"
-            );
-            Settled::Term(reason)
-        }
-        Err(error) => {
-            // Not even its headers fit: it stays where it is, and the operator is told.
-            tracing::error!(stage = stage.line.name(), error = %error, "could not write a dead letter; the event stays in its stream");
-            Settled::Nak(limits::REBIND_WAIT_MAX)
-        }
+    fn parking<'a>(&'a self, event: &'a Event, spent: Spent) -> Parking<'a> {
+        Parking { stage: self.stage, delivered: self.delivered, event, origin: &self.arrival.origin, spent }
     }
-}
 
-/// Which handing-over it is: `<stream>:<seq>:<deliveries>`.
-fn delivery_id(delivered: &Delivered) -> String {
-    format!("{}:{}:{}", delivered.stream, delivered.seq, delivered.deliveries)
+    pub(super) fn given_up<'a>(
+        &'a self,
+        event: Option<&'a Event>,
+        spent: Spent,
+        reason: Reason,
+        failure: &'a Failure,
+    ) -> GivenUp<'a> {
+        let Self { stage, carries, delivered, arrival, .. } = self;
+        GivenUp { stage, failed_in: &stage.line, delivered, carries: *carries, arrival, event, spent, reason, failure }
+    }
+
+    async fn give_up(&self, event: Option<&Event>, spent: Spent, reason: Reason, failure: &Failure) -> Settled {
+        self.given_up(event, spent, reason, failure).unhandled().await
+    }
+
+    async fn handle(&self, event: &Event, spent: Spent) -> Settled {
+        let Self { stage, arrival, .. } = self;
+        if spent.attempts > 0 {
+            stage.metrics.retried();
+        }
+        let parent = arrival.trace.unwrap_or_else(|| TraceContext::root(&event.id));
+        let mut delivery = Delivery {
+            stage: stage.line.name().to_owned(),
+            attempt: spent.attempts + 1,
+            now: SystemTime::now(),
+            traceparent: None,
+        };
+        let span = span::handle(stage.line.name(), event, &delivery, &parent);
+        delivery.traceparent = Some(span::outgoing(&span, &parent).to_string());
+        let attempt = Attempt { arrived: self, event, delivery: &delivery, spent };
+        attempt.carry_out(&span).instrument(span.clone()).await
+    }
 }
 
 /// Publishes until it is stored. A broker that is down or full holds the event back; it never loses it.

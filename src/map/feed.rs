@@ -3,64 +3,176 @@
 use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Feed, Stage, delivery, delivery::Turn};
+use super::{
+    Feed, Stage,
+    breaker::Pace,
+    delivery::{self, Company, Turn},
+};
 use crate::{
     broker::{Delivered, Pull, PullError},
     limits,
 };
 
-/// Pulls and hands out deliveries until `stop`.
-pub(super) async fn run(
-    stage: Arc<Stage>,
-    feed: Feed,
-    slots: Arc<Semaphore>,
-    in_hand: TaskTracker,
-    stop: CancellationToken,
-    abandon: CancellationToken,
-) {
-    let condition = feed.condition();
-    let mut waits = waits();
-    // As much again as is in hand waits for its turn, so that no worker waits for the network.
-    let room_max = (2 * stage.concurrency).min(limits::PREFETCH_MAX);
-    let room = Arc::new(Semaphore::new(room_max));
-    let turn = Turn { slots, closed: CancellationToken::new(), abandon };
-    // At the end, when nothing comes straight back to us, what waits for its turn is given back.
-    let _closing = turn.closed.clone().drop_guard();
-    loop {
-        match stage.broker.pull(&feed.stream, &feed.consumer, room_max).await {
-            Ok(mut pull) => {
-                stage.readiness.ok(&condition);
-                waits = self::waits();
-                pull_until_gone(&stage, &feed, &mut pull, &room, &in_hand, &stop, &turn).await;
-                if stop.is_cancelled() {
-                    return give_back(&stage, pull).await;
+/// One feed at work.
+pub(super) struct Feeding {
+    pub(super) stage: Arc<Stage>,
+    pub(super) feed: Feed,
+    pub(super) turn: Turn,
+    pub(super) in_hand: TaskTracker,
+    pub(super) stop: CancellationToken,
+    /// Room for as many events as may be in hand or wait for their turn.
+    room: Arc<Semaphore>,
+    room_max: usize,
+}
+
+/// Why a pull ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// The consumer is gone, or does not answer.
+    Gone,
+    /// The worker stops, or the stage is to pull more slowly, or faster.
+    Told,
+}
+
+impl Feeding {
+    pub(super) fn new(
+        stage: Arc<Stage>,
+        feed: Feed,
+        turn: Turn,
+        in_hand: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        // As much again as is in hand waits for its turn, so that no worker waits for the network.
+        let room_max = (2 * stage.concurrency).min(limits::PREFETCH_MAX);
+        Self { stage, feed, turn, in_hand, stop, room: Arc::new(Semaphore::new(room_max)), room_max }
+    }
+
+    /// Pulls and hands out deliveries until the worker stops. All that came by then is in hand.
+    pub(super) async fn run(self) {
+        let (stage, feed) = (&self.stage, &self.feed);
+        let condition = feed.condition();
+        let (mut pace, mut quiet) = (self.turn.pace.clone(), stage.hands.quiet());
+        let mut waits = waits();
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                Ok(_) = pace.wait_for(|pace| *pace != Pace::Stopped) => {}
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                Ok(_) = quiet.wait_for(|quiet| !quiet) => {}
+            }
+            // Whoever wants to be alone waits for this pull to end.
+            let Some(pulling) = stage.hands.try_hold() else { continue };
+            let at = *pace.borrow_and_update();
+            let most = match at {
+                Pace::Stopped => continue,
+                Pace::Probe => 1,
+                Pace::Full => self.room_max,
+            };
+            match stage.broker.pull(&feed.stream, &feed.consumer, most).await {
+                Ok(mut pull) => {
+                    stage.readiness.ok(&condition);
+                    waits = self::waits();
+                    let ended = self.pull(&mut pull, most, &mut pace, &mut quiet).await;
+                    self.take_the_last(pull).await;
+                    if ended == Ended::Told {
+                        continue;
+                    }
+                    stage.readiness.failing(&condition, "gone");
+                    stage.metrics.rebound();
+                    tracing::warn!(
+                        stage = stage.line.name(),
+                        stream = feed.stream,
+                        consumer = feed.consumer,
+                        "consumer is gone; opening it again"
+                    );
                 }
-                stage.readiness.failing(&condition, "gone");
-                stage.metrics.rebound();
-                tracing::warn!(
-                    stage = stage.line.name(),
-                    stream = feed.stream,
-                    consumer = feed.consumer,
-                    "consumer is gone; opening it again"
-                );
+                Err(error) => {
+                    let hint = match &error {
+                        PullError::Gone { .. } => "create it with `millstream apply`",
+                        PullError::Open { .. } | PullError::Passing { .. } => "",
+                    };
+                    stage.readiness.failing(&condition, error.to_string());
+                    tracing::warn!(stage = stage.line.name(), error = %error, hint, "could not open a consumer; trying again");
+                }
             }
-            Err(error) => {
-                let hint = match &error {
-                    PullError::Gone { .. } => "create it with `millstream apply`",
-                    PullError::Open { .. } | PullError::Passing { .. } => "",
-                };
-                stage.readiness.failing(&condition, error.to_string());
-                tracing::warn!(stage = stage.line.name(), error = %error, hint, "could not open a consumer; trying again");
+            drop(pulling);
+            let wait = waits.next().unwrap_or(limits::REBIND_WAIT_MAX);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return,
             }
         }
-        let wait = waits.next().unwrap_or(limits::REBIND_WAIT_MAX);
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = stop.cancelled() => return,
+    }
+
+    /// Hands out deliveries, at most `most` of them in hand, until the consumer is gone or the worker is told otherwise.
+    ///
+    /// All that comes is taken in at once, and kept alive while it waits: an event that waits in a buffer for longer than the
+    /// ack wait would be handed out a second time.
+    async fn pull(
+        &self,
+        pull: &mut Pull,
+        most: usize,
+        pace: &mut watch::Receiver<Pace>,
+        quiet: &mut watch::Receiver<bool>,
+    ) -> Ended {
+        let mut missed = 0;
+        let beyond = self.room_max - most;
+        loop {
+            pull.make_room(self.room.available_permits().saturating_sub(beyond));
+            let worth = u32::try_from(pull.worth() + beyond).unwrap_or(u32::MAX);
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ended::Told,
+                _ = pace.changed() => return Ended::Told,
+                Ok(_) = quiet.wait_for(|quiet| *quiet) => return Ended::Told,
+                next = pull.next() => next,
+                _ = self.room.acquire_many(worth) => continue,
+            };
+            match next {
+                None => return Ended::Gone,
+                Some(Ok(delivered)) => {
+                    missed = 0;
+                    self.take(delivered);
+                }
+                // One missed heartbeat follows every server restart. Several: the pull itself may be lost.
+                Some(Err(error)) => {
+                    missed += 1;
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    let (stage, stream) = (self.stage.line.name(), &self.feed.stream);
+                    tracing::debug!(stage, stream, cause, "no sign of life from the broker");
+                    if missed >= limits::HEARTBEATS_MISSED_MAX {
+                        return Ended::Gone;
+                    }
+                }
+            }
         }
+    }
+
+    /// Takes in what is still on its way, so that it need not wait for the ack wait to be over.
+    async fn take_the_last(&self, mut pull: Pull) {
+        let until = Instant::now() + limits::DRAIN_PULL_MAX;
+        while let Ok(Some(delivered)) = tokio::time::timeout_at(until, pull.last()).await {
+            self.take(delivered);
+        }
+    }
+
+    fn take(&self, delivered: Delivered) {
+        // There is room for all that was asked for, but after a reconnect more may come than that.
+        let place = Arc::clone(&self.room).try_acquire_owned();
+        let hold = self.stage.hands.hold();
+        let (stage, carries, turn) = (Arc::clone(&self.stage), self.feed.carries, self.turn.clone());
+        self.in_hand.spawn(async move {
+            delivery::live(&stage, carries, delivered, turn, Company::Any).await;
+            drop((place, hold));
+        });
     }
 }
 
@@ -70,75 +182,4 @@ fn waits() -> impl Iterator<Item = Duration> {
         .with_max_delay(limits::REBIND_WAIT_MAX)
         .without_max_times()
         .build()
-}
-
-/// Hands out deliveries until the consumer is gone or `stop`.
-///
-/// All that comes is taken in at once, and kept alive while it waits: an event that waits in a buffer for longer than the
-/// ack wait would be handed out a second time.
-async fn pull_until_gone(
-    stage: &Arc<Stage>,
-    feed: &Feed,
-    pull: &mut Pull,
-    room: &Arc<Semaphore>,
-    in_hand: &TaskTracker,
-    stop: &CancellationToken,
-    turn: &Turn,
-) {
-    let mut missed = 0;
-    loop {
-        pull.make_room(room.available_permits());
-        let worth = u32::try_from(pull.worth()).unwrap_or(u32::MAX);
-        let next = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            next = pull.next() => next,
-            _ = room.acquire_many(worth) => continue,
-        };
-        let delivered = match next {
-            None => return,
-            Some(Ok(delivered)) => delivered,
-            // One missed heartbeat follows every server restart. Several: the pull itself may be lost.
-            Some(Err(error)) => {
-                missed += 1;
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::debug!(
-                    stage = stage.line.name(),
-                    stream = feed.stream,
-                    cause,
-                    "no sign of life from the broker"
-                );
-                if missed >= limits::HEARTBEATS_MISSED_MAX {
-                    return;
-                }
-                continue;
-            }
-        };
-        missed = 0;
-        // There is room for all that was asked for, but after a reconnect more may come than that.
-        let place = Arc::clone(room).try_acquire_owned();
-        let (stage, carries, turn) = (Arc::clone(stage), feed.carries, turn.clone());
-        in_hand.spawn(async move {
-            delivery::live(&stage, carries, delivered, &turn).await;
-            drop(place);
-        });
-    }
-}
-
-/// Gives back what is still on its way, so that it need not wait for the ack wait to be over.
-async fn give_back(stage: &Stage, mut pull: Pull) {
-    let mut ahead: Vec<Delivered> = Vec::new();
-    let until = Instant::now() + limits::DRAIN_PULL_MAX;
-    while let Ok(Some(delivered)) = tokio::time::timeout_at(until, pull.last()).await {
-        ahead.push(delivered);
-    }
-    // First stop asking, or the server would hand them straight back to us.
-    drop(pull);
-    let count = ahead.len();
-    for delivered in ahead {
-        delivered.nak(Duration::ZERO).await;
-    }
-    if count > 0 {
-        tracing::info!(stage = stage.line.name(), count, "gave back events pulled ahead");
-    }
 }

@@ -8,7 +8,9 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use millstream_stages::{Build, Delivery, Event, Failure, Map, Problem, World, failure::class, retry::Policy};
+use tokio::sync::watch;
 
+use super::breaker::{Breaker, Pace};
 use crate::{
     config::{Pipeline, pipeline},
     observe::{Metrics, StageMetrics},
@@ -23,6 +25,7 @@ pub struct Line {
     publishes: bool,
     dedup: bool,
     chained: Vec<Line>,
+    breaker: Arc<Breaker>,
     metrics: Arc<StageMetrics>,
 }
 
@@ -93,6 +96,7 @@ impl Line {
             publishes: false,
             dedup: false,
             chained: Vec::new(),
+            breaker: Arc::new(Breaker::none()),
             metrics: metrics.stage(name),
         }
     }
@@ -100,6 +104,51 @@ impl Line {
     /// The stage's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The names of its stages, its own first.
+    pub fn names(&self) -> Vec<&str> {
+        std::iter::once(self.name()).chain(self.chained.iter().flat_map(Self::names)).collect()
+    }
+
+    /// Whether what its handler depends on counts as down.
+    pub fn breaker(&self) -> &Breaker {
+        &self.breaker
+    }
+
+    /// How fast the line may pull: as fast as the slowest of its stages.
+    pub fn pace(&self) -> watch::Receiver<Pace> {
+        let mut paces: Vec<_> = self.lines().iter().map(|line| line.breaker.pace()).collect();
+        if paces.len() == 1 {
+            return paces.remove(0);
+        }
+        let slowest =
+            |paces: &[watch::Receiver<Pace>]| paces.iter().map(|pace| *pace.borrow()).min().unwrap_or(Pace::Full);
+        let (sender, receiver) = watch::channel(slowest(&paces));
+        tokio::spawn(async move {
+            loop {
+                let changes = paces.iter_mut().map(|pace| Box::pin(pace.changed()));
+                let changed = futures_util::future::select_all(changes);
+                let gone = tokio::select! {
+                    (changed, ..) = changed => changed.is_err(),
+                    () = sender.closed() => true,
+                };
+                if gone {
+                    return;
+                }
+                sender.send_replace(slowest(&paces));
+            }
+        });
+        receiver
+    }
+
+    /// Whether it may not pull at all now.
+    pub fn is_stopped(&self) -> bool {
+        self.lines().iter().any(|line| *line.breaker.pace().borrow() == Pace::Stopped)
+    }
+
+    fn lines(&self) -> Vec<&Self> {
+        std::iter::once(self).chain(self.chained.iter().flat_map(Self::lines)).collect()
     }
 
     /// When and how often a failed event comes back.
@@ -142,6 +191,8 @@ impl Line {
         let took = began.elapsed();
         let results = answered.map_err(|failure| Failed { stage: self, failure, took })?;
         applied.ran.push((self, took));
+        let Some(results) = results else { return Ok(()) };
+        self.breaker.succeeded();
         for event in results {
             for next in self.chained.iter().filter(|next| next.takes(&event.event_type)) {
                 next.apply_boxed(&event, delivery, applied).await?;
@@ -162,11 +213,16 @@ impl Line {
         Box::pin(self.apply(event, delivery, applied))
     }
 
-    async fn answer(&self, event: &Event, delivery: &Delivery) -> Result<Vec<Event>, Failure> {
-        let Some(limit) = self.map.timeout() else { return self.map.apply(event, delivery).await };
-        tokio::time::timeout(limit, self.map.apply(event, delivery)).await.unwrap_or_else(|_| {
+    /// What the stage makes of the event; `None` where the event is not for it.
+    async fn answer(&self, event: &Event, delivery: &Delivery) -> Result<Option<Vec<Event>>, Failure> {
+        if !self.map.takes(event)? {
+            return Ok(None);
+        }
+        let Some(limit) = self.map.timeout() else { return self.map.apply(event, delivery).await.map(Some) };
+        let answered = tokio::time::timeout(limit, self.map.apply(event, delivery)).await.unwrap_or_else(|_| {
             Err(Failure::retry(class::TIMEOUT, format!("no answer in {}", millstream_stages::units::Period(limit))))
-        })
+        });
+        answered.map(Some)
     }
 }
 

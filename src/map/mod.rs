@@ -2,18 +2,28 @@
 //!
 //! - [`mod@line`]: a stage and those chained to it, as one function from an event to what is to be published
 //! - [`decode`]: what a delivery says of its event
-//! - `delivery`: the life of one delivery, to its one settlement
 //! - `feed`: pulls from one consumer, and opens it again when it is gone
+//! - `delivery`: the life of one delivery, to its one settlement
+//! - `record`: what became of the delivery before this one
+//! - `attempt`: one run of an event through its line
 //! - `report`: the error event of a failed attempt
-//! - `apart`: runs an event by itself before it is called the killer of its workers
-//! - `park`: takes an event out of the consumer until a later time
+//! - `give_up`: the dead letter of an event
+//! - `park`: puts an event into the retry stream
+//! - [`breaker`]: whether what a handler depends on counts as down
+//! - [`hands`]: what the worker has in hand over all of its stages
+//! - [`alone`]: runs what may kill its worker with nothing else in hand
 
-mod apart;
+pub mod alone;
+mod attempt;
+pub mod breaker;
 pub mod decode;
 mod delivery;
 mod feed;
+mod give_up;
+pub mod hands;
 pub mod line;
 mod park;
+mod record;
 mod report;
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +38,12 @@ use crate::{
     topology::{self, FeedInput, Names},
 };
 
+pub use alone::Loner;
+pub use hands::Hands;
 pub use line::Line;
+
+use delivery::Turn;
+use feed::Feeding;
 
 /// One durable consumer that a stage pulls from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +60,7 @@ impl From<topology::Feed> for Feed {
     fn from(feed: topology::Feed) -> Self {
         let carries = match feed.input {
             FeedInput::Source(envelope) => Carries::Envelope(envelope),
-            FeedInput::Edge | FeedInput::Failed | FeedInput::Retry => Carries::Headers,
+            FeedInput::Edge | FeedInput::Failed | FeedInput::Retry | FeedInput::Alone => Carries::Headers,
         };
         Self { stream: feed.stream, consumer: feed.consumer, carries }
     }
@@ -81,6 +96,10 @@ pub struct Stage {
     pub ack_wait: Duration,
     /// Events in hand at once.
     pub concurrency: usize,
+    /// How long an event may be in the retry stream.
+    pub retry_max_age: Duration,
+    /// What the worker has in hand over all of its stages.
+    pub hands: Arc<Hands>,
     /// Where the stage counts.
     pub metrics: Arc<StageMetrics>,
     /// Where it says whether it is ready.
@@ -92,20 +111,30 @@ impl Stage {
     /// pulled ahead, and finishes what is in hand.
     ///
     /// `abandon` ends the drain early: what is still in hand comes again later.
-    pub async fn run(self, feeds: Vec<Feed>, stop: CancellationToken, abandon: CancellationToken) {
-        let stage = Arc::new(self);
-        let slots = Arc::new(Semaphore::new(stage.concurrency));
+    pub async fn run(self: Arc<Self>, feeds: Vec<Feed>, stop: CancellationToken, abandon: CancellationToken) {
+        let turn = self.turn(abandon.clone());
         let in_hand = TaskTracker::new();
-        let pulling = feeds.into_iter().map(|feed| {
-            feed::run(Arc::clone(&stage), feed, Arc::clone(&slots), in_hand.clone(), stop.clone(), abandon.clone())
-        });
-        futures_util::future::join_all(pulling).await;
+        let feeding = feeds
+            .into_iter()
+            .map(|feed| Feeding::new(Arc::clone(&self), feed, turn.clone(), in_hand.clone(), stop.clone()).run());
+        futures_util::future::join_all(feeding).await;
+        // Nothing is pulled any more, so what is given back does not come straight back to us.
+        turn.closed.cancel();
         in_hand.close();
         tokio::select! {
             () = in_hand.wait() => {}
             () = abandon.cancelled() => {
-                tracing::warn!(stage = stage.line.name(), in_hand = in_hand.len(), "drain ended with events in hand; they come again");
+                tracing::warn!(stage = self.line.name(), in_hand = in_hand.len(), "drain ended with events in hand; they come again");
             }
+        }
+    }
+
+    fn turn(&self, abandon: CancellationToken) -> Turn {
+        Turn {
+            slots: Arc::new(Semaphore::new(self.concurrency)),
+            pace: self.line.pace(),
+            closed: CancellationToken::new(),
+            abandon,
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Park: takes an event out of the consumer until a later time, by a message schedule.
+//! Park: puts an event of a stage into the retry stream: for later, for now, or to run with nothing else in hand.
 //!
-//! A nak with a long wait would occupy `max_ack_pending`, and every nak counts as a delivery. A parked event
-//! does neither: the server publishes it to `<pipeline>.retry.<stage>` when its time has come.
+//! A nak with a long wait would occupy `max_ack_pending`, and every nak counts as a delivery. What is in the retry stream
+//! does neither. For later, the server publishes it to `<pipeline>.retry.<stage>` when its time has come.
 //!
 //! Source: NATS ADR-51, server 2.12 or newer; the headers `Nats-Schedule` and `Nats-Schedule-Target`.
 
@@ -9,43 +9,80 @@ use std::time::{Duration, SystemTime};
 
 use millstream_stages::{Event, headers};
 
-use super::{Stage, delivery::until_stored};
+use super::{Stage, delivery::until_stored, record::Spent};
 use crate::{
-    broker::{Delivered, Headers, Outgoing, PublishError},
+    broker::{Delivered, Expects, Headers, Outgoing, PublishError, header, set},
     dead_letter::{
         Origin,
         letter::{rfc3339, write_identity},
     },
 };
 
-/// Stores the event to come back after `wait`, `attempts_spent` attempts into its life.
-///
-/// The schedule's subject names the life, so parking it twice replaces the first: one event comes back.
-///
-/// # Errors
-/// The event does not fit together with its headers.
-pub(super) async fn park(
-    stage: &Stage,
-    delivered: &Delivered,
-    event: &Event,
-    origin: &Origin,
-    attempts_spent: u32,
-    wait: Duration,
-) -> Result<(), PublishError> {
-    let name = stage.line.name();
-    let mut all = Headers::new();
-    write_identity(event, &mut all);
-    origin.write_source(&mut all);
-    all.insert(headers::LIFE, origin.life.to_string());
-    all.insert(headers::ATTEMPTS, attempts_spent.to_string());
-    if let Some(traceparent) = delivered.header(headers::TRACEPARENT) {
-        all.insert(headers::TRACEPARENT, crate::broker::header(traceparent));
+/// What is put into the retry stream, and what it has behind it.
+pub(super) struct Parking<'a> {
+    pub(super) stage: &'a Stage,
+    pub(super) delivered: &'a Delivered,
+    pub(super) event: &'a Event,
+    pub(super) origin: &'a Origin,
+    pub(super) spent: Spent,
+}
+
+impl Parking<'_> {
+    /// Stores the event to come back after `wait`.
+    ///
+    /// The schedule's subject names the life, so parking it twice replaces the first: one event comes back.
+    ///
+    /// # Errors
+    /// The event does not fit together with its headers.
+    pub(super) async fn for_later(&self, wait: Duration) -> Result<(), PublishError> {
+        let (stage, life) = (self.stage, &self.origin.life);
+        let mut all = self.headers();
+        all.insert("Nats-Schedule", format!("@at {}", rfc3339(SystemTime::now() + wait)));
+        all.insert("Nats-Schedule-Target", stage.names.retry_subject(stage.line.name()));
+        self.store(stage.names.parked_subject(stage.line.name(), &life.stream, life.seq), all).await?;
+        stage.metrics.parked();
+        Ok(())
     }
-    all.insert("Nats-Schedule", format!("@at {}", rfc3339(SystemTime::now() + wait)));
-    all.insert("Nats-Schedule-Target", stage.names.retry_subject(name));
-    let subject = stage.names.parked_subject(name, &origin.life.stream, origin.life.seq);
-    let outgoing = Outgoing { subject, headers: all, body: delivered.body().clone(), first_on_subject: false };
-    until_stored(name, || stage.broker.publish(outgoing.clone())).await?;
-    stage.metrics.parked();
-    Ok(())
+
+    /// Stores the event to come back as soon as the stage pulls.
+    ///
+    /// # Errors
+    /// As [`Parking::for_later`].
+    pub(super) async fn for_now(&self) -> Result<(), PublishError> {
+        let mut all = self.headers();
+        set(&mut all, headers::MSG_ID, format!("release:{}", super::record::delivery_id(self.delivered)).as_str());
+        self.store(self.stage.names.retry_subject(self.stage.line.name()), all).await
+    }
+
+    /// Stores the event to run with nothing else in hand.
+    ///
+    /// # Errors
+    /// As [`Parking::for_later`].
+    pub(super) async fn alone(&self) -> Result<(), PublishError> {
+        let mut all = self.headers();
+        set(&mut all, headers::MSG_ID, format!("alone:{}", super::record::delivery_id(self.delivered)).as_str());
+        self.store(self.stage.names.alone_subject(self.stage.line.name()), all).await
+    }
+
+    fn headers(&self) -> Headers {
+        let mut all = Headers::new();
+        write_identity(self.event, &mut all);
+        self.origin.write_source(&mut all);
+        all.insert(headers::LIFE, self.origin.life.to_string());
+        set(&mut all, headers::ATTEMPTS, u64::from(self.spent.attempts));
+        if let Some(at) = self.spent.first_failed_at {
+            all.insert(headers::FIRST_FAILED_AT, rfc3339(at));
+        }
+        all.insert(headers::QUEUED_AT, rfc3339(self.origin.queued_at.unwrap_or_else(SystemTime::now)));
+        if let Some(traceparent) = self.delivered.header(headers::TRACEPARENT) {
+            all.insert(headers::TRACEPARENT, header(traceparent));
+        }
+        all
+    }
+
+    async fn store(&self, subject: String, headers: Headers) -> Result<(), PublishError> {
+        let outgoing = Outgoing { subject, headers, body: self.delivered.body().clone(), expects: Expects::Anything };
+        until_stored(self.stage.line.name(), || self.stage.broker.publish(outgoing.clone())).await?;
+        Ok(())
+    }
 }

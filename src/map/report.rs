@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 use millstream_stages::{Event, Failure, headers};
 use serde_json::json;
 
-use super::{Stage, delivery::until_stored};
+use super::{Stage, delivery::until_stored, record::Spent};
 use crate::{
-    broker::{Headers, Outgoing},
+    broker::{Expects, Headers, Outgoing},
     dead_letter::{Origin, letter::rfc3339},
     limits,
 };
@@ -18,7 +18,7 @@ pub(super) struct Report<'a> {
     pub(super) stage: &'a str,
     /// What went wrong.
     pub(super) failure: &'a Failure,
-    /// What became of it: `retry`, `defer`, or the reason of the dead letter.
+    /// What becomes of it: `retry`, `park`, `defer`, or the reason of the dead letter.
     pub(super) outcome: &'a str,
     /// When it comes back, from now.
     pub(super) wait: Option<Duration>,
@@ -26,6 +26,8 @@ pub(super) struct Report<'a> {
     pub(super) delivery_id: &'a str,
     /// The number of the attempt.
     pub(super) attempt: u32,
+    /// Attempts spent, this one included where it counts.
+    pub(super) spent: Spent,
     /// Where the event comes from.
     pub(super) origin: &'a Origin,
     /// The event, if its payload could be read.
@@ -62,12 +64,23 @@ pub(super) async fn publish(stage: &Stage, report: &Report<'_>) {
     all.insert(headers::EVENT_ID, id.as_str());
     all.insert(headers::EVENT_TYPE, crate::broker::header(&report.failure.class));
     all.insert(headers::ENVELOPE, "error");
+    crate::broker::set(&mut all, headers::ATTEMPTS, u64::from(report.spent.attempts));
+    all.insert(headers::OUTCOME, report.outcome);
+    if let Some(at) = report.spent.first_failed_at {
+        all.insert(headers::FIRST_FAILED_AT, rfc3339(at));
+    }
     report.origin.write_source(&mut all);
     if let Some(traceparent) = report.traceparent {
         all.insert(headers::TRACEPARENT, crate::broker::header(traceparent));
     }
-    let subject = stage.names.failed_subject(report.stage, &headers::clean(&report.failure.class));
-    let outgoing = Outgoing { subject, headers: all, body: body.to_string().into(), first_on_subject: false }.id(&id);
+    let subject = stage.names.failed_subject(
+        report.stage,
+        &headers::clean(&report.failure.class),
+        report.origin.source.parts(),
+        report.origin.life.parts(),
+    );
+    let outgoing =
+        Outgoing { subject, headers: all, body: body.to_string().into(), expects: Expects::Anything }.id(&id);
     if let Err(error) = until_stored(report.stage, || stage.broker.publish(outgoing.clone())).await {
         tracing::error!(stage = report.stage, error = %error, "could not report a failed attempt");
     }

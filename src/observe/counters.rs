@@ -38,7 +38,7 @@ pub struct StageMetrics {
     retried: Counter,
     deferred: Counter,
     parked: Counter,
-    dead_lettered: [Counter; REASONS.len()],
+    dead_lettered: [Counter; Reason::ALL.len()],
     published: Counter,
     rebinds: Counter,
     active: Gauge,
@@ -86,9 +86,6 @@ pub struct StageSnapshot {
     pub took: DurationCounts,
 }
 
-const REASONS: [Reason; 5] =
-    [Reason::Exhausted, Reason::Rejected, Reason::Crashed, Reason::Undecodable, Reason::Expired];
-
 impl Outcome {
     /// Every outcome, in the order of their discriminants.
     pub const ALL: [Self; 5] = [Self::Done, Self::Retried, Self::Deferred, Self::DeadLettered, Self::Released];
@@ -127,7 +124,7 @@ impl StageMetrics {
             retried: of(&families.retried),
             deferred: of(&families.deferred),
             parked: of(&families.parked),
-            dead_lettered: REASONS
+            dead_lettered: Reason::ALL
                 .map(|reason| families.dead_lettered.get_or_create_owned(&with("reason", reason.as_str()))),
             published: of(&families.published),
             rebinds: of(&families.rebinds),
@@ -171,7 +168,7 @@ impl StageMetrics {
 
     /// An event was given up on.
     pub fn dead_lettered(&self, reason: Reason) {
-        let at = REASONS.iter().position(|known| *known == reason).expect("REASONS lists every reason");
+        let at = Reason::ALL.iter().position(|known| *known == reason).expect("ALL lists every reason");
         self.dead_lettered[at].inc();
     }
 

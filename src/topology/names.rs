@@ -44,9 +44,20 @@ impl Names {
         format!("{}-failed", self.pipeline)
     }
 
-    /// The subject of a failed attempt.
-    pub fn failed_subject(&self, stage: &str, class: &str) -> String {
-        format!("{}.failed.{stage}.{}", self.pipeline, token(class))
+    /// The subject of a failed attempt of the event that was first stored as `source`, in this life of it at the stage.
+    pub fn failed_subject(&self, stage: &str, class: &str, source: (&str, u64), life: (&str, u64)) -> String {
+        format!("{}.failed.{stage}.{}.{}", self.pipeline, token(class), lived(source, life))
+    }
+
+    /// The subject filter for the failed attempts of one life of an event at a stage.
+    pub fn failed_in_life(&self, stage: &str, source: (&str, u64), life: (&str, u64)) -> String {
+        format!("{}.failed.{stage}.*.{}", self.pipeline, lived(source, life))
+    }
+
+    /// The subject filter for the failed attempts, at `stage` or at all, of the event that was first stored as `stream` and
+    /// `seq`, in all of its lives.
+    pub fn failed_of(&self, stage: Option<&str>, stream: &str, seq: u64) -> String {
+        format!("{}.failed.{}.*.{}.{seq}.*", self.pipeline, stage.unwrap_or("*"), token(stream))
     }
 
     /// The subject filter for every failed attempt at `stage`.
@@ -76,7 +87,12 @@ impl Names {
 
     /// The subject filter for the dead letters of `stage`, or of all.
     pub fn dlq_filter(&self, stage: Option<&str>) -> String {
-        format!("{}.dlq.{}.>", self.pipeline, stage.unwrap_or("*"))
+        format!("{}.dlq.{}.*.*", self.pipeline, stage.unwrap_or("*"))
+    }
+
+    /// The subject of what a dead letter was before it was edited, by the letter's own subject. No letter itself.
+    pub fn dlq_original(&self, letter_subject: &str) -> String {
+        format!("{letter_subject}.original")
     }
 
     /// The stream of redriven and parked events.
@@ -87,6 +103,11 @@ impl Names {
     /// The subject on which an event comes back to one stage only.
     pub fn retry_subject(&self, stage: &str) -> String {
         format!("{}.retry.{stage}", self.pipeline)
+    }
+
+    /// The subject on which an event comes to one stage that runs it with nothing else in hand.
+    pub fn alone_subject(&self, stage: &str) -> String {
+        format!("{}.alone.{stage}", self.pipeline)
     }
 
     /// The subject of the schedule that holds a parked event; one per life of an event at a stage.
@@ -109,9 +130,15 @@ impl Names {
         format!("{}-{stage}", self.pipeline)
     }
 
+    /// The durable consumer by which a stage is given the events that run alone. (No stage has a `+` in its name.)
+    pub fn alone_consumer(&self, stage: &str) -> String {
+        format!("{}-{stage}+alone", self.pipeline)
+    }
+
     /// The stage of a durable consumer, if it is one of ours.
     pub fn stage_of_consumer<'a>(&self, consumer: &'a str) -> Option<&'a str> {
-        consumer.strip_prefix(&self.pipeline)?.strip_prefix('-')
+        let stage = consumer.strip_prefix(&self.pipeline)?.strip_prefix('-')?;
+        Some(stage.strip_suffix("+alone").unwrap_or(stage))
     }
 
     /// The durable consumer by which the dead-letter router reads the advisories.
@@ -129,10 +156,25 @@ impl Names {
         format!("{}-state", self.pipeline)
     }
 
+    /// The key of a stage's circuit breaker in [`Self::state_bucket`].
+    pub fn breaker_key(stage: &str) -> String {
+        format!("breaker.{stage}")
+    }
+
+    /// The key of a job in [`Self::state_bucket`].
+    pub fn job_key(job: &str) -> String {
+        format!("job.{job}")
+    }
+
     /// The key-value bucket of live workers.
     pub fn workers_bucket(&self) -> String {
         format!("{}-workers", self.pipeline)
     }
+}
+
+/// A source and a life as subject tokens: `<stream>.<seq>.<life stream>-<life seq>`.
+fn lived(source: (&str, u64), life: (&str, u64)) -> String {
+    format!("{}.{}.{}-{}", token(source.0), source.1, token(life.0), life.1)
 }
 
 /// Outside text as one subject token: what NATS gives a meaning is percent-encoded.

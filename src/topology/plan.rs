@@ -56,6 +56,8 @@ pub enum FeedInput {
     Failed,
     /// Events of the stage that were parked or redriven.
     Retry,
+    /// Events of the stage that run with nothing else in hand, one at a time over the whole fleet.
+    Alone,
 }
 
 /// What a reduce stage reads by offset.
@@ -116,7 +118,12 @@ impl Topology {
     /// The feeds of a map stage, or of a channel by its [`Names::channel_stage`]. A chained stage has none: it runs
     /// inside the worker of the stage before.
     pub fn feeds(&self, stage: &str) -> Vec<Feed> {
-        self.feeds.iter().filter(|feed| feed.stage == stage).cloned().collect()
+        self.feeds.iter().filter(|feed| feed.stage == stage && feed.input != FeedInput::Alone).cloned().collect()
+    }
+
+    /// The feed of what runs alone at a map stage or a channel; `None` for a stage without feeds.
+    pub fn alone(&self, stage: &str) -> Option<Feed> {
+        self.feeds.iter().find(|feed| feed.stage == stage && feed.input == FeedInput::Alone).cloned()
     }
 
     /// Every feed.
@@ -143,6 +150,20 @@ impl Topology {
             };
             self.add(&stage.name, input, consumer);
         }
+        self.feed_alone(names, &stage.name, stage.ack_wait);
+    }
+
+    fn feed_alone(&mut self, names: &Names, stage: &str, ack_wait: Duration) {
+        let consumer = ConsumerSpec {
+            stream: names.retry_stream(),
+            name: names.alone_consumer(stage),
+            pipeline: self.pipeline.clone(),
+            filters: vec![names.alone_subject(stage)],
+            ack_wait,
+            max_deliver: Some(limits::CHANCES + 1 + limits::CHANCES),
+            max_ack_pending: 1,
+        };
+        self.add(stage, FeedInput::Alone, consumer);
     }
 
     fn feed_channel(&mut self, names: &Names, channel: &Channel) {
@@ -160,6 +181,7 @@ impl Topology {
             };
             self.add(&stage, input, consumer);
         }
+        self.feed_alone(names, &stage, limits::CHANNEL_ACK_WAIT);
     }
 
     fn add(&mut self, stage: &str, input: FeedInput, consumer: ConsumerSpec) {
@@ -222,13 +244,14 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         max_bytes: None,
         duplicate_window: limits::DEDUP,
         schedules: false,
+        rollup: false,
         bucket: false,
     };
     let root = |kind: &str| format!("{}.{kind}.>", pipeline.name);
     let bucket = |name: String, memory, max_age: Option<Duration>| {
         let window = max_age.map_or(limits::DEDUP, |age| age.min(limits::DEDUP));
         let stream = stream(format!("KV_{name}"), Retention::Limits, vec![format!("$KV.{name}.>")]);
-        StreamSpec { bucket: true, memory, max_age, duplicate_window: window, ..stream }
+        StreamSpec { bucket: true, rollup: true, memory, max_age, duplicate_window: window, ..stream }
     };
     let mut streams = vec![
         bucket(names.state_bucket(), false, None),
@@ -236,14 +259,17 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         aged(stream(names.failed_stream(), Retention::Limits, vec![root("failed")]), storage.failed_max_age),
         StreamSpec {
             max_bytes: storage.dlq_max_bytes,
+            // A letter that is amended takes the place of what it was.
+            rollup: true,
             ..aged(stream(names.dlq_stream(), Retention::Limits, vec![root("dlq")]), storage.dlq_max_age)
         },
         StreamSpec {
             schedules: true,
+            rollup: true,
             ..stream(
                 names.retry_stream(),
                 Retention::WorkQueue,
-                vec![names.retry_subject("*"), format!("{}.parked.*", pipeline.name)],
+                vec![names.retry_subject("*"), names.alone_subject("*"), format!("{}.parked.*", pipeline.name)],
             )
         },
     ];

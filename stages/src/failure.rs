@@ -22,6 +22,8 @@ pub mod class {
     pub const DECODE: &str = "DecodeError";
     /// The `when` of a stage could not be decided for the event.
     pub const CONDITION: &str = "ConditionError";
+    /// The event waited in the retry stream for longer than it may.
+    pub const EXPIRED: &str = "ExpiredError";
     /// The workers that ran the event died of it.
     pub const CRASHED: &str = "WorkerCrashed";
 }

@@ -69,16 +69,14 @@ fn build(options: &Value, world: &dyn World) -> Result<Box<dyn Map>, Vec<Problem
 }
 
 impl Map for Handle {
+    fn takes(&self, event: &Event) -> Result<bool, Failure> {
+        let Some(when) = &self.when else { return Ok(true) };
+        let taken = when.truthy(event);
+        taken.map_err(|error| Failure::reject(class::CONDITION, format!("when cannot be decided: {error}")))
+    }
+
     fn apply<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Vec<Event>> {
         Box::pin(async move {
-            if let Some(when) = &self.when {
-                let selected = when.truthy(event);
-                let selected = selected
-                    .map_err(|error| Failure::reject(class::CONDITION, format!("when cannot be decided: {error}")))?;
-                if !selected {
-                    return Ok(Vec::new());
-                }
-            }
             match self.handler.call(event, delivery).await? {
                 Reply::Pass => Ok(vec![event.clone()]),
                 Reply::Replace(bodies) if bodies.len() > OUTPUTS_MAX => Err(Failure::retry(
@@ -126,7 +124,11 @@ mod tests {
         let delivery = delivery();
         let line =
             |event: &Event| format!("{} {} {}\n", event.id, event.event_type, String::from_utf8_lossy(&event.body));
-        let text = match answer(stage.apply(&event, &delivery)) {
+        let answered = stage.takes(&event).and_then(|taken| match taken {
+            true => answer(stage.apply(&event, &delivery)),
+            false => Ok(Vec::new()),
+        });
+        let text = match answered {
             Ok(events) if events.is_empty() => "nothing passes on\n".to_owned(),
             Ok(events) => events.iter().map(line).collect(),
             Err(failure) => format!("{:?} {failure}\n", failure.disposition),

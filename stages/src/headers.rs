@@ -44,6 +44,18 @@ pub const CONFIG: &str = "Millstream-Config";
 pub const BODY: &str = "Millstream-Body";
 /// Inner: which life of the event at its stage this is, `<stream>:<seq>`. Parking keeps it, a redrive begins a new one.
 pub const LIFE: &str = "Millstream-Life";
+/// What became of a failed attempt, on its error event: `retry`, `park`, `defer`, or the reason of the dead letter.
+pub const OUTCOME: &str = "Millstream-Outcome";
+/// Inner: since when an event waits in the retry stream, parked again or not, RFC 3339. It expires by this.
+pub const QUEUED_AT: &str = "Millstream-Queued-At";
+/// On a letter: why recovery will not redrive it by itself.
+pub const PERMANENT: &str = "Millstream-Permanent";
+/// On a letter: when its event was completed all the same, RFC 3339.
+pub const COMPLETED_AT: &str = "Millstream-Completed-At";
+/// On a letter: when its payload was last edited, RFC 3339. What it was is kept.
+pub const EDITED_AT: &str = "Millstream-Edited-At";
+/// On a letter: who edited it.
+pub const EDITED_BY: &str = "Millstream-Edited-By";
 /// NATS: the id the server drops duplicates by.
 pub const MSG_ID: &str = "Nats-Msg-Id";
 

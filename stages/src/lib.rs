@@ -18,6 +18,7 @@
 
 pub mod aggregate_errors;
 pub mod alert;
+pub mod breaker;
 pub mod delivery;
 pub mod envelope;
 pub mod event;
@@ -126,6 +127,14 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send
 
 /// A stage that maps one event to zero or more. It keeps no memory, so every worker runs every map stage.
 pub trait Map: Send + Sync {
+    /// Whether the event is for this stage at all. One that is not ends here, done, and [`Map::apply`] is not called.
+    ///
+    /// # Errors
+    /// That cannot be decided.
+    fn takes(&self, _event: &Event) -> Result<bool, Failure> {
+        Ok(true)
+    }
+
     /// What becomes of one event. The engine publishes the events of an `Ok`, in order, before it acks.
     fn apply<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Vec<Event>>;
 

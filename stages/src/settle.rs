@@ -33,6 +33,14 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [Self::Exhausted, Self::Rejected, Self::Crashed, Self::Undecodable, Self::Expired];
+
+    /// The reason with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
     /// The value of the `Millstream-Reason` header.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -211,7 +211,11 @@ pub(crate) fn eventually<T, F: Future<Output = Option<T>>>(ask: impl Fn() -> F) 
 
 /// The stream of a key-value bucket.
 pub(crate) fn bucket(name: &str) -> StreamSpec {
-    StreamSpec { bucket: true, ..stream(&format!("KV_{name}"), &format!("$KV.{name}.>"), Retention::Limits) }
+    StreamSpec {
+        bucket: true,
+        rollup: true,
+        ..stream(&format!("KV_{name}"), &format!("$KV.{name}.>"), Retention::Limits)
+    }
 }
 
 /// A stream without limits.
@@ -227,6 +231,7 @@ pub(crate) fn stream(name: &str, subject: &str, retention: Retention) -> StreamS
         max_bytes: None,
         duplicate_window: Duration::from_secs(120),
         schedules: false,
+        rollup: false,
         bucket: false,
     }
 }

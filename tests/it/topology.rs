@@ -40,6 +40,8 @@ fn stage(name: &str, kind: &str, inputs: &[Input]) -> Stage {
         ack_wait: Duration::from_secs(30),
         max_ack_pending: 1000,
         policy: Policy::default(),
+        breaker: None,
+        recover: None,
         dedup: None,
         chain: false,
     }
@@ -116,11 +118,14 @@ fn the_shop_needs_these_feeds() {
     expect![[r#"
         validate <- shop-in-events shop-validate Source(Domain) []
         validate <- shop-retry shop-validate Retry ["shop.retry.validate"]
+        validate <- shop-retry shop-validate+alone Alone ["shop.alone.validate"]
         orders <- LEGACY shop-orders Source(Raw) ["legacy.orders"]
         orders <- shop-out-validate shop-orders Edge ["shop.out.validate.order.*"]
         orders <- shop-retry shop-orders Retry ["shop.retry.orders"]
+        orders <- shop-retry shop-orders+alone Alone ["shop.alone.orders"]
         notify-ops <- shop-notify shop-notify-ops Edge ["shop.notify.ops"]
         notify-ops <- shop-retry shop-notify-ops Retry ["shop.retry.notify-ops"]
+        notify-ops <- shop-retry shop-notify-ops+alone Alone ["shop.alone.notify-ops"]
         errors reads shop-failed Failed ["shop.failed.orders.>", "shop.failed.validate.>"]
         errors reads shop-in-errors Source(Error) []
         alerts reads shop-out-errors Edge []
@@ -144,7 +149,7 @@ fn the_shop_needs_these_streams() {
         KV_shop-workers Limits age Some(15) window 15000 ms $KV.shop-workers.>
         shop-failed Limits age Some(604800) window 120000 ms shop.failed.>
         shop-dlq Limits age Some(2592000) window 120000 ms shop.dlq.>
-        shop-retry WorkQueue age None window 120000 ms shop.retry.* shop.parked.*
+        shop-retry WorkQueue age None window 120000 ms shop.retry.* shop.alone.* shop.parked.*
         shop-notify WorkQueue age None window 120000 ms shop.notify.*
         shop-out-validate Interest age None window 100 ms shop.out.validate.>
         shop-out-errors Limits age Some(86400) window 120000 ms shop.out.errors.>
@@ -217,12 +222,15 @@ async fn drift_is_shown_and_mended() {
             subjects: $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.LEGACY.shop-orders $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-in-events.* $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-notify.* $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-out-validate.* $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-retry.* -> $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.LEGACY.shop-orders $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-in-events.* $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-out-validate.* $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-retry.*
         ~ consumer "shop-validate" on stream "shop-retry"
             ack_wait: 30s -> 45s
+        ~ consumer "shop-validate+alone" on stream "shop-retry"
+            ack_wait: 30s -> 45s
         ~ consumer "shop-orders" on stream "shop-out-validate"
             filters: shop.out.validate.order.* -> shop.out.validate.order.* shop.out.validate.payment.>
         ~ consumer "shop-validate" on stream "shop-in-events"
             ack_wait: 30s -> 45s
         - consumer "shop-notify-ops" on stream "shop-notify": no longer named, left as it is (0 messages)
         - consumer "shop-notify-ops" on stream "shop-retry": no longer named, left as it is (0 messages)
+        - consumer "shop-notify-ops+alone" on stream "shop-retry": no longer named, left as it is (0 messages)
     "#]].assert_eq(&plan.to_string());
     apply(&plan, &broker, Allowed { delete_extra: true, ..Allowed::default() }).await.unwrap();
     assert_eq!(diff(&topology, &broker).await.unwrap().to_string(), "");

@@ -3,7 +3,6 @@
 use std::{sync::Arc, time::Duration};
 
 use expect_test::expect;
-use futures_util::StreamExt as _;
 use millstream::{
     broker::{Broker, Outgoing},
     config::pipeline::{Auth, Nats},
@@ -12,7 +11,7 @@ use millstream::{
 };
 use serde_json::{Value, json};
 
-use super::{Calls, SOURCE, WORK, header, headers, told};
+use super::{Calls, SOURCE, WORK, header, headers, take_and_die, told};
 use crate::support::{Mill, TestServer, domain, eventually};
 
 #[tokio::test]
@@ -60,7 +59,10 @@ async fn a_rejected_event_is_a_letter_at_the_first_attempt_with_every_header_of_
     mill.drain().await;
     assert_eq!(calls.of("e-1"), ["work 1"]);
     let failed = mill.messages("shop-failed", 1).await;
-    assert_eq!((failed.len(), failed[0].subject.as_str()), (1, "shop.failed.work.Refused"));
+    assert_eq!(
+        (failed.len(), failed[0].subject.as_str()),
+        (1, "shop.failed.work.Refused.shop-in-events.1.shop-in-events-1")
+    );
     let error: Value = serde_json::from_slice(&failed[0].body).unwrap();
     assert_eq!(error["message"], "no\r\nsuch: ü article", "the full text is in the error event");
 }
@@ -93,25 +95,6 @@ async fn an_exhausted_event_is_one_letter_and_each_attempt_an_error_event() {
         "attempt 2 failed" 2 "retry" 50 "shop-in-events:1"
         "attempt 3 failed" 3 "exhausted" null "shop-in-events:1""#]]
     .assert_eq(&told.join("\n"));
-}
-
-/// Takes a message from a consumer and never settles it.
-async fn take_and_die(mill: &Mill, stream: &str, consumer: &str, times: usize) {
-    let client = async_nats::connect(mill.server.server.url()).await.unwrap();
-    let jetstream = async_nats::jetstream::new(client);
-    let consumer: async_nats::jetstream::consumer::PullConsumer =
-        jetstream.get_consumer_from_stream(consumer, stream).await.unwrap();
-    let taken = async {
-        let mut taken = 0;
-        while taken < times {
-            let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
-            while let Some(message) = batch.next().await {
-                message.unwrap();
-                taken += 1;
-            }
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), taken).await.unwrap();
 }
 
 #[tokio::test]
@@ -321,4 +304,5 @@ async fn a_refused_dead_letter_ends_the_worker_and_the_event_is_not_lost() {
     let (record, _) = mill.next_dead_letter().await;
     assert_eq!(record.reason, "rejected");
     worker.drain(std::future::pending()).await;
+    assert_eq!(calls.of("e-1"), ["work 1"], "what was decided is carried out, and not decided again");
 }

@@ -150,7 +150,10 @@ async fn a_chain_has_no_stream_between_and_fails_as_one() {
     assert_eq!(calls.of("e-1"), ["work 1", "second 1", "work 2", "second 2"]);
     let failed = mill.messages("shop-failed", 1).await;
     assert_eq!(failed.len(), 1);
-    assert_eq!(failed[0].subject, "shop.failed.second.Flaky", "the failure is told of the stage that failed");
+    assert_eq!(
+        failed[0].subject, "shop.failed.second.Flaky.shop-in-events.1.shop-in-events-1",
+        "the failure is told of the stage that failed"
+    );
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod given_up;
 mod life;
+mod past;
 
 use std::{
     sync::{Arc, Mutex},
@@ -122,4 +123,23 @@ async fn answer(client: &async_nats::Client, requests: &mut async_nats::Subscrib
     client.publish(request.reply.clone().unwrap(), "".into()).await.unwrap();
     client.flush().await.unwrap();
     request
+}
+
+/// Takes a message from a consumer and never settles it.
+async fn take_and_die(mill: &Mill, stream: &str, consumer: &str, times: usize) {
+    let client = async_nats::connect(mill.server.server.url()).await.unwrap();
+    let jetstream = async_nats::jetstream::new(client);
+    let consumer: async_nats::jetstream::consumer::PullConsumer =
+        jetstream.get_consumer_from_stream(consumer, stream).await.unwrap();
+    let taken = async {
+        let mut taken = 0;
+        while taken < times {
+            let mut batch = consumer.fetch().max_messages(1).messages().await.unwrap();
+            while let Some(message) = batch.next().await {
+                message.unwrap();
+                taken += 1;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), taken).await.unwrap();
 }

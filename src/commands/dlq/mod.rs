@@ -1,16 +1,17 @@
 //! `dlq`: list, show and redrive what was given up on.
 
-use std::{process::ExitCode, time::Duration};
+mod redrive;
+
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
-use indicatif::ProgressBar;
 
 use super::{App, table::Table};
 use crate::{
     broker::{Broker, StoredMessage},
     config::{Pipeline, pipeline::Channel},
-    dead_letter::{LetterRecord, redrive},
+    dead_letter::{LetterRecord, redrive::letters},
     topology::Names,
 };
 
@@ -61,18 +62,7 @@ Exit status: 0 there are none, 1 there are some, 2 could not tell.")]
         json: bool,
     },
     /// Send events back to the stage that failed, and only there
-    #[command(after_help = "Examples:
-  millstream dlq redrive 17 18
-  millstream dlq redrive --stage orders
-
-A letter goes once its event is on its way; if it fails again, it is a letter again, with one redrive more.")]
-    Redrive {
-        /// The numbers of letters, as `ls` prints them
-        letters: Vec<u64>,
-        /// All letters of this stage
-        #[arg(long, conflicts_with = "letters")]
-        stage: Option<String>,
-    },
+    Redrive(redrive::Args),
 }
 
 /// Runs one of the subcommands. Exit status 1: there are dead letters.
@@ -82,19 +72,16 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let names = pipeline.names();
     super::must_exist(&broker, &names.dlq_stream()).await?;
     match args.command {
-        Command::Ls { stage: Some(stage), .. } | Command::Redrive { stage: Some(stage), .. }
+        Command::Ls { stage: Some(stage), .. } | Command::Redrive(redrive::Args { stage: Some(stage), .. })
             if !letters_may_name(&pipeline, &stage)
                 && broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(Some(&stage))).await? == 0 =>
         {
             let stages: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
             bail!("there is no stage \"{stage}\", and no letter of one; the stages are {}", stages.join(", "))
         }
-        Command::Redrive { letters, stage: None } if letters.is_empty() => {
-            bail!("say which letters to redrive, as `millstream dlq ls` numbers them, or all of a stage with --stage")
-        }
         Command::Ls { stage, limit, json } => ls(&broker, &names, stage.as_deref(), limit, json).await,
         Command::Show { letter, json } => show(&broker, &names, letter, json).await,
-        Command::Redrive { letters, stage } => redrive(&broker, &names, &letters, stage.as_deref()).await,
+        Command::Redrive(args) => redrive::run(&broker, &names, args).await,
     }
 }
 
@@ -106,7 +93,7 @@ fn letters_may_name(pipeline: &Pipeline, stage: &str) -> bool {
 
 async fn ls(broker: &Broker, names: &Names, stage: Option<&str>, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
     let total = broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(stage)).await?;
-    let mut letters = Box::pin(redrive::letters(broker, names, stage).take(limit));
+    let mut letters = Box::pin(letters(broker, names, stage).take(limit));
     let mut table = Table::new(&["LETTER", "DEAD AT", "STAGE", "REASON", "CLASS", "EVENT", "TYPE", "TRIES", "ERROR"]);
     let mut shown = 0;
     while let Some(letter) = letters.next().await {
@@ -183,23 +170,5 @@ async fn show(broker: &Broker, names: &Names, seq: u64, json: bool) -> anyhow::R
     println!("  payload       {} bytes", message.body.len());
     println!("{}", super::printable(&String::from_utf8_lossy(&message.body)));
     println!("\nmend what failed, then: millstream dlq redrive {}", record.seq);
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn redrive(broker: &Broker, names: &Names, letters: &[u64], stage: Option<&str>) -> anyhow::Result<ExitCode> {
-    if let Some(stage) = stage {
-        let total = broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(Some(stage))).await?;
-        let bar = ProgressBar::new(total);
-        bar.enable_steady_tick(Duration::from_millis(200));
-        let count = redrive::redrive_all(broker, names, Some(stage), |done| bar.set_position(done)).await;
-        bar.finish_and_clear();
-        println!("redrove {} to stage \"{stage}\"", super::count(usize::try_from(count?)?, "letter"));
-        return Ok(ExitCode::SUCCESS);
-    }
-    for seq in letters {
-        let message = letter(broker, names, *seq).await?;
-        redrive::redrive(broker, names, &message).await?;
-        println!("redrove letter {seq} to stage \"{}\"", LetterRecord::of(&message).stage);
-    }
     Ok(ExitCode::SUCCESS)
 }

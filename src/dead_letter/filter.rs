@@ -1,0 +1,168 @@
+//! Filter: which letters are meant, by what their headers say and by jq over their payload.
+
+use std::time::SystemTime;
+
+use millstream_stages::{
+    Envelope, Event,
+    event::{FIRST_VERSION, Identity},
+    headers,
+    jq::{self, JqError},
+    retry::glob_matches,
+};
+use serde::{Deserialize, Serialize};
+
+use super::letter::{parse_rfc3339, rfc3339};
+use crate::broker::{StoredMessage, get};
+
+/// Which letters are meant: those that every given part holds for. A job keeps it as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LetterFilter {
+    /// Their numbers; none: whatever their number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub letters: Vec<u64>,
+    /// The stage that gave up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    /// The class of the last failure; `*` stands for any text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// The type of the event; `*` stands for any text.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    /// The tenant of the event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Why it was given up on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The fingerprint, or the beginning of one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Given up on at this time or later, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Given up on before this time, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+    /// A jq filter that the payload must be true for. A payload that it cannot read is not meant.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    pub condition: Option<String>,
+}
+
+/// A [`LetterFilter`] that is ready to be asked.
+#[derive(Debug)]
+pub struct Selecting {
+    filter: LetterFilter,
+    since: Option<SystemTime>,
+    until: Option<SystemTime>,
+    condition: Option<jq::Filter>,
+}
+
+/// Why a filter cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// The jq filter is none.
+    #[error("not a jq filter (at character {at})", at = .source.offset + 1)]
+    Condition {
+        /// What is wrong with it.
+        #[from]
+        source: JqError,
+    },
+    /// A time is none.
+    #[error("\"{0}\" is not a time: write it as RFC 3339, such as 2026-11-21T08:00:00Z")]
+    Time(String),
+}
+
+impl LetterFilter {
+    /// Makes it ready.
+    ///
+    /// # Errors
+    /// [`FilterError`].
+    pub fn compile(&self) -> Result<Selecting, FilterError> {
+        let time = |text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => parse_rfc3339(text).map(Some).ok_or_else(|| FilterError::Time(text.clone())),
+        };
+        Ok(Selecting {
+            since: time(&self.since)?,
+            until: time(&self.until)?,
+            condition: self.condition.as_deref().map(jq::Filter::compile).transpose()?,
+            filter: self.clone(),
+        })
+    }
+
+    /// Whether every letter is meant.
+    pub fn is_all(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether the stage alone decides: then the server can count what is meant.
+    pub fn is_by_stage(&self) -> bool {
+        *self == Self { stage: self.stage.clone(), ..Self::default() }
+    }
+}
+
+impl Selecting {
+    /// The time before which no letter is meant.
+    pub fn since(&self) -> Option<SystemTime> {
+        self.since
+    }
+
+    /// Whether only the payload can tell: without this, headers are enough.
+    pub fn needs_body(&self) -> bool {
+        self.condition.is_some()
+    }
+
+    /// Whether this letter is meant.
+    pub fn takes(&self, letter: &StoredMessage) -> bool {
+        let LetterFilter { letters, stage, class, event_type, tenant, reason, fingerprint, .. } = &self.filter;
+        let header = |name| get(&letter.headers, name);
+        let is = |wanted: &Option<String>, name| wanted.as_deref().is_none_or(|wanted| header(name) == Some(wanted));
+        let fits = |glob: &Option<String>, name| {
+            glob.as_deref().is_none_or(|glob| glob_matches(glob, header(name).unwrap_or_default()))
+        };
+        (letters.is_empty() || letters.contains(&letter.seq))
+            && is(stage, headers::STAGE)
+            && is(tenant, headers::TENANT)
+            && is(reason, headers::REASON)
+            && fits(class, headers::ERROR_CLASS)
+            && fits(event_type, headers::EVENT_TYPE)
+            && fingerprint
+                .as_deref()
+                .is_none_or(|start| header(headers::FINGERPRINT).is_some_and(|whole| whole.starts_with(start)))
+            && self.is_in_time(header(headers::DEAD_AT))
+            && self.condition.as_ref().is_none_or(|condition| condition.truthy(&event(letter)).unwrap_or(false))
+    }
+
+    fn is_in_time(&self, dead_at: Option<&str>) -> bool {
+        if self.since.is_none() && self.until.is_none() {
+            return true;
+        }
+        dead_at.and_then(parse_rfc3339).is_some_and(|dead_at| {
+            self.since.is_none_or(|since| dead_at >= since) && self.until.is_none_or(|until| dead_at < until)
+        })
+    }
+}
+
+/// The event of a letter, as its headers know it.
+pub fn event(letter: &StoredMessage) -> Event {
+    let header = |name| get(&letter.headers, name);
+    let text = |name| header(name).unwrap_or_default().to_owned();
+    let identity = Identity {
+        id: text(headers::EVENT_ID),
+        event_type: text(headers::EVENT_TYPE),
+        version: header(headers::EVENT_VERSION).unwrap_or(FIRST_VERSION).to_owned(),
+        tenant: header(headers::TENANT).map(ToOwned::to_owned),
+    };
+    let envelope = header(headers::ENVELOPE).and_then(Envelope::named).unwrap_or(Envelope::Raw);
+    Event::new(identity, envelope, letter.body.clone())
+}
+
+/// A moment as a filter has it: RFC 3339, or how long ago, such as `24h`.
+pub fn moment(text: &str, now: SystemTime) -> Result<String, FilterError> {
+    if let Ok(ago) = text.parse::<millstream_stages::units::Period>() {
+        return Ok(rfc3339(now.checked_sub(ago.0).unwrap_or(SystemTime::UNIX_EPOCH)));
+    }
+    parse_rfc3339(text).map(rfc3339).ok_or_else(|| FilterError::Time(text.to_owned()))
+}

@@ -1,0 +1,182 @@
+//! Attempt: one run of an event through its line, and what becomes of it.
+
+use std::time::{Duration, SystemTime};
+
+use millstream_stages::{
+    Delivery, Disposition, Event, Failure,
+    failure::class,
+    headers,
+    settle::{Settlement, settle},
+};
+use tracing::Span;
+
+use super::{
+    Line,
+    delivery::{Arrived, Company, Settled, until_stored},
+    give_up::GivenUp,
+    line::{Applied, Failed, Output},
+    record::{self, Spent},
+    report::{self, Report},
+};
+use crate::{
+    broker::{Expects, Headers, Outgoing, set},
+    dead_letter::letter::write_identity,
+    limits,
+    observe::{Outcome, span},
+};
+
+/// One run of an event through its line.
+pub(super) struct Attempt<'a> {
+    pub(super) arrived: &'a Arrived<'a>,
+    pub(super) event: &'a Event,
+    pub(super) delivery: &'a Delivery,
+    pub(super) spent: Spent,
+}
+
+impl Attempt<'_> {
+    /// Runs it, and stores what comes of it.
+    pub(super) async fn carry_out(&self, span: &Span) -> Settled {
+        let mut applied = Applied::default();
+        let failed = match self.arrived.stage.line.apply(self.event, self.delivery, &mut applied).await {
+            Ok(()) => match self.publish(&applied.outputs).await {
+                Ok(()) => {
+                    self.count_done(&applied);
+                    span::settled(span, Outcome::Done, None);
+                    return Settled::Ack;
+                }
+                Err(failed) => failed,
+            },
+            Err(failed) => failed,
+        };
+        // The rare paths are boxed: their state would make every delivery's future several times as large.
+        Box::pin(self.fail(failed, span)).await
+    }
+
+    /// Publishes every output, pipelined, and waits until all are stored.
+    async fn publish<'a>(&self, outputs: &[Output<'a>]) -> Result<(), Failed<'a>> {
+        match outputs {
+            [] => {}
+            [one] => self.publish_one(0, one).await?,
+            several => {
+                let publishes = several.iter().enumerate().map(|(n, output)| self.publish_one(n, output));
+                Box::pin(futures_util::future::try_join_all(publishes)).await?;
+            }
+        }
+        for Output { stage: line, .. } in outputs {
+            line.metrics().published(1);
+        }
+        Ok(())
+    }
+
+    async fn publish_one<'a>(&self, n: usize, output: &Output<'a>) -> Result<(), Failed<'a>> {
+        let Output { stage: line, event } = output;
+        let Arrived { stage, arrival, .. } = self.arrived;
+        let make = || {
+            let mut all = Headers::new();
+            write_identity(event, &mut all);
+            arrival.origin.write_source(&mut all);
+            if let Some(traceparent) = &self.delivery.traceparent {
+                set(&mut all, headers::TRACEPARENT, traceparent.as_str());
+            }
+            if line.dedups() {
+                let life = &arrival.origin.life;
+                set(&mut all, headers::MSG_ID, format!("{life}:{}:{n}", line.name()));
+            }
+            let subject = stage.names.out_subject(line.name(), &event.event_type);
+            Outgoing { subject, headers: all, body: event.body.clone(), expects: Expects::Anything }
+        };
+        let stored = until_stored(line.name(), || stage.broker.publish_made(make)).await;
+        stored.map(|_| ()).map_err(|error| Failed {
+            stage: line,
+            failure: Failure::reject(class::HANDLER, format!("a result could not be stored: {error}")),
+            took: Duration::ZERO,
+        })
+    }
+
+    fn count_done(&self, applied: &Applied<'_>) {
+        for (line, took) in &applied.ran {
+            line.metrics().handled(&self.event.event_type, Outcome::Done, *took);
+        }
+        let (stage, attempt) = (self.arrived.stage.line.name(), self.delivery.attempt);
+        tracing::debug!(stage, event_id = self.event.id, attempt, "handled");
+    }
+
+    async fn fail(&self, failed: Failed<'_>, span: &Span) -> Settled {
+        let Failed { stage: line, failure, took } = failed;
+        let Self { arrived, event, delivery, spent } = self;
+        line.metrics().failed(&failure.class);
+        let first_failed_at = spent.first_failed_at.or(Some(SystemTime::now()));
+        let before = Spent { first_failed_at, ..*spent };
+        let after = Spent { attempts: delivery.attempt, first_failed_at };
+        let down = is_down(line, &event.id, &failure);
+        let settlement = settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy());
+        let (outcome, settled) = match settlement {
+            Settlement::Forward(_) => unreachable!("a failure is never forwarded"),
+            Settlement::RetryAfter(_, failure)
+            | Settlement::DeferFor(_, failure)
+            | Settlement::DeadLetter(_, failure)
+                if down =>
+            {
+                span::settled(span, Outcome::Deferred, Some(&failure));
+                self.report(line, &failure, "defer", Some(Duration::ZERO), before).await;
+                line.metrics().deferred();
+                (Outcome::Deferred, arrived.send_back(event, before, Duration::ZERO).await)
+            }
+            Settlement::RetryAfter(wait, failure) => {
+                // What ran by itself has an end on record now, and goes back among the others.
+                let parks = wait > limits::PARK_AFTER || arrived.company == Company::None;
+                span::settled(span, Outcome::Retried, Some(&failure));
+                self.report(line, &failure, if parks { "park" } else { "retry" }, Some(wait), after).await;
+                line.metrics().retry_queued();
+                let settled = if parks { arrived.send_back(event, after, wait).await } else { Settled::Nak(wait) };
+                (Outcome::Retried, settled)
+            }
+            Settlement::DeferFor(wait, failure) => {
+                span::settled(span, Outcome::Deferred, Some(&failure));
+                self.report(line, &failure, "defer", Some(wait), before).await;
+                line.metrics().deferred();
+                // A nak would count as an attempt with the server; a parked event does not.
+                (Outcome::Deferred, arrived.send_back(event, before, wait).await)
+            }
+            Settlement::DeadLetter(reason, failure) => {
+                span::settled(span, Outcome::DeadLettered, Some(&failure));
+                self.report(line, &failure, reason.as_str(), None, after).await;
+                let given_up = arrived.given_up(Some(event), after, reason, &failure);
+                (Outcome::DeadLettered, GivenUp { failed_in: line, ..given_up }.bury().await)
+            }
+        };
+        line.metrics().handled(&event.event_type, outcome, took);
+        settled
+    }
+
+    async fn report(&self, line: &Line, failure: &Failure, outcome: &str, wait: Option<Duration>, spent: Spent) {
+        let Arrived { stage, arrival, delivered, .. } = self.arrived;
+        let report = Report {
+            stage: line.name(),
+            failure,
+            outcome,
+            wait,
+            delivery_id: &record::delivery_id(delivered),
+            attempt: self.delivery.attempt,
+            spent,
+            origin: &arrival.origin,
+            event: Some(self.event),
+            traceparent: self.delivery.traceparent.as_deref(),
+        };
+        report::publish(stage, &report).await;
+    }
+}
+
+/// Tells the breaker of a failure. Whether what the handler depends on counts as down, so that the failure is not the event's.
+fn is_down(line: &Line, event_id: &str, failure: &Failure) -> bool {
+    match failure.disposition {
+        // It answered, and said no; unless it was never asked.
+        Disposition::Reject => {
+            if ![class::DECODE, class::CONDITION, class::HANDLER].contains(&&*failure.class) {
+                line.breaker().succeeded();
+            }
+            false
+        }
+        Disposition::Retry { .. } | Disposition::Defer { .. } => line.breaker().failed(event_id, failure),
+    }
+}

@@ -1,0 +1,215 @@
+//! Past: what a delivery goes by when the one before it ended badly, and that only failures on record cost attempts.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use millstream::{
+    broker::{Broker, Headers, Outgoing},
+    config::pipeline::{Auth, Nats},
+    handlers::{Registry, handler_fn},
+    stages::{Failure, Reply},
+    worker::{Options, Worker},
+};
+use serde_json::json;
+
+use super::{Calls, SOURCE, WORK, take_and_die};
+use crate::support::{Mill, TestServer, domain, eventually};
+
+/// A worker whose user may not publish on `deny`, and a mill without a worker of its own.
+async fn denied(deny: &str, calls: &Calls) -> (Mill, Worker) {
+    let server = TestServer::configured(&format!(
+        r#"
+        authorization {{
+            users = [
+                {{ user: admin, password: a, permissions: {{ publish: ">", subscribe: ">" }} }}
+                {{ user: worker, password: w, permissions: {{ publish: {{ allow: ">", deny: "{deny}" }}, subscribe: ">" }} }}
+            ]
+        }}
+        no_auth_user: admin
+        "#
+    ))
+    .await;
+    let mill = Mill::still(server, &format!("{SOURCE}{WORK}ack_wait = \"1s\"\n"), calls.registry()).await;
+    let nats = Nats { auth: Auth::User("worker".into(), "w".into()), ..mill.server.nats() };
+    let broker = Broker::connect(&nats, "worker").await.unwrap();
+    let options = Options { stages: None, registry: calls.registry() };
+    let worker = Worker::start(broker, Arc::clone(&mill.pipeline), options).await.unwrap();
+    (mill, worker)
+}
+
+/// Waits until the server refuses the worker something, and ends it at once, as a kill would.
+async fn dies_of_it(worker: Worker) {
+    worker.run_until(tokio::time::sleep(Duration::from_secs(30))).await.unwrap_err();
+    worker.drain(std::future::ready(())).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_between_the_letter_and_the_term_leaves_one_letter_and_runs_nothing_twice() {
+    let calls = Calls::default();
+    let (mut mill, worker) = denied("$JS.ACK.shop-in-events.>", &calls).await;
+    mill.event("e-1", "order.created", json!({ "reject": "no" })).await;
+    dies_of_it(worker).await;
+    let letter = mill.letters().await.swap_remove(0);
+    assert_eq!(mill.broker.consumer_state("shop-in-events", "shop-work").await.unwrap().num_ack_pending, 1);
+
+    mill.work().await;
+    mill.idle("work").await;
+    mill.drain().await;
+    let letters = mill.letters().await;
+    assert_eq!((letters.len(), letters[0].seq), (1, letter.seq));
+    assert_eq!(calls.of("e-1"), ["work 1"]);
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_between_the_record_and_the_nak_has_spent_one_attempt() {
+    let calls = Calls::default();
+    let (mut mill, worker) = denied("$JS.ACK.shop-in-events.>", &calls).await;
+    mill.event("e-1", "order.created", json!({ "fails": 2 })).await;
+    dies_of_it(worker).await;
+
+    mill.work().await;
+    eventually(async || (calls.of("e-1").len() == 3).then_some(())).await;
+    mill.idle("work").await;
+    mill.drain().await;
+    assert_eq!(calls.of("e-1"), ["work 1", "work 2", "work 3"]);
+    assert!(mill.letters().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_stopping_worker_gives_back_unhandled_has_spent_no_attempt() {
+    let started = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&started);
+    let registry = Registry::new().with(
+        "slow",
+        handler_fn(move |_, delivery| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if delivery.attempt == 1 {
+                    Ok(Reply::Pass)
+                } else {
+                    Err(Failure::reject("Late", "not the first attempt"))
+                }
+            }
+        }),
+    );
+    // One attempt means one: if being given back counted, every event of these would be a letter.
+    let toml = format!("{SOURCE}{WORK}concurrency = 4\n")
+        .replace("\"told\"", "\"slow\"")
+        .replace("attempts = 3", "attempts = 1");
+    let mut mill = Mill::with(&toml, registry).await;
+    for n in 0..60 {
+        mill.event(&format!("e-{n}"), "order.created", json!({})).await;
+    }
+    while started.load(Ordering::SeqCst) < 60 {
+        let before = started.load(Ordering::SeqCst);
+        eventually(async || (started.load(Ordering::SeqCst) > before).then_some(())).await;
+        mill.drain().await;
+        mill.work().await;
+    }
+    mill.idle("work").await;
+    mill.drain().await;
+    assert_eq!(started.load(Ordering::SeqCst), 60, "none ran twice");
+    assert!(mill.letters().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_may_have_killed_its_worker_runs_with_nothing_else_in_hand_and_has_lost_no_attempt() {
+    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let calls = Calls::default();
+    let (now, beside) = (Arc::clone(&running), Arc::clone(&most));
+    let seen = calls.clone();
+    let registry = Registry::new().with(
+        "watched",
+        handler_fn(move |event, delivery| {
+            let others = now.fetch_add(1, Ordering::SeqCst);
+            if event.id.starts_with("suspect") {
+                beside.fetch_max(others, Ordering::SeqCst);
+            }
+            let (now, beside, seen) = (Arc::clone(&now), Arc::clone(&beside), seen.clone());
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                seen.0.lock().unwrap().push((
+                    delivery.stage,
+                    event.id.clone(),
+                    delivery.attempt,
+                    std::time::Instant::now(),
+                ));
+                let others = now.fetch_sub(1, Ordering::SeqCst) - 1;
+                if event.id.starts_with("suspect") {
+                    beside.fetch_max(others, Ordering::SeqCst);
+                }
+                Ok(Reply::Pass)
+            }
+        }),
+    );
+    let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\nconcurrency = 8\n").replace("\"told\"", "\"watched\"");
+    let mut mill = Mill::still(TestServer::start().await, &toml, registry).await;
+    for n in 0..5 {
+        mill.event(&format!("suspect-{n}"), "order.created", json!({})).await;
+    }
+    take_and_die(&mill, "shop-in-events", "shop-work", 5).await;
+    for n in 0..200 {
+        mill.event(&format!("other-{n}"), "order.created", json!({})).await;
+    }
+    mill.work().await;
+    eventually(async || (calls.0.lock().unwrap().len() == 205).then_some(())).await;
+    mill.idle("work").await;
+    mill.drain().await;
+    for n in 0..5 {
+        assert_eq!(calls.of(&format!("suspect-{n}")), ["work 1"]);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 0, "something ran beside a suspect");
+    assert!(mill.letters().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_suspect_that_fails_in_the_ordinary_way_is_retried_among_the_others() {
+    let calls = Calls::default();
+    let mut mill =
+        Mill::still(TestServer::start().await, &format!("{SOURCE}{WORK}ack_wait = \"1s\"\n"), calls.registry()).await;
+    mill.event("e-1", "order.created", json!({ "fails": 2 })).await;
+    take_and_die(&mill, "shop-in-events", "shop-work", 1).await;
+    mill.work().await;
+    eventually(async || (calls.of("e-1").len() == 3).then_some(())).await;
+    mill.idle("work").await;
+    mill.drain().await;
+    assert_eq!(calls.of("e-1"), ["work 1", "work 2", "work 3"]);
+    let failed = mill.messages("shop-failed", 2).await;
+    let outcomes: Vec<_> = failed.iter().map(|told| super::header(told, "Millstream-Outcome")).collect();
+    assert_eq!(outcomes, ["park", "retry"]);
+}
+
+#[tokio::test]
+async fn what_waited_in_the_retry_stream_for_too_long_is_an_expired_letter_and_is_not_run() {
+    let calls = Calls::default();
+    let mut mill = Mill::still(TestServer::start().await, &format!("{SOURCE}{WORK}"), calls.registry()).await;
+    let queued = |ago: Duration| millstream::dead_letter::letter::rfc3339(SystemTime::now() - ago);
+    for (id, days) in [("e-old", 8), ("e-young", 6)] {
+        let mut headers = Headers::new();
+        for (name, value) in [
+            ("Millstream-Event-Id", id),
+            ("Millstream-Event-Type", "order.created"),
+            ("Millstream-Attempts", "2"),
+            ("Millstream-Queued-At", &queued(Duration::from_secs(days * 86_400))),
+            ("Millstream-First-Failed-At", "2026-01-01T00:00:00.000Z"),
+        ] {
+            headers.insert(name, value);
+        }
+        let body = domain(id, "order.created", json!({}));
+        mill.broker.publish(Outgoing { headers, ..Outgoing::new("shop.retry.work", body) }).await.unwrap();
+    }
+    mill.work().await;
+    let (record, _) = mill.next_dead_letter().await;
+    mill.idle("work").await;
+    mill.drain().await;
+    assert_eq!((record.reason.as_str(), record.event_id.as_deref(), record.attempts), ("expired", Some("e-old"), 2));
+    assert_eq!(record.first_failed_at, "2026-01-01T00:00:00.000Z");
+    assert_eq!(record.error_message, "it was in the retry stream for longer than 7d");
+    assert_eq!((calls.of("e-old").len(), calls.of("e-young")), (0, vec!["work 3".to_owned()]));
+}
