@@ -18,8 +18,6 @@ pub const PULL_HEARTBEAT: Duration = Duration::from_secs(2);
 pub const PULL_LOOK: Duration = Duration::from_millis(250);
 /// Messages pulled ahead, per feed, at the most. Far under the client's 65 536, past which it drops.
 pub const PREFETCH_MAX: usize = 1000;
-/// A nak waits no longer than this in the consumer, where it takes up `max_ack_pending`; a longer wait is parked.
-pub const PARK_AFTER: Duration = Duration::from_secs(30);
 /// Advisories pulled at once by the dead-letter router.
 pub const ROUTER_BATCH: usize = 100;
 /// How long a shutdown may take.
@@ -148,5 +146,9 @@ pub const CHANNEL_ACK_PENDING_MAX: u64 = 1000;
 pub const ROUTER_ACK_WAIT: Duration = Duration::from_secs(30);
 /// Advisories in hand over the whole fleet.
 pub const ROUTER_ACK_PENDING_MAX: u64 = 1000;
+/// The longest reason in the shared state of a circuit breaker, in bytes: a line of `status`.
+pub const BREAKER_REASON_BYTES_MAX: usize = 200;
+/// How long to wait before the state of a circuit breaker that could not be written is written again.
+pub const BREAKER_TELL_AGAIN: Duration = Duration::from_secs(1);
 /// Letters that a redrive has under way at once.
 pub const REDRIVES_IN_FLIGHT_MAX: usize = 256;

@@ -110,7 +110,9 @@ impl Worker {
             worker.listening = Some(observe::serve(listen, metrics, readiness, worker.stop.clone()).await?);
         }
         let id = options.id();
-        worker.start_stages(&pipeline, &selected, &options.registry, &id)?;
+        let breakers = map::Breakers::load(&worker.broker, &pipeline, &worker.metrics, &id).await;
+        worker.start_stages(&pipeline, &selected, &options.registry, &id, &breakers)?;
+        worker.tasks.spawn(breakers.run(worker.stop.clone()));
         if selected.is_all() {
             worker.start_channels(&pipeline)?;
         }
@@ -134,6 +136,7 @@ impl Worker {
         selected: &Selected,
         registry: &Registry,
         id: &str,
+        breakers: &map::Breakers,
     ) -> Result<(), WorkerError> {
         let topology = Topology::of(pipeline);
         let world = RunWorld::new(pipeline, &self.broker, registry);
@@ -142,7 +145,7 @@ impl Worker {
                 // A chained stage runs inside the one it reads.
                 Build::Map(_) if stage.chain => {}
                 Build::Map(_) => {
-                    let built = map::Line::build(pipeline, stage, &world.lend(), &self.metrics);
+                    let built = map::Line::build(pipeline, stage, &world.lend(), &self.metrics, breakers);
                     let line = built.map_err(|problems| cannot_build(&stage.name, &problems))?;
                     self.spawn_map(pipeline, line, stage.ack_wait, stage.concurrency, &topology);
                 }

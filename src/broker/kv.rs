@@ -1,18 +1,18 @@
 //! Key-value: one bucket's keys, and many of them written as one: the checkpoint of a reduce stage.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use async_nats::{
     client::Request,
     jetstream::{ErrorCode, response::Response},
 };
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 
 use super::{
     AdminError, Broker, Headers,
-    read::{End, Reading},
+    read::{End, Reading, StoredMessage},
 };
 use crate::limits;
 
@@ -42,6 +42,19 @@ pub enum CommitError {
         /// What the server or the client said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// A key of a bucket as it was last written.
+#[derive(Debug, Clone)]
+pub struct KvChange {
+    /// The key.
+    pub key: String,
+    /// What it holds; `None`: it was deleted.
+    pub value: Option<Bytes>,
+    /// Its revision.
+    pub revision: u64,
+    /// When it was written, on the broker's clock.
+    pub written_at: SystemTime,
 }
 
 /// What the server answers to a publish: where it is stored.
@@ -135,6 +148,22 @@ impl Broker {
             };
         }
         Ok(entries.into_iter().map(|(key, (value, revision))| (key, value, revision)).collect())
+    }
+
+    /// Every key that begins with `prefix` (whole tokens, such as `job.`): as it is now, then each change, for ever. An error
+    /// is a notice, not an end.
+    pub fn kv_follow(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> impl Stream<Item = Result<KvChange, AdminError>> + Send + use<> {
+        let root = subject(bucket, "");
+        self.follow(&stream(bucket), &[subject(bucket, &format!("{prefix}>"))], 1).map(move |message| {
+            let StoredMessage { subject, headers, body, seq, stored_at } = message?;
+            let key = subject.strip_prefix(&root).unwrap_or(&subject).to_owned();
+            let value = Some(body).filter(|_| !is_deleted(&headers));
+            Ok(KvChange { key, value, revision: seq, written_at: stored_at })
+        })
     }
 
     /// Writes many keys as one: all of them or none, and only if `fence_key` still has the revision

@@ -17,7 +17,7 @@ pub use announce::AnnounceError;
 use async_nats::HeaderName;
 pub use async_nats::{HeaderMap as Headers, HeaderValue};
 pub use connect::{ConnectError, FatalError, SERVER_VERSION_MIN, install_tls_provider};
-pub use kv::CommitError;
+pub use kv::{CommitError, KvChange};
 pub use objects::{ConsumerSpec, FoundConsumer, Retention, StreamSpec};
 pub use publish::{Expects, Outgoing, PublishError, Stored};
 pub use pull::{Delivered, Pull, PullError};

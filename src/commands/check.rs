@@ -2,14 +2,11 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use millstream_stages::{retry::Policy, units::Period};
+use millstream_stages::{breaker::Settings, handle, retry::Policy, units::Period};
 use serde_json::{Value, json};
 
 use super::{App, count};
-use crate::{
-    config::{Loaded, Pipeline, Report, Severity, policies, render},
-    limits::PARK_AFTER,
-};
+use crate::config::{Loaded, Pipeline, Report, Severity, breakers, policies, render};
 
 /// Report every problem of the configuration at once, then the retry timetable of each stage
 ///
@@ -53,6 +50,7 @@ pub fn as_text(file: &str, loaded: &Loaded, colour: bool) -> String {
     }
     if let Some(pipeline) = &loaded.pipeline {
         out.push_str(&timetables(pipeline));
+        out.push_str(&circuit_breakers(pipeline));
     }
     out + &summary(file, loaded) + "\n"
 }
@@ -98,7 +96,7 @@ fn timetables(pipeline: &Pipeline) -> String {
                 continue;
             }
             let (wait, since) = (Period(turn.wait).to_string(), Period(turn.since).to_string());
-            let mut note = if turn.wait > PARK_AFTER { "   parked meanwhile" } else { "" }.to_owned();
+            let mut note = if turn.wait > policy.park_after() { "   parked meanwhile" } else { "" }.to_owned();
             if n + 1 == turns.len() {
                 note.push_str("   if it fails too, it is dead-lettered");
             }
@@ -108,6 +106,23 @@ fn timetables(pipeline: &Pipeline) -> String {
         for rule in &policy.rule {
             _ = writeln!(out, "  {}", exception(policy, rule));
         }
+        out.push('\n');
+    }
+    out
+}
+
+/// The circuit breakers that are not as they are unless told.
+fn circuit_breakers(pipeline: &Pipeline) -> String {
+    let mut out = String::new();
+    for stage in pipeline.stages.iter().filter(|stage| stage.kind.name == handle::KIND.name) {
+        let words = match &stage.breaker {
+            Some(settings) if *settings == Settings::default() => continue,
+            Some(settings) => breakers::in_words(settings),
+            None => "off: an outage of its handler spends the attempts of its events".to_owned(),
+        };
+        _ = writeln!(out, "circuit breaker of {}: {words}", stage.name);
+    }
+    if !out.is_empty() {
         out.push('\n');
     }
     out

@@ -2,15 +2,18 @@
 
 use std::process::ExitCode;
 
+use jiff::Timestamp;
+
 use super::App;
 use crate::{
     broker::{AdminError, Broker},
     config::Pipeline,
+    map::breaker::{Record, RecordState},
     observe::{
         health::WorkerRecord,
-        status::{FeedStatus, Status},
+        status::{BreakerStatus, FeedStatus, Status},
     },
-    topology::Topology,
+    topology::{Names, Topology},
 };
 
 const EXAMPLES: &str = "\
@@ -19,7 +22,7 @@ Examples:
   watch -n 2 millstream status
   millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
 
-Exit status: 0 all well, 1 there are dead letters or something that is not read, 2 could not tell.";
+Exit status: 0 all well, 1 there are dead letters, an open circuit breaker or something that is not read, 2 could not tell.";
 
 /// What `status` takes.
 #[derive(Debug, clap::Args)]
@@ -40,8 +43,11 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         print!("{}", status.render(super::terminal_width().unwrap_or(120)));
     }
-    let unread = status.stages.iter().flat_map(|stage| &stage.feeds).any(|feed| feed.problem.is_some());
-    Ok(super::found(unread || status.dead_letters.is_none_or(|letters| letters > 0)))
+    let stopped = status
+        .stages
+        .iter()
+        .any(|stage| stage.breaker.is_some() || stage.feeds.iter().any(|feed| feed.problem.is_some()));
+    Ok(super::found(stopped || status.dead_letters.is_none_or(|letters| letters > 0)))
 }
 
 async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
@@ -80,6 +86,17 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
     let workers: Vec<WorkerRecord> =
         records.iter().filter_map(|(_, value, _)| serde_json::from_slice(value).ok()).collect();
     let mut status = Status::new(&pipeline.name, stages, &workers);
+    for stage in pipeline.stages.iter().filter(|stage| stage.breaker.is_some()) {
+        let key = Names::breaker_key(&stage.name);
+        let record = broker.kv_get(&names.state_bucket(), &key).await.ok().flatten();
+        let record =
+            record.and_then(|(value, _)| Record::read(&value)).filter(|record| record.state == RecordState::Open);
+        if let (Some(shown), Some(record)) = (status.stages.iter_mut().find(|shown| shown.stage == stage.name), record)
+        {
+            let (since, probe_at) = (record.opened_at.as_deref(), record.probe_at.as_deref());
+            shown.breaker = Some(BreakerStatus::new(&record.reason, since, probe_at, record.opens, Timestamp::now()));
+        }
+    }
     status.dead_letters = broker.stream_state(&names.dlq_stream()).await.ok().map(|state| state.messages);
     status.retry_queue = broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
     status.failed_attempts = broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
-    Catalogue, Finder, KeyPath,
+    Catalogue, Finder, KeyPath, breakers,
     inputs::{self, Draft},
     names,
     pipeline::{Auth, Channel, Nats, Observe, Pipeline, Stage, Storage},
@@ -162,7 +162,7 @@ fn stages(drafts: &[Draft], policies: &BTreeMap<String, Policy>, finder: &mut Fi
             ack_wait: table.ack_wait.0,
             max_ack_pending: table.max_ack_pending,
             policy,
-            breaker: None,
+            breaker: breakers::of(draft, kind, finder),
             recover: None,
             dedup: table.dedup.map(|Period(window)| window),
             chain: table.chain,

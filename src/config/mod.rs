@@ -4,6 +4,7 @@
 //! [`shape`] holds every section against its schema, [`names`], [`inputs`] and [`build`] check what it means,
 //! and [`finder`] puts what they find at its place in the file.
 
+pub mod breakers;
 pub mod build;
 pub mod finder;
 pub mod inputs;

@@ -10,7 +10,6 @@ use super::{
     pipeline::{Input, Pipeline, Stage},
     policies,
 };
-use crate::limits::PARK_AFTER;
 use millstream_stages::units::Period;
 
 /// A stage whose retries fill `max_ack_pending` at fewer failures a second than this is warned of: a short outage will stop it.
@@ -74,8 +73,9 @@ fn waits(stage: &Stage, at: &KeyPath, timeout: Option<Duration>, finder: &mut Fi
     }
     // Only waits that stay in the consumer take up room; longer ones are parked.
     let turns = policies::timetable(stage.policy.terms("", ""));
+    let park_after = stage.policy.park_after();
     let held: f64 =
-        turns.iter().map(|turn| turn.wait).filter(|wait| *wait <= PARK_AFTER).map(|wait| wait.as_secs_f64()).sum();
+        turns.iter().map(|turn| turn.wait).filter(|wait| *wait <= park_after).map(|wait| wait.as_secs_f64()).sum();
     let most = stage.max_ack_pending as f64 / held.max(0.001);
     if most < FAILURES_PER_SECOND_MIN {
         let message = format!(

@@ -5,7 +5,7 @@
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use millstream_stages::{
-    Envelope,
+    Envelope, breaker,
     units::{Period, Size},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -103,8 +103,22 @@ pub struct StageTable {
     pub max_ack_pending: u64,
     /// The window in which the server drops results with a known id.
     pub dedup: Option<Period>,
+    /// When its handler counts as down, so that the stage waits instead of failing its events: `false`, `true`, or what opens
+    /// it. On for handle unless told.
+    pub breaker: Option<BreakerTable>,
     /// Whether it runs inside the worker of the one stage it reads, with no stream between.
     pub chain: bool,
+}
+
+/// Whether a stage has a circuit breaker, and what opens it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+#[schemars(inline)]
+pub enum BreakerTable {
+    /// Whether it has one.
+    Switch(bool),
+    /// What opens it, and for how long.
+    Settings(breaker::Settings),
 }
 
 /// The keys that every channel has, whatever its kind.
@@ -180,6 +194,7 @@ impl Default for StageTable {
             ack_wait: Period::seconds(30),
             max_ack_pending: 10_000,
             dedup: None,
+            breaker: None,
             chain: false,
         }
     }

@@ -1,6 +1,6 @@
 //! Attempt: one run of an event through its line, and what becomes of it.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use millstream_stages::{
     Delivery, Disposition, Event, Failure,
@@ -21,7 +21,6 @@ use super::{
 use crate::{
     broker::{Expects, Headers, Outgoing, set},
     dead_letter::letter::write_identity,
-    limits,
     observe::{Outcome, span},
 };
 
@@ -102,6 +101,7 @@ impl Attempt<'_> {
     }
 
     async fn fail(&self, failed: Failed<'_>, span: &Span) -> Settled {
+        let began = Instant::now();
         let Failed { stage: line, failure, took } = failed;
         let Self { arrived, event, delivery, spent } = self;
         line.metrics().failed(&failure.class);
@@ -124,7 +124,7 @@ impl Attempt<'_> {
             }
             Settlement::RetryAfter(wait, failure) => {
                 // What ran by itself has an end on record now, and goes back among the others.
-                let parks = wait > limits::PARK_AFTER || arrived.company == Company::None;
+                let parks = wait > line.policy().park_after() || arrived.company == Company::None;
                 span::settled(span, Outcome::Retried, Some(&failure));
                 self.report(line, &failure, if parks { "park" } else { "retry" }, Some(wait), after).await;
                 line.metrics().retry_queued();
@@ -146,6 +146,7 @@ impl Attempt<'_> {
             }
         };
         line.metrics().handled(&event.event_type, outcome, took);
+        line.metrics().settled(outcome, began.elapsed());
         settled
     }
 

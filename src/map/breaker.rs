@@ -1,7 +1,28 @@
 //! Breaker: whether a stage's handler counts as down, agreed over the fleet, and how fast the stage may pull.
+//!
+//! Each worker decides by itself, at once, and tells the others through one key per stage ([`Record`]). A write that lost the
+//! race adopts what won. When an open one may probe is each worker's own affair, counted on its own clock from when it saw
+//! that it is open: no two clocks are compared, and with the broker away a breaker works all the same.
 
-use millstream_stages::Failure;
-use tokio::sync::watch;
+mod fleet;
+mod record;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use millstream_stages::{
+    Failure,
+    breaker::{Breaker as Machine, Settings, State, Verdict},
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::{Duration, Instant},
+};
+
+use crate::observe::StageMetrics;
+
+pub use fleet::Breakers;
+pub use record::{Record, RecordState};
 
 /// How fast a stage may pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,12 +39,69 @@ pub enum Pace {
 #[derive(Debug)]
 pub struct Breaker {
     pace: watch::Sender<Pace>,
+    guard: Option<Guard>,
+}
+
+/// What a breaker that can open consists of.
+#[derive(Debug)]
+struct Guard {
+    stage: String,
+    worker: String,
+    metrics: Arc<StageMetrics>,
+    known: Mutex<Known>,
+    /// Every time of the machine is since then.
+    born: Instant,
+    /// Woken when there is something to tell the fleet.
+    untold: Arc<Notify>,
+    /// Woken when the time of the next probe has changed.
+    timer: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Known {
+    machine: Machine,
+    /// The last that was said of it, here or elsewhere.
+    record: Record,
+    /// The revision of the key as we know it; 0: there is no key.
+    revision: u64,
+    /// Whether `record` is ours and not yet in the key.
+    is_untold: bool,
+    /// When it opened, or was seen to be open.
+    open_since: Option<Instant>,
 }
 
 impl Breaker {
     /// One that never opens.
     pub fn none() -> Self {
-        Self { pace: watch::Sender::new(Pace::Full) }
+        Self { pace: watch::Sender::new(Pace::Full), guard: None }
+    }
+
+    fn new(
+        stage: &str,
+        worker: &str,
+        settings: Settings,
+        metrics: Arc<StageMetrics>,
+        untold: &Arc<Notify>,
+        timer: &Arc<Notify>,
+    ) -> Self {
+        metrics.set_breaker(State::Closed);
+        let known = Known {
+            machine: Machine::new(settings),
+            record: Record::default(),
+            revision: 0,
+            is_untold: false,
+            open_since: None,
+        };
+        let guard = Guard {
+            stage: stage.to_owned(),
+            worker: worker.to_owned(),
+            metrics,
+            known: Mutex::new(known),
+            born: Instant::now(),
+            untold: Arc::clone(untold),
+            timer: Arc::clone(timer),
+        };
+        Self { pace: watch::Sender::new(Pace::Full), guard: Some(guard) }
     }
 
     /// How fast the stage may pull, now and from now on.
@@ -32,11 +110,147 @@ impl Breaker {
     }
 
     /// A call of the handler succeeded.
-    pub fn succeeded(&self) {}
+    pub fn succeeded(&self) {
+        let Some(guard) = &self.guard else { return };
+        let mut known = guard.known();
+        if known.machine.succeeded(guard.now()) {
+            self.closed(guard, &mut known);
+        }
+    }
 
-    /// A call of the handler failed. Whether the handler counts as down for it: then the event is deferred, and no attempt is
-    /// spent.
-    pub fn failed(&self, _event_id: &str, _failure: &Failure) -> bool {
-        false
+    /// A call of the handler failed. Whether the handler counted as down already: then the event is deferred, and no attempt is
+    /// spent. The failure that opens the breaker is an attempt.
+    pub fn failed(&self, event_id: &str, failure: &Failure) -> bool {
+        let Some(guard) = &self.guard else { return false };
+        let mut known = guard.known();
+        let verdict = known.machine.failed(guard.now(), event_id, failure);
+        match verdict {
+            Verdict::Spent | Verdict::Deferred => {}
+            Verdict::Opened | Verdict::Reopened => self.opened(guard, &mut known, failure, verdict),
+            Verdict::Closed => self.closed(guard, &mut known),
+        }
+        matches!(verdict, Verdict::Deferred | Verdict::Reopened)
+    }
+
+    fn opened(&self, guard: &Guard, known: &mut Known, failure: &Failure, verdict: Verdict) {
+        let (wait, opens, now) = (known.machine.wait(), known.machine.opens(), Timestamp::now());
+        let opened_at = Some(known.record.opened_at.clone()).filter(|_| verdict == Verdict::Reopened).flatten();
+        known.record = Record::open(failure, wait, opens, opened_at, now, &guard.worker);
+        let (stage, wait, reason) = (&guard.stage, wait.as_secs_f64(), &known.record.reason);
+        if verdict == Verdict::Opened {
+            known.open_since = Some(Instant::now());
+            guard.metrics.breaker_opened();
+            tracing::warn!(
+                stage,
+                wait_s = wait,
+                reason,
+                "the circuit breaker opened: the stage does not pull until its handler is up again"
+            );
+        } else {
+            tracing::debug!(stage, wait_s = wait, opens, reason, "a probe failed; the circuit breaker stays open");
+        }
+        self.tell(guard, known);
+    }
+
+    fn closed(&self, guard: &Guard, known: &mut Known) {
+        known.record.close(Timestamp::now(), &guard.worker);
+        let open_s = known.open_since.take().map_or(0.0, |since| since.elapsed().as_secs_f64());
+        tracing::info!(stage = guard.stage, open_s, "the circuit breaker closed: the handler is up again");
+        self.tell(guard, known);
+    }
+
+    fn tell(&self, guard: &Guard, known: &mut Known) {
+        known.is_untold = true;
+        guard.untold.notify_one();
+        self.show(guard, known);
+    }
+
+    /// Lets everyone here know what the machine says now. Under the lock, so that the last to be shown is the last that was.
+    fn show(&self, guard: &Guard, known: &Known) {
+        let state = known.machine.state();
+        let pace = match state {
+            State::Closed => Pace::Full,
+            State::Open => Pace::Stopped,
+            State::Probe => Pace::Probe,
+        };
+        guard.metrics.set_breaker(state);
+        self.pace.send_if_modified(|shown| std::mem::replace(shown, pace) != pace);
+        guard.timer.notify_one();
+    }
+
+    /// What the key holds now, as another worker or we ourselves wrote it; `None`: it was deleted, or cannot be read.
+    fn seen(&self, record: Option<Record>, revision: u64) {
+        let Some(guard) = &self.guard else { return };
+        let mut known = guard.known();
+        if revision <= known.revision {
+            return;
+        }
+        known.revision = revision;
+        let record = record.unwrap_or_default();
+        if record.by == guard.worker {
+            // Our own write, which may have been followed by another that is not told yet.
+            known.is_untold &= known.record != record;
+            return;
+        }
+        let (now, was) = (guard.now(), known.machine.state());
+        match record.state {
+            RecordState::Open => {
+                known.machine.adopt_open(now, record.wait(), record.opens);
+                known.open_since.get_or_insert_with(Instant::now);
+            }
+            RecordState::Closed => {
+                known.machine.adopt_closed(now);
+                known.open_since = None;
+            }
+        }
+        (known.record, known.is_untold) = (record, false);
+        if was != known.machine.state() {
+            let Record { state, reason, by, .. } = &known.record;
+            tracing::debug!(stage = guard.stage, ?state, reason, by, "another worker moved the circuit breaker");
+        }
+        self.show(guard, &known);
+    }
+
+    /// What is to be written, over which revision.
+    fn untold(&self) -> Option<(Record, u64)> {
+        let known = self.guard.as_ref()?.known();
+        known.is_untold.then(|| (known.record.clone(), known.revision))
+    }
+
+    /// `record` was written.
+    fn told(&self, record: &Record, revision: u64) {
+        let Some(guard) = &self.guard else { return };
+        let mut known = guard.known();
+        // The key may have been read since, and something newer found in it.
+        known.revision = known.revision.max(revision);
+        known.is_untold &= known.record != *record;
+    }
+
+    /// There is no key, whatever we knew of it.
+    fn no_key(&self) {
+        if let Some(guard) = &self.guard {
+            guard.known().revision = 0;
+        }
+    }
+
+    /// Lets a probe through if it is time. When the next is due.
+    fn tick(&self) -> Option<Instant> {
+        let guard = self.guard.as_ref()?;
+        let mut known = guard.known();
+        if known.machine.tick(guard.now()) {
+            tracing::debug!(stage = guard.stage, "the circuit breaker lets one event through at a time");
+            self.show(guard, &known);
+        }
+        known.machine.probe_at().map(|at| guard.born + at)
+    }
+}
+
+impl Guard {
+    fn now(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use millstream_stages::{Build, Delivery, Event, Failure, Map, Problem, World, failure::class, retry::Policy};
 use tokio::sync::watch;
 
-use super::breaker::{Breaker, Pace};
+use super::breaker::{Breaker, Breakers, Pace};
 use crate::{
     config::{Pipeline, pipeline},
     observe::{Metrics, StageMetrics},
@@ -68,6 +68,7 @@ impl Line {
         stage: &pipeline::Stage,
         world: &dyn World,
         metrics: &Metrics,
+        breakers: &Breakers,
     ) -> Result<Self, Vec<Problem>> {
         let map = match stage.kind.build {
             Build::Map(build) => build(&stage.options, world)?,
@@ -75,13 +76,14 @@ impl Line {
         };
         let chained = pipeline
             .chained_to(&stage.name)
-            .map(|next| Self::build(pipeline, next, world, metrics))
+            .map(|next| Self::build(pipeline, next, world, metrics, breakers))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             types: stage.types.clone(),
             publishes: pipeline.has_edge(&stage.name),
             dedup: stage.dedup.is_some(),
             chained,
+            breaker: breakers.of(&stage.name),
             ..Self::alone(&stage.name, map, stage.policy.clone(), metrics)
         })
     }

@@ -39,6 +39,7 @@ use crate::{
 };
 
 pub use alone::Loner;
+pub use breaker::Breakers;
 pub use hands::Hands;
 pub use line::Line;
 

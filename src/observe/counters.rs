@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use millstream_stages::settle::Reason;
+use millstream_stages::{breaker, settle::Reason};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
 use super::{
@@ -33,6 +33,7 @@ pub struct StageMetrics {
     stage: String,
     handled: Bounded<[Counter; Outcome::ALL.len()]>,
     took: Durations,
+    settling: [Durations; Outcome::FAILED.len()],
     errors: Bounded<Counter>,
     retry_queued: Counter,
     retried: Counter,
@@ -90,6 +91,9 @@ impl Outcome {
     /// Every outcome, in the order of their discriminants.
     pub const ALL: [Self; 5] = [Self::Done, Self::Retried, Self::Deferred, Self::DeadLettered, Self::Released];
 
+    /// What may become of a failed attempt.
+    pub const FAILED: [Self; 3] = [Self::Retried, Self::Deferred, Self::DeadLettered];
+
     /// The value of the `status` label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -120,6 +124,8 @@ impl StageMetrics {
                 errors.get_or_create_owned(&vec![error_base.clone(), ("class", class.to_owned())])
             }),
             took: families.took.get_or_create_owned(&labels),
+            settling: Outcome::FAILED
+                .map(|outcome| families.settling.get_or_create_owned(&with("status", outcome.as_str()))),
             retry_queued: of(&families.retry_queued),
             retried: of(&families.retried),
             deferred: of(&families.deferred),
@@ -144,6 +150,19 @@ impl StageMetrics {
     pub fn handled(&self, event_type: &str, outcome: Outcome, took: Duration) {
         self.handled.with(event_type, |outcomes| outcomes[outcome as usize].inc());
         self.took.observe(took);
+    }
+
+    /// What becomes of a failed attempt is stored.
+    pub fn settled(&self, outcome: Outcome, took: Duration) {
+        if let Some(at) = Outcome::FAILED.iter().position(|failed| *failed == outcome) {
+            self.settling[at].observe(took);
+        }
+    }
+
+    /// How long it took to store what became of failed attempts, by what it was.
+    pub fn settling(&self, outcome: Outcome) -> DurationCounts {
+        let at = Outcome::FAILED.iter().position(|failed| *failed == outcome);
+        at.map(|at| self.settling[at].snapshot()).unwrap_or_default()
     }
 
     /// An attempt failed.
@@ -192,6 +211,24 @@ impl StageMetrics {
         let labels = vec![("stage", self.stage.clone()), ("stream", feed.to_owned())];
         self.families.lag.get_or_create(&labels).set(as_gauge(pending));
         self.families.ack_pending.get_or_create(&labels).set(as_gauge(ack_pending));
+    }
+
+    /// Sets what the stage's circuit breaker lets through. A stage without one never says.
+    pub fn set_breaker(&self, state: breaker::State) {
+        let labels = vec![("stage", self.stage.clone())];
+        let value = match state {
+            breaker::State::Closed => 0,
+            breaker::State::Open => 1,
+            breaker::State::Probe => 2,
+        };
+        self.families.breaker_state.get_or_create(&labels).set(value);
+        // So that it is there, at zero, before it first opens.
+        drop(self.families.breaker_opens.get_or_create(&labels));
+    }
+
+    /// This worker opened the stage's circuit breaker. A probe that failed does not count.
+    pub fn breaker_opened(&self) {
+        self.families.breaker_opens.get_or_create(&vec![("stage", self.stage.clone())]).inc();
     }
 
     /// Deliveries that ended well.

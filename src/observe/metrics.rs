@@ -41,6 +41,7 @@ pub struct Metrics {
 pub(super) struct Families {
     pub(super) handled: Counters,
     pub(super) took: Family<Labels, Durations>,
+    pub(super) settling: Family<Labels, Durations>,
     pub(super) errors: Counters,
     pub(super) retry_queued: Counters,
     pub(super) retried: Counters,
@@ -57,6 +58,8 @@ pub(super) struct Families {
     pub(super) emitted: Counters,
     pub(super) commits: Counters,
     pub(super) leading: Gauges,
+    pub(super) breaker_state: Gauges,
+    pub(super) breaker_opens: Counters,
 }
 
 impl Metrics {
@@ -161,6 +164,7 @@ impl Families {
             ("reduce_rejected", "Messages that a reduce stage could not understand", &self.rejected),
             ("reduce_emitted", "Incident events, by kind, and notifications, by channel", &self.emitted),
             ("reduce_commits", "Checkpoints written", &self.commits),
+            ("breaker_opens", "Times that this worker opened the stage's circuit breaker", &self.breaker_opens),
         ] {
             registry.register(name, help, family.clone());
         }
@@ -168,12 +172,19 @@ impl Families {
             ("handler_active_count", "Events in hand", &self.active),
             ("consumer_lag", "Messages not yet delivered; every worker shows the fleet's: take the max", &self.lag),
             ("consumer_ack_pending", "Messages delivered and not settled; take the max", &self.ack_pending),
+            (
+                "breaker_state",
+                "The stage's circuit breaker: 0 closed, 1 open, 2 letting probes through",
+                &self.breaker_state,
+            ),
             ("reduce_leading", "Whether this worker runs the reduce stage: 1 or 0", &self.leading),
         ] {
             registry.register(name, help, family.clone());
         }
         let help = "How long deliveries took, from the start of work to the settlement";
         registry.register("events_handling_duration_seconds", help, self.took.clone());
+        let help = "How long it took to store what becomes of a failed attempt, its error event included";
+        registry.register("events_settling_duration_seconds", help, self.settling.clone());
     }
 }
 
@@ -232,13 +243,20 @@ pub(super) mod tests {
         let in_hand = stage.started();
         stage.handled("order.created", Outcome::Done, Duration::from_millis(3));
         stage.failed("TimeoutError");
+        stage.settled(Outcome::DeadLettered, Duration::from_micros(900));
         stage.dead_lettered(Reason::Crashed);
         stage.set_lag("shop-out-validate", 7, 2);
         metrics.reduce("errors").emitted("opened");
+        stage.set_breaker(millstream_stages::breaker::State::Probe);
+        has(&metrics, r#"millstream_breaker_state{stage="orders"} 2"#);
+        has(&metrics, r#"millstream_breaker_opens_total{stage="orders"} 0"#);
         has(&metrics, r#"millstream_events_handled_total{stage="orders",event_type="order.created",status="done"} 1"#);
         has(&metrics, r#"millstream_events_handling_duration_seconds_bucket{le="0.0025",stage="orders"} 0"#);
         has(&metrics, r#"millstream_events_handling_duration_seconds_bucket{le="0.005",stage="orders"} 1"#);
         has(&metrics, r#"millstream_events_handling_duration_seconds_sum{stage="orders"} 0.003"#);
+        let settling =
+            r#"millstream_events_settling_duration_seconds_bucket{le="0.001",stage="orders",status="dead_lettered"} 1"#;
+        has(&metrics, settling);
         has(&metrics, r#"millstream_events_handling_errors_total{stage="orders",class="TimeoutError"} 1"#);
         has(&metrics, r#"millstream_events_dead_lettered_total{stage="orders",reason="crashed"} 1"#);
         has(&metrics, r#"millstream_consumer_lag{stage="orders",stream="shop-out-validate"} 7"#);

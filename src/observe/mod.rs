@@ -18,5 +18,5 @@ pub use http::{Readiness, serve};
 pub use logs::{LogFormat, LogOptions};
 pub use metrics::{Metrics, Outcome, ReduceMetrics, StageMetrics};
 pub use otlp::Exporter;
-pub use status::{FeedStatus, Status};
+pub use status::{BreakerStatus, FeedStatus, Status};
 pub use trace::TraceContext;

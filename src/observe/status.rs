@@ -1,9 +1,12 @@
 //! Status: one screen that says how a pipeline is doing, from what the broker and the workers say.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use millstream_stages::headers;
+use millstream_stages::{headers, units::Period};
 use serde::Serialize;
 
 use super::{
@@ -48,6 +51,25 @@ pub struct StageStatus {
     pub active: u64,
     /// What it reads.
     pub feeds: Vec<FeedStatus>,
+    /// Its circuit breaker, while that is open.
+    pub breaker: Option<BreakerStatus>,
+}
+
+/// A circuit breaker that is open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BreakerStatus {
+    /// The class and message of the failure that opened it.
+    pub reason: String,
+    /// When it opened, RFC 3339.
+    pub since: Option<String>,
+    /// How many seconds ago that was.
+    pub open_s: Option<u64>,
+    /// When the next probe is let through, RFC 3339.
+    pub probe_at: Option<String>,
+    /// In how many seconds that is; 0: a probe is let through as soon as there is an event.
+    pub probe_in_s: u64,
+    /// Openings in a row: the first, and one more for each probe that failed.
+    pub opens: u32,
 }
 
 /// How far a stage is with one stream.
@@ -149,6 +171,9 @@ impl Status {
             }
         }
         table(out, &rows, 1);
+        for (stage, breaker) in self.stages.iter().filter_map(|stage| Some((stage, stage.breaker.as_ref()?))) {
+            _ = writeln!(out, "! {}: {breaker}", stage.stage);
+        }
         problems.iter().for_each(|problem| out.push_str(problem));
     }
 
@@ -166,6 +191,35 @@ impl Status {
             ]);
         }
         table(out, &rows, 2);
+    }
+}
+
+impl BreakerStatus {
+    /// One that opened at `since` and probes at `probe_at`, as it is at `now`.
+    pub fn new(reason: &str, since: Option<&str>, probe_at: Option<&str>, opens: u32, now: Timestamp) -> Self {
+        let seconds = |text: Option<&str>| Some(text?.parse::<Timestamp>().ok()?.as_second() - now.as_second());
+        Self {
+            reason: reason.to_owned(),
+            since: since.map(str::to_owned),
+            open_s: seconds(since).map(|seconds| u64::try_from(-seconds).unwrap_or(0)),
+            probe_at: probe_at.map(str::to_owned),
+            probe_in_s: seconds(probe_at).map_or(0, |seconds| u64::try_from(seconds).unwrap_or(0)),
+            opens,
+        }
+    }
+}
+
+impl fmt::Display for BreakerStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("circuit breaker open")?;
+        if let Some(seconds) = self.open_s {
+            write!(f, " for {}", Period::seconds(seconds))?;
+        }
+        match self.probe_in_s {
+            0 => f.write_str(", probing: ")?,
+            seconds => write!(f, ", next probe in {}: ", Period::seconds(seconds))?,
+        }
+        f.write_str(&headers::clean(&self.reason))
     }
 }
 
@@ -187,6 +241,7 @@ impl StageStatus {
             active: stats.iter().map(|stats| stats.active).sum(),
             stage,
             feeds,
+            breaker: None,
         }
     }
 }
@@ -292,7 +347,11 @@ mod tests {
             ("orders".to_owned(), vec![feed("shop-out-validate", gone)]),
         ];
         let workers = [worker("w-1", Duration::from_micros(800), 0), worker("w-2", Duration::from_millis(40), 6)];
-        Status { dead_letters: Some(12), retry_queue: Some(4), ..Status::new("shop", stages, &workers) }
+        let mut status = Status::new("shop", stages, &workers);
+        let (since, now) = (Some("2026-01-01T02:27:36.5Z"), "2026-01-01T02:30:00Z".parse().unwrap());
+        let reason = "ConnectionError: refused\x1b[2J";
+        status.stages[1].breaker = Some(BreakerStatus::new(reason, since, Some("2026-01-01T02:30:08Z"), 7, now));
+        Status { dead_letters: Some(12), retry_queue: Some(4), ..status }
     }
 
     #[test]
@@ -303,6 +362,7 @@ mod tests {
             STAGE     RATE/S  ERRORS    P50   P95   P99  ACTIVE  PENDING  UNACKED  REDELIVERED
             validate     4.0    5.0%  800µs  40ms  40ms       6       24       16            4
             orders       0.0       -      -     -     -       0       12        8            2
+            ! orders: circuit breaker open for 2m24s, next probe in 8s: ConnectionError: refused [2J
             ! orders: consumer "shop-orders" on stream "shop-out-validate" is gone
 
             WORKER  HOST        PID  UP  RATE/S        CONFIG   LEADS
@@ -323,5 +383,11 @@ mod tests {
         assert_eq!(json["stages"][0]["p99_ms"], 40.0);
         assert_eq!(json["stages"][0]["error_rate"], 0.05);
         assert_eq!(json["stages"][1]["feeds"][0]["pending"], 12);
+        assert_eq!(json["stages"][0]["breaker"], serde_json::Value::Null);
+        assert_eq!(json["stages"][1]["breaker"]["open_s"], 144);
+        assert_eq!(json["stages"][1]["breaker"]["probe_in_s"], 8);
+        let late =
+            BreakerStatus::new("", None, Some("2026-01-01T02:30:00Z"), 1, "2026-01-01T02:31:00Z".parse().unwrap());
+        assert_eq!(late.probe_in_s, 0);
     }
 }

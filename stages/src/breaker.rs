@@ -1,9 +1,25 @@
 //! Breaker: when a handler's failures mean that what it depends on is down.
+//!
+//! Closed, it opens on failures in a row, of as many different events, or on their share of the calls lately. Open, it waits.
+//! Then it lets one event at a time through: a success closes it, a failure opens it again for twice as long.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Duration,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::Period;
+use crate::{
+    Failure,
+    failure::{Disposition, class},
+    units::Period,
+};
 
 /// The keys of `breaker = { … }` on a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,4 +53,291 @@ impl Default for Settings {
             max_wait: Period::seconds(15),
         }
     }
+}
+
+/// The longest wait that a handler can ask for (`Retry-After`) while its stage stands still.
+pub const ASKED_WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// Parts that the window is counted in: what is older than one part less than the window may be left out.
+const PARTS: usize = 10;
+
+/// Whether a failure says that what the handler depends on is down, rather than something about the event.
+pub fn is_outage(failure: &Failure) -> bool {
+    match failure.disposition {
+        Disposition::Reject => false,
+        Disposition::Defer { .. } => true,
+        Disposition::Retry { .. } => {
+            [class::TIMEOUT, class::CONNECTION, class::HTTP_SERVER, class::RATE_LIMITED].contains(&&*failure.class)
+        }
+    }
+}
+
+/// What a breaker lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Everything.
+    Closed,
+    /// Nothing, until its wait is over.
+    Open,
+    /// One event at a time: what becomes of it tells.
+    Probe,
+}
+
+/// What a failure means to a breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing out of the ordinary: the attempt is spent.
+    Spent,
+    /// It opened the breaker; the attempt is spent.
+    Opened,
+    /// The handler counts as down already: the event is deferred.
+    Deferred,
+    /// A probe that failed: the event is deferred, and the wait before the next probe is longer.
+    Reopened,
+    /// The handler answers again, though not with a success: the breaker closed; the attempt is spent.
+    Closed,
+}
+
+/// One circuit breaker. Every time is since a moment of the caller's choice, on a clock that never goes back.
+#[derive(Debug)]
+pub struct Breaker {
+    settings: Settings,
+    phase: Phase,
+    /// Events that failed since the last success, at most as many as open it.
+    streak: BTreeSet<u64>,
+    window: Window,
+    /// Openings in a row, failed probes included, and the wait of the last one.
+    opens: u32,
+    wait: Duration,
+    /// When it last closed. If it opens soon after, that counts as the same row.
+    closed_at: Option<Duration>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Closed,
+    Open {
+        until: Duration,
+    },
+    Probe {
+        /// Failures in a row that were no outage.
+        answers: u32,
+    },
+}
+
+impl Breaker {
+    /// One that is closed.
+    pub fn new(settings: Settings) -> Self {
+        let window = Window::of(settings.window.0);
+        let (phase, streak) = (Phase::Closed, BTreeSet::new());
+        Self { settings, phase, streak, window, opens: 0, wait: Duration::ZERO, closed_at: None }
+    }
+
+    /// What it lets through.
+    pub fn state(&self) -> State {
+        match self.phase {
+            Phase::Closed => State::Closed,
+            Phase::Open { .. } => State::Open,
+            Phase::Probe { .. } => State::Probe,
+        }
+    }
+
+    /// Openings in a row: the first, and one more for each probe that failed.
+    pub fn opens(&self) -> u32 {
+        self.opens
+    }
+
+    /// How long it stays open, or stayed the last time.
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// When an open one lets a probe through.
+    pub fn probe_at(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Open { until } => Some(until),
+            Phase::Closed | Phase::Probe { .. } => None,
+        }
+    }
+
+    /// A call succeeded. Whether that closed it.
+    pub fn succeeded(&mut self, now: Duration) -> bool {
+        match self.phase {
+            Phase::Closed => {
+                self.streak.clear();
+                self.window.count(now, None);
+                false
+            }
+            // The call began before it opened.
+            Phase::Open { .. } => false,
+            Phase::Probe { .. } => {
+                self.close(now);
+                true
+            }
+        }
+    }
+
+    /// A call failed.
+    pub fn failed(&mut self, now: Duration, event_id: &str, failure: &Failure) -> Verdict {
+        let is_outage = is_outage(failure);
+        match &mut self.phase {
+            Phase::Closed => {
+                let event = digest(event_id);
+                self.window.count(now, is_outage.then_some(event));
+                if !is_outage {
+                    return Verdict::Spent;
+                }
+                self.streak.insert(event);
+                if self.streak.len() < self.settings.failures as usize && !self.is_rate_reached(now) {
+                    return Verdict::Spent;
+                }
+                let soon = self.closed_at.is_some_and(|at| now.saturating_sub(at) < self.settings.window.0);
+                self.opens = if soon { self.opens } else { 0 };
+                self.open(now, failure);
+                Verdict::Opened
+            }
+            Phase::Open { .. } if is_outage => Verdict::Deferred,
+            Phase::Open { .. } => Verdict::Spent,
+            Phase::Probe { .. } if is_outage => {
+                self.open(now, failure);
+                Verdict::Reopened
+            }
+            Phase::Probe { answers } => {
+                *answers += 1;
+                if *answers < self.settings.failures {
+                    return Verdict::Spent;
+                }
+                self.close(now);
+                Verdict::Closed
+            }
+        }
+    }
+
+    /// Lets a probe through if the wait is over. Whether it was just now.
+    pub fn tick(&mut self, now: Duration) -> bool {
+        match self.phase {
+            Phase::Open { until } if now >= until => {
+                self.phase = Phase::Probe { answers: 0 };
+                true
+            }
+            Phase::Closed | Phase::Open { .. } | Phase::Probe { .. } => false,
+        }
+    }
+
+    /// Another worker opened it, or found by a probe that it stays so: it is open for `wait` from now on.
+    pub fn adopt_open(&mut self, now: Duration, wait: Duration, opens: u32) {
+        self.opens = opens.max(1);
+        self.wait = wait.min(self.settings.max_wait.0.max(ASKED_WAIT_MAX));
+        self.stop(now);
+    }
+
+    /// Another worker closed it.
+    pub fn adopt_closed(&mut self, now: Duration) {
+        if self.state() != State::Closed {
+            self.close(now);
+        }
+    }
+
+    fn open(&mut self, now: Duration, failure: &Failure) {
+        self.opens = self.opens.saturating_add(1);
+        let Settings { wait, max_wait, .. } = &self.settings;
+        let asked = match failure.disposition {
+            Disposition::Retry { after } | Disposition::Defer { after } if failure.class == class::RATE_LIMITED => {
+                after
+            }
+            Disposition::Retry { .. } | Disposition::Defer { .. } | Disposition::Reject => None,
+        };
+        self.wait = match asked {
+            Some(asked) => asked.clamp(wait.0.min(ASKED_WAIT_MAX), ASKED_WAIT_MAX),
+            None => wait.0.saturating_mul(2_u32.saturating_pow(self.opens - 1)).min(max_wait.0),
+        };
+        self.stop(now);
+    }
+
+    fn stop(&mut self, now: Duration) {
+        self.phase = Phase::Open { until: now.saturating_add(self.wait) };
+        self.forget();
+    }
+
+    fn close(&mut self, now: Duration) {
+        self.phase = Phase::Closed;
+        self.closed_at = Some(now);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.streak.clear();
+        self.window = Window::of(self.settings.window.0);
+    }
+
+    /// One event alone never reaches it, however often it is tried.
+    fn is_rate_reached(&self, now: Duration) -> bool {
+        let (calls, outages, several) = self.window.sums(now);
+        several && calls >= u64::from(self.settings.calls) && outages as f64 >= self.settings.rate * calls as f64
+    }
+}
+
+/// Calls within the last while, by parts of it, so that they take the same room however many they are.
+#[derive(Debug)]
+struct Window {
+    part: Duration,
+    parts: [Part; PARTS],
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    /// Which part of all time it is.
+    number: u64,
+    calls: u64,
+    outages: u64,
+    /// The event of its first outage failure, and whether another event had one too.
+    event: Option<u64>,
+    several: bool,
+}
+
+impl Window {
+    fn of(length: Duration) -> Self {
+        Self { part: (length / PARTS as u32).max(Duration::from_nanos(1)), parts: [Part::default(); PARTS] }
+    }
+
+    fn number(&self, now: Duration) -> u64 {
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        ns(now) / ns(self.part)
+    }
+
+    /// Counts one call; `outage` is the event if it failed by an outage.
+    fn count(&mut self, now: Duration, outage: Option<u64>) {
+        let number = self.number(now);
+        let part = &mut self.parts[(number % PARTS as u64) as usize];
+        if part.number < number {
+            *part = Part { number, ..Part::default() };
+        }
+        part.calls += 1;
+        if let Some(event) = outage {
+            part.outages += 1;
+            part.several |= part.event.is_some_and(|first| first != event);
+            part.event.get_or_insert(event);
+        }
+    }
+
+    /// Calls, outage failures, and whether those were of several events.
+    fn sums(&self, now: Duration) -> (u64, u64, bool) {
+        let number = self.number(now);
+        let recent = || self.parts.iter().filter(|part| part.number + PARTS as u64 > number);
+        let several = recent().any(|part| part.several);
+        let mut events = recent().filter_map(|part| part.event);
+        let first = events.next();
+        (
+            recent().map(|part| part.calls).sum(),
+            recent().map(|part| part.outages).sum(),
+            several || events.any(|event| Some(event) != first),
+        )
+    }
+}
+
+/// An event id in little room. Two ids that share it count as one event, which only delays the opening.
+fn digest(event_id: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    event_id.hash(&mut hasher);
+    hasher.finish()
 }

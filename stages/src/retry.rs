@@ -17,6 +17,8 @@ pub struct Policy {
     pub attempts: u32,
     /// The waits between them.
     pub backoff: Backoff,
+    /// A longer wait leaves the consumer, where it would take up `max_ack_pending`, and passes in the retry stream.
+    pub park_after: Period,
     /// Exceptions by class or type; the first that matches wins.
     pub rule: Vec<Rule>,
 }
@@ -76,6 +78,7 @@ impl Default for Policy {
                 jitter: Some(0.1),
                 ..Backoff::default()
             },
+            park_after: Period::seconds(30),
             rule: Vec::new(),
         }
     }
@@ -94,6 +97,11 @@ impl Policy {
         }
     }
 
+    /// The longest wait that passes in the consumer.
+    pub fn park_after(&self) -> Duration {
+        self.park_after.0
+    }
+
     /// The most deliveries that any failure is given.
     pub fn attempts_max(&self) -> u32 {
         self.rule.iter().filter_map(|rule| rule.attempts).chain([self.attempts]).max().unwrap_or(self.attempts)
@@ -103,7 +111,7 @@ impl Policy {
 impl Backoff {
     /// The wait after attempt number `attempt` (from 1), before jitter.
     pub fn base_after(&self, attempt: u32) -> Duration {
-        let max = self.max.map_or(Duration::from_secs(60), |max| max.0);
+        let max = self.max();
         let steps = attempt.max(1) - 1;
         if let Some(first) = self.exponential {
             let mut waits = backon::ExponentialBuilder::default()
@@ -121,15 +129,33 @@ impl Backoff {
         self.fixed.map_or(Duration::from_secs(1), |wait| wait.0)
     }
 
+    /// The longest wait of one that grows.
+    fn max(&self) -> Duration {
+        self.max.map_or(Duration::from_secs(60), |max| max.0)
+    }
+
     /// The wait after attempt number `attempt` of the event `event_id`.
     ///
-    /// The jitter comes from the event and the attempt, not from chance: whoever computes the wait
+    /// It strays from [`Self::base_after`] by the jitter, and never past the maximum: there it strays downwards only, evenly, so
+    /// that events whose waits have grown as long as they may still do not all come at once. The jitter comes from the event and the attempt, not from chance: whoever computes the wait
     /// again, in a log, a timetable or after a crash, gets the same one.
     pub fn after(&self, attempt: u32, event_id: &str) -> Duration {
         let jitter = self.jitter.unwrap_or(0.0).clamp(0.0, 1.0);
-        let stray = 1.0 + jitter * (2.0 * share(event_id, attempt) - 1.0);
-        self.base_after(attempt).mul_f64(stray)
+        let base = self.base_after(attempt);
+        let shortest = base.saturating_sub(part(base, jitter));
+        let longest = base.saturating_add(part(base, jitter));
+        let longest = if self.grows() { longest.min(self.max()) } else { longest };
+        shortest.saturating_add(part(longest.saturating_sub(shortest), share(event_id, attempt)))
     }
+
+    fn grows(&self) -> bool {
+        self.exponential.is_some() || self.linear.is_some()
+    }
+}
+
+/// A share of a wait, 0 to 1. Never more than all of it, whatever the rounding.
+fn part(of: Duration, share: f64) -> Duration {
+    Duration::try_from_secs_f64(of.as_secs_f64() * share).map_or(of, |part| part.min(of))
 }
 
 /// Evenly spread over 0..1 by the event and the attempt (FNV-1a, then a finaliser).
@@ -160,6 +186,10 @@ pub fn glob_matches(glob: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        Failure,
+        settle::{Settlement, settle},
+    };
     use proptest::prelude::*;
 
     fn backoff(exponential: Option<u64>, linear: Option<u64>, jitter: f64) -> Backoff {
@@ -213,14 +243,98 @@ mod tests {
         }
     }
 
+    fn any_backoff() -> impl Strategy<Value = Backoff> {
+        (0..3, 0..100_000_u64, 1.0..4.0_f32, 0..200_000_u64, proptest::option::of(0.0..=1.0_f64)).prop_map(
+            |(way, first_ms, factor, more_ms, jitter)| {
+                let (first, max) = (Period(Duration::from_millis(first_ms)), Duration::from_millis(first_ms + more_ms));
+                let of = |n| (way == n).then_some(first);
+                Backoff {
+                    exponential: of(0),
+                    linear: of(1),
+                    fixed: of(2),
+                    factor: (way == 0).then_some(factor),
+                    max: (way != 2).then_some(Period(max)),
+                    jitter,
+                }
+            },
+        )
+    }
+
+    /// Policies with rules by class and type, and attempts from few to many.
+    fn any_policy() -> impl Strategy<Value = Policy> {
+        let globs = |of: &'static [&str]| proptest::collection::vec(proptest::sample::select(of), 0..3);
+        let rule = (
+            globs(&["TimeoutError", "Http*", "*"]),
+            globs(&["order.*", "payment.failed"]),
+            proptest::option::of(1..12_u32),
+            proptest::option::of(any_backoff()),
+        )
+            .prop_map(|(class, event_type, attempts, backoff)| {
+                let owned = |globs: Vec<&str>| globs.into_iter().map(str::to_owned).collect();
+                Rule { class: owned(class), event_type: owned(event_type), attempts, backoff }
+            });
+        (1..12_u32, any_backoff(), proptest::collection::vec(rule, 0..4)).prop_map(|(attempts, backoff, rule)| Policy {
+            attempts,
+            backoff,
+            rule,
+            ..Policy::default()
+        })
+    }
+
+    const CLASSES: [&str; 4] = ["TimeoutError", "HttpServerError", "Flaky", "HttpOther"];
+
     proptest! {
         #[test]
-        fn a_wait_never_leaves_its_bounds_and_is_the_same_each_time(first in 0..100_000_u64, attempt: u32, jitter in 0.0..=1.0_f64, id: String) {
-            for backoff in [backoff(Some(first), None, jitter), backoff(None, Some(first), jitter)] {
-                let wait = backoff.after(attempt, &id);
-                prop_assert!(wait <= Duration::from_secs(60).mul_f64(1.0 + jitter));
-                prop_assert_eq!(wait, backoff.after(attempt, &id));
+        fn a_wait_never_leaves_its_bounds(backoff in any_backoff(), attempt: u32, id: String) {
+            let (wait, base, jitter) = (backoff.after(attempt, &id), backoff.base_after(attempt), backoff.jitter.unwrap_or(0.0));
+            // For what a float cannot say of a day in nanoseconds.
+            let slack = Duration::from_nanos(1_000);
+            prop_assert!(wait + slack >= base.mul_f64(1.0 - jitter), "{wait:?} after {base:?}");
+            prop_assert!(wait <= base.mul_f64(1.0 + jitter) + slack, "{wait:?} after {base:?}");
+            if let Some(max) = backoff.max {
+                prop_assert!(base <= max.0 && wait <= max.0, "{wait:?} exceeds {max:?}");
             }
+            if jitter == 0.0 {
+                prop_assert_eq!(wait, base);
+            }
+        }
+
+        #[test]
+        fn a_wait_that_grows_never_shrinks(backoff in any_backoff(), attempt in 0..2000_u32) {
+            prop_assert!(backoff.base_after(attempt) <= backoff.base_after(attempt + 1));
+        }
+
+        #[test]
+        fn the_same_event_never_waits_two_ways(
+            policy in any_policy(),
+            attempt in 1..20_u32,
+            class in proptest::sample::select(&CLASSES[..]),
+            id: String,
+        ) {
+            let wait = || match settle(Err(Failure::retry(class, "no")), &id, "order.created", attempt, &policy) {
+                Settlement::RetryAfter(wait, _) => Some(wait),
+                _ => None,
+            };
+            prop_assert_eq!(wait(), wait());
+            let terms = policy.terms("order.created", class);
+            prop_assert_eq!(wait(), (attempt < terms.attempts).then(|| terms.backoff.after(attempt, &id)));
+        }
+
+        #[test]
+        fn attempts_never_exceed_the_policy_whatever_fails(
+            policy in any_policy(),
+            event_type in proptest::sample::select(vec!["order.created", "payment.failed", "x"]),
+            classes in proptest::collection::vec(proptest::sample::select(&CLASSES[..]), 20),
+        ) {
+            let end = (1..).zip(&classes).find(|(attempt, class)| {
+                let answer = Err(Failure::retry(**class, "no"));
+                matches!(settle(answer, "e", event_type, *attempt, &policy), Settlement::DeadLetter(..))
+            });
+            let (attempts, class) = end.expect("no policy has as many attempts");
+            prop_assert!(attempts <= policy.attempts_max());
+            prop_assert!(attempts >= policy.terms(event_type, class).attempts);
+            let spared = (1..attempts).zip(&classes).all(|(n, class)| n < policy.terms(event_type, class).attempts);
+            prop_assert!(spared, "it lived on only where the policy lets it");
         }
     }
 }

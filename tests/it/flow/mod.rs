@@ -2,6 +2,7 @@
 
 mod given_up;
 mod life;
+mod parked;
 mod past;
 
 use std::{
