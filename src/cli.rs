@@ -157,7 +157,8 @@ impl Command {
     }
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// A `KEY=VALUE` of the command line.
+pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as nats.url=nats://127.0.0.1:4222")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }

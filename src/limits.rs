@@ -97,6 +97,8 @@ pub const PULLS_WAITING_MAX: i64 = 4096;
 pub const COMMIT_KEYS_MAX: usize = 1000;
 /// Messages asked for at once when a stream is read by offset. At 1 MiB each, the largest by default, 256 MiB.
 pub const READ_AHEAD_MAX: usize = 256;
+/// The same where only headers are sent: at 2 KiB each, 8 MiB.
+pub const HEADERS_READ_AHEAD_MAX: usize = 4096;
 /// After how long without a message a reading asks whether there is anything left, or walks on.
 pub const READ_IDLE: Duration = Duration::from_millis(500);
 /// How long the server keeps the consumer of a reader that has gone.
@@ -152,3 +154,19 @@ pub const BREAKER_REASON_BYTES_MAX: usize = 200;
 pub const BREAKER_TELL_AGAIN: Duration = Duration::from_secs(1);
 /// Letters that a redrive has under way at once.
 pub const REDRIVES_IN_FLIGHT_MAX: usize = 256;
+/// Sequences of the first window when letters are read newest first: a page of them and what fails its filter.
+pub const NEWEST_WINDOW: u64 = 256;
+/// Letters that a window may hold before the next one is made wider: past it the time until its newest are known grows.
+pub const NEWEST_WINDOW_LETTERS_MAX: usize = 16 << 10;
+/// Rows of one table: a terminal shows no more, and their widths must be known before the first is printed.
+pub const TABLE_ROWS_MAX: usize = 10_000;
+/// Groups of dead letters that are told apart; what has none of these fingerprints is counted as other.
+pub const GROUPS_MAX: usize = 10_000;
+/// Stages, classes and types that one group names; classes and stages that `dlq stats` tells apart a hundred times as many.
+pub const GROUP_NAMES_MAX: usize = 5;
+/// Failed attempts of one event that `dlq show` reads. Deferred attempts are not limited by a policy.
+pub const HISTORY_MAX: usize = 1000;
+/// Dead letters that are being deleted at once.
+pub const DROPS_IN_FLIGHT_MAX: usize = 256;
+/// How far the clocks of workers and servers may differ: so much earlier a reading begins that looks for a time.
+pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(300);

@@ -4,13 +4,14 @@ use std::time::SystemTime;
 
 use async_nats::jetstream::{
     ErrorCode,
-    consumer::PullConsumer,
+    consumer::{AckPolicy, PullConsumer, pull},
     context::GetStreamErrorKind,
-    stream::{ConsumerErrorKind, DirectGetErrorKind, LastRawMessageErrorKind},
+    stream::{ConsumerErrorKind, DirectGetErrorKind, LastRawMessageErrorKind, RetentionPolicy},
 };
 use futures_util::TryStreamExt as _;
 
 use super::{Broker, read::StoredMessage};
+use crate::limits;
 
 /// A question to the server about a stream that was not answered.
 #[derive(Debug, thiserror::Error)]
@@ -191,13 +192,33 @@ impl Broker {
 
     /// How many messages of a stream are on subjects that match `filter`.
     ///
+    /// A consumer that is made for it and goes at once is told so by the server; the names of the subjects, of which there
+    /// may be a million, are not sent. A work-queue stream lets nobody read beside its consumers, so there they are.
+    ///
     /// # Errors
-    /// [`AdminError::Read`].
+    /// [`AdminError::NoStream`], [`AdminError::Read`].
     pub async fn subjects_count(&self, stream: &str, filter: &str) -> Result<u64, AdminError> {
         let read = |error: Source| AdminError::read(stream, error);
-        let opened = self.open_stream(stream).await?;
-        let subjects = opened.info_with_subjects(filter).await.map_err(|error| read(error.into()))?;
-        subjects.try_fold(0, async |sum, (_, count)| Ok(sum + count as u64)).await.map_err(|error| read(error.into()))
+        let opened = self.jetstream.get_stream(stream).await.map_err(|error| no_stream(stream, error))?;
+        if opened.cached_info().config.retention == RetentionPolicy::WorkQueue {
+            let subjects = opened.info_with_subjects(filter).await.map_err(|error| read(error.into()))?;
+            let sum = subjects.try_fold(0, async |sum, (_, count)| Ok(sum + count as u64));
+            return sum.await.map_err(|error| read(error.into()));
+        }
+        let config = pull::Config {
+            ack_policy: AckPolicy::None,
+            filter_subject: filter.to_owned(),
+            headers_only: true,
+            memory_storage: true,
+            num_replicas: 1,
+            inactive_threshold: limits::READER_INACTIVE_MAX,
+            ..pull::Config::default()
+        };
+        let counter = opened.create_consumer(config).await.map_err(|error| read(error.into()))?;
+        let info = counter.cached_info();
+        // If it fails, the server deletes it a little later by itself.
+        opened.delete_consumer(&info.name).await.ok();
+        Ok(info.num_pending)
     }
 
     /// How far a consumer is.

@@ -134,8 +134,12 @@ impl Broker {
     pub async fn kv_entries(&self, bucket: &str, prefix: &str) -> Result<Vec<(String, Bytes, u64)>, AdminError> {
         // The server filters by whole tokens; what is left of the prefix is compared here.
         let tokens = prefix.rfind('.').map_or("", |dot| &prefix[..=dot]);
-        let reading =
-            Reading { stream: stream(bucket), filters: vec![subject(bucket, &format!("{tokens}>"))], from_seq: 1 };
+        let reading = Reading {
+            stream: stream(bucket),
+            filters: vec![subject(bucket, &format!("{tokens}>"))],
+            from_seq: 1,
+            ..Reading::default()
+        };
         // A key that is rewritten meanwhile moves behind the end as it was at the start, so read until nothing is left.
         let mut messages = std::pin::pin!(self.read(reading, End::NothingLeft));
         let root = subject(bucket, "");

@@ -21,7 +21,7 @@ pub use kv::{CommitError, KvChange};
 pub use objects::{ConsumerSpec, FoundConsumer, Retention, StreamSpec};
 pub use publish::{Expects, Outgoing, PublishError, Stored};
 pub use pull::{Delivered, Pull, PullError};
-pub use read::StoredMessage;
+pub use read::{Scan, StoredMessage};
 pub use request::{Answer, RequestError};
 
 /// A connection to the broker. Cheap to clone.

@@ -28,14 +28,44 @@ pub struct StoredMessage {
     pub stored_at: SystemTime,
 }
 
+impl StoredMessage {
+    /// The size of its payload in bytes, also where only its headers were read.
+    pub fn body_bytes(&self) -> usize {
+        let said = super::get(&self.headers, HEADERS_ONLY_SIZE).filter(|_| self.body.is_empty());
+        said.and_then(|size| size.parse().ok()).unwrap_or(self.body.len())
+    }
+}
+
+/// Where the server says how large the payload is that it left out.
+const HEADERS_ONLY_SIZE: &str = "Nats-Msg-Size";
+
+/// Which messages of a stream a scan gives.
+#[derive(Debug, Clone, Default)]
+pub struct Scan {
+    /// The subjects that are meant, with wildcards; empty: all.
+    pub filter: String,
+    /// The first sequence.
+    pub from_seq: u64,
+    /// The last sequence; none: what is the last one now.
+    pub to_seq: Option<u64>,
+    /// Only what was stored at this time or later.
+    pub since: Option<SystemTime>,
+    /// Whether payloads are left out: [`StoredMessage::body_bytes`] still tells their size.
+    pub headers_only: bool,
+}
+
 /// What is read, and from where on.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
     pub(super) stream: String,
     /// Subject filters that do not overlap; empty: everything.
     pub(super) filters: Vec<String>,
     /// The first sequence wanted.
     pub(super) from_seq: u64,
+    /// Only what was stored at this time or later. It says where to begin, until something was read.
+    pub(super) since: Option<SystemTime>,
+    /// Whether payloads are left out.
+    pub(super) headers_only: bool,
 }
 
 /// Where a reading ends.
@@ -60,8 +90,19 @@ impl Broker {
         filter: &str,
         from_seq: u64,
     ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
-        let filters = Some(filter.to_owned()).filter(|filter| !filter.is_empty()).into_iter().collect();
-        self.read(Reading { stream: stream.to_owned(), filters, from_seq }, End::LastAtStart)
+        self.scan_some(stream, Scan { filter: filter.to_owned(), from_seq, ..Scan::default() })
+    }
+
+    /// The messages of a stream that a [`Scan`] means; as [`Broker::scan`] for the rest.
+    pub fn scan_some(
+        &self,
+        stream: &str,
+        scan: Scan,
+    ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
+        let Scan { filter, from_seq, to_seq, since, headers_only } = scan;
+        let filters = Some(filter).filter(|filter| !filter.is_empty()).into_iter().collect();
+        let reading = Reading { stream: stream.to_owned(), filters, from_seq, since, headers_only };
+        self.read_to(reading, End::LastAtStart, to_seq)
     }
 
     /// The messages of a stream on subjects that match any of `filters` (none: all), from `from_seq` on, for ever.
@@ -74,7 +115,8 @@ impl Broker {
         filters: &[String],
         from_seq: u64,
     ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
-        self.read(Reading { stream: stream.to_owned(), filters: filters.to_vec(), from_seq }, End::Never)
+        let reading = Reading { stream: stream.to_owned(), filters: filters.to_vec(), from_seq, ..Reading::default() };
+        self.read(reading, End::Never)
     }
 
     pub(super) fn read(
@@ -82,7 +124,16 @@ impl Broker {
         reading: Reading,
         end: End,
     ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
-        let reader = Reader { broker: self.clone(), reading, end, open: None, walks: false, last: None, failures: 0 };
+        self.read_to(reading, end, None)
+    }
+
+    fn read_to(
+        &self,
+        reading: Reading,
+        end: End,
+        last: Option<u64>,
+    ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
+        let reader = Reader { broker: self.clone(), reading, end, open: None, walks: false, last, failures: 0 };
         stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
@@ -111,7 +162,7 @@ struct Reader {
     open: Option<Open>,
     /// Whether each message is fetched by itself.
     walks: bool,
-    /// The last sequence when the reading began.
+    /// The last sequence that is read: by default what was the last when the reading began.
     last: Option<u64>,
     /// Openings that failed in a row.
     failures: u32,
@@ -172,7 +223,11 @@ impl Reader {
             open.consumer_seq += 1;
             self.failures = 0;
             let (seq, pending, stored_at) = (info.stream_sequence, info.pending, info.published.into());
+            if self.end == End::LastAtStart && self.last.is_some_and(|last| seq > last) {
+                return Ok(None);
+            }
             self.reading.from_seq = seq + 1;
+            self.reading.since = None;
             if pending == 0 && self.end != End::Never {
                 self.last = Some(seq);
                 self.end = End::LastAtStart;
@@ -201,8 +256,17 @@ impl Reader {
             self.walks = true;
             return Ok(false);
         }
+        let from_seq = self.reading.from_seq.max(1);
+        let deliver_policy = match self.reading.since {
+            Some(since) => DeliverPolicy::ByStartTime { start_time: since.into() },
+            None => DeliverPolicy::ByStartSequence { start_sequence: from_seq },
+        };
+        let read_ahead =
+            if self.reading.headers_only { limits::HEADERS_READ_AHEAD_MAX } else { limits::READ_AHEAD_MAX };
+        let wanted = usize::try_from(last.saturating_sub(from_seq).saturating_add(1)).unwrap_or(usize::MAX);
         let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.reading.from_seq.max(1) },
+            deliver_policy,
+            headers_only: self.reading.headers_only,
             ack_policy: AckPolicy::None,
             filter_subjects: self.reading.filters.clone(),
             memory_storage: true,
@@ -216,7 +280,7 @@ impl Reader {
         }
         let messages = consumer
             .stream()
-            .max_messages_per_batch(limits::READ_AHEAD_MAX)
+            .max_messages_per_batch(if self.end == End::LastAtStart { read_ahead.min(wanted) } else { read_ahead })
             .expires(limits::PULL_EXPIRES)
             .heartbeat(limits::PULL_HEARTBEAT)
             .messages()

@@ -13,8 +13,25 @@ impl Table {
     }
 
     /// Adds a row. Control characters are escaped: cells may hold text from outside.
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| super::printable(cell).replace('\n', " ")).collect());
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows.push(cells.into_iter().map(|cell| super::printable(&cell).replace('\n', " ")).collect());
+    }
+
+    /// Takes a column away.
+    pub(super) fn without(&mut self, heading: &str) {
+        if let Some(at) = self.rows.first().and_then(|row| row.iter().position(|name| name == heading)) {
+            for row in &mut self.rows {
+                row.remove(at);
+            }
+        }
+    }
+
+    /// Takes a column away that says nothing in any row.
+    pub(super) fn without_empty(&mut self, heading: &str) {
+        let at = self.rows.first().and_then(|row| row.iter().position(|name| name == heading));
+        if at.is_some_and(|at| self.rows.iter().skip(1).all(|row| row[at].is_empty())) {
+            self.without(heading);
+        }
     }
 
     /// Prints it to stdout, cut to the terminal's width where stdout is one.
@@ -27,9 +44,12 @@ impl Table {
 
     fn lines(&self, width: Option<usize>) -> Vec<String> {
         let columns = self.rows.first().map_or(0, Vec::len);
-        let widths: Vec<usize> = (0..columns)
+        let mut widths: Vec<usize> = (0..columns)
             .map(|n| self.rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0).min(CELL_MAX))
             .collect();
+        if let Some(width) = width {
+            narrow(&mut widths, width);
+        }
         let line = |row: &Vec<String>| {
             let mut line = String::new();
             for (n, cell) in row.iter().enumerate() {
@@ -50,6 +70,24 @@ impl Table {
 /// The widest cell that is not the last: an id of 256 bytes must not push the rest off the screen.
 const CELL_MAX: usize = 40;
 
+/// A column that is wider than this may be cut so that the last one can be read.
+const CELL_MIN: usize = 8;
+/// What the last column is given, if the others can spare it.
+const LAST_MIN: usize = 28;
+
+/// Takes from the widest columns until the last one can be read within `width`.
+fn narrow(widths: &mut [usize], width: usize) {
+    let Some((last, others)) = widths.split_last_mut() else { return };
+    loop {
+        let used: usize = others.iter().map(|width| width + 2).sum();
+        let widest = others.iter_mut().max().filter(|widest| **widest > CELL_MIN);
+        match widest {
+            Some(widest) if used + LAST_MIN.min(*last) > width => *widest -= 1,
+            Some(_) | None => return,
+        }
+    }
+}
+
 fn shorten(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -62,14 +100,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn wide_columns_give_way_to_the_last_and_empty_ones_go() {
+        let mut table = Table::new(&["A", "EMPTY", "ID", "ERROR"]);
+        table.row(["1", "", "0199a3f2-77aa-7bbb-8ccc-ddddeeeeffff", "no answer within five seconds"].map(String::from));
+        table.without_empty("EMPTY");
+        table.without_empty("ERROR");
+        expect_test::expect![[r#"
+            A  ID                 ERROR
+            1  0199a3f2-77aa-7b…  no answer within five secon…"#]]
+        .assert_eq(&table.lines(Some(50)).join("\n"));
+    }
+
+    #[test]
     fn columns_line_up_and_hostile_text_stays_in_its_cell() {
         let mut table = Table::new(&["A", "B", "C"]);
         table.row(["1".into(), "x\u{1b}[31m\r\ny".into(), "end".into()]);
         table.row(["22".into(), "z".into(), "a long last cell".into()]);
         expect_test::expect![[r#"
-            A   B                   C
-            1   x\u{1b}[31m\u{d} y  end
-            22  z                   a long las…"#]]
+            A   B              C
+            1   x\u{1b}[31m\…  end
+            22  z              a long last cell"#]]
         .assert_eq(&table.lines(Some(35)).join("\n"));
     }
 }

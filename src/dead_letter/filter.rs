@@ -109,6 +109,11 @@ impl Selecting {
         self.since
     }
 
+    /// The one stage whose letters are meant, where one is.
+    pub fn stage(&self) -> Option<&str> {
+        self.filter.stage.as_deref()
+    }
+
     /// Whether only the payload can tell: without this, headers are enough.
     pub fn needs_body(&self) -> bool {
         self.condition.is_some()

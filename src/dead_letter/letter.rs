@@ -93,7 +93,7 @@ impl<'a> Identity<'a> {
     }
 }
 
-const IDENTITY: [&str; 5] =
+pub(super) const IDENTITY: [&str; 5] =
     [headers::EVENT_ID, headers::EVENT_TYPE, headers::EVENT_VERSION, headers::TENANT, headers::ENVELOPE];
 
 /// Writes an event's identity where a later stage reads it without parsing the payload.
@@ -259,7 +259,7 @@ impl LetterRecord {
             permanent: text(headers::PERMANENT),
             completed_at: text(headers::COMPLETED_AT),
             edited_at: text(headers::EDITED_AT),
-            bytes: message.body.len(),
+            bytes: message.body_bytes(),
         }
     }
 }

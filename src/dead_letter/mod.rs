@@ -5,14 +5,24 @@
 //! - [`router`]: dead-letters what the server gave up on because workers died
 //! - [`filter`]: which letters are meant
 //! - [`amend`]: puts a changed letter in the place of a stored one
+//! - [`read`]: the stored letters that a filter means, oldest or newest first
+//! - [`groups`]: many letters folded into groups and totals
+//! - [`story`]: what happened to the event of one letter, in order
+//! - [`splice`]: one value of a JSON text is replaced
+//! - [`edit`]: a letter's payload is changed, checked, and what it was is kept
 //! - [`redrive`]: sends letters back to the stage that failed
 
 pub mod amend;
+pub mod edit;
 pub mod filter;
+pub mod groups;
 pub mod letter;
 pub mod origin;
+pub mod read;
 pub mod redrive;
 pub mod router;
+pub mod splice;
+pub mod story;
 
 pub use filter::LetterFilter;
 pub use letter::{Letter, LetterRecord};

@@ -90,6 +90,11 @@ impl Names {
         format!("{}.dlq.{}.*.*", self.pipeline, stage.unwrap_or("*"))
     }
 
+    /// Whether a subject of the dead-letter stream is that of a letter.
+    pub fn is_dlq(&self, subject: &str) -> bool {
+        subject.split('.').count() == self.dlq_filter(None).split('.').count()
+    }
+
     /// The subject of what a dead letter was before it was edited, by the letter's own subject. No letter itself.
     pub fn dlq_original(&self, letter_subject: &str) -> String {
         format!("{letter_subject}.original")

@@ -8,6 +8,7 @@ mod channels;
 mod cli;
 mod config;
 mod crash;
+mod dlq;
 mod flow;
 mod handlers;
 mod observe;

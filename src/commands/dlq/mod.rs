@@ -1,27 +1,38 @@
-//! `dlq`: list, show and redrive what was given up on.
+//! `dlq`: look at what was given up on, mend it, and send it back.
 
+mod drop;
+mod edit;
+mod export;
+mod filters;
+mod groups;
+mod lines;
+mod ls;
 mod redrive;
+mod show;
+mod stats;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, bail};
-use futures_util::StreamExt as _;
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{App, table::Table};
+use super::App;
 use crate::{
-    broker::{Broker, StoredMessage},
-    config::{Pipeline, pipeline::Channel},
-    dead_letter::{LetterRecord, redrive::letters},
+    broker::{AdminError, Broker, StoredMessage},
+    config::Pipeline,
+    dead_letter::read::Letters,
     topology::Names,
 };
 
 const EXAMPLES: &str = "\
 Examples:
-  millstream dlq ls                       all dead letters, oldest first
-  millstream dlq ls --stage orders --json
-  millstream dlq show 17                  one letter: what, why, and its payload
+  millstream dlq groups                   what went wrong, the most frequent first
+  millstream dlq ls --stage orders        the last letters of a stage
+  millstream dlq show 17                  one letter: what happened, and its payload
+  millstream dlq edit 17 --set eventData.currency=EUR
   millstream dlq redrive 17               send its event back to the stage that failed
-  millstream dlq redrive --stage orders   all of a stage, once it is mended";
+  millstream dlq drop --class ValidationError --since 24h
+  millstream dlq export --out letters.jsonl";
 
 /// What `dlq` takes.
 #[derive(Debug, clap::Args)]
@@ -33,142 +44,93 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// List dead letters, oldest first
-    #[command(after_help = "Examples:
-  millstream dlq ls
-  millstream dlq ls --stage orders --json | jq .eventId
-
-Exit status: 0 there are none, 1 there are some, 2 could not tell.")]
-    Ls {
-        /// Only those of this stage
-        #[arg(long)]
-        stage: Option<String>,
-        /// How many at the most
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-        /// JSON, one letter per line
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one letter and its payload
-    #[command(after_help = "Examples:
-  millstream dlq show 17
-  millstream dlq show 17 --json | jq -r .payload")]
-    Show {
-        /// Its number, as `ls` prints it
-        letter: u64,
-        /// JSON
-        #[arg(long)]
-        json: bool,
-    },
+    /// Count dead letters: by stage, reason and class, and how many lately
+    Stats(stats::Args),
+    /// Show which failures are the same failure, the most frequent first
+    Groups(groups::Args),
+    /// List dead letters, newest first
+    Ls(ls::Args),
+    /// Show one letter: what happened to its event, and its payload
+    Show(show::Args),
+    /// Change a letter's payload, checked against its schema; what it was is kept
+    Edit(edit::Args),
     /// Send events back to the stage that failed, and only there
     Redrive(redrive::Args),
+    /// Delete letters for good
+    Drop(drop::Args),
+    /// Write letters as JSON lines, oldest first
+    Export(export::Args),
+}
+
+/// What every subcommand works on.
+struct Dlq {
+    pipeline: Arc<Pipeline>,
+    letters: Letters,
 }
 
 /// Runs one of the subcommands. Exit status 1: there are dead letters.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
-    let pipeline = app.pipeline()?;
+    let pipeline = Arc::new(app.pipeline()?);
     let broker = app.connect(&pipeline).await?;
     let names = pipeline.names();
     super::must_exist(&broker, &names.dlq_stream()).await?;
+    let dlq = Dlq { pipeline, letters: Letters { broker, names } };
+    let Letters { broker, names } = &dlq.letters;
     match args.command {
-        Command::Ls { stage: Some(stage), .. } | Command::Redrive(redrive::Args { stage: Some(stage), .. })
-            if !letters_may_name(&pipeline, &stage)
-                && broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(Some(&stage))).await? == 0 =>
-        {
-            let stages: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
-            bail!("there is no stage \"{stage}\", and no letter of one; the stages are {}", stages.join(", "))
+        Command::Stats(args) => stats::run(&dlq, args).await,
+        Command::Groups(args) => groups::run(&dlq, args).await,
+        Command::Ls(args) => ls::run(&dlq, args).await,
+        Command::Show(args) => show::run(&dlq, args).await,
+        Command::Edit(args) => edit::run(&dlq, args).await,
+        Command::Redrive(args) => {
+            let filters = filters::Filters { stage: args.stage.clone(), ..filters::Filters::default() };
+            filters::known_stage(broker, &dlq.pipeline, names, &filters.filter()?).await?;
+            redrive::run(broker, names, args).await
         }
-        Command::Ls { stage, limit, json } => ls(&broker, &names, stage.as_deref(), limit, json).await,
-        Command::Show { letter, json } => show(&broker, &names, letter, json).await,
-        Command::Redrive(args) => redrive::run(&broker, &names, args).await,
+        Command::Drop(args) => drop::run(&dlq, args).await,
+        Command::Export(args) => export::run(&dlq, args).await,
     }
 }
 
-/// Whether the configuration has a stage of this name, or a channel whose deliveries are settled under it.
-fn letters_may_name(pipeline: &Pipeline, stage: &str) -> bool {
-    let channel = |channel: &Channel| Names::channel_stage(&channel.name) == stage;
-    pipeline.stage(stage).is_some() || pipeline.channels.iter().any(channel)
+impl Dlq {
+    /// Progress of a look through the letters, on stderr where that is a terminal, and only if it takes long.
+    async fn looking(&self) -> Result<Looking, AdminError> {
+        let state = self.letters.broker.stream_state(&self.letters.stream()).await?;
+        let bar = ProgressBar::new((state.last_seq + 1).saturating_sub(state.first_seq));
+        let style = ProgressStyle::with_template("looking through letters {bar:30} {percent}%  {elapsed}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Ok(Looking { bar, first: state.first_seq, last: state.last_seq })
+    }
 }
 
-async fn ls(broker: &Broker, names: &Names, stage: Option<&str>, limit: usize, json: bool) -> anyhow::Result<ExitCode> {
-    let total = broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(stage)).await?;
-    let mut letters = Box::pin(letters(broker, names, stage).take(limit));
-    let mut table = Table::new(&["LETTER", "DEAD AT", "STAGE", "REASON", "CLASS", "EVENT", "TYPE", "TRIES", "ERROR"]);
-    let mut shown = 0;
-    while let Some(letter) = letters.next().await {
-        let letter = LetterRecord::of(&letter?);
-        shown += 1;
-        if json {
-            println!("{}", serde_json::to_string(&letter)?);
-        } else {
-            table.row([
-                letter.seq.to_string(),
-                letter.dead_at,
-                letter.stage,
-                letter.reason,
-                letter.error_class,
-                letter.event_id.unwrap_or_else(|| "-".into()),
-                letter.event_type.unwrap_or_else(|| "-".into()),
-                letter.attempts.to_string(),
-                letter.error_message,
-            ]);
+/// How far a look through the letters is.
+struct Looking {
+    bar: ProgressBar,
+    first: u64,
+    last: u64,
+}
+
+impl Looking {
+    /// It is at this letter, from the beginning or from the end.
+    fn at(&self, seq: u64, from_end: bool) {
+        // Drawing is rare, but saying where one is costs as much as reading a letter does.
+        if seq.is_multiple_of(256) || from_end {
+            self.bar.set_position(if from_end {
+                self.last.saturating_sub(seq)
+            } else {
+                seq.saturating_sub(self.first)
+            });
         }
     }
-    if !json {
-        if shown == 0 {
-            println!("no dead letters{}", stage.map(|stage| format!(" of stage \"{stage}\"")).unwrap_or_default());
-        } else {
-            table.print();
-            if total > shown {
-                println!("{shown} of {total}; --limit shows more");
-            }
-        }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
     }
-    Ok(if shown == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 async fn letter(broker: &Broker, names: &Names, seq: u64) -> anyhow::Result<StoredMessage> {
     let found = broker.message(&names.dlq_stream(), seq).await?;
-    found.with_context(|| format!("there is no dead letter {seq}; `millstream dlq ls` lists them"))
-}
-
-async fn show(broker: &Broker, names: &Names, seq: u64, json: bool) -> anyhow::Result<ExitCode> {
-    let message = letter(broker, names, seq).await?;
-    let record = LetterRecord::of(&message);
-    if json {
-        let mut value = serde_json::to_value(&record)?;
-        value["payload"] = match std::str::from_utf8(&message.body) {
-            Ok(text) => text.into(),
-            Err(_) => serde_json::json!({ "base16": super::hex(&message.body) }),
-        };
-        println!("{}", serde_json::to_string_pretty(&value)?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!(
-        "letter {}: {} at stage \"{}\" after {}",
-        record.seq,
-        record.reason,
-        record.stage,
-        super::count(usize::try_from(record.attempts)?, "attempt")
-    );
-    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-    for (name, value) in [
-        ("error", format!("{}: {}", record.error_class, record.error_message)),
-        ("event", format!("{} of type {}", or_dash(&record.event_id), or_dash(&record.event_type))),
-        ("tenant", or_dash(&record.tenant)),
-        ("first failed", record.first_failed_at.clone()),
-        ("dead at", record.dead_at.clone()),
-        ("source", format!("{} on {}", record.source, record.source_subject)),
-        ("redrives", record.redrives.to_string()),
-        ("trace", or_dash(&record.trace_id)),
-        ("fingerprint", record.fingerprint.clone()),
-        ("config", or_dash(&record.config)),
-    ] {
-        println!("  {name:<13} {}", super::printable(&value));
-    }
-    println!("  payload       {} bytes", message.body.len());
-    println!("{}", super::printable(&String::from_utf8_lossy(&message.body)));
-    println!("\nmend what failed, then: millstream dlq redrive {}", record.seq);
-    Ok(ExitCode::SUCCESS)
+    let letter = found.filter(|message| names.is_dlq(&message.subject));
+    letter.with_context(|| format!("there is no dead letter {seq}; `millstream dlq ls` lists them"))
 }

@@ -1,0 +1,96 @@
+//! `dlq export`: letters as JSON lines, one after another, however many.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt as _;
+use millstream_stages::headers;
+use serde_json::json;
+
+use super::{
+    Dlq,
+    filters::{self, Filters},
+    lines::Lines,
+    show::{all_headers, members, part},
+};
+use crate::{
+    broker::{StoredMessage, get},
+    commands::count,
+    dead_letter::{
+        LetterRecord,
+        origin::Place,
+        read::{Seen, Span},
+    },
+};
+
+/// What `dlq export` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  millstream dlq export > letters.jsonl
+  millstream dlq export --stage orders --since 24h --out orders.jsonl
+  millstream dlq export --class ValidationError | jq -c .payload
+
+Each line has `letter` (as `ls --json`), `headers`, and the payload: `payload` if it is JSON, with its values as they
+are, else `payloadText`, or `payloadBase16` if it is not text. The letters stay where they are.
+
+Exit status: 0 done, 2 could not.")]
+pub(super) struct Args {
+    #[command(flatten)]
+    filters: Filters,
+    /// A file to write, which must not be there yet; stdout without it
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// How many at the most
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+}
+
+/// Exports letters.
+///
+/// # Errors
+/// The letters could not be read, or the lines not written.
+pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
+    let filter = args.filters.filter()?;
+    filters::known_stage(&dlq.letters.broker, &dlq.pipeline, &dlq.letters.names, &filter).await?;
+    let selecting = filters::compile(&filter)?;
+    let mut lines = match &args.out {
+        None => Lines::stdout(),
+        Some(path) if path.exists() => {
+            bail!("\"{}\" is there already; name another file, or remove it", path.display())
+        }
+        Some(path) => Lines::to(
+            std::fs::File::create_new(path).with_context(|| format!("could not create \"{}\"", path.display()))?,
+        ),
+    };
+    let bar = dlq.looking().await?;
+    let mut seen = std::pin::pin!(dlq.letters.oldest_first(&selecting, Span::default(), true));
+    let mut exported = 0_u64;
+    while args.limit.is_none_or(|limit| exported < limit)
+        && let Some(Seen { letter, seq }) = seen.next().await.transpose()?
+    {
+        bar.at(seq, false);
+        let Some(letter) = letter else { continue };
+        exported += 1;
+        if !lines.line(&line(dlq, &letter).await?)? {
+            break;
+        }
+    }
+    bar.finish();
+    lines.flush()?;
+    if let Some(path) = &args.out {
+        anstream::eprintln!("exported {} to \"{}\"", count(usize::try_from(exported)?, "letter"), path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn line(dlq: &Dlq, letter: &StoredMessage) -> anyhow::Result<String> {
+    let mut members = members(&json!({ "letter": LetterRecord::of(letter), "headers": all_headers(letter) }))?;
+    if get(&letter.headers, headers::BODY) != Some("source") {
+        members.push(part("payload", &letter.body));
+    } else if let Some(Place { stream, seq }) = get(&letter.headers, headers::SOURCE).and_then(Place::parse)
+        && let Ok(Some(source)) = dlq.letters.broker.message(&stream, seq).await
+    {
+        members.push(part("payload", &source.body));
+    }
+    Ok(format!("{{{}}}", members.join(",")))
+}

@@ -1,0 +1,340 @@
+//! Groups: many letters folded into groups by fingerprint, and into totals. Pure, and of bounded size.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+
+use super::{LetterRecord, letter::parse_rfc3339};
+use crate::limits;
+
+/// Letters of one fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Group {
+    /// Which failures are the same failure.
+    pub fingerprint: String,
+    /// Letters.
+    pub count: u64,
+    /// When the first of them was given up on, RFC 3339.
+    pub first: String,
+    /// When the last of them was.
+    pub last: String,
+    /// The stages that gave up.
+    pub stages: Names,
+    /// The classes of the last failures.
+    pub classes: Names,
+    /// The types of the events.
+    pub types: Names,
+    /// The number of the letter that was given up on last.
+    pub sample: u64,
+    /// What its last failure said.
+    pub message: String,
+}
+
+/// The first few different names of many.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Names {
+    /// The first [`limits::GROUP_NAMES_MAX`].
+    pub names: Vec<String>,
+    /// Whether there are others.
+    pub more: bool,
+}
+
+impl Names {
+    fn add(&mut self, name: &str) {
+        if name.is_empty() || self.names.iter().any(|known| known == name) {
+            return;
+        }
+        if self.names.len() < limits::GROUP_NAMES_MAX {
+            self.names.push(name.to_owned());
+        } else {
+            self.more = true;
+        }
+    }
+}
+
+impl std::fmt::Display for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dash = if self.names.is_empty() { "-" } else { "" };
+        write!(f, "{dash}{}{}", self.names.join(", "), if self.more { ", …" } else { "" })
+    }
+}
+
+/// Letters by fingerprint.
+#[derive(Debug)]
+pub struct Groups {
+    groups: HashMap<String, Group>,
+    groups_max: usize,
+    other: u64,
+}
+
+impl Groups {
+    /// None yet; at most so many groups will be told apart.
+    pub fn new(groups_max: usize) -> Self {
+        Self { groups: HashMap::new(), groups_max, other: 0 }
+    }
+
+    /// Adds a letter.
+    pub fn add(&mut self, letter: &LetterRecord) {
+        if !self.groups.contains_key(&letter.fingerprint) {
+            if self.groups.len() >= self.groups_max {
+                self.other += 1;
+                return;
+            }
+            let group = Group {
+                fingerprint: letter.fingerprint.clone(),
+                count: 0,
+                first: letter.dead_at.clone(),
+                last: String::new(),
+                stages: Names::default(),
+                classes: Names::default(),
+                types: Names::default(),
+                sample: letter.seq,
+                message: String::new(),
+            };
+            self.groups.insert(letter.fingerprint.clone(), group);
+        }
+        let Some(group) = self.groups.get_mut(&letter.fingerprint) else { return };
+        group.count += 1;
+        group.stages.add(&letter.stage);
+        group.classes.add(&letter.error_class);
+        group.types.add(letter.event_type.as_deref().unwrap_or_default());
+        // All of one form, UTC with milliseconds: they compare as the times they are.
+        if letter.dead_at < group.first {
+            group.first.clone_from(&letter.dead_at);
+        }
+        if letter.dead_at >= group.last {
+            group.last.clone_from(&letter.dead_at);
+            group.message.clone_from(&letter.error_message);
+            group.sample = letter.seq;
+        }
+    }
+
+    /// The groups, the largest first, and how many letters are in none of them.
+    pub fn finish(self) -> (Vec<Group>, u64) {
+        let mut groups: Vec<Group> = self.groups.into_values().collect();
+        groups.sort_by(|a, b| {
+            b.count.cmp(&a.count).then_with(|| b.last.cmp(&a.last)).then_with(|| a.fingerprint.cmp(&b.fingerprint))
+        });
+        (groups, self.other)
+    }
+}
+
+/// Totals of letters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Letters.
+    pub letters: u64,
+    /// The bytes of their payloads.
+    pub payload_bytes: u64,
+    /// How many of each reason, by stage.
+    pub stages: BTreeMap<String, BTreeMap<String, u64>>,
+    /// How many of each class of the last failure.
+    pub classes: BTreeMap<String, u64>,
+    /// Those that recovery will not redrive by itself.
+    pub permanent: u64,
+    /// Those whose payload was edited.
+    pub edited: u64,
+    /// Those whose event was completed all the same.
+    pub completed_late: u64,
+    /// Those whose event was redriven before.
+    pub redriven: u64,
+    /// Those given up on in the last hour.
+    pub last_hour: u64,
+    /// Those given up on in the last 24 hours.
+    pub last_day: u64,
+    /// When the first was given up on, RFC 3339.
+    pub oldest: Option<String>,
+    /// When the last was.
+    pub newest: Option<String>,
+    #[serde(skip)]
+    now: SystemTime,
+}
+
+/// What is counted under no name of its own: names come from outside, and there may be any number.
+pub const OTHER: &str = "(other)";
+/// Different stages and classes that are told apart.
+const NAMES_MAX: usize = limits::GROUP_NAMES_MAX * 100;
+
+impl Stats {
+    /// None yet; "the last hour" ends now.
+    pub fn new(now: SystemTime) -> Self {
+        Self {
+            letters: 0,
+            payload_bytes: 0,
+            stages: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            permanent: 0,
+            edited: 0,
+            completed_late: 0,
+            redriven: 0,
+            last_hour: 0,
+            last_day: 0,
+            oldest: None,
+            newest: None,
+            now,
+        }
+    }
+
+    /// Adds a letter.
+    pub fn add(&mut self, letter: &LetterRecord) {
+        self.letters += 1;
+        self.payload_bytes += letter.bytes as u64;
+        *named(named(&mut self.stages, &letter.stage), &letter.reason) += 1;
+        *named(&mut self.classes, &letter.error_class) += 1;
+        self.permanent += u64::from(letter.permanent.is_some());
+        self.edited += u64::from(letter.edited_at.is_some());
+        self.completed_late += u64::from(letter.completed_at.is_some());
+        self.redriven += u64::from(letter.redrives > 0);
+        let Some(dead_at) = parse_rfc3339(&letter.dead_at) else { return };
+        let since = |ago: u64| dead_at + Duration::from_secs(ago) >= self.now;
+        self.last_hour += u64::from(since(3600));
+        self.last_day += u64::from(since(86_400));
+        if self.oldest.as_ref().is_none_or(|oldest| letter.dead_at < *oldest) {
+            self.oldest = Some(letter.dead_at.clone());
+        }
+        if self.newest.as_ref().is_none_or(|newest| letter.dead_at > *newest) {
+            self.newest = Some(letter.dead_at.clone());
+        }
+    }
+}
+
+fn named<'a, T: Default>(map: &'a mut BTreeMap<String, T>, name: &str) -> &'a mut T {
+    let name = if map.contains_key(name) || map.len() < NAMES_MAX { name } else { OTHER };
+    if !map.contains_key(name) {
+        map.insert(name.to_owned(), T::default());
+    }
+    map.get_mut(name).expect("it was inserted where it was not there")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        broker::{Headers, StoredMessage, set},
+        dead_letter::letter::rfc3339,
+    };
+
+    fn letter(seq: u64, of: &[(&'static str, &str)]) -> LetterRecord {
+        let mut all = Headers::new();
+        for (name, value) in of {
+            set(&mut all, name, crate::broker::header(value));
+        }
+        let body = bytes::Bytes::from_static(b"{}");
+        LetterRecord::of(&StoredMessage {
+            subject: String::new(),
+            headers: all,
+            body,
+            seq,
+            stored_at: SystemTime::UNIX_EPOCH,
+        })
+    }
+
+    fn at(second: u64) -> String {
+        rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(second))
+    }
+
+    fn of(seq: u64, fingerprint: &str, event_type: &str, second: u64) -> LetterRecord {
+        use millstream_stages::headers::{DEAD_AT, ERROR_CLASS, ERROR_MESSAGE, EVENT_TYPE, FINGERPRINT, REASON, STAGE};
+        letter(
+            seq,
+            &[
+                (FINGERPRINT, fingerprint),
+                (EVENT_TYPE, event_type),
+                (DEAD_AT, &at(second)),
+                (STAGE, "orders"),
+                (REASON, "exhausted"),
+                (ERROR_CLASS, "TimeoutError"),
+                (ERROR_MESSAGE, &format!("no answer to {seq}")),
+            ],
+        )
+    }
+
+    #[test]
+    fn groups_are_sorted_by_count_and_keep_the_newest_sample() {
+        let mut groups = Groups::new(2);
+        for letter in [
+            of(1, "aa", "order.created", 50),
+            of(2, "bb", "order.paid", 10),
+            of(3, "bb", "order.created", 30),
+            of(4, "bb", "order.paid", 20),
+            of(5, "cc", "order.paid", 60),
+        ] {
+            groups.add(&letter);
+        }
+        let (groups, other) = groups.finish();
+        let told: Vec<String> = groups
+            .iter()
+            .map(|g| {
+                format!(
+                    "{} x{} {}..{} {} #{} {}",
+                    g.fingerprint, g.count, g.first, g.last, g.types, g.sample, g.message
+                )
+            })
+            .collect();
+        expect_test::expect![[r#"
+            bb x3 1970-01-01T00:00:10.000Z..1970-01-01T00:00:30.000Z order.paid, order.created #3 no answer to 3
+            aa x1 1970-01-01T00:00:50.000Z..1970-01-01T00:00:50.000Z order.created #1 no answer to 1"#]]
+        .assert_eq(&told.join("\n"));
+        assert_eq!(other, 1);
+    }
+
+    #[test]
+    fn totals_count_what_was_given_up_on_lately() {
+        use millstream_stages::headers::{DEAD_AT, EDITED_AT, PERMANENT, STAGE};
+        let day = 86_400;
+        let mut stats = Stats::new(SystemTime::UNIX_EPOCH + Duration::from_secs(2 * day));
+        for (seq, second) in [(1, day / 2), (2, day + 1), (3, 2 * day - 60)] {
+            stats.add(&of(seq, "aa", "order.created", second));
+        }
+        stats.add(&letter(4, &[(STAGE, "email"), (DEAD_AT, "rubbish"), (EDITED_AT, &at(1)), (PERMANENT, "no tenant")]));
+        expect_test::expect![[r#"
+            {
+              "letters": 4,
+              "payloadBytes": 8,
+              "stages": {
+                "email": {
+                  "": 1
+                },
+                "orders": {
+                  "exhausted": 3
+                }
+              },
+              "classes": {
+                "": 1,
+                "TimeoutError": 3
+              },
+              "permanent": 1,
+              "edited": 1,
+              "completedLate": 0,
+              "redriven": 0,
+              "lastHour": 1,
+              "lastDay": 2,
+              "oldest": "1970-01-01T12:00:00.000Z",
+              "newest": "1970-01-02T23:59:00.000Z"
+            }"#]]
+        .assert_eq(&serde_json::to_string_pretty(&stats).unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn every_letter_is_counted_once_whatever_the_bound(
+            prints in prop::collection::vec(0_u8..12, 0..200), groups_max in 0_usize..15,
+        ) {
+            let mut groups = Groups::new(groups_max);
+            for (seq, print) in prints.iter().enumerate() {
+                groups.add(&of(seq as u64, &print.to_string(), "t", u64::from(*print)));
+            }
+            let (found, other) = groups.finish();
+            prop_assert!(found.len() <= groups_max);
+            prop_assert_eq!(found.iter().map(|group| group.count).sum::<u64>() + other, prints.len() as u64);
+            prop_assert!(found.is_sorted_by(|a, b| a.count >= b.count));
+        }
+    }
+}
