@@ -31,8 +31,6 @@ pub const ALONE_LOOK: Duration = Duration::from_secs(1);
 pub const ALONE_SHIFT: Duration = Duration::from_secs(5);
 /// How long the next event to run alone is waited for, while nothing else is done.
 pub const ALONE_NEXT: Duration = Duration::from_millis(100);
-/// How long an event may be in the retry stream, parked again or not.
-pub const RETRY_AGE_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// When nothing was delivered for so long, nothing is on its way, and a pull may end.
 pub const DRAIN_QUIET: Duration = Duration::from_millis(200);
 /// How long what was asked for is waited for when a pull ends. Where it comes too slowly to fill the request, little is lost.
@@ -152,6 +150,23 @@ pub const ROUTER_ACK_PENDING_MAX: u64 = 1000;
 pub const BREAKER_REASON_BYTES_MAX: usize = 200;
 /// How long to wait before the state of a circuit breaker that could not be written is written again.
 pub const BREAKER_TELL_AGAIN: Duration = Duration::from_secs(1);
+/// How often the sweep looks for what was given up on unheard. It is a net under a net: a minute more does no harm.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How old a message is at the least before the sweep acts on it, whatever the ack wait: acks may be on their way.
+pub const SWEEP_PATIENCE_MIN: Duration = Duration::from_secs(60);
+/// How long a message stays delivered and unsettled at the least, on a stage that is never idle and has given some up,
+/// before it counts as one of those.
+pub const SWEEP_STUCK_MIN: Duration = Duration::from_secs(15 * 60);
+/// Messages that one round of the sweep leaves or deals with, per stream. Each is one read: a round takes a second or two.
+pub const SWEEP_LOOKS_MAX: usize = 1000;
+/// Bytes of the retry stream that one round of the sweep reads to find what has waited too long.
+pub const SWEEP_BYTES_MAX: usize = 16 << 20;
+/// Error events that are read to find the last one of an event, where several events came of one source.
+pub const RECORDS_READ_MAX: usize = 200;
+/// How often a letter that someone else is changing is read again to be marked.
+pub const AMEND_TRIES: usize = 5;
+/// Room that a letter keeps under `max_payload` for headers it is given later: completed, permanent, edited and by whom.
+pub const LETTER_RESERVE: usize = 2 << 10;
 /// Letters that a redrive has under way at once.
 pub const REDRIVES_IN_FLIGHT_MAX: usize = 256;
 /// Sequences of the first window when letters are read newest first: a page of them and what fails its filter.

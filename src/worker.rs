@@ -10,7 +10,7 @@ use crate::{
     broker::{Broker, FatalError},
     channels::{self, ChannelContext, Deliver},
     config::{HandlerBuilder, Pipeline, pipeline, world::ConfigWorld},
-    dead_letter::router::Router,
+    dead_letter::{Afterwards, router::Router, sweep::Sweep},
     handlers::{self, HandlerContext, Registry},
     limits, map,
     observe::{self, Metrics, Readiness, WorkerRecord, beat},
@@ -118,12 +118,14 @@ impl Worker {
         }
         let loner = map::Loner::new(Arc::clone(&worker.hands), std::mem::take(&mut worker.alone));
         worker.tasks.spawn(loner.run(worker.stop.clone(), worker.abandon.clone()));
-        let router = Router {
+        let afterwards = Afterwards {
             broker: worker.broker.clone(),
             pipeline: Arc::clone(&pipeline),
             metrics: Arc::clone(&worker.metrics),
         };
-        worker.tasks.spawn(router.run(worker.stop.clone()));
+        worker.tasks.spawn(Router(afterwards.clone()).run(worker.stop.clone()));
+        let (sweep, sweeper, stop) = (Sweep::new(afterwards), id.clone(), worker.stop.clone());
+        worker.tasks.spawn(async move { sweep.run(&sweeper, stop).await });
         let record = WorkerRecord::new(&id, &host(), &pipeline.config_hash);
         let (broker, metrics, stop) = (worker.broker.clone(), Arc::clone(&worker.metrics), worker.stop.clone());
         worker.tasks.spawn(beat::run(broker, Arc::clone(&pipeline), metrics, record, stop));
@@ -204,7 +206,7 @@ impl Worker {
             line,
             ack_wait,
             concurrency,
-            retry_max_age: limits::RETRY_AGE_MAX,
+            retry_max_age: pipeline.storage.retry_max_age,
             hands: Arc::clone(&self.hands),
             readiness: Arc::clone(&self.readiness),
         });

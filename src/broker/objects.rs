@@ -54,6 +54,8 @@ pub struct StreamSpec {
     pub rollup: bool,
     /// Whether it is the stream of a key-value bucket: one message per subject, atomic batches.
     pub bucket: bool,
+    /// Whether it refuses what is new when it is full, instead of dropping what is oldest.
+    pub keeps_oldest: bool,
 }
 
 /// A durable consumer, as far as we declare it: explicit acks, everything from the beginning, no `backoff`.
@@ -236,7 +238,7 @@ impl StreamSpec {
             allow_direct: true,
             allow_atomic_publish: self.bucket,
             deny_delete: self.bucket,
-            discard: if self.bucket { DiscardPolicy::New } else { base.discard },
+            discard: if self.bucket || self.keeps_oldest { DiscardPolicy::New } else { base.discard },
             max_messages_per_subject: if self.bucket { 1 } else { base.max_messages_per_subject },
             metadata,
             ..base
@@ -261,6 +263,7 @@ impl StreamSpec {
             schedules: config.allow_message_schedules,
             rollup: config.allow_rollup,
             bucket: config.max_messages_per_subject == 1 && config.allow_atomic_publish,
+            keeps_oldest: config.discard == DiscardPolicy::New && !config.allow_atomic_publish,
         }
     }
 }

@@ -71,10 +71,49 @@ pub enum PublishError {
     },
 }
 
+/// What a publish fails with when its stream has no room.
+#[derive(Debug, thiserror::Error)]
+#[error("its stream is full: make room in it, or raise its limit (the server says: {said})")]
+struct Full {
+    /// What the server said.
+    said: String,
+}
+
+impl PublishError {
+    /// Whether the stream has no room.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Failed { source, .. } => source.is::<Full>(),
+            Self::NotFirst { .. } | Self::TooLarge { .. } => false,
+        }
+    }
+
+    fn failed(subject: String, error: async_nats::jetstream::context::PublishError) -> Self {
+        use async_nats::jetstream::{Error, ErrorCode};
+        let refused = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Error>());
+        let source = match refused {
+            Some(refused) if refused.error_code() == ErrorCode::STREAM_STORE_FAILED => {
+                Full { said: refused.to_string() }.into()
+            }
+            _ => error.into(),
+        };
+        Self::Failed { subject, source }
+    }
+}
+
 impl Outgoing {
     /// A message without headers.
     pub fn new(subject: impl Into<String>, body: impl Into<Bytes>) -> Self {
         Self { subject: subject.into(), headers: Headers::new(), body: body.into(), expects: Expects::Anything }
+    }
+
+    /// Its bytes as `max_payload` counts them: headers and payload.
+    pub fn bytes(&self) -> usize {
+        let lines = self.headers.iter().flat_map(|(name, values)| {
+            values.iter().map(move |value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len())
+        });
+        let framing = if self.headers.is_empty() { 0 } else { "NATS/1.0\r\n\r\n".len() };
+        framing + lines.sum::<usize>() + self.body.len()
     }
 
     /// The same message with one more header; the value is sanitised.
@@ -92,6 +131,11 @@ impl Outgoing {
 }
 
 impl Broker {
+    /// The largest message that the server takes, headers and payload, in bytes.
+    pub fn max_payload(&self) -> usize {
+        self.client.max_payload()
+    }
+
     /// Publishes one message and waits until it is stored.
     ///
     /// A try that times out may have happened, so it is repeated as it was, with the same id. With
@@ -131,7 +175,7 @@ impl Broker {
             }
             match waits.next() {
                 Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(PublishError::Failed { subject: subject(), source: failed.into() }),
+                None => return Err(PublishError::failed(subject(), failed)),
             }
         }
     }

@@ -6,14 +6,15 @@ use jiff::Timestamp;
 
 use super::App;
 use crate::{
-    broker::{AdminError, Broker},
+    broker::{AdminError, Broker, Retention, StreamState},
     config::Pipeline,
+    dead_letter::orphans::Shelf,
     map::breaker::{Record, RecordState},
     observe::{
         health::WorkerRecord,
         status::{BreakerStatus, FeedStatus, Status},
     },
-    topology::{Names, Topology},
+    topology::{Feed, Names, Topology},
 };
 
 const EXAMPLES: &str = "\
@@ -22,7 +23,8 @@ Examples:
   watch -n 2 millstream status
   millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
 
-Exit status: 0 all well, 1 there are dead letters, an open circuit breaker or something that is not read, 2 could not tell.";
+Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, events given up on or something that is
+not read, 2 could not tell.";
 
 /// What `status` takes.
 #[derive(Debug, clap::Args)]
@@ -43,23 +45,27 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         print!("{}", status.render(super::terminal_width().unwrap_or(120)));
     }
-    let stopped = status
-        .stages
-        .iter()
-        .any(|stage| stage.breaker.is_some() || stage.feeds.iter().any(|feed| feed.problem.is_some()));
+    let stopped = status.stages.iter().any(|stage| {
+        stage.breaker.is_some() || stage.feeds.iter().any(|feed| feed.problem.is_some() || feed.orphans > Some(0))
+    });
     Ok(super::found(stopped || status.dead_letters.is_none_or(|letters| letters > 0)))
 }
 
 async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
     let names = pipeline.names();
     let topology = Topology::of(pipeline);
+    let shelves = Shelf::all(broker, &topology).await?;
     let mut stages = Vec::new();
     for stage in &pipeline.stages {
         let mut feeds = Vec::new();
-        for feed in topology.feeds(&stage.name) {
+        for feed in topology.feeds(&stage.name).into_iter().chain(topology.alone(&stage.name)) {
             let state = broker.consumer_state(&feed.stream, &feed.consumer).await;
             feeds.push(match state {
                 Ok(state) => FeedStatus {
+                    orphans: orphans(broker, &shelves, &feed).await,
+                    swept: shelves
+                        .iter()
+                        .any(|shelf| shelf.stream == feed.stream && shelf.retention != Retention::Limits),
                     stream: feed.stream,
                     problem: None,
                     pending: state.num_pending,
@@ -77,6 +83,8 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
                     pending: 0,
                     ack_pending: 0,
                     redelivered: 0,
+                    orphans: None,
+                    swept: false,
                 },
             });
         }
@@ -97,8 +105,18 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
             shown.breaker = Some(BreakerStatus::new(&record.reason, since, probe_at, record.opens, Timestamp::now()));
         }
     }
-    status.dead_letters = broker.stream_state(&names.dlq_stream()).await.ok().map(|state| state.messages);
+    let letters = broker.stream_state(&names.dlq_stream()).await.ok();
+    status.dead_letters = letters.as_ref().map(|state| state.messages);
+    let of_limit = |state: &StreamState| Some(state.bytes as f64 / pipeline.storage.dlq_max_bytes? as f64);
+    status.dead_letters_full = letters.as_ref().and_then(of_limit);
     status.retry_queue = broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
     status.failed_attempts = broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
     Ok(status)
+}
+
+/// Events of a feed that nobody will be given again.
+async fn orphans(broker: &Broker, shelves: &[Shelf], feed: &Feed) -> Option<u64> {
+    let mut readers = shelves.iter().flat_map(|shelf| shelf.readers.iter().map(move |reader| (shelf, reader)));
+    let (shelf, reader) = readers.find(|(_, reader)| reader.feed == *feed)?;
+    shelf.orphans(broker, reader).await.ok().flatten()
 }

@@ -301,6 +301,7 @@ fn storage(root: &Value, finder: &mut Finder) -> Storage {
         failed_max_age: written.failed_max_age.0,
         dlq_max_age: written.dlq_max_age.0,
         dlq_max_bytes: written.dlq_max_bytes.map(|Size(bytes)| bytes),
+        retry_max_age: written.retry_max_age.0,
     }
 }
 

@@ -185,6 +185,8 @@ pub struct Storage {
     pub dlq_max_age: Duration,
     /// How much of dead letters is kept, in bytes.
     pub dlq_max_bytes: Option<u64>,
+    /// How long an event may wait in the retry stream; zero: without end.
+    pub retry_max_age: Duration,
 }
 
 /// What a worker shows of itself.

@@ -148,8 +148,10 @@ pub struct StorageTable {
     pub failed_max_age: Period,
     /// How long dead letters are kept.
     pub dlq_max_age: Period,
-    /// How much of dead letters is kept.
+    /// How much of dead letters is kept. When it is full, workers hold what fails until there is room.
     pub dlq_max_bytes: Option<Size>,
+    /// How long an event may wait in the retry stream before it becomes a dead letter; `"0s"`: without end.
+    pub retry_max_age: Period,
 }
 
 /// What streams are kept on.
@@ -215,6 +217,7 @@ impl Default for StorageTable {
             failed_max_age: Period::seconds(7 * DAY),
             dlq_max_age: Period::seconds(30 * DAY),
             dlq_max_bytes: None,
+            retry_max_age: Period::seconds(7 * DAY),
         }
     }
 }

@@ -19,8 +19,9 @@ use serde::Serialize;
 
 use super::Origin;
 use crate::{
-    broker::{Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header, set},
+    broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header, set},
     config::Pipeline,
+    limits,
     observe::TraceContext,
     topology::Names,
 };
@@ -163,26 +164,73 @@ impl Letter<'_> {
     }
 }
 
+/// The value of [`headers::BODY`] on a letter whose payload is kept apart.
+pub const APART: &str = "apart";
+
 /// Stores a letter and waits until it is there. Whoever is second to give up on the same life of an event finds the
 /// letter there and writes none. Returns whether this one was the first.
 ///
-/// A letter that the server finds too large keeps its headers and points at the source message.
+/// Where the server would find the letter too large, the payload is stored first, by itself, on [`Names::dlq_body`]. (What it
+/// came from is no place to point at: a source forgets sooner than the letters, and an edge as soon as it is settled.)
 ///
 /// # Errors
 /// The publish did not succeed: the event must not be settled.
-pub async fn store(broker: &Broker, letter: Outgoing) -> Result<bool, PublishError> {
-    let first = |stored: Result<_, PublishError>| match stored {
+pub async fn store(broker: &Broker, mut letter: Outgoing) -> Result<bool, PublishError> {
+    if letter.bytes() + limits::LETTER_RESERVE > broker.max_payload() {
+        // The same bytes, however often they are stored: the last takes the place of those before.
+        let apart = Outgoing::new(Names::dlq_body(&letter.subject), std::mem::take(&mut letter.body));
+        match broker.publish(apart.clone().header("Nats-Rollup", "sub")).await {
+            // It came without headers, and only so it fits.
+            Err(PublishError::TooLarge { .. }) => broker.publish(apart).await,
+            stored => stored,
+        }
+        .map_err(hinted)?;
+        letter = letter.header(headers::BODY, APART);
+    }
+    match broker.publish(letter).await {
         Ok(_) => Ok(true),
         Err(PublishError::NotFirst { .. }) => Ok(false),
-        Err(error @ (PublishError::TooLarge { .. } | PublishError::Failed { .. })) => Err(error),
-    };
-    match first(broker.publish(letter.clone()).await) {
-        Err(PublishError::TooLarge { .. }) => {
-            let without = Outgoing { body: Bytes::new(), ..letter }.header(headers::BODY, "source");
-            first(broker.publish(without).await)
-        }
-        stored => stored,
+        Err(error @ (PublishError::TooLarge { .. } | PublishError::Failed { .. })) => Err(hinted(error)),
     }
+}
+
+/// What to do where the dead-letter stream is full.
+fn hinted(error: PublishError) -> PublishError {
+    const FULL: &str = "the dead-letter stream is full (dlq_max_bytes in [storage]): redrive or drop letters \
+                        (`millstream dlq`), or raise it and `millstream apply`";
+    let is_full = error.is_full();
+    match error {
+        PublishError::Failed { subject, .. } if is_full => PublishError::Failed { subject, source: FULL.into() },
+        PublishError::Failed { .. } | PublishError::NotFirst { .. } | PublishError::TooLarge { .. } => error,
+    }
+}
+
+/// The payload of a stored letter, wherever it is; `None` if it was kept apart and is gone.
+///
+/// # Errors
+/// [`AdminError`]: the dead-letter stream could not be read.
+pub async fn payload(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<Option<Bytes>, AdminError> {
+    if get(&letter.headers, headers::BODY) != Some(APART) {
+        return Ok(Some(letter.body.clone()));
+    }
+    let apart = broker.last_on_subject(&names.dlq_stream(), &Names::dlq_body(&letter.subject)).await?;
+    Ok(apart.map(|message| message.body))
+}
+
+/// Removes a letter, and its payload where that is kept apart. Says whether the letter was there.
+///
+/// # Errors
+/// [`AdminError`]; what is removed in part can be removed again.
+pub async fn remove(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<bool, AdminError> {
+    let dlq = names.dlq_stream();
+    let was_there = broker.delete_message(&dlq, letter.seq).await?;
+    if was_there
+        && get(&letter.headers, headers::BODY) == Some(APART)
+        && let Some(apart) = broker.last_on_subject(&dlq, &Names::dlq_body(&letter.subject)).await?
+    {
+        broker.delete_message(&dlq, apart.seq).await?;
+    }
+    Ok(was_there)
 }
 
 /// A stored letter, as `dlq` shows it.

@@ -163,14 +163,15 @@ impl<'a> Backwards<'a> {
         let mut looked_at = 0_usize;
         // What follows the window again where it held more than may be kept.
         let mut next_high = from - 1;
-        let mut too_old = self.selecting.since().is_some();
+        let mut too_old = false;
         let since = self.selecting.since().and_then(|since| since.checked_sub(limits::CLOCKS_APART_MAX));
         let scan = self.letters.scan(self.selecting, span, false);
         let (names, selecting) = (&self.letters.names, self.selecting);
         let mut messages = Box::pin(self.letters.broker.scan_some(&self.letters.stream(), scan));
         while let Some(message) = messages.next().await.transpose()? {
+            // What stands before the first of the window was stored before it.
+            too_old |= looked_at == 0 && since.is_some_and(|since| message.stored_at < since);
             looked_at += 1;
-            too_old &= since.is_some_and(|since| message.stored_at < since);
             if names.is_dlq(&message.subject) && selecting.takes(&message) {
                 self.found.push_back(LetterRecord::of(&message));
                 if self.found.len() > keep {
@@ -179,7 +180,7 @@ impl<'a> Backwards<'a> {
                 }
             }
         }
-        self.high = if too_old && looked_at > 0 { 0 } else { next_high };
+        self.high = if too_old && next_high < from { 0 } else { next_high };
         if looked_at < limits::NEWEST_WINDOW_LETTERS_MAX {
             self.width = self.width.saturating_mul(4);
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
 use millstream_stages::headers;
 
-use super::{LetterRecord, Origin};
+use super::{LetterRecord, Origin, letter};
 use crate::{
     broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, header},
     limits,
@@ -39,13 +39,28 @@ pub enum RedriveError {
         /// The stage.
         stage: String,
     },
-    /// The letter was too large to hold its payload, and the source message is gone.
-    #[error("letter {seq} holds no payload, and its source {source_place} is gone")]
+    /// The letter was too large to hold its payload, and that is gone.
+    #[error("letter {seq} cannot be redriven: its payload, which was kept apart on \"{subject}\", is gone")]
     PayloadGone {
         /// The letter.
         seq: u64,
         /// Where the payload was.
-        source_place: String,
+        subject: String,
+    },
+    /// With the headers of a redriven event it is larger than the server takes.
+    #[error(
+        "letter {seq} cannot be redriven: its event is {bytes} bytes with the headers it needs, and the server takes \
+         {max_payload}; raise max_payload of the server to {needed} at least, or edit the event to be smaller"
+    )]
+    TooLarge {
+        /// The letter.
+        seq: u64,
+        /// The size of the event as it would be sent.
+        bytes: usize,
+        /// What the server takes.
+        max_payload: usize,
+        /// What it would have to take.
+        needed: usize,
     },
 }
 
@@ -91,13 +106,9 @@ async fn send_back(
     let mut origin = Origin::read(names.dlq_stream(), letter.seq, &letter.subject, value);
     origin.redrives += 1;
 
-    let mut body = letter.body.clone();
-    if value(headers::BODY) == Some("source") {
-        let source = broker.message(&origin.source.stream, origin.source.seq).await?;
-        body = source
-            .map(|message| message.body)
-            .ok_or_else(|| RedriveError::PayloadGone { seq: letter.seq, source_place: origin.source.to_string() })?;
-    }
+    let payload = letter::payload(broker, names, letter).await?;
+    let gone = || RedriveError::PayloadGone { seq: letter.seq, subject: Names::dlq_body(&letter.subject) };
+    let body = payload.ok_or_else(gone)?;
     let mut all = Headers::new();
     for name in [
         headers::EVENT_ID,
@@ -115,9 +126,15 @@ async fn send_back(
     let outgoing =
         Outgoing { subject: names.retry_subject(&record.stage), headers: all, body, expects: Expects::Anything }
             .id(&format!("redrive:{}", letter.seq));
+    let (bytes, max_payload) = (outgoing.bytes(), broker.max_payload());
+    if bytes > max_payload {
+        // With some room for what a retry adds to the headers.
+        let needed = bytes + limits::LETTER_RESERVE;
+        return Err(RedriveError::TooLarge { seq: letter.seq, bytes, max_payload, needed });
+    }
     let failed = |source| RedriveError::Publish { seq: letter.seq, stage: record.stage.clone(), source };
     broker.publish(outgoing).await.map_err(failed)?;
-    broker.delete_message(&names.dlq_stream(), letter.seq).await?;
+    letter::remove(broker, names, letter).await?;
     Ok(())
 }
 

@@ -4,18 +4,13 @@
 //! missing, repeated, or come after the event was settled late. So it looks at the stored message first, and
 //! the letter's subject lets only one writer through.
 
-use std::{sync::Arc, time::SystemTime};
-
-use millstream_stages::{Failure, failure::class, headers, settle::Reason};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use super::{Letter, letter::Identity};
+use super::afterwards::{Afterwards, AfterwardsError, Why};
 use crate::{
-    broker::{AdminError, Broker, Delivered, PublishError},
-    config::Pipeline,
+    broker::{AdminError, Delivered},
     limits,
-    observe::metrics::Metrics,
     topology::Names,
 };
 
@@ -32,30 +27,15 @@ struct Advisory {
 
 /// The dead-letter router. Every worker runs one; they share a consumer.
 #[derive(Debug)]
-pub struct Router {
-    /// The connection.
-    pub broker: Broker,
-    /// The pipeline.
-    pub pipeline: Arc<Pipeline>,
-    /// Where it counts.
-    pub metrics: Arc<Metrics>,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum RouteError {
-    #[error("could not read or settle the message")]
-    Admin(#[from] AdminError),
-    #[error("could not write the dead letter")]
-    Publish(#[from] PublishError),
-}
+pub struct Router(pub Afterwards);
 
 impl Router {
     /// Routes advisories until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let names = self.pipeline.names();
+        let names = self.0.pipeline.names();
         let (stream, consumer) = (names.advisories_stream(), names.router_consumer());
         while !stop.is_cancelled() {
-            let mut pull = match self.broker.pull(&stream, &consumer, limits::ROUTER_BATCH).await {
+            let mut pull = match self.0.broker.pull(&stream, &consumer, limits::ROUTER_BATCH).await {
                 Ok(pull) => pull,
                 Err(error) => {
                     tracing::warn!(stream, consumer, error = %error, "the dead-letter router waits for its consumer");
@@ -87,43 +67,63 @@ impl Router {
         match self.route(names, &advisory).await {
             Ok(()) => delivered.ack().await,
             Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                let cause = error.cause();
                 tracing::warn!(stream = advisory.stream, stream_seq = advisory.stream_seq, error = %error, cause, "could not route an advisory; trying again");
                 delivered.nak(limits::REBIND_WAIT_MAX).await;
             }
         }
     }
 
-    async fn route(&self, names: &Names, advisory: &Advisory) -> Result<(), RouteError> {
-        let Some(stage) = names.stage_of_consumer(&advisory.consumer) else { return Ok(()) };
-        // A late settlement may have removed it: then it is done, and there is nothing to give up on.
-        let Some(message) = self.broker.message(&advisory.stream, advisory.stream_seq).await? else { return Ok(()) };
-
-        let (origin, identity) = Identity::stored(&self.pipeline, &advisory.stream, &message);
-        let declared = self.pipeline.stage(stage);
-        let attempts = declared
-            .map_or(u32::try_from(advisory.deliveries).unwrap_or(u32::MAX), |stage| stage.policy.attempts_max());
-        let failure = Failure::reject(class::CRASHED, format!("{} deliveries and no settlement", advisory.deliveries));
-        let now = SystemTime::now();
-        let letter = Letter {
-            stage,
-            reason: Reason::Crashed,
-            failure: &failure,
-            attempts,
-            first_failed_at: now,
-            dead_at: now,
-            origin: &origin,
-            identity,
-            traceparent: message.headers.get(headers::TRACEPARENT).map(|value| value.as_str()),
-            config: &self.pipeline.config_hash,
-            body: message.body.clone(),
-        };
-        if letter.publish(&self.broker, names).await? {
-            self.metrics.stage(stage).dead_lettered(Reason::Crashed);
-            tracing::info!(stage, source = %origin.source, reason = "crashed", "dead letter, written by the router");
+    async fn route(&self, names: &Names, advisory: &Advisory) -> Result<(), AfterwardsError> {
+        match names.stage_of_consumer(&advisory.consumer) {
+            Some(stage) => {
+                let Advisory { stream, consumer, stream_seq, deliveries } = advisory;
+                self.give_up(stage, stream, consumer, *stream_seq, *deliveries).await
+            }
+            None => Ok(()),
         }
-        // On an interest or work-queue stream the message would stay for ever.
-        self.broker.settle_for(&advisory.stream, &advisory.consumer, advisory.stream_seq).await?;
+    }
+
+    /// Writes the letter of a message that the server will not deliver to `consumer` again, and settles it.
+    ///
+    /// # Errors
+    /// [`AfterwardsError`]; the message is where it was.
+    pub async fn give_up(
+        &self,
+        stage: &str,
+        stream: &str,
+        consumer: &str,
+        seq: u64,
+        deliveries: u64,
+    ) -> Result<(), AfterwardsError> {
+        let state = match self.0.broker.consumer_state(stream, consumer).await {
+            Ok(state) => Some(state),
+            // The stage is on its way out, or in again: the event is still an event given up on.
+            Err(AdminError::NoConsumer { .. }) => None,
+            Err(AdminError::NoStream { .. }) => {
+                tracing::info!(stage, stream, stream_seq = seq, "passing over a notice about a stream that is gone");
+                return Ok(());
+            }
+            Err(error @ (AdminError::Read { .. } | AdminError::Change { .. })) => return Err(error.into()),
+        };
+        // A late settlement may have removed it: then it is done, and there is nothing to give up on.
+        let Some(message) = self.0.broker.message(stream, seq).await? else { return Ok(()) };
+        if state.as_ref().is_some_and(|state| state.delivered < seq || state.num_redelivered == 0) {
+            // It delivers everything again from the start.
+            tracing::info!(
+                stage,
+                stream,
+                stream_seq = seq,
+                "passing over a notice about a consumer that was made anew since"
+            );
+            return Ok(());
+        }
+        self.0.bury(stage, stream, &message, Why::Deliveries(deliveries)).await?;
+        if state.is_none() {
+            return Ok(());
+        }
+        // On an interest or work-queue stream the message would stay for ever; on any, it counts as given up on.
+        self.0.broker.settle_for(stream, consumer, seq).await?;
         Ok(())
     }
 }

@@ -197,9 +197,9 @@ impl Arrived<'_> {
     /// Why it may wait no longer, if so.
     fn expired(&self) -> Option<Failure> {
         let waited = SystemTime::now().duration_since(self.arrival.origin.queued_at?).ok()?;
-        (waited > self.stage.retry_max_age).then(|| {
+        (!self.stage.retry_max_age.is_zero() && waited > self.stage.retry_max_age).then(|| {
             let most = Period(self.stage.retry_max_age);
-            Failure::reject(class::EXPIRED, format!("it was in the retry stream for longer than {most}"))
+            Failure::reject(class::EXPIRED, format!("waited in the retry stream for longer than {most}"))
         })
     }
 

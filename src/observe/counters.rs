@@ -41,6 +41,7 @@ pub struct StageMetrics {
     parked: Counter,
     dead_lettered: [Counter; Reason::ALL.len()],
     published: Counter,
+    completed_late: Counter,
     rebinds: Counter,
     active: Gauge,
 }
@@ -133,6 +134,7 @@ impl StageMetrics {
             dead_lettered: Reason::ALL
                 .map(|reason| families.dead_lettered.get_or_create_owned(&with("reason", reason.as_str()))),
             published: of(&families.published),
+            completed_late: of(&families.completed_late),
             rebinds: of(&families.rebinds),
             active: families.active.get_or_create_owned(&labels),
             families: families.clone(),
@@ -199,6 +201,17 @@ impl StageMetrics {
     /// An event was put into the retry stream for a long wait.
     pub fn parked(&self) {
         self.parked.inc();
+    }
+
+    /// An event completed although there is a dead letter of it.
+    pub fn completed_late(&self) {
+        self.completed_late.inc();
+    }
+
+    /// Sets how many events of one stream will be given to nobody again.
+    pub fn set_orphans(&self, stream: &str, orphans: u64) {
+        let labels = vec![("stage", self.stage.clone()), ("stream", stream.to_owned())];
+        self.families.orphans.get_or_create(&labels).set(as_gauge(orphans));
     }
 
     /// A consumer was gone and was opened again.

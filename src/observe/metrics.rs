@@ -49,10 +49,12 @@ pub(super) struct Families {
     pub(super) parked: Counters,
     pub(super) dead_lettered: Counters,
     pub(super) published: Counters,
+    pub(super) completed_late: Counters,
     pub(super) rebinds: Counters,
     pub(super) active: Gauges,
     pub(super) lag: Gauges,
     pub(super) ack_pending: Gauges,
+    pub(super) orphans: Gauges,
     pub(super) applied: Counters,
     pub(super) rejected: Counters,
     pub(super) emitted: Counters,
@@ -159,6 +161,7 @@ impl Families {
             ("events_parked", "Events put into the retry stream for a long wait", &self.parked),
             ("events_dead_lettered", "Events given up on, by reason", &self.dead_lettered),
             ("events_published", "Results published", &self.published),
+            ("events_completed_late", "Events that completed although there is a dead letter", &self.completed_late),
             ("consumer_rebinds", "Times that a consumer was gone and opened again", &self.rebinds),
             ("reduce_applied", "Messages taken into the state of a reduce stage", &self.applied),
             ("reduce_rejected", "Messages that a reduce stage could not understand", &self.rejected),
@@ -176,6 +179,11 @@ impl Families {
                 "breaker_state",
                 "The stage's circuit breaker: 0 closed, 1 open, 2 letting probes through",
                 &self.breaker_state,
+            ),
+            (
+                "orphans",
+                "Events stored that nobody will be given again, at the last sweep; take the max",
+                &self.orphans,
             ),
             ("reduce_leading", "Whether this worker runs the reduce stage: 1 or 0", &self.leading),
         ] {
@@ -215,6 +223,7 @@ pub(super) mod tests {
             failed_max_age: Duration::ZERO,
             dlq_max_age: Duration::ZERO,
             dlq_max_bytes: None,
+            retry_max_age: Duration::ZERO,
         };
         let observe = crate::config::pipeline::Observe { listen: None, otlp: None, sample: 1.0 };
         Metrics::new(&Pipeline {

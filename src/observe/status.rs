@@ -14,6 +14,9 @@ use super::{
     health::{StageStats, WorkerRecord},
 };
 
+/// The share of `dlq_max_bytes` from which on a status warns.
+const NEARLY_FULL: f64 = 0.9;
+
 /// How a pipeline is doing. Serialised as it is for `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Status {
@@ -21,6 +24,8 @@ pub struct Status {
     pub pipeline: String,
     /// Dead letters stored; `None` if the stream is not there.
     pub dead_letters: Option<u64>,
+    /// How much of `dlq_max_bytes` they take up, 0 to 1; `None` without a limit.
+    pub dead_letters_full: Option<f64>,
     /// Events parked or redriven, waiting in the retry stream.
     pub retry_queue: Option<u64>,
     /// Failed attempts stored.
@@ -85,6 +90,10 @@ pub struct FeedStatus {
     pub ack_pending: u64,
     /// Those of them that were delivered more than once (`num_redelivered`).
     pub redelivered: u64,
+    /// Events stored that nobody will be given again; `None` if it cannot be told.
+    pub orphans: Option<u64>,
+    /// Whether the sweep finds out which those are. On a source it cannot.
+    pub swept: bool,
 }
 
 /// How one worker is doing.
@@ -117,6 +126,7 @@ impl Status {
         Self {
             pipeline: pipeline.to_owned(),
             dead_letters: None,
+            dead_letters_full: None,
             retry_queue: None,
             failed_attempts: None,
             stages: stages.into_iter().map(|(name, feeds)| StageStatus::new(name, feeds, workers)).collect(),
@@ -168,12 +178,32 @@ impl Status {
             ]);
             for feed in &stage.feeds {
                 problems.extend(feed.problem.as_ref().map(|problem| format!("! {}: {problem}\n", stage.stage)));
+                problems.extend(feed.orphans.filter(|orphans| *orphans > 0).map(|orphans| {
+                    let events = if orphans == 1 { "event" } else { "events" };
+                    let what = if feed.swept {
+                        "the sweep turns them into dead letters"
+                    } else {
+                        "no dead letter tells which"
+                    };
+                    format!(
+                        "! {}: {orphans} {events} of {} that nobody will be given again; {what}\n",
+                        stage.stage, feed.stream
+                    )
+                }));
             }
         }
         table(out, &rows, 1);
         for (stage, breaker) in self.stages.iter().filter_map(|stage| Some((stage, stage.breaker.as_ref()?))) {
             _ = writeln!(out, "! {}: {breaker}", stage.stage);
         }
+        if let Some(full) = self.dead_letters_full.filter(|full| *full >= NEARLY_FULL) {
+            _ = writeln!(
+                out,
+                "! dead letters: {:.0}% of dlq_max_bytes; when it is full, stages hold what fails: redrive or drop letters, or raise it",
+                full * 100.0
+            );
+        }
+        problems.dedup();
         problems.iter().for_each(|problem| out.push_str(problem));
     }
 
@@ -340,6 +370,8 @@ mod tests {
             pending: 12,
             ack_pending: 8,
             redelivered: 2,
+            orphans: Some(u64::from(problem.is_none() && stream == "shop-retry") * 3),
+            swept: stream != "shop-in-events",
         };
         let gone = Some("consumer \"shop-orders\" on stream \"shop-out-validate\" is gone");
         let stages = vec![
@@ -363,6 +395,7 @@ mod tests {
             validate     4.0    5.0%  800µs  40ms  40ms       6       24       16            4
             orders       0.0       -      -     -     -       0       12        8            2
             ! orders: circuit breaker open for 2m24s, next probe in 8s: ConnectionError: refused [2J
+            ! validate: 3 events of shop-retry that nobody will be given again; the sweep turns them into dead letters
             ! orders: consumer "shop-orders" on stream "shop-out-validate" is gone
 
             WORKER  HOST        PID  UP  RATE/S        CONFIG   LEADS

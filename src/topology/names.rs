@@ -100,6 +100,11 @@ impl Names {
         format!("{letter_subject}.original")
     }
 
+    /// The subject of the payload of a dead letter that is too large to hold it, by the letter's own subject.
+    pub fn dlq_body(letter_subject: &str) -> String {
+        format!("{letter_subject}.body")
+    }
+
     /// The stream of redriven and parked events.
     pub fn retry_stream(&self) -> String {
         format!("{}-retry", self.pipeline)
@@ -113,6 +118,12 @@ impl Names {
     /// The subject on which an event comes to one stage that runs it with nothing else in hand.
     pub fn alone_subject(&self, stage: &str) -> String {
         format!("{}.alone.{stage}", self.pipeline)
+    }
+
+    /// The stage that a subject of the retry stream is for, parked events apart: their schedules name their target.
+    pub fn stage_of_retry<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        let rest = subject.strip_prefix(&self.pipeline)?;
+        rest.strip_prefix(".retry.").or_else(|| rest.strip_prefix(".alone."))
     }
 
     /// The subject of the schedule that holds a parked event; one per life of an event at a stage.

@@ -126,6 +126,11 @@ impl Topology {
         self.feeds.iter().find(|feed| feed.stage == stage && feed.input == FeedInput::Alone).cloned()
     }
 
+    /// The stream of redriven and parked events.
+    pub fn retry_stream(&self) -> String {
+        Names::new(&self.pipeline).retry_stream()
+    }
+
     /// Every feed.
     pub fn all_feeds(&self) -> &[Feed] {
         &self.feeds
@@ -246,6 +251,7 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         schedules: false,
         rollup: false,
         bucket: false,
+        keeps_oldest: false,
     };
     let root = |kind: &str| format!("{}.{kind}.>", pipeline.name);
     let bucket = |name: String, memory, max_age: Option<Duration>| {
@@ -259,6 +265,8 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         aged(stream(names.failed_stream(), Retention::Limits, vec![root("failed")]), storage.failed_max_age),
         StreamSpec {
             max_bytes: storage.dlq_max_bytes,
+            // A letter that found no room must not cost another: what fails is held until there is room.
+            keeps_oldest: true,
             // A letter that is amended takes the place of what it was.
             rollup: true,
             ..aged(stream(names.dlq_stream(), Retention::Limits, vec![root("dlq")]), storage.dlq_max_age)
@@ -326,7 +334,7 @@ fn uncovered(mut filters: Vec<String>) -> Vec<String> {
 }
 
 /// Whether every subject that matches `inner` matches `outer` too.
-pub(super) fn covers(outer: &str, inner: &str) -> bool {
+pub(crate) fn covers(outer: &str, inner: &str) -> bool {
     let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
     loop {
         match (outer.next(), inner.next()) {

@@ -156,7 +156,12 @@ async fn extras(topology: &Topology, broker: &Broker) -> Result<Vec<Change>, Adm
 }
 
 async fn diff_stream(spec: &StreamSpec, broker: &Broker) -> Result<Option<Change>, AdminError> {
-    let kind = match broker.find_stream(&spec.name).await? {
+    let mut found = broker.find_stream(&spec.name).await?;
+    if let Some(found) = &mut found {
+        // Where we do not ask for it, it is an operator's own choice, and kept.
+        found.keeps_oldest &= spec.keeps_oldest;
+    }
+    let kind = match found {
         None => Some(ChangeKind::Create),
         Some(found) if found == *spec => None,
         Some(found) => {
@@ -339,6 +344,7 @@ fn stream_fields(spec: &StreamSpec) -> Fields {
         ("max_age", spec.max_age.map_or_else(|| "none".to_owned(), |age| Period(age).to_string())),
         ("max_bytes", spec.max_bytes.map_or_else(|| "none".to_owned(), |bytes| Size(bytes).to_string())),
         ("duplicate_window", Period(spec.duplicate_window).to_string()),
+        ("when_full", if spec.keeps_oldest { "refuses what is new" } else { "drops what is oldest" }.to_owned()),
         ("schedules", spec.schedules.to_string()),
         ("bucket", spec.bucket.to_string()),
         ("pipeline", spec.pipeline.clone()),

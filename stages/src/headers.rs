@@ -40,7 +40,7 @@ pub const DEAD_AT: &str = "Millstream-Dead-At";
 pub const REDRIVES: &str = "Millstream-Redrives";
 /// The hash of the configuration that was running.
 pub const CONFIG: &str = "Millstream-Config";
-/// `source` where a letter too large to store left its payload at [`SOURCE`].
+/// `apart` on a letter that would be too large with its payload: that is on the letter's subject with `.body` added.
 pub const BODY: &str = "Millstream-Body";
 /// Inner: which life of the event at its stage this is, `<stream>:<seq>`. Parking keeps it, a redrive begins a new one.
 pub const LIFE: &str = "Millstream-Life";

@@ -313,7 +313,7 @@ mod tests {
         ) {
             let wait = || match settle(Err(Failure::retry(class, "no")), &id, "order.created", attempt, &policy) {
                 Settlement::RetryAfter(wait, _) => Some(wait),
-                _ => None,
+                Settlement::Forward(_) | Settlement::DeferFor(..) | Settlement::DeadLetter(..) => None,
             };
             prop_assert_eq!(wait(), wait());
             let terms = policy.terms("order.created", class);

@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod crash;
 mod dlq;
+mod faults;
 mod flow;
 mod handlers;
 mod observe;

@@ -39,6 +39,7 @@ fn empty_pipeline() -> Pipeline {
             failed_max_age: DEADLINE,
             dlq_max_age: DEADLINE,
             dlq_max_bytes: None,
+            retry_max_age: Duration::ZERO,
         },
         observe: pipeline::Observe { listen: Some(LOCAL), otlp: None, sample: 1.0 },
     }

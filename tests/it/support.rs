@@ -162,7 +162,8 @@ impl Mill {
 
     /// The dead letters there are now.
     pub(crate) async fn letters(&self) -> Vec<StoredMessage> {
-        scanned(&self.broker, &self.names.dlq_stream()).await
+        let filter = self.names.dlq_filter(None);
+        self.broker.scan(&self.names.dlq_stream(), &filter, 1).try_collect().await.unwrap()
     }
 
     /// The first dead letter, as soon as there is one.
@@ -233,6 +234,7 @@ pub(crate) fn stream(name: &str, subject: &str, retention: Retention) -> StreamS
         schedules: false,
         rollup: false,
         bucket: false,
+        keeps_oldest: false,
     }
 }
 

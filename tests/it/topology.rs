@@ -97,6 +97,7 @@ fn shop() -> Pipeline {
             failed_max_age: 7 * DAY,
             dlq_max_age: 30 * DAY,
             dlq_max_bytes: None,
+            retry_max_age: Duration::ZERO,
         },
         observe: Observe { listen: None, otlp: None, sample: 0.0 },
     }

@@ -56,7 +56,9 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// It was not confirmed, or a letter could not be deleted.
-pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
+    args.letters.sort_unstable();
+    args.letters.dedup();
     match (args.letters.is_empty(), args.filters.is_empty(), args.all) {
         (true, true, false) => bail!(
             "say which letters to drop, as `millstream dlq ls` numbers them, or by flags such as --stage and --class; \

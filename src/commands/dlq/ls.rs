@@ -62,6 +62,9 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     if !args.json && args.limit > limits::TABLE_ROWS_MAX {
         bail!("a table has at most {} rows; --json takes any --limit", limits::TABLE_ROWS_MAX)
     }
+    if args.limit == 0 {
+        bail!("--limit 0 would show nothing, whether there are letters or not")
+    }
     let filter = args.filters.filter()?;
     filters::known_stage(&dlq.letters.broker, &dlq.pipeline, &dlq.letters.names, &filter).await?;
     let selecting = filters::compile(&filter)?;

@@ -206,7 +206,7 @@ impl Model {
         let doubled = (1..self.opens).fold(self.settings.wait.0, |wait, _| (wait * 2).min(self.settings.max_wait.0));
         let wait = match failure.disposition {
             Disposition::Retry { after: Some(asked) } => asked.max(self.settings.wait.0).min(ASKED_WAIT_MAX),
-            _ => doubled,
+            Disposition::Retry { after: None } | Disposition::Defer { .. } | Disposition::Reject => doubled,
         };
         self.until = now + wait;
         self.turn(State::Open, now);

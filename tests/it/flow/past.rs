@@ -210,6 +210,6 @@ async fn what_waited_in_the_retry_stream_for_too_long_is_an_expired_letter_and_i
     mill.drain().await;
     assert_eq!((record.reason.as_str(), record.event_id.as_deref(), record.attempts), ("expired", Some("e-old"), 2));
     assert_eq!(record.first_failed_at, "2026-01-01T00:00:00.000Z");
-    assert_eq!(record.error_message, "it was in the retry stream for longer than 7d");
+    assert_eq!(record.error_message, "waited in the retry stream for longer than 7d");
     assert_eq!((calls.of("e-old").len(), calls.of("e-young")), (0, vec!["work 3".to_owned()]));
 }
