@@ -77,7 +77,7 @@ enum Command {
     /// Show how the pipeline is doing
     Status(commands::status::Args),
     /// List, show and redrive dead letters
-    Dlq(commands::dlq::Args),
+    Dlq(Box<commands::dlq::Args>),
 }
 
 /// The command line, with the Rust handlers that a program adds to it.
@@ -145,7 +145,7 @@ impl Millstream {
             Command::Apply(args) => commands::apply::run(&app, &args).await,
             Command::Publish(args) => commands::publish::run(&app, args).await,
             Command::Status(args) => commands::status::run(&app, args).await,
-            Command::Dlq(args) => commands::dlq::run(&app, args).await,
+            Command::Dlq(args) => commands::dlq::run(&app, *args).await,
         }
     }
 }

@@ -185,3 +185,35 @@ pub const HISTORY_MAX: usize = 1000;
 pub const DROPS_IN_FLIGHT_MAX: usize = 256;
 /// How far the clocks of workers and servers may differ: so much earlier a reading begins that looks for a time.
 pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(300);
+/// How long a job is left to whoever runs it without a sign of life: ten of its renewals.
+pub const JOB_CLAIM: Duration = Duration::from_secs(5);
+/// How often the record of a job is written while it runs: a sign of life, and what a crash may leave to be looked at again. A
+/// cancel is seen by then.
+pub const JOB_CHECKPOINT: Duration = Duration::from_millis(500);
+/// Jobs that are kept once they ended, as a record; older ones go when a new one is made.
+pub const JOBS_KEPT: usize = 200;
+/// Jobs that one worker runs at once. A slow one must not hold up the next.
+pub const JOBS_AT_ONCE_MAX: usize = 4;
+/// How often a worker looks for jobs that nobody runs.
+pub const JOBS_LOOK: Duration = Duration::from_millis(250);
+/// Letters of a canary, at the most: each is kept in the job's record until its verdict.
+pub const CANARY_MAX: u32 = 500;
+/// How long the verdict of a canary is waited for.
+pub const CANARY_WAIT: Duration = Duration::from_secs(300);
+/// How often what became of a canary is asked.
+pub const CANARY_LOOK: Duration = Duration::from_millis(200);
+/// Events of a stage in the retry stream that are looked through for one that was given back there.
+pub const CANARY_WALK_MAX: usize = 256;
+/// Letters that are removed at once, where a whole run of them went: as many are sent again, and dropped by their ids, after
+/// a crash.
+pub const REMOVE_RUN_MAX: usize = 4096;
+/// A job with a rate below this, in letters a second, reads each letter anew before it is sent: what it has read ahead is old.
+pub const REREAD_BELOW: f64 = 2000.0;
+/// How often a job tries again what the broker did not do, before it is left to the next runner.
+pub const JOB_TRIES: u32 = 5;
+/// Tenants whose state a job remembers at once, and for how long.
+pub const TENANTS_MAX: usize = 10_000;
+/// How long what a job knows of a tenant holds.
+pub const TENANT_TTL: Duration = Duration::from_secs(10);
+/// How long a health check of a stage may take.
+pub const CHECK_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,7 +10,13 @@ use crate::{
     broker::{Broker, FatalError},
     channels::{self, ChannelContext, Deliver},
     config::{HandlerBuilder, Pipeline, pipeline, world::ConfigWorld},
-    dead_letter::{Afterwards, router::Router, sweep::Sweep},
+    dead_letter::{
+        Afterwards,
+        job::{Context, Fleet},
+        recovery::Recovery,
+        router::Router,
+        sweep::Sweep,
+    },
     handlers::{self, HandlerContext, Registry},
     limits, map,
     observe::{self, Metrics, Readiness, WorkerRecord, beat},
@@ -115,6 +121,7 @@ impl Worker {
         worker.tasks.spawn(breakers.run(worker.stop.clone()));
         if selected.is_all() {
             worker.start_channels(&pipeline)?;
+            worker.start_jobs(&pipeline, &id);
         }
         let loner = map::Loner::new(Arc::clone(&worker.hands), std::mem::take(&mut worker.alone));
         worker.tasks.spawn(loner.run(worker.stop.clone(), worker.abandon.clone()));
@@ -186,6 +193,15 @@ impl Worker {
             self.spawn_map(pipeline, line, limits::CHANNEL_ACK_WAIT, limits::CHANNEL_CONCURRENCY, &topology);
         }
         Ok(())
+    }
+
+    /// Redrives and recoveries: the jobs that nobody else runs.
+    fn start_jobs(&mut self, pipeline: &Pipeline, id: &str) {
+        let context =
+            Context { broker: self.broker.clone(), names: pipeline.names(), metrics: Some(Arc::clone(&self.metrics)) };
+        let fleet = Fleet { context: context.clone(), worker: id.to_owned() };
+        self.tasks.spawn(fleet.run(self.stop.clone()));
+        self.tasks.spawn(Recovery::of(pipeline, context, id).run(self.stop.clone()));
     }
 
     fn spawn_map(

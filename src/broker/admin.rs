@@ -160,15 +160,35 @@ impl Broker {
     pub async fn delete_message(&self, stream: &str, seq: u64) -> Result<bool, AdminError> {
         use async_nats::jetstream::stream::DeleteMessageErrorKind;
         let gone = [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::SEQUENCE_NOT_FOUND];
+        // Of two that delete at once, the server tells one that it failed, for this reason in words.
+        let lost_a_race = |refused: &async_nats::jetstream::Error| {
+            refused.error_code() == ErrorCode::STREAM_MESSAGE_DELETE_FAILED
+                && refused.to_string().contains("no message found")
+        };
         match self.open_stream(stream).await?.delete_message(seq).await {
             Ok(was_there) => Ok(was_there),
             Err(error) => match error.kind() {
-                DeleteMessageErrorKind::JetStream(refused) if gone.contains(&refused.error_code()) => Ok(false),
+                DeleteMessageErrorKind::JetStream(refused)
+                    if gone.contains(&refused.error_code()) || lost_a_race(&refused) =>
+                {
+                    Ok(false)
+                }
                 DeleteMessageErrorKind::JetStream(_)
                 | DeleteMessageErrorKind::Request
                 | DeleteMessageErrorKind::TimedOut => Err(AdminError::change(stream, error)),
             },
         }
+    }
+
+    /// Deletes every message on subjects that match `filter` up to `seq`, that one included. Returns how many.
+    ///
+    /// # Errors
+    /// [`AdminError::Change`].
+    pub async fn purge_up_to(&self, stream: &str, filter: &str, seq: u64) -> Result<u64, AdminError> {
+        let opened = self.open_stream(stream).await?;
+        // The server takes the sequence of the first that is to stay.
+        let purged = opened.purge().filter(filter).sequence(seq + 1).await;
+        Ok(purged.map_err(|error| AdminError::change(stream, error))?.purged)
     }
 
     /// What a stream holds.

@@ -73,6 +73,18 @@ impl Broker {
         Ok(found.filter(|message| !is_deleted(&message.headers)).map(|message| (message.body, message.seq)))
     }
 
+    /// Whether there is such a bucket.
+    ///
+    /// # Errors
+    /// [`AdminError`] if the server cannot be asked.
+    pub async fn kv_exists(&self, bucket: &str) -> Result<bool, AdminError> {
+        match self.stream_state(&stream(bucket)).await {
+            Ok(_) => Ok(true),
+            Err(AdminError::NoStream { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes a key, whatever it held. Returns its new revision.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use millstream_stages::{breaker::Settings, handle, retry::Policy, units::Period}
 use serde_json::{Value, json};
 
 use super::{App, count};
-use crate::config::{Loaded, Pipeline, Report, Severity, breakers, policies, render};
+use crate::config::{Loaded, Pipeline, Report, Severity, breakers, pipeline::CheckOf, policies, render};
 
 /// Report every problem of the configuration at once, then the retry timetable of each stage
 ///
@@ -51,6 +51,7 @@ pub fn as_text(file: &str, loaded: &Loaded, colour: bool) -> String {
     if let Some(pipeline) = &loaded.pipeline {
         out.push_str(&timetables(pipeline));
         out.push_str(&circuit_breakers(pipeline));
+        out.push_str(&recoveries(pipeline));
     }
     out + &summary(file, loaded) + "\n"
 }
@@ -124,6 +125,39 @@ fn circuit_breakers(pipeline: &Pipeline) -> String {
     }
     if !out.is_empty() {
         out.push('\n');
+    }
+    out
+}
+
+/// What becomes by itself of the dead letters of each stage that recovers.
+fn recoveries(pipeline: &Pipeline) -> String {
+    let mut out = String::new();
+    for stage in &pipeline.stages {
+        let Some(recover) = &stage.recover else { continue };
+        let classes = if recover.classes.is_empty() { "any class".to_owned() } else { recover.classes.join(" or ") };
+        let check = recover.check.as_ref().map(|check| {
+            let (how, of) = match &check.of {
+                CheckOf::Http(_) => ("http", "its health check"),
+                CheckOf::Tcp(address) => ("tcp", address.as_str()),
+                CheckOf::Nats(subject) => ("nats", subject.as_str()),
+            };
+            format!(" or {of} answers again ({how}, every {})", Period(check.every))
+        });
+        let tenants = recover
+            .tenants
+            .as_ref()
+            .map(|bucket| format!(", of tenants active in bucket \"{bucket}\""))
+            .unwrap_or_default();
+        _ = writeln!(
+            out,
+            "recovery of {}: when its breaker closes{}, letters of {classes}, younger than {}{tenants}, redriven fewer \
+             than {} times, at {}/min; the rest is marked permanent\n",
+            stage.name,
+            check.unwrap_or_default(),
+            Period(recover.max_age),
+            recover.max_redrives,
+            (recover.per_second * 60.0).round(),
+        );
     }
     out
 }

@@ -19,7 +19,7 @@ use super::{
     inputs::{self, Draft},
     names,
     pipeline::{Auth, Channel, Nats, Observe, Pipeline, Stage, Storage},
-    policies, shape, subjects, suggest, warnings,
+    policies, recover, shape, subjects, suggest, warnings,
     world::ConfigWorld,
     written::{ChannelTable, Medium, NatsTable, ObserveTable, PipelineTable, StageTable, StorageTable},
 };
@@ -163,7 +163,7 @@ fn stages(drafts: &[Draft], policies: &BTreeMap<String, Policy>, finder: &mut Fi
             max_ack_pending: table.max_ack_pending,
             policy,
             breaker: breakers::of(draft, kind, finder),
-            recover: None,
+            recover: recover::recover(draft, finder),
             dedup: table.dedup.map(|Period(window)| window),
             chain: table.chain,
         });

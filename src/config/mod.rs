@@ -13,6 +13,7 @@ pub mod names;
 pub mod pipeline;
 pub mod place;
 pub mod policies;
+pub mod recover;
 pub mod report;
 pub mod schema;
 pub mod secrets;

@@ -108,6 +108,51 @@ pub struct StageTable {
     pub breaker: Option<BreakerTable>,
     /// Whether it runs inside the worker of the one stage it reads, with no stream between.
     pub chain: bool,
+    /// Which of its dead letters are redriven by themselves when it is up again; `true`: as by default.
+    pub recover: Option<RecoverSetting>,
+}
+
+/// `recover` as it is written: switched on or off, or told how.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RecoverSetting {
+    /// On, as by default, or off.
+    Switch(bool),
+    /// On, and how.
+    Table(RecoverTable),
+}
+
+/// Which dead letters of a stage are redriven when its breaker closes or its health check passes; the rest are marked permanent.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecoverTable {
+    /// Error classes whose letters are redriven, such as `ConnectionError`; `*` stands for any text. None: all.
+    pub classes: Vec<String>,
+    /// No letter that was given up on longer ago.
+    pub max_age: Period,
+    /// How fast.
+    pub rate: Rate,
+    /// No letter whose event was redriven as often.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_redrives: u32,
+    /// The key-value bucket whose key for a tenant says whether it is active; absent: all are.
+    pub tenants: Option<String>,
+    /// What is asked whether the stage is up, besides its breaker.
+    pub check: Option<CheckTable>,
+}
+
+/// What is asked whether a stage is up: one of `http`, `tcp` and `nats`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckTable {
+    /// A URL that must answer 2xx to a GET.
+    pub http: Option<String>,
+    /// A `host:port` that must take a connection.
+    pub tcp: Option<String>,
+    /// A NATS subject that must answer a request.
+    pub nats: Option<String>,
+    /// How often.
+    pub every: Period,
 }
 
 /// Whether a stage has a circuit breaker, and what opens it.
@@ -198,7 +243,27 @@ impl Default for StageTable {
             dedup: None,
             breaker: None,
             chain: false,
+            recover: None,
         }
+    }
+}
+
+impl Default for RecoverTable {
+    fn default() -> Self {
+        Self {
+            classes: Vec::new(),
+            max_age: Period::seconds(DAY),
+            rate: Rate { per_minute: 50 * 60 },
+            max_redrives: 3,
+            tenants: None,
+            check: None,
+        }
+    }
+}
+
+impl Default for CheckTable {
+    fn default() -> Self {
+        Self { http: None, tcp: None, nats: None, every: Period::seconds(10) }
     }
 }
 

@@ -15,17 +15,21 @@
 //! - [`splice`]: one value of a JSON text is replaced
 //! - [`edit`]: a letter's payload is changed, checked, and what it was is kept
 //! - [`redrive`]: sends letters back to the stage that failed
+//! - [`job`]: a redrive of many letters as a durable record, which whoever runs it carries on
+//! - [`recovery`]: has letters redriven by themselves when their stage is up again
 
 pub mod afterwards;
 pub mod amend;
 pub mod edit;
 pub mod filter;
 pub mod groups;
+pub mod job;
 pub mod late;
 pub mod letter;
 pub mod origin;
 pub mod orphans;
 pub mod read;
+pub mod recovery;
 pub mod redrive;
 pub mod router;
 pub mod splice;

@@ -1,13 +1,13 @@
 //! Redrive: sends letters back to the stage that failed, and only there.
 
-use std::collections::BTreeSet;
+use std::time::SystemTime;
 
-use futures_util::{Stream, StreamExt as _, stream::FuturesUnordered};
+use futures_util::Stream;
 use millstream_stages::headers;
 
-use super::{LetterRecord, Origin, letter};
+use super::{Origin, letter, letter::rfc3339};
 use crate::{
-    broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, header},
+    broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, Stored, StoredMessage, get, header, set},
     limits,
     topology::Names,
 };
@@ -80,92 +80,77 @@ pub fn letters(
 /// # Errors
 /// [`RedriveError`]; the letter is still there.
 pub async fn redrive(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<(), RedriveError> {
-    let record = LetterRecord::of(letter);
-    is_read(broker, names, &record).await?;
-    send_back(broker, names, letter, record).await
+    is_read(broker, names, stage_of(letter), letter.seq).await?;
+    send(broker, names, letter).await?;
+    letter::remove(broker, names, letter).await?;
+    Ok(())
+}
+
+/// The stage that gave up on the event of a letter.
+pub(super) fn stage_of(letter: &StoredMessage) -> &str {
+    get(&letter.headers, headers::STAGE).unwrap_or_default()
+}
+
+/// How often the event of a letter was redriven.
+pub(super) fn redrives_of(letter: &StoredMessage) -> u32 {
+    get(&letter.headers, headers::REDRIVES).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// Makes sure that the stage of a letter reads what is sent back to it.
-async fn is_read(broker: &Broker, names: &Names, letter: &LetterRecord) -> Result<(), RedriveError> {
-    match broker.consumer_state(&names.retry_stream(), &names.stage_consumer(&letter.stage)).await {
+pub(super) async fn is_read(broker: &Broker, names: &Names, stage: &str, seq: u64) -> Result<(), RedriveError> {
+    match broker.consumer_state(&names.retry_stream(), &names.stage_consumer(stage)).await {
         Ok(_) => Ok(()),
         Err(AdminError::NoConsumer { .. } | AdminError::NoStream { .. }) => {
-            Err(RedriveError::NobodyReads { seq: letter.seq, stage: letter.stage.clone() })
+            Err(RedriveError::NobodyReads { seq, stage: stage.to_owned() })
         }
         Err(error) => Err(error.into()),
     }
 }
 
-async fn send_back(
-    broker: &Broker,
-    names: &Names,
-    letter: &StoredMessage,
-    record: LetterRecord,
-) -> Result<(), RedriveError> {
-    let value = |name: &'static str| letter.headers.get(name).map(|value| value.as_str());
+/// Sends the event of a letter back to its stage. The letter stays: remove it. Says where the event is.
+///
+/// Sent twice within [`crate::limits::DEDUP`], the server keeps one.
+///
+/// # Errors
+/// [`RedriveError`].
+pub(super) async fn send(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<Stored, RedriveError> {
+    let value = |name| get(&letter.headers, name);
     let mut origin = Origin::read(names.dlq_stream(), letter.seq, &letter.subject, value);
     origin.redrives += 1;
 
     let payload = letter::payload(broker, names, letter).await?;
     let gone = || RedriveError::PayloadGone { seq: letter.seq, subject: Names::dlq_body(&letter.subject) };
     let body = payload.ok_or_else(gone)?;
-    let mut all = Headers::new();
-    for name in [
-        headers::EVENT_ID,
-        headers::EVENT_TYPE,
-        headers::EVENT_VERSION,
-        headers::TENANT,
-        headers::ENVELOPE,
-        headers::TRACEPARENT,
-    ] {
-        if let Some(value) = value(name) {
-            all.insert(name, header(value));
+    let (stage, queued_at) = (stage_of(letter), rfc3339(SystemTime::now()));
+    let outgoing = || {
+        let mut all = Headers::new();
+        for name in [
+            headers::EVENT_ID,
+            headers::EVENT_TYPE,
+            headers::EVENT_VERSION,
+            headers::TENANT,
+            headers::ENVELOPE,
+            headers::FIRST_FAILED_AT,
+            headers::TRACEPARENT,
+        ] {
+            if let Some(value) = value(name) {
+                set(&mut all, name, header(value));
+            }
         }
-    }
-    origin.write_source(&mut all);
-    let outgoing =
-        Outgoing { subject: names.retry_subject(&record.stage), headers: all, body, expects: Expects::Anything }
-            .id(&format!("redrive:{}", letter.seq));
-    let (bytes, max_payload) = (outgoing.bytes(), broker.max_payload());
-    if bytes > max_payload {
+        origin.write_source(&mut all);
+        set(&mut all, headers::QUEUED_AT, queued_at.as_str());
+        set(&mut all, headers::MSG_ID, format!("redrive:{}", letter.seq).as_str());
+        let subject = names.retry_subject(stage);
+        Outgoing { subject, headers: all, body: body.clone(), expects: Expects::Anything }
+    };
+    let max_payload = broker.max_payload();
+    // What is near the limit is measured; the rest is not made twice for it.
+    if body.len() + limits::LETTER_RESERVE > max_payload && outgoing().bytes() > max_payload {
+        let bytes = outgoing().bytes();
         // With some room for what a retry adds to the headers.
         let needed = bytes + limits::LETTER_RESERVE;
         return Err(RedriveError::TooLarge { seq: letter.seq, bytes, max_payload, needed });
     }
-    let failed = |source| RedriveError::Publish { seq: letter.seq, stage: record.stage.clone(), source };
-    broker.publish(outgoing).await.map_err(failed)?;
-    letter::remove(broker, names, letter).await?;
-    Ok(())
-}
-
-/// Redrives every letter of a stage, or all, that is there now; calls `done` after each. Returns how many.
-///
-/// # Errors
-/// The first [`RedriveError`]; its letter is still there, and so are those that were not begun.
-pub async fn redrive_all(
-    broker: &Broker,
-    names: &Names,
-    stage: Option<&str>,
-    mut done: impl FnMut(u64),
-) -> Result<u64, RedriveError> {
-    let mut letters = Box::pin(letters(broker, names, stage));
-    let (mut under_way, mut read, mut count) = (FuturesUnordered::new(), BTreeSet::new(), 0);
-    loop {
-        let letter = letters.next().await.transpose()?;
-        let wait_for = if letter.is_some() { limits::REDRIVES_IN_FLIGHT_MAX - 1 } else { 0 };
-        while under_way.len() > wait_for
-            && let Some(sent) = under_way.next().await
-        {
-            let () = sent?;
-            count += 1;
-            done(count);
-        }
-        let Some(letter) = letter else { return Ok(count) };
-        let record = LetterRecord::of(&letter);
-        if !read.contains(&record.stage) {
-            is_read(broker, names, &record).await?;
-            read.insert(record.stage.clone());
-        }
-        under_way.push(async move { send_back(broker, names, &letter, record).await });
-    }
+    let failed = |source| RedriveError::Publish { seq: letter.seq, stage: stage.to_owned(), source };
+    broker.publish_made(outgoing).await.map_err(failed)
 }

@@ -39,6 +39,9 @@ pub struct StageMetrics {
     retried: Counter,
     deferred: Counter,
     parked: Counter,
+    reprocessed: Counter,
+    recovered: Counter,
+    permanent: Counter,
     dead_lettered: [Counter; Reason::ALL.len()],
     published: Counter,
     completed_late: Counter,
@@ -131,6 +134,9 @@ impl StageMetrics {
             retried: of(&families.retried),
             deferred: of(&families.deferred),
             parked: of(&families.parked),
+            reprocessed: of(&families.reprocessed),
+            recovered: of(&families.recovered),
+            permanent: of(&families.permanent),
             dead_lettered: Reason::ALL
                 .map(|reason| families.dead_lettered.get_or_create_owned(&with("reason", reason.as_str()))),
             published: of(&families.published),
@@ -212,6 +218,21 @@ impl StageMetrics {
     pub fn set_orphans(&self, stream: &str, orphans: u64) {
         let labels = vec![("stage", self.stage.clone()), ("stream", stream.to_owned())];
         self.families.orphans.get_or_create(&labels).set(as_gauge(orphans));
+    }
+
+    /// The events of `n` dead letters were sent back to the stage, by whomever it was asked for.
+    pub fn reprocessed(&self, n: u64) {
+        self.reprocessed.inc_by(n);
+    }
+
+    /// The events of `n` dead letters were sent back because the stage is up again.
+    pub fn recovered(&self, n: u64) {
+        self.recovered.inc_by(n);
+    }
+
+    /// `n` dead letters were marked permanent: recovery does not redrive them.
+    pub fn permanent(&self, n: u64) {
+        self.permanent.inc_by(n);
     }
 
     /// A consumer was gone and was opened again.

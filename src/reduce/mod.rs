@@ -1,13 +1,12 @@
 //! Reduce: the reduce worker: it stands by, leads, and steps down. Reads by offset; writes checkpoints, leases and emissions.
 //!
-//! One worker of the fleet runs a stage at a time, whoever holds its lease (`lease`). The lease only
+//! One worker of the fleet runs a stage at a time, whoever holds its lease (`broker::Lease`). The lease only
 //! keeps two from working at once; what keeps the counts exact is the checkpoint (`checkpoint`):
 //! offsets and state are one write, and it is refused to whoever did not make the one before.
 
 mod batch;
 mod checkpoint;
 mod lead;
-mod lease;
 
 use std::sync::Arc;
 
@@ -15,13 +14,12 @@ use millstream_stages::Reduce;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    broker::{AdminError, Broker, CommitError, PublishError},
+    broker::{AdminError, Broker, CommitError, Lease, PublishError},
     config::{Pipeline, pipeline::Stage},
     limits,
     observe::ReduceMetrics,
 };
 use lead::Leader;
-use lease::Lease;
 
 /// A reduce stage that cannot be run.
 #[derive(Debug, thiserror::Error)]

@@ -182,6 +182,11 @@ impl Names {
         format!("job.{job}")
     }
 
+    /// The key, in [`Self::state_bucket`], of what recovery has seen of a stage.
+    pub fn recovery_key(stage: &str) -> String {
+        format!("recovery.{stage}")
+    }
+
     /// The key-value bucket of live workers.
     pub fn workers_bucket(&self) -> String {
         format!("{}-workers", self.pipeline)

@@ -5,6 +5,7 @@ mod edit;
 mod export;
 mod filters;
 mod groups;
+mod jobs;
 mod lines;
 mod ls;
 mod redrive;
@@ -31,6 +32,7 @@ Examples:
   millstream dlq show 17                  one letter: what happened, and its payload
   millstream dlq edit 17 --set eventData.currency=EUR
   millstream dlq redrive 17               send its event back to the stage that failed
+  millstream dlq jobs ls                  redrives that run and ran
   millstream dlq drop --class ValidationError --since 24h
   millstream dlq export --out letters.jsonl";
 
@@ -55,7 +57,9 @@ enum Command {
     /// Change a letter's payload, checked against its schema; what it was is kept
     Edit(edit::Args),
     /// Send events back to the stage that failed, and only there
-    Redrive(redrive::Args),
+    Redrive(Box<redrive::Args>),
+    /// The redrives that run and ran: list, show, cancel, resume
+    Jobs(jobs::Args),
     /// Delete letters for good
     Drop(drop::Args),
     /// Write letters as JSON lines, oldest first
@@ -82,11 +86,8 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         Command::Ls(args) => ls::run(&dlq, args).await,
         Command::Show(args) => show::run(&dlq, args).await,
         Command::Edit(args) => edit::run(&dlq, args).await,
-        Command::Redrive(args) => {
-            let filters = filters::Filters { stage: args.stage.clone(), ..filters::Filters::default() };
-            filters::known_stage(broker, &dlq.pipeline, names, &filters.filter()?).await?;
-            redrive::run(broker, names, args).await
-        }
+        Command::Redrive(args) => redrive::run(broker, &dlq.pipeline, *args).await,
+        Command::Jobs(args) => jobs::run(broker, names, args).await,
         Command::Drop(args) => drop::run(&dlq, args).await,
         Command::Export(args) => export::run(&dlq, args).await,
     }

@@ -1,53 +1,255 @@
-//! `dlq redrive`: sends letters back to the stage that failed.
+//! `dlq redrive`: sends letters back to the stage that failed, as a job that survives whoever runs it.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
-use anyhow::bail;
-use indicatif::ProgressBar;
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt as _;
+use millstream_stages::{headers, units::Period};
+use serde::Serialize;
 
+use super::{filters, jobs};
 use crate::{
-    broker::Broker,
-    dead_letter::{LetterRecord, redrive},
+    broker::{Broker, get},
+    config::{Pipeline, written::Rate},
+    dead_letter::{
+        LetterFilter, LetterRecord,
+        job::{Canary, Claim, Context, Job, Jobs, Kind, MAX_REDRIVES, new_id},
+        redrive::letters,
+    },
+    limits,
     topology::Names,
 };
+
+/// Letters that a redrive on a terminal asks about before it sends them.
+const ASKS_ABOVE: u64 = 100;
 
 /// What `dlq redrive` takes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq redrive 17 18
-  millstream dlq redrive --stage orders
+  millstream dlq redrive --stage orders --dry-run
+  millstream dlq redrive --stage orders --class HttpServerError --canary 10 --stop-above 20%
+  millstream dlq redrive --tenant acme --since 2h --rate 500/s
+  millstream dlq redrive --all --detach      the workers do it; `dlq jobs show` says how far they are
 
-A letter goes once its event is on its way; if it fails again, it is a letter again, with one redrive more.")]
+Only the stage that failed sees the events again. A letter goes once its event is on its way; if it fails
+again, it is a letter again, with one redrive more. Letters that come meanwhile are left alone.
+
+It is a job: should this command die, a worker carries on (`millstream dlq jobs`). Ctrl-C stops it.
+
+Exit status: 0 done, or nothing to do; 1 stopped by its canary, cancelled, or some could not be sent;
+2 could not do it.")]
 pub(super) struct Args {
     /// The numbers of letters, as `ls` prints them
+    #[arg(value_name = "LETTER")]
     pub(super) letters: Vec<u64>,
-    /// All letters of this stage
+    #[command(flatten)]
+    pub(super) filters: filters::Filters,
+    /// Every letter there is
     #[arg(long, conflicts_with = "letters")]
-    pub(super) stage: Option<String>,
+    all: bool,
+    /// Only say what would be sent
+    #[arg(long)]
+    dry_run: bool,
+    /// At most so many, such as 500/s or 20/min
+    #[arg(long)]
+    rate: Option<Rate>,
+    /// Send so many first, wait for what becomes of them, and only then the rest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::CANARY_MAX)))]
+    canary: Option<u32>,
+    /// Stop if more of the canary fail, such as 20% (else: if any fails)
+    #[arg(long, value_name = "SHARE", requires = "canary", value_parser = share)]
+    stop_above: Option<f64>,
+    /// Leave letters of events that were redriven as often: they come back every time
+    #[arg(long, value_name = "N", default_value_t = MAX_REDRIVES)]
+    max_redrives: u32,
+    /// Leave it to the workers
+    #[arg(long)]
+    detach: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a redrive would do.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Count {
+    /// Letters that are meant.
+    letters: u64,
+    /// Those that would be sent.
+    redriven: u64,
+    /// Those that the guard would leave.
+    guarded: u64,
+    /// Those whose event was completed all the same.
+    completed: u64,
+    by_stage_and_class: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// Sends letters back.
 ///
 /// # Errors
-/// Which letter could not be redriven, and why.
-pub(super) async fn run(broker: &Broker, names: &Names, args: Args) -> anyhow::Result<ExitCode> {
-    let Args { letters, stage } = args;
-    if letters.is_empty() && stage.is_none() {
-        bail!("say which letters to redrive, as `millstream dlq ls` numbers them, or all of a stage with --stage")
+/// What was asked makes no sense, or the broker does not answer.
+pub(super) async fn run(broker: &Broker, pipeline: &Pipeline, args: Args) -> anyhow::Result<ExitCode> {
+    let names = pipeline.names();
+    let mut filter = args.filters.filter()?;
+    filter.letters.clone_from(&args.letters);
+    if filter.is_all() && !args.all {
+        bail!(
+            "say which letters to redrive: their numbers, as `millstream dlq ls` prints them, or flags such as --stage; \
+             --all means every one"
+        )
     }
-    if let Some(stage) = &stage {
-        let total = broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(Some(stage))).await?;
-        let bar = ProgressBar::new(total);
-        bar.enable_steady_tick(Duration::from_millis(200));
-        let count = redrive::redrive_all(broker, names, Some(stage), |done| bar.set_position(done)).await;
-        bar.finish_and_clear();
-        println!("redrove {} to stage \"{stage}\"", super::super::count(usize::try_from(count?)?, "letter"));
+    filters::known_stage(broker, pipeline, &names, &filter).await?;
+    let last = broker.stream_state(&names.dlq_stream()).await?.last_seq;
+    let counted = count(broker, &names, &filter, last, &args).await?;
+    if args.dry_run {
+        return tell_dry_run(&counted, &args);
+    }
+    if counted.letters == 0 {
+        match args.json {
+            true => println!("{}", serde_json::to_string(&counted)?),
+            false => println!("no dead letters match: nothing to redrive"),
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    for seq in letters {
-        let message = super::letter(broker, names, seq).await?;
-        redrive::redrive(broker, names, &message).await?;
-        println!("redrove letter {seq} to stage \"{}\"", LetterRecord::of(&message).stage);
+    if counted.redriven > ASKS_ABOVE && !args.yes && !args.json && !agrees(&counted)? {
+        println!("nothing was redriven");
+        return Ok(ExitCode::from(1));
+    }
+    let now = SystemTime::now();
+    let mut job = Job::new(new_id(now), Kind::Redrive, filter, last, &super::jobs::who(), now);
+    job.per_second = args.rate.map(per_second);
+    job.max_redrives = args.max_redrives;
+    job.canary = args.canary.map(|count| Canary::new(count, args.stop_above.unwrap_or(0.0)));
+    job.expected = Some(counted.letters);
+    let records = Jobs::new(broker, &names);
+    if args.detach {
+        records.create(&job).await?;
+        return jobs::tell_detached(&job, args.json);
+    }
+    let claim = Claim::create(&records, job, &jobs::runner()).await?;
+    let context = Context { broker: broker.clone(), names, metrics: None };
+    jobs::carry_on(&context, claim, args.json).await
+}
+
+/// Looks through the letters for those that are meant.
+async fn count(broker: &Broker, names: &Names, filter: &LetterFilter, last: u64, args: &Args) -> anyhow::Result<Count> {
+    let mut counted = Count::default();
+    let selecting = filters::compile(filter)?;
+    if !filter.letters.is_empty() {
+        for seq in &filter.letters {
+            let letter = super::letter(broker, names, *seq).await?;
+            if selecting.takes(&letter) {
+                counted.add(&letter, args, true);
+            }
+        }
+        return Ok(counted);
+    }
+    let mut letters = Box::pin(letters(broker, names, filter.stage.as_deref()));
+    while let Some(letter) = letters.next().await {
+        let letter = letter.context("could not look through the dead letters")?;
+        if letter.seq > last {
+            break;
+        }
+        if selecting.takes(&letter) {
+            counted.add(&letter, args, false);
+        }
+    }
+    Ok(counted)
+}
+
+impl Count {
+    fn add(&mut self, letter: &crate::broker::StoredMessage, args: &Args, named: bool) {
+        let LetterRecord { stage, error_class, redrives, .. } = LetterRecord::of(letter);
+        self.letters += 1;
+        if get(&letter.headers, headers::COMPLETED_AT).is_some() && !named {
+            self.completed += 1;
+        } else if redrives >= args.max_redrives {
+            self.guarded += 1;
+        } else {
+            self.redriven += 1;
+        }
+        *self.by_stage_and_class.entry(stage).or_default().entry(error_class).or_default() += 1;
+    }
+}
+
+fn tell_dry_run(counted: &Count, args: &Args) -> anyhow::Result<ExitCode> {
+    if args.json {
+        println!("{}", serde_json::to_string(counted)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let letters = |n: u64| super::super::count(usize::try_from(n).unwrap_or(usize::MAX), "letter");
+    if counted.letters == 0 {
+        println!("no dead letters match: nothing would be redriven");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = super::super::table::Table::new(&["STAGE", "CLASS", "LETTERS"]);
+    for (stage, classes) in &counted.by_stage_and_class {
+        for (class, n) in classes {
+            table.row([stage.clone(), class.clone(), n.to_string()]);
+        }
+    }
+    table.print();
+    println!("\nwould redrive {}", letters(counted.redriven));
+    if counted.guarded > 0 {
+        println!("{}", jobs::guard_line(counted.guarded, args.max_redrives));
+    }
+    if counted.completed > 0 {
+        println!("would leave {} whose event was completed all the same", letters(counted.completed));
+    }
+    if let Some(rate) = args.rate {
+        let seconds = (counted.redriven as f64 / per_second(rate)).ceil();
+        println!("at this rate it takes {}", Period(Duration::from_secs_f64(seconds)));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks a person at a terminal; nobody else is asked.
+fn agrees(counted: &Count) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(true);
+    }
+    let stages: Vec<&str> = counted.by_stage_and_class.keys().map(String::as_str).collect();
+    let (number, to) = (counted.redriven, super::super::printable(&stages.join(", ")));
+    anstream::eprint!("redrive {number} letters to {to}? [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+fn per_second(rate: Rate) -> f64 {
+    f64::from(rate.per_minute) / 60.0
+}
+
+/// `20%` or `0.2`.
+fn share(text: &str) -> Result<f64, String> {
+    let number = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
+        None => text.parse(),
+    };
+    number
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| format!("expected a share from 0% to 100%, such as 20%, got \"{text}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_written_with_or_without_the_sign() {
+        assert_eq!((share("20%"), share("0.2"), share("0%")), (Ok(0.2), Ok(0.2), Ok(0.0)));
+        assert!(share("20").is_err() && share("-1%").is_err() && share("NaN").is_err());
+    }
 }

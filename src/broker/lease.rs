@@ -1,4 +1,6 @@
-//! Lease: which worker runs a stage, so that two seldom try at once. The checkpoint's fence makes it safe; this makes it calm.
+//! Lease: which worker does what one does for all, so that two seldom try at once.
+//!
+//! What two write must be safe all the same, by a fence of its own; this makes it calm.
 //!
 //! The holder rewrites one key each second. A standby watches its revision on its own monotonic clock:
 //! what has not moved for [`limits::LEASE`] is taken by compare-and-set. No two clocks are compared.
@@ -6,10 +8,8 @@
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::{
-    broker::{Broker, CommitError},
-    limits,
-};
+use super::{Broker, CommitError, install::chain};
+use crate::limits;
 
 /// What the key holds. Nobody: it was given back, and may be taken at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -19,7 +19,8 @@ struct Holder {
 }
 
 /// A lease that is held.
-pub(super) struct Lease {
+#[derive(Debug)]
+pub struct Lease {
     broker: Broker,
     bucket: String,
     key: String,
@@ -30,8 +31,8 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Waits until the lease is free and takes it. What goes wrong is tried again.
-    pub(super) async fn acquire(broker: &Broker, bucket: &str, stage: &str, worker: &str) -> Self {
+    /// Waits until the lease called `stage` is free and takes it for `worker`. What goes wrong is tried again.
+    pub async fn acquire(broker: &Broker, bucket: &str, stage: &str, worker: &str) -> Self {
         let key = format!("{stage}.lease");
         let mut seen: Option<(u64, Instant)> = None;
         loop {
@@ -41,7 +42,7 @@ impl Lease {
                 Ok(Some((value, revision))) => (serde_json::from_slice(&value).unwrap_or_default(), revision),
                 Ok(None) => (Holder::default(), 0),
                 Err(error) => {
-                    tracing::warn!(stage, worker, error = super::chain(&error), "could not look at the lease");
+                    tracing::warn!(stage, worker, error = chain(&error), "could not look at the lease");
                     // The holder could not renew it either: it is given its time anew.
                     seen = None;
                     tokio::time::sleep(limits::STEP_DOWN_WAIT).await;
@@ -66,7 +67,7 @@ impl Lease {
                     }
                     Err(CommitError::Fenced { .. }) => {}
                     Err(error @ CommitError::Failed { .. }) => {
-                        tracing::warn!(stage, worker, error = super::chain(&error), "could not take the lease");
+                        tracing::warn!(stage, worker, error = chain(&error), "could not take the lease");
                     }
                 }
             }
@@ -75,12 +76,12 @@ impl Lease {
     }
 
     /// How often the lease has changed hands.
-    pub(super) fn term(&self) -> u64 {
+    pub fn term(&self) -> u64 {
         self.holder.term
     }
 
     /// Renews the lease for as long as it can; returns when it is lost.
-    pub(super) async fn keep(&mut self) {
+    pub async fn keep(&mut self) {
         loop {
             tokio::time::sleep_until(self.renewed + limits::LEASE_RENEW).await;
             let (lost_at, trying) = (self.renewed + limits::LEASE, Instant::now());
@@ -115,7 +116,7 @@ impl Lease {
     }
 
     /// Gives it back, so that a standby may take it at once.
-    pub(super) async fn release(self) {
+    pub async fn release(self) {
         let nobody = Holder { worker: None, term: self.holder.term };
         // If this fails, the lease ends by itself.
         self.broker.kv_update(&self.bucket, &self.key, nobody.written(), self.revision).await.ok();

@@ -1,0 +1,180 @@
+//! Canary: the first letters of a job, sent before the others, and what became of them.
+
+use millstream_stages::headers;
+use serde::{Deserialize, Serialize};
+
+use super::run::Context;
+use crate::{
+    broker::{AdminError, StoredMessage, get},
+    dead_letter::{LetterRecord, origin::Place},
+    limits,
+    topology::Names,
+};
+
+/// The letters that a job tries first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Canary {
+    /// How many.
+    pub count: u32,
+    /// The share of them that may fail. Above it the job stops.
+    pub stop_above: f64,
+    /// Where the stream of failed attempts ended when the first was sent.
+    pub failed_from: Option<u64>,
+    /// Those that were sent.
+    pub sent: Vec<Probe>,
+    /// How they did, once that is known, and the rest may follow.
+    pub verdict: Option<String>,
+}
+
+/// One letter of a canary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    /// The letter it was.
+    pub letter: u64,
+    /// The stage it was sent to.
+    pub stage: String,
+    /// What its event was first stored as, `<stream>:<seq>`.
+    pub source: String,
+    /// Its sequence in the retry stream.
+    pub retry_seq: u64,
+    /// What became of it; `None`: not known yet.
+    pub fate: Option<Fate>,
+}
+
+/// What became of one letter of a canary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Fate {
+    /// It was handled.
+    Done,
+    /// It failed, so.
+    Failed(String),
+}
+
+impl Canary {
+    /// So many letters, of which at most this share may fail.
+    pub fn new(count: u32, stop_above: f64) -> Self {
+        Self { count, stop_above, failed_from: None, sent: Vec::new(), verdict: None }
+    }
+
+    /// How many failed so far, and how the last of them did.
+    pub fn failures(&self) -> (usize, Option<&str>) {
+        let failed = || {
+            self.sent.iter().filter_map(|probe| match &probe.fate {
+                Some(Fate::Failed(why)) => Some(why.as_str()),
+                Some(Fate::Done) | None => None,
+            })
+        };
+        (failed().count(), failed().next_back())
+    }
+
+    /// How many there is no verdict of.
+    pub fn undecided(&self) -> usize {
+        self.sent.iter().filter(|probe| probe.fate.is_none()).count()
+    }
+
+    /// Whether more failed than may, of all that were sent.
+    pub fn is_bad(&self) -> bool {
+        self.failures().0 as f64 > self.stop_above * self.sent.len() as f64
+    }
+
+    /// "3 of 10 failed: HttpServerError: 503 from …".
+    pub fn told(&self) -> String {
+        let (failed, last) = self.failures();
+        let last = last.map(|last| format!(": {last}")).unwrap_or_default();
+        format!("{failed} of {} failed{last}", self.sent.len())
+    }
+}
+
+/// What became of one letter of a canary; `None`: not known yet.
+pub(super) async fn fate(context: &Context, probe: &Probe, failed_from: u64) -> Result<Option<Fate>, AdminError> {
+    let Context { broker, names, .. } = context;
+    let retry = names.retry_stream();
+    // An attempt is told of before it is settled: first whether it is settled, then whether it failed.
+    let settled = broker.message(&retry, probe.retry_seq).await?.is_none();
+    let source = Place::parse(&probe.source);
+    if let Some(source) = source {
+        let failed = names.failed_of(Some(&probe.stage), &source.stream, source.seq);
+        if let Some(error) = broker.next_on_subject(&names.failed_stream(), &failed, failed_from + 1).await? {
+            return Ok(Some(Fate::Failed(error_text(&error))));
+        }
+    }
+    if !settled {
+        return Ok(None);
+    }
+    let letter = names.dlq_subject(&probe.stage, &retry, probe.retry_seq);
+    if let Some(letter) = broker.last_on_subject(&names.dlq_stream(), &letter).await? {
+        let LetterRecord { error_class, error_message, .. } = LetterRecord::of(&letter);
+        return Ok(Some(Fate::Failed(format!("{error_class}: {error_message}"))));
+    }
+    Ok(if waits(context, probe).await? { None } else { Some(Fate::Done) })
+}
+
+/// Whether the event was given back unhandled, under another number: while a breaker is open, or to run alone.
+async fn waits(context: &Context, probe: &Probe) -> Result<bool, AdminError> {
+    let Context { broker, names, .. } = context;
+    let retry = names.retry_stream();
+    let parked = names.parked_subject(&probe.stage, &retry, probe.retry_seq);
+    if broker.last_on_subject(&retry, &parked).await?.is_some() {
+        return Ok(true);
+    }
+    let life = format!("{retry}:{}", probe.retry_seq);
+    for subject in [names.retry_subject(&probe.stage), names.alone_subject(&probe.stage)] {
+        let mut from = probe.retry_seq + 1;
+        for _ in 0..limits::CANARY_WALK_MAX {
+            let Some(message) = broker.next_on_subject(&retry, &subject, from).await? else { break };
+            if get(&message.headers, headers::LIFE) == Some(&life) {
+                return Ok(true);
+            }
+            from = message.seq + 1;
+        }
+    }
+    Ok(false)
+}
+
+fn error_text(error: &StoredMessage) -> String {
+    let body: serde_json::Value = serde_json::from_slice(&error.body).unwrap_or_default();
+    let text = |key: &str| body[key].as_str().map(headers::clean).unwrap_or_default();
+    format!("{}: {}", text("errorCode"), text("message"))
+}
+
+/// Why there may be no verdict of letters that were sent to a stage.
+pub(super) async fn likely_cause(context: &Context, stage: &str) -> String {
+    let Context { broker, names, .. } = context;
+    let breaker = broker.kv_get(&names.state_bucket(), &Names::breaker_key(stage)).await.ok().flatten();
+    let breaker: serde_json::Value =
+        breaker.and_then(|(value, _)| serde_json::from_slice(&value).ok()).unwrap_or_default();
+    if breaker["state"] == "open" {
+        let why = breaker["reason"].as_str().map(|why| format!(" ({})", headers::clean(why))).unwrap_or_default();
+        return format!("the breaker of stage \"{stage}\" is open{why}");
+    }
+    match broker.consumer_state(&names.retry_stream(), &names.stage_consumer(stage)).await {
+        Ok(state) if state.num_waiting == 0 && state.num_ack_pending == 0 => {
+            format!("no worker reads stage \"{stage}\"; start one with `millstream run`")
+        }
+        Ok(_) => format!("stage \"{stage}\" has not come to them; `millstream status` says how it is doing"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_canary_is_bad_above_its_share_and_says_how_many_and_how() {
+        let probe = |fate| Probe { letter: 1, stage: "s".into(), source: "a:1".into(), retry_seq: 1, fate };
+        let failed = || Some(Fate::Failed("HttpServerError: 503".into()));
+        let mut canary = Canary::new(10, 0.2);
+        canary.sent = (0..10).map(|n| probe(if n < 2 { failed() } else { None })).collect();
+        assert!(!canary.is_bad(), "20 % is not above 20 %");
+        assert_eq!(canary.undecided(), 8);
+        canary.sent[5].fate = failed();
+        assert!(canary.is_bad());
+        assert_eq!(canary.told(), "3 of 10 failed: HttpServerError: 503");
+        let none = Canary::new(5, 0.0);
+        assert!(!none.is_bad(), "nothing sent, nothing failed");
+    }
+}
