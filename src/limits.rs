@@ -161,8 +161,6 @@ pub const SWEEP_STUCK_MIN: Duration = Duration::from_secs(15 * 60);
 pub const SWEEP_LOOKS_MAX: usize = 1000;
 /// Bytes of the retry stream that one round of the sweep reads to find what has waited too long.
 pub const SWEEP_BYTES_MAX: usize = 16 << 20;
-/// Error events that are read to find the last one of an event, where several events came of one source.
-pub const RECORDS_READ_MAX: usize = 200;
 /// How often a letter that someone else is changing is read again to be marked.
 pub const AMEND_TRIES: usize = 5;
 /// Room that a letter keeps under `max_payload` for headers it is given later: completed, permanent, edited and by whom.

@@ -4,11 +4,14 @@ use std::{sync::Arc, time::Duration, time::SystemTime};
 
 use millstream_stages::{Failure, failure::class, headers, settle::Reason, units::Period};
 
-use super::{Letter, Origin, letter::Identity, letter::parse_rfc3339};
+use super::{
+    Letter, Origin,
+    letter::Identity,
+    record::{Record, Report, Spent},
+};
 use crate::{
     broker::{AdminError, Broker, PublishError, StoredMessage, get},
     config::Pipeline,
-    limits,
     observe::metrics::Metrics,
 };
 
@@ -65,16 +68,6 @@ impl AfterwardsError {
     }
 }
 
-/// The last error event of one life of an event at a stage.
-#[derive(Debug)]
-pub(super) struct Record {
-    class: String,
-    message: String,
-    attempts: Option<u32>,
-    outcome: String,
-    first_failed_at: SystemTime,
-}
-
 impl Afterwards {
     /// Writes the letter of a stored message on behalf of `stage`, unless the event has one or lives on. Settles nothing.
     pub(super) async fn bury(
@@ -94,22 +87,50 @@ impl Afterwards {
                 return Ok(Buried::LivesOn);
             }
         }
-        let record = self.record(stage, stream, message.seq, &origin).await;
+        let life = &origin.life;
+        let subject = names.dlq_subject(stage, &life.stream, life.seq);
+        if self.broker.last_on_subject(&names.dlq_stream(), &subject).await?.is_some() {
+            return Ok(Buried::Known);
+        }
+        let record = self.record(stage, &origin).await;
         let (reason, failure) = verdict(why, record.as_ref());
         let now = SystemTime::now();
+        let spent = record.as_ref().map(|record| record.spent).unwrap_or_default();
+        let known = spent.attempts.max(origin.attempts_spent);
         let attempts_max = self.pipeline.stage(stage).map_or(1, |stage| stage.policy.attempts_max());
-        let known = record.as_ref().and_then(|record| record.attempts).unwrap_or(0).max(origin.attempts_spent);
-        let first_failed_at = record.as_ref().map(|record| record.first_failed_at).or(origin.first_failed_at);
+        let first_failed_at = spent.first_failed_at.or(origin.first_failed_at);
+        let first_failed_at = first_failed_at.unwrap_or(if expired { message.stored_at } else { now });
+        let spent = Spent {
+            attempts: if known > 0 || expired { known } else { attempts_max },
+            first_failed_at: Some(first_failed_at),
+        };
+        let traceparent = get(&message.headers, headers::TRACEPARENT);
+        if record.as_ref().is_none_or(|record| record.outcome != reason.as_str()) {
+            // Its worker did not live to report it. The id makes one of it, whoever is first.
+            let report = Report {
+                stage,
+                failure: &failure,
+                outcome: reason.as_str(),
+                wait: None,
+                delivery_id: &format!("{stream}:{}:given-up", message.seq),
+                attempt: spent.attempts,
+                spent,
+                origin: &origin,
+                who: identity.who(),
+                traceparent,
+            };
+            self.broker.publish(report.message(&names)).await?;
+        }
         let letter = Letter {
             stage,
             reason,
             failure: &failure,
-            attempts: if known > 0 || expired { known } else { attempts_max },
-            first_failed_at: first_failed_at.unwrap_or(if expired { message.stored_at } else { now }),
+            attempts: spent.attempts,
+            first_failed_at,
             dead_at: now,
             origin: &origin,
             identity,
-            traceparent: message.headers.get(headers::TRACEPARENT).map(|value| value.as_str()),
+            traceparent,
             config: &self.pipeline.config_hash,
             body: message.body.clone(),
         };
@@ -145,49 +166,19 @@ impl Afterwards {
     /// Whether the last that is known of this message at `stage` is a failure after which the event did not move on.
     pub(super) async fn failed_there(&self, stage: &str, stream: &str, message: &StoredMessage) -> bool {
         let (origin, _) = Identity::stored(&self.pipeline, stream, message);
-        let record = self.record(stage, stream, message.seq, &origin).await;
-        record.is_some_and(|record| !["park", "defer"].contains(&record.outcome.as_str()))
+        let record = self.record(stage, &origin).await;
+        record.is_some_and(|record| !record.comes_back())
     }
 
     /// The last error event of this life at `stage`, or at a stage chained to it. That it cannot be read makes a letter
     /// say less and holds none up.
-    async fn record(&self, stage: &str, stream: &str, seq: u64, origin: &Origin) -> Option<Record> {
-        let mut last: Option<StoredMessage> = None;
-        for stage in self.line(stage) {
-            match self.last_record(stage, stream, seq, origin).await {
-                Ok(found) => last = [last, found].into_iter().flatten().max_by_key(|message| message.seq),
-                Err(error) => {
-                    tracing::debug!(stage, error = %error, "could not read what is known of a failed event");
-                }
-            }
-        }
-        last.map(|message| Record::of(&message))
-    }
-
-    async fn last_record(
-        &self,
-        stage: &str,
-        stream: &str,
-        seq: u64,
-        origin: &Origin,
-    ) -> Result<Option<StoredMessage>, AdminError> {
+    async fn record(&self, stage: &str, origin: &Origin) -> Option<Record> {
         let names = self.pipeline.names();
-        let (failed, filter) =
-            (names.failed_stream(), names.failed_of(Some(stage), &origin.source.stream, origin.source.seq));
-        let Some(last) = self.broker.last_on_subject(&failed, &filter).await? else { return Ok(None) };
-        if is_of_life(&last, stream, seq, origin) {
-            return Ok(Some(last));
-        }
-        // Several events of one source, or several lives: look at each.
-        let (mut from, mut found) = (1, None);
-        for _ in 0..limits::RECORDS_READ_MAX {
-            let Some(record) = self.broker.next_on_subject(&failed, &filter, from).await? else { break };
-            from = record.seq + 1;
-            if is_of_life(&record, stream, seq, origin) {
-                found = Some(record);
-            }
-        }
-        Ok(found)
+        let found = Record::last(&self.broker, &names, &self.line(stage), origin).await;
+        found.unwrap_or_else(|error| {
+            tracing::debug!(stage, error = %error, "could not read what is known of a failed event");
+            None
+        })
     }
 
     /// A stage and those that run inside its worker.
@@ -206,35 +197,6 @@ impl Afterwards {
             }
         }
     }
-}
-
-impl Record {
-    fn of(message: &StoredMessage) -> Self {
-        let header = |name| get(&message.headers, name);
-        let body: serde_json::Value = serde_json::from_slice(&message.body).unwrap_or_default();
-        let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
-        let (attempt, outcome) = (body["metadata"]["attempt"].as_u64(), body["metadata"]["outcome"].as_str());
-        Self {
-            class: text("errorCode"),
-            message: text("message"),
-            attempts: header(headers::ATTEMPTS)
-                .and_then(|text| text.parse().ok())
-                .or_else(|| u32::try_from(attempt?).ok()),
-            outcome: header(headers::OUTCOME).or(outcome).unwrap_or_default().to_owned(),
-            first_failed_at: header(headers::FIRST_FAILED_AT).and_then(parse_rfc3339).unwrap_or(message.stored_at),
-        }
-    }
-}
-
-/// Whether an error event is about this life, stored now as `stream` and `seq`.
-fn is_of_life(record: &StoredMessage, stream: &str, seq: u64, origin: &Origin) -> bool {
-    let header = |name| get(&record.headers, name);
-    if let Some(life) = header(headers::LIFE) {
-        return life == origin.life.to_string();
-    }
-    let Some(id) = header(headers::MSG_ID) else { return false };
-    // It names the delivery: of the message as it is, or as it was before it was parked.
-    [format!("{stream}:{seq}:"), format!("{}:", origin.life)].iter().any(|place| id.starts_with(place))
 }
 
 /// What a letter says, from why it is written and what was recorded last.
@@ -265,11 +227,12 @@ mod tests {
 
     fn record(outcome: &str) -> Record {
         Record {
+            delivery: "shop-out-first:1:2:work".into(),
+            spent: Spent { attempts: 2, first_failed_at: Some(SystemTime::UNIX_EPOCH) },
+            outcome: outcome.into(),
             class: "TimeoutError".into(),
             message: "no answer in 5s".into(),
-            attempts: Some(2),
-            outcome: outcome.into(),
-            first_failed_at: SystemTime::UNIX_EPOCH,
+            wait: Duration::ZERO,
         }
     }
 

@@ -17,7 +17,7 @@ use millstream_stages::{
 };
 use serde::Serialize;
 
-use super::Origin;
+use super::{Origin, record::Who};
 use crate::{
     broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header, set},
     config::Pipeline,
@@ -82,6 +82,19 @@ impl<'a> Identity<'a> {
             Err(_) => Self::Unread(source.envelope),
         };
         (origin, identity)
+    }
+
+    /// Who it is, as an error event says it.
+    pub fn who(&self) -> Who<'_> {
+        match self {
+            Self::Event(event) => event.as_ref().into(),
+            Self::Unread(_) => Who::default(),
+            Self::Headers(from) => Who {
+                id: get(from, headers::EVENT_ID),
+                event_type: get(from, headers::EVENT_TYPE),
+                tenant: get(from, headers::TENANT),
+            },
+        }
     }
 
     /// Its id, where it is known.

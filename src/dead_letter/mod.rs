@@ -29,6 +29,7 @@ pub mod letter;
 pub mod origin;
 pub mod orphans;
 pub mod read;
+pub mod record;
 pub mod recovery;
 pub mod redrive;
 pub mod router;

@@ -218,10 +218,10 @@ mod tests {
         let told: Vec<String> = moments.iter().map(|moment| serde_json::to_string(moment).unwrap()).collect();
         expect_test::expect![[r#"
             {"at":"1970-01-01T00:00:00.000Z","what":"stored","source":"shop-in-events:3"}
-            {"at":"2026-11-21T08:00:01.000Z","what":"failed","at":"2026-11-21T08:00:01.000Z","stage":"orders","attempt":1,"class":"TimeoutError","message":"slow","outcome":"retry","waitMs":900,"redrives":0}
-            {"at":"2026-11-21T08:00:02.000Z","what":"failed","at":"2026-11-21T08:00:02.000Z","stage":"orders","attempt":2,"class":"TimeoutError","message":"slow","outcome":"exhausted","waitMs":null,"redrives":0}
+            {"at":"2026-11-21T08:00:01.000Z","what":"failed","attempt":{"at":"2026-11-21T08:00:01.000Z","stage":"orders","attempt":1,"class":"TimeoutError","message":"slow","outcome":"retry","waitMs":900,"redrives":0}}
+            {"at":"2026-11-21T08:00:02.000Z","what":"failed","attempt":{"at":"2026-11-21T08:00:02.000Z","stage":"orders","attempt":2,"class":"TimeoutError","message":"slow","outcome":"exhausted","waitMs":null,"redrives":0}}
             {"at":"2026-11-21T08:10:00.000Z","what":"redriven","redrives":1}
-            {"at":"2026-11-21T08:10:00.000Z","what":"failed","at":"2026-11-21T08:10:00.000Z","stage":"","attempt":null,"class":"","message":"","outcome":"","waitMs":null,"redrives":1}
+            {"at":"2026-11-21T08:10:00.000Z","what":"failed","attempt":{"at":"2026-11-21T08:10:00.000Z","stage":"","attempt":null,"class":"","message":"","outcome":"","waitMs":null,"redrives":1}}
             {"at":"2026-11-21T09:30:00.001Z","what":"dead","reason":"exhausted"}
             {"at":"2026-11-21T09:45:00.000Z","what":"completedLate"}
             {"at":"2026-11-21T10:00:00.000Z","what":"edited","by":"ann@desk"}"#]].assert_eq(&told.join("\n"));

@@ -13,24 +13,33 @@ use super::{
     delivery::{self, Company},
 };
 use crate::{
-    broker::{Delivered, Pull},
+    broker::{ConsumerState, Delivered, Pull},
     limits,
 };
 
 /// The one task of a worker that runs events alone, whatever stage they are for.
 pub struct Loner {
     hands: Arc<Hands>,
-    stages: Vec<(Arc<Stage>, Feed)>,
+    stages: Vec<Lane>,
+}
+
+/// What brings one stage its events that run alone.
+struct Lane {
+    stage: Arc<Stage>,
+    feed: Feed,
+    /// What the consumer last said, and since when it says so.
+    seen: Option<(ConsumerState, Instant)>,
 }
 
 impl Loner {
     /// Runs what is set apart at these stages.
     pub fn new(hands: Arc<Hands>, stages: Vec<(Arc<Stage>, Feed)>) -> Self {
-        Self { hands, stages }
+        let stages = stages.into_iter().map(|(stage, feed)| Lane { stage, feed, seen: None });
+        Self { hands, stages: stages.collect() }
     }
 
     /// Looks for events to run alone until `stop`.
-    pub async fn run(self, stop: CancellationToken, abandon: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken, abandon: CancellationToken) {
         let mut rest = limits::ALONE_LOOK;
         loop {
             tokio::select! {
@@ -38,52 +47,66 @@ impl Loner {
                 () = stop.cancelled() => return,
             }
             rest = limits::ALONE_LOOK;
-            for (stage, feed) in &self.stages {
+            for lane in &mut self.stages {
                 if stop.is_cancelled() {
                     return;
                 }
-                let began = Instant::now();
-                if self.shift(stage, feed, &stop, &abandon).await {
+                if lane.is_waiting().await {
+                    let began = Instant::now();
+                    lane.shift(&self.hands, &stop, &abandon).await;
                     // The others get at least as much time as was taken from them.
                     rest = rest.max(began.elapsed());
                 }
             }
         }
     }
+}
 
-    /// Runs what there is for one stage, for a while. Says whether there was something.
-    async fn shift(&self, stage: &Stage, feed: &Feed, stop: &CancellationToken, abandon: &CancellationToken) -> bool {
-        if stage.line.is_stopped() {
+impl Lane {
+    /// Whether there is an event that nobody has in hand, as far as the server tells.
+    async fn is_waiting(&mut self) -> bool {
+        if self.stage.line.is_stopped() {
             return false;
         }
         // A consumer that is not there is the business of whoever looks at the stage's feeds.
-        let Ok(state) = stage.broker.consumer_state(&feed.stream, &feed.consumer).await else { return false };
-        if state.num_pending + state.num_ack_pending == 0 {
-            return false;
+        let state = self.stage.broker.consumer_state(&self.feed.stream, &self.feed.consumer).await;
+        let Ok(mut state) = state else { return false };
+        state.num_waiting = 0;
+        if state.num_ack_pending == 0 {
+            self.seen = None;
+            return state.num_pending > 0;
         }
-        let Ok(mut pull) = stage.broker.pull(&feed.stream, &feed.consumer, 1).await else { return false };
-        let Some(first) = next(&mut pull, stop).await else { return false };
-        // The event is kept alive while the others are finished.
-        let until = Instant::now() + limits::ALONE_SHIFT;
-        let alone = self.hands.alone();
-        tokio::pin!(alone);
-        let alone = loop {
-            tokio::select! {
-                alone = &mut alone => break alone,
-                () = tokio::time::sleep(stage.ack_wait / 2) => first.progress().await,
-                () = abandon.cancelled() => return true,
-            }
+        // Another worker has one in hand, or had. One that lives settles it, or gives signs of life that do not show here:
+        // so this looks again at long intervals only.
+        let since = match &self.seen {
+            Some((seen, since)) if *seen == state => *since,
+            _ => Instant::now(),
         };
-        let mut next_one = Some(first);
-        while let Some(delivered) = next_one.take() {
+        let is_over = since.elapsed() > self.stage.ack_wait;
+        self.seen = Some((state, if is_over { Instant::now() } else { since }));
+        is_over
+    }
+
+    /// Runs what there is, for a while. Nothing else is in hand before the first is pulled: what only waited here would
+    /// count as one that ran.
+    async fn shift(&self, hands: &Hands, stop: &CancellationToken, abandon: &CancellationToken) {
+        let Self { stage, feed, .. } = self;
+        let _alone = tokio::select! {
+            alone = hands.alone() => alone,
+            () = abandon.cancelled() => return,
+        };
+        let until = Instant::now() + limits::ALONE_SHIFT;
+        let Ok(mut pull) = stage.broker.pull(&feed.stream, &feed.consumer, 1).await else { return };
+        while !stop.is_cancelled()
+            && !stage.line.is_stopped()
+            && let Some(delivered) = next(&mut pull, stop).await
+        {
             let turn = stage.turn(abandon.clone());
             delivery::live(stage, feed.carries, delivered, turn, Company::None).await;
-            if Instant::now() < until && !stop.is_cancelled() && !stage.line.is_stopped() {
-                next_one = next(&mut pull, stop).await;
+            if Instant::now() >= until {
+                return;
             }
         }
-        drop(alone);
-        true
     }
 }
 

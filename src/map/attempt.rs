@@ -12,15 +12,17 @@ use tracing::Span;
 
 use super::{
     Line,
-    delivery::{Arrived, Company, Settled, until_stored},
+    delivery::{Arrived, Company, Settled, report, until_stored},
     give_up::GivenUp,
     line::{Applied, Failed, Output},
-    record::{self, Spent},
-    report::{self, Report},
+    past::delivery_id,
 };
 use crate::{
     broker::{Expects, Headers, Outgoing, set},
-    dead_letter::letter::write_identity,
+    dead_letter::{
+        letter::write_identity,
+        record::{Report, Spent},
+    },
     observe::{Outcome, span},
 };
 
@@ -35,12 +37,15 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Runs it, and stores what comes of it.
     pub(super) async fn carry_out(&self, span: &Span) -> Settled {
-        let mut applied = Applied::default();
+        let (mut applied, began) = (Applied::default(), Instant::now());
         let failed = match self.arrived.stage.line.apply(self.event, self.delivery, &mut applied).await {
             Ok(()) => match self.publish(&applied.outputs).await {
                 Ok(()) => {
                     self.count_done(&applied);
                     span::settled(span, Outcome::Done, None);
+                    if self.arrived.may_be_dead(began) {
+                        Box::pin(self.arrived.completed_late()).await;
+                    }
                     return Settled::Ack;
                 }
                 Err(failed) => failed,
@@ -108,7 +113,7 @@ impl Attempt<'_> {
         let first_failed_at = spent.first_failed_at.or(Some(SystemTime::now()));
         let before = Spent { first_failed_at, ..*spent };
         let after = Spent { attempts: delivery.attempt, first_failed_at };
-        let down = is_down(line, &event.id, &failure);
+        let down = is_down(line, &event.id, delivery.attempt, took, &failure);
         let settlement = settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy());
         let (outcome, settled) = match settlement {
             Settlement::Forward(_) => unreachable!("a failure is never forwarded"),
@@ -152,32 +157,34 @@ impl Attempt<'_> {
 
     async fn report(&self, line: &Line, failure: &Failure, outcome: &str, wait: Option<Duration>, spent: Spent) {
         let Arrived { stage, arrival, delivered, .. } = self.arrived;
-        let report = Report {
+        let told = Report {
             stage: line.name(),
             failure,
             outcome,
             wait,
-            delivery_id: &record::delivery_id(delivered),
+            delivery_id: &delivery_id(delivered),
             attempt: self.delivery.attempt,
             spent,
             origin: &arrival.origin,
-            event: Some(self.event),
+            who: self.event.into(),
             traceparent: self.delivery.traceparent.as_deref(),
         };
-        report::publish(stage, &report).await;
+        report(stage, &told).await;
     }
 }
 
 /// Tells the breaker of a failure. Whether what the handler depends on counts as down, so that the failure is not the event's.
-fn is_down(line: &Line, event_id: &str, failure: &Failure) -> bool {
+fn is_down(line: &Line, event_id: &str, attempt: u32, took: Duration, failure: &Failure) -> bool {
     match failure.disposition {
         // It answered, and said no; unless it was never asked.
         Disposition::Reject => {
             if ![class::DECODE, class::CONDITION, class::HANDLER].contains(&&*failure.class) {
-                line.breaker().succeeded();
+                line.breaker().succeeded(took);
             }
             false
         }
-        Disposition::Retry { .. } | Disposition::Defer { .. } => line.breaker().failed(event_id, failure),
+        Disposition::Retry { .. } | Disposition::Defer { .. } => {
+            line.breaker().failed(event_id, attempt, took, failure)
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use millstream_stages::{
     Failure,
-    breaker::{Breaker as Machine, Settings, State, Verdict},
+    breaker::{Breaker as Machine, Call, Settings, State, Verdict},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -109,21 +109,24 @@ impl Breaker {
         self.pace.subscribe()
     }
 
-    /// A call of the handler succeeded.
-    pub fn succeeded(&self) {
+    /// A call of the handler succeeded, after so long.
+    pub fn succeeded(&self, took: Duration) {
         let Some(guard) = &self.guard else { return };
         let mut known = guard.known();
-        if known.machine.succeeded(guard.now()) {
+        let now = guard.now();
+        if known.machine.succeeded(now, now.saturating_sub(took)) {
             self.closed(guard, &mut known);
         }
     }
 
-    /// A call of the handler failed. Whether the handler counted as down already: then the event is deferred, and no attempt is
-    /// spent. The failure that opens the breaker is an attempt.
-    pub fn failed(&self, event_id: &str, failure: &Failure) -> bool {
+    /// A call of the handler for this attempt of an event failed, after so long. Whether the handler counted as down
+    /// already: then the event is deferred, and no attempt is spent. The failure that opens the breaker is an attempt.
+    pub fn failed(&self, event_id: &str, attempt: u32, took: Duration, failure: &Failure) -> bool {
         let Some(guard) = &self.guard else { return false };
         let mut known = guard.known();
-        let verdict = known.machine.failed(guard.now(), event_id, failure);
+        let now = guard.now();
+        let call = Call { event_id, attempt, began: now.saturating_sub(took) };
+        let verdict = known.machine.failed(now, call, failure);
         match verdict {
             Verdict::Spent | Verdict::Deferred => {}
             Verdict::Opened | Verdict::Reopened => self.opened(guard, &mut known, failure, verdict),

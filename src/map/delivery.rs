@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use millstream_stages::{Delivery, Event, Failure, failure::class, settle::Reason, units::Period};
@@ -18,10 +18,14 @@ use super::{
     decode::Arrival,
     give_up::GivenUp,
     park::Parking,
-    record::{self, Decision, Past, Spent},
+    past::{self, Decision, Past},
 };
 use crate::{
     broker::{Delivered, PublishError, header},
+    dead_letter::{
+        late,
+        record::{Report, Spent},
+    },
     limits,
     observe::{Outcome, metrics::InFlight, span, trace::TraceContext},
 };
@@ -140,7 +144,7 @@ impl Arrived<'_> {
             return Ok(Spent::default());
         }
         Box::pin(async move {
-            let past = record::past(self.stage, &self.arrival, self.delivered).await;
+            let past = past::past(self.stage, &self.arrival, self.delivered).await;
             let (Past::Known(spent) | Past::Decided(spent, _) | Past::Unknown(spent)) = past;
             if let Past::Decided(_, decision) = past {
                 return Err(match decision {
@@ -245,6 +249,22 @@ impl Arrived<'_> {
         self.given_up(event, spent, reason, failure).unhandled().await
     }
 
+    /// Whether someone else may have given up on the event while it ran since `began`.
+    pub(super) fn may_be_dead(&self, began: Instant) -> bool {
+        self.delivered.deliveries > 1 || began.elapsed() >= self.stage.ack_wait
+    }
+
+    /// If someone else did, the letter says from now on that the event completed all the same.
+    pub(super) async fn completed_late(&self) {
+        let (stage, life) = (self.stage.line.name(), &self.arrival.origin.life);
+        match late::completed_late(&self.stage.broker, &self.stage.names, stage, life, SystemTime::now()).await {
+            Ok(true) => self.stage.metrics.completed_late(),
+            Ok(false) => {}
+            // The event is done; a letter that does not say so is looked at by people.
+            Err(error) => tracing::warn!(stage, error = %error, "could not look whether a late event was given up on"),
+        }
+    }
+
     async fn handle(&self, event: &Event, spent: Spent) -> Settled {
         let Self { stage, arrival, .. } = self;
         if spent.attempts > 0 {
@@ -261,6 +281,15 @@ impl Arrived<'_> {
         delivery.traceparent = Some(span::outgoing(&span, &parent).to_string());
         let attempt = Attempt { arrived: self, event, delivery: &delivery, spent };
         attempt.carry_out(&span).instrument(span.clone()).await
+    }
+}
+
+/// Publishes the error event of a failed attempt and waits until it is stored: counts are made from it, and so is the
+/// number of the next attempt, so it comes before the settlement.
+pub(super) async fn report(stage: &Stage, report: &Report<'_>) {
+    let message = report.message(&stage.names);
+    if let Err(error) = until_stored(report.stage, || stage.broker.publish(message.clone())).await {
+        tracing::error!(stage = report.stage, error = %error, "could not report a failed attempt");
     }
 }
 

@@ -7,13 +7,16 @@ use millstream_stages::{Event, Failure, headers, settle::Reason};
 use super::{
     Carries, Line, Stage,
     decode::Arrival,
-    delivery::{Settled, until_stored},
-    record::{self, Spent},
-    report::{self, Report},
+    delivery::{Settled, report, until_stored},
+    past::delivery_id,
 };
 use crate::{
     broker::{Delivered, header},
-    dead_letter::{Letter, letter::Identity},
+    dead_letter::{
+        Letter,
+        letter::Identity,
+        record::{Report, Spent, Who},
+    },
     limits,
     observe::Outcome,
 };
@@ -40,19 +43,19 @@ impl GivenUp<'_> {
         let Self { stage, arrival, event, failure, .. } = self;
         stage.metrics.failed(&failure.class);
         let traceparent = arrival.trace.as_ref().map(ToString::to_string);
-        let report = Report {
+        let told = Report {
             stage: stage.line.name(),
             failure,
             outcome: self.reason.as_str(),
             wait: None,
-            delivery_id: &record::delivery_id(self.delivered),
+            delivery_id: &delivery_id(self.delivered),
             attempt: self.spent.attempts,
             spent: self.spent,
             origin: &arrival.origin,
-            event: *event,
+            who: event.map_or(Who::default(), Who::from),
             traceparent: traceparent.as_deref(),
         };
-        report::publish(stage, &report).await;
+        report(stage, &told).await;
         let event_type = event.map_or("", |event| event.event_type.as_str());
         stage.metrics.handled(event_type, Outcome::DeadLettered, std::time::Duration::ZERO);
         self.bury().await

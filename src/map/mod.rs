@@ -4,9 +4,8 @@
 //! - [`decode`]: what a delivery says of its event
 //! - `feed`: pulls from one consumer, and opens it again when it is gone
 //! - `delivery`: the life of one delivery, to its one settlement
-//! - `record`: what became of the delivery before this one
+//! - `past`: what became of the delivery before this one
 //! - `attempt`: one run of an event through its line
-//! - `report`: the error event of a failed attempt
 //! - `give_up`: the dead letter of an event
 //! - `park`: puts an event into the retry stream
 //! - [`breaker`]: whether what a handler depends on counts as down
@@ -23,8 +22,7 @@ mod give_up;
 pub mod hands;
 pub mod line;
 mod park;
-mod record;
-mod report;
+mod past;
 
 use std::{sync::Arc, time::Duration};
 

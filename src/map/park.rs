@@ -9,12 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use millstream_stages::{Event, headers};
 
-use super::{Stage, delivery::until_stored, record::Spent};
+use super::{Stage, delivery::until_stored, past::delivery_id};
 use crate::{
     broker::{Delivered, Expects, Headers, Outgoing, PublishError, header, set},
     dead_letter::{
         Origin,
         letter::{rfc3339, write_identity},
+        record::Spent,
     },
 };
 
@@ -50,7 +51,7 @@ impl Parking<'_> {
     /// As [`Parking::for_later`].
     pub(super) async fn for_now(&self) -> Result<(), PublishError> {
         let mut all = self.headers();
-        set(&mut all, headers::MSG_ID, format!("release:{}", super::record::delivery_id(self.delivered)).as_str());
+        set(&mut all, headers::MSG_ID, format!("release:{}", delivery_id(self.delivered)).as_str());
         self.store(self.stage.names.retry_subject(self.stage.line.name()), all).await
     }
 
@@ -60,7 +61,7 @@ impl Parking<'_> {
     /// As [`Parking::for_later`].
     pub(super) async fn alone(&self) -> Result<(), PublishError> {
         let mut all = self.headers();
-        set(&mut all, headers::MSG_ID, format!("alone:{}", super::record::delivery_id(self.delivered)).as_str());
+        set(&mut all, headers::MSG_ID, format!("alone:{}", delivery_id(self.delivered)).as_str());
         self.store(self.stage.names.alone_subject(self.stage.line.name()), all).await
     }
 

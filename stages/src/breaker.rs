@@ -72,6 +72,17 @@ pub fn is_outage(failure: &Failure) -> bool {
     }
 }
 
+/// One call of a handler that failed.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// The event it was about.
+    pub event_id: &'a str,
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// When it began.
+    pub began: Duration,
+}
+
 /// What a breaker lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -103,7 +114,9 @@ pub enum Verdict {
 pub struct Breaker {
     settings: Settings,
     phase: Phase,
-    /// Events that failed since the last success, at most as many as open it.
+    /// When a call last succeeded. Whatever failed meanwhile failed by itself.
+    succeeded_at: Option<Duration>,
+    /// Events that failed since then, at most as many as open it.
     streak: BTreeSet<u64>,
     window: Window,
     /// Openings in a row, failed probes included, and the wait of the last one.
@@ -120,6 +133,7 @@ enum Phase {
         until: Duration,
     },
     Probe {
+        since: Duration,
         /// Failures in a row that were no outage.
         answers: u32,
     },
@@ -130,7 +144,7 @@ impl Breaker {
     pub fn new(settings: Settings) -> Self {
         let window = Window::of(settings.window.0);
         let (phase, streak) = (Phase::Closed, BTreeSet::new());
-        Self { settings, phase, streak, window, opens: 0, wait: Duration::ZERO, closed_at: None }
+        Self { settings, phase, succeeded_at: None, streak, window, opens: 0, wait: Duration::ZERO, closed_at: None }
     }
 
     /// What it lets through.
@@ -160,34 +174,42 @@ impl Breaker {
         }
     }
 
-    /// A call succeeded. Whether that closed it.
-    pub fn succeeded(&mut self, now: Duration) -> bool {
+    /// A call that began at `began` succeeded. Whether that closed it.
+    pub fn succeeded(&mut self, now: Duration, began: Duration) -> bool {
         match self.phase {
             Phase::Closed => {
+                self.succeeded_at = Some(now);
                 self.streak.clear();
                 self.window.count(now, None);
                 false
             }
-            // The call began before it opened.
-            Phase::Open { .. } => false,
-            Phase::Probe { .. } => {
+            Phase::Probe { since, .. } if began >= since => {
                 self.close(now);
                 true
             }
+            // The call began before it opened.
+            Phase::Open { .. } | Phase::Probe { .. } => false,
         }
     }
 
     /// A call failed.
-    pub fn failed(&mut self, now: Duration, event_id: &str, failure: &Failure) -> Verdict {
+    ///
+    /// Only first attempts open it: at the end of a day, when all that is left are events that have failed before, nothing
+    /// else succeeds between their failures, and nothing is down. Nor does a call count towards the row if another
+    /// succeeded while it was under way.
+    pub fn failed(&mut self, now: Duration, call: Call<'_>, failure: &Failure) -> Verdict {
         let is_outage = is_outage(failure);
         match &mut self.phase {
+            Phase::Closed if call.attempt > 1 => Verdict::Spent,
             Phase::Closed => {
-                let event = digest(event_id);
+                let event = digest(call.event_id);
                 self.window.count(now, is_outage.then_some(event));
                 if !is_outage {
                     return Verdict::Spent;
                 }
-                self.streak.insert(event);
+                if self.succeeded_at.is_none_or(|at| at <= call.began) {
+                    self.streak.insert(event);
+                }
                 if self.streak.len() < self.settings.failures as usize && !self.is_rate_reached(now) {
                     return Verdict::Spent;
                 }
@@ -198,11 +220,12 @@ impl Breaker {
             }
             Phase::Open { .. } if is_outage => Verdict::Deferred,
             Phase::Open { .. } => Verdict::Spent,
+            Phase::Probe { since, .. } if is_outage && call.began < *since => Verdict::Deferred,
             Phase::Probe { .. } if is_outage => {
                 self.open(now, failure);
                 Verdict::Reopened
             }
-            Phase::Probe { answers } => {
+            Phase::Probe { answers, .. } => {
                 *answers += 1;
                 if *answers < self.settings.failures {
                     return Verdict::Spent;
@@ -217,7 +240,7 @@ impl Breaker {
     pub fn tick(&mut self, now: Duration) -> bool {
         match self.phase {
             Phase::Open { until } if now >= until => {
-                self.phase = Phase::Probe { answers: 0 };
+                self.phase = Phase::Probe { since: now, answers: 0 };
                 true
             }
             Phase::Closed | Phase::Open { .. } | Phase::Probe { .. } => false,

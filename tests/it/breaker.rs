@@ -2,7 +2,7 @@
 
 mod outage;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use millstream::{
     broker::{Broker, CommitError},
@@ -74,7 +74,7 @@ impl Fleet {
 
 impl Member {
     fn fails(&self, event: &str) -> bool {
-        self.work.failed(event, &Failure::retry(class::CONNECTION, "connection refused"))
+        self.work.failed(event, 1, Duration::ZERO, &Failure::retry(class::CONNECTION, "connection refused"))
     }
 
     /// Fails as many events as open it: none of them is deferred, and the next is.
@@ -128,7 +128,7 @@ async fn what_one_worker_opens_stops_all_and_a_success_of_any_resumes_all() {
     assert_eq!((record.wait_ms, record.by.as_str()), (1000, "w-2"));
 
     one.comes_to(Pace::Probe).await;
-    one.work.succeeded();
+    one.work.succeeded(Duration::ZERO);
     two.comes_to(Pace::Full).await;
     two.shows(r#"millstream_breaker_state{stage="work"} 0"#);
     let record = fleet.record(|record| record.state == RecordState::Closed).await;
@@ -147,7 +147,7 @@ async fn a_fleet_that_was_killed_whole_begins_open() {
     assert!(next.fails("first"), "nothing is spent");
     next.comes_to(Pace::Stopped).await;
     next.comes_to(Pace::Probe).await;
-    next.work.succeeded();
+    next.work.succeeded(Duration::ZERO);
     fleet.record(|record| record.state == RecordState::Closed && record.by == "w-2").await;
     assert_eq!(fleet.member("w-3").await.pace(), Pace::Full);
 }
@@ -164,7 +164,7 @@ async fn with_the_broker_away_a_breaker_works_and_tells_later() {
     fleet.server.server.restart().await.unwrap();
     two.comes_to(Pace::Stopped).await;
     one.comes_to(Pace::Probe).await;
-    one.work.succeeded();
+    one.work.succeeded(Duration::ZERO);
     two.comes_to(Pace::Full).await;
 }
 
@@ -180,7 +180,7 @@ async fn of_two_that_open_at_once_one_tells_and_both_hold_to_it() {
         one.comes_to(Pace::Probe).await;
         two.comes_to(Pace::Probe).await;
         // Both probes end at once, and differently: what is told last holds for both.
-        one.work.succeeded();
+        one.work.succeeded(Duration::ZERO);
         two.fails("probe");
         let same = eventually(async || {
             let found = fleet.broker.kv_get("shop-state", &Names::breaker_key("work")).await.ok()??;
@@ -190,7 +190,7 @@ async fn of_two_that_open_at_once_one_tells_and_both_hold_to_it() {
         });
         if same.await {
             two.comes_to(Pace::Probe).await;
-            two.work.succeeded();
+            two.work.succeeded(Duration::ZERO);
         }
         one.comes_to(Pace::Full).await;
         two.comes_to(Pace::Full).await;
@@ -225,7 +225,7 @@ async fn without_a_bucket_a_breaker_works_by_itself() {
     let alone = fleet.member("w-1").await;
     alone.opens();
     alone.comes_to(Pace::Probe).await;
-    alone.work.succeeded();
+    alone.work.succeeded(Duration::ZERO);
     assert_eq!(alone.pace(), Pace::Full);
     topology::make(&fleet.broker, &Topology::of(&fleet.pipeline)).await.unwrap();
     fleet.record(|record| record.state == RecordState::Closed && record.reason.contains("refused")).await;

@@ -8,7 +8,7 @@ use super::{
     Dlq,
     filters::{self, Filters},
     lines,
-    ls::when,
+    ls::{NARROW, when},
 };
 use crate::{
     commands::{count, found, table::Table},
@@ -84,6 +84,10 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
             group.sample.to_string(),
             group.message.clone(),
         ]);
+    }
+    if crate::commands::terminal_width().is_some_and(|width| width < NARROW) {
+        table.without("FIRST");
+        table.without("TYPES");
     }
     table.print();
     println!();

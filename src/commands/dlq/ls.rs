@@ -52,7 +52,7 @@ pub(super) struct Args {
 }
 
 /// A terminal of fewer columns has no room for who failed beside what failed.
-const NARROW: usize = 100;
+pub(super) const NARROW: usize = 100;
 
 /// Lists a page.
 ///

@@ -16,10 +16,16 @@ fn at(ms: u64) -> Duration {
     MS * u32::try_from(ms).unwrap()
 }
 
+/// A first attempt that took no time.
+fn call(event_id: &str, began: Duration) -> Call<'_> {
+    Call { event_id, attempt: 1, began }
+}
+
 /// Opened at 0 by the first failures of as many events.
 fn opened() -> Breaker {
     let mut breaker = Breaker::new(Settings::default());
-    let verdicts: Vec<Verdict> = (0..5).map(|n| breaker.failed(Duration::ZERO, &format!("e{n}"), &down())).collect();
+    let verdicts: Vec<Verdict> =
+        (0..5).map(|n| breaker.failed(Duration::ZERO, call(&format!("e{n}"), Duration::ZERO), &down())).collect();
     assert_eq!(verdicts[..4], [Verdict::Spent; 4]);
     assert_eq!((verdicts[4], breaker.state()), (Verdict::Opened, State::Open));
     breaker
@@ -45,8 +51,8 @@ fn an_outage_is_what_says_nothing_of_the_event() {
 fn a_success_between_failures_keeps_it_closed() {
     let mut breaker = Breaker::new(Settings::default());
     for n in 0..1000 {
-        assert_eq!(breaker.failed(at(n * 9), &n.to_string(), &down()), Verdict::Spent);
-        (0..2).for_each(|_| assert!(!breaker.succeeded(at(n * 9))));
+        assert_eq!(breaker.failed(at(n * 9), call(&n.to_string(), at(n * 9)), &down()), Verdict::Spent);
+        (0..2).for_each(|_| assert!(!breaker.succeeded(at(n * 9), at(n * 9))));
     }
 }
 
@@ -58,16 +64,39 @@ fn each_failed_probe_doubles_the_wait_and_a_success_closes_it() {
     for _ in 0..5 {
         assert!(!breaker.tick(now + breaker.wait() - MS), "too early");
         now += breaker.wait();
-        assert_eq!(breaker.failed(now, "late", &down()), Verdict::Deferred);
+        assert_eq!(breaker.failed(now, call("late", now), &down()), Verdict::Deferred);
         assert!(breaker.tick(now) && breaker.state() == State::Probe);
-        assert_eq!(breaker.failed(now, "probe", &down()), Verdict::Reopened);
+        assert_eq!(breaker.failed(now, call("late", now - MS), &down()), Verdict::Deferred, "it began before");
+        assert!(!breaker.succeeded(now, now - MS), "it began before");
+        assert_eq!(breaker.failed(now, call("probe", now), &down()), Verdict::Reopened);
         waits.push(breaker.wait().as_secs());
     }
     assert_eq!(waits, [1, 2, 4, 8, 15, 15]);
     assert_eq!(breaker.opens(), 6);
-    assert!(!breaker.succeeded(now), "a call that began before it opened closes nothing");
+    assert!(!breaker.succeeded(now, now), "a call that began before it opened closes nothing");
     now += breaker.wait();
-    assert!(breaker.tick(now) && breaker.succeeded(now));
+    assert!(breaker.tick(now) && breaker.succeeded(now, now));
+    assert_eq!(breaker.state(), State::Closed);
+}
+
+#[test]
+fn what_has_failed_before_and_what_others_overtook_opens_nothing() {
+    let mut breaker = Breaker::new(Settings::default());
+    breaker.succeeded(at(50), at(0));
+    for n in 0..100 {
+        let id = n.to_string();
+        let overtaken = Call { event_id: &id, attempt: 1, began: at(49) };
+        assert_eq!(breaker.failed(at(1000), overtaken, &down()), Verdict::Spent);
+        if n == 10 {
+            // The rate of a window looks at all first attempts.
+            break;
+        }
+    }
+    for n in 0..1000 {
+        let id = n.to_string();
+        let again = Call { event_id: &id, attempt: 2, began: at(2000 + n) };
+        assert_eq!(breaker.failed(at(2000 + n), again, &down()), Verdict::Spent);
+    }
     assert_eq!(breaker.state(), State::Closed);
 }
 
@@ -75,8 +104,8 @@ fn each_failed_probe_doubles_the_wait_and_a_success_closes_it() {
 fn opening_again_soon_is_the_same_row_and_later_is_a_new_one() {
     for (calm_ms, wait_s) in [(9_999, 2), (10_000, 1)] {
         let mut breaker = opened();
-        assert!(breaker.tick(at(1000)) && breaker.succeeded(at(1000)));
-        (0..5).for_each(|n| _ = breaker.failed(at(1000 + calm_ms), &n.to_string(), &down()));
+        assert!(breaker.tick(at(1000)) && breaker.succeeded(at(1000), at(1000)));
+        (0..5).for_each(|n| _ = breaker.failed(at(1000 + calm_ms), call(&n.to_string(), at(1000 + calm_ms)), &down()));
         assert_eq!((breaker.state(), breaker.wait().as_secs()), (State::Open, wait_s));
     }
 }
@@ -86,7 +115,7 @@ fn a_rate_limit_says_how_long_it_is_open() {
     for (asked_s, wait_s) in [(0, 1), (40, 40), (86_400, 300)] {
         let mut breaker = Breaker::new(Settings::default());
         let limited = Failure::retry(class::RATE_LIMITED, "429").after(Duration::from_secs(asked_s));
-        (0..5).for_each(|n| _ = breaker.failed(Duration::ZERO, &n.to_string(), &limited));
+        (0..5).for_each(|n| _ = breaker.failed(Duration::ZERO, call(&n.to_string(), Duration::ZERO), &limited));
         assert_eq!(breaker.wait().as_secs(), wait_s);
     }
 }
@@ -96,7 +125,7 @@ fn a_handler_that_only_refuses_is_up() {
     let mut breaker = opened();
     assert!(breaker.tick(at(1000)));
     let refused = Failure::reject(class::HTTP_CLIENT, "400");
-    let verdicts: Vec<Verdict> = (0..5).map(|_| breaker.failed(at(1000), "e", &refused)).collect();
+    let verdicts: Vec<Verdict> = (0..5).map(|_| breaker.failed(at(1000), call("e", at(1000)), &refused)).collect();
     assert_eq!(verdicts[..4], [Verdict::Spent; 4]);
     assert_eq!((verdicts[4], breaker.state()), (Verdict::Closed, State::Closed));
 }
@@ -106,9 +135,12 @@ fn what_another_worker_found_holds_from_when_it_is_seen() {
     let mut breaker = Breaker::new(Settings::default());
     breaker.adopt_open(at(500), at(4000), 3);
     assert_eq!((breaker.state(), breaker.probe_at(), breaker.opens()), (State::Open, Some(at(4500)), 3));
-    assert_eq!(breaker.failed(at(600), "in hand", &down()), Verdict::Deferred);
+    assert_eq!(breaker.failed(at(600), call("in hand", at(400)), &down()), Verdict::Deferred);
     assert!(breaker.tick(at(4500)));
-    assert_eq!((breaker.failed(at(4500), "probe", &down()), breaker.wait()), (Verdict::Reopened, at(8000)));
+    assert_eq!(
+        (breaker.failed(at(4500), call("probe", at(4500)), &down()), breaker.wait()),
+        (Verdict::Reopened, at(8000))
+    );
     breaker.adopt_closed(at(4600));
     assert_eq!((breaker.state(), breaker.probe_at()), (State::Closed, None));
     breaker.adopt_open(at(4700), Duration::MAX, u32::MAX);
@@ -118,8 +150,8 @@ fn what_another_worker_found_holds_from_when_it_is_seen() {
 /// What may happen to a breaker.
 #[derive(Debug, Clone)]
 enum Step {
-    Succeeded,
-    Failed { event: u8, failure: Failure },
+    Succeeded { took_ms: u64 },
+    Failed { event: u8, attempt: u32, took_ms: u64, failure: Failure },
     Tick,
     AdoptOpen { wait_ms: u64, opens: u32 },
     AdoptClosed,
@@ -134,8 +166,9 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
         1 => Just(Failure::reject(class::HTTP_CLIENT, "")),
     ];
     let step = prop_oneof![
-        4 => Just(Step::Succeeded),
-        8 => (0..6_u8, failure).prop_map(|(event, failure)| Step::Failed { event, failure }),
+        4 => (0..600_u64).prop_map(|took_ms| Step::Succeeded { took_ms }),
+        8 => (0..6_u8, prop_oneof![3 => Just(1), 1 => 2..9_u32], 0..600_u64, failure)
+            .prop_map(|(event, attempt, took_ms, failure)| Step::Failed { event, attempt, took_ms, failure }),
         2 => Just(Step::Tick),
         1 => (0..20_000_u64, 0..9_u32).prop_map(|(wait_ms, opens)| Step::AdoptOpen { wait_ms, opens }),
         1 => Just(Step::AdoptClosed),
@@ -156,11 +189,14 @@ fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
-/// Every call since it last opened or closed: when, and the event if it failed by an outage.
+/// Every call since it last opened or closed: when it ended and began, and how.
 struct Model {
     settings: Settings,
     state: State,
-    calls: Vec<(Duration, Call)>,
+    calls: Vec<(Duration, Duration, Ended)>,
+    /// When it last succeeded, over all openings.
+    succeeded_at: Option<Duration>,
+    since: Duration,
     answers: u32,
     until: Duration,
     opens: u32,
@@ -168,7 +204,7 @@ struct Model {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Call {
+enum Ended {
     Succeeded,
     Answered,
     Outage(u8),
@@ -176,7 +212,7 @@ enum Call {
 
 impl Model {
     fn turn(&mut self, state: State, now: Duration) {
-        (self.state, self.answers) = (state, 0);
+        (self.state, self.answers, self.since) = (state, 0, now);
         self.calls.clear();
         if state == State::Closed {
             self.closed_at = Some(now);
@@ -184,16 +220,21 @@ impl Model {
     }
 
     fn opens_now(&self, now: Duration) -> bool {
-        let last_success = self.calls.iter().rposition(|(_, call)| *call == Call::Succeeded);
-        let outages = |calls: &[(Duration, Call)]| -> Vec<u8> {
+        let outages = |calls: &[(Duration, Duration, Ended)]| -> Vec<u8> {
             calls
                 .iter()
-                .filter_map(|(_, call)| if let Call::Outage(event) = call { Some(*event) } else { None })
+                .filter_map(|(.., ended)| if let Ended::Outage(event) = ended { Some(*event) } else { None })
                 .collect()
         };
-        let row: BTreeSet<u8> = outages(&self.calls[last_success.map_or(0, |at| at + 1)..]).into_iter().collect();
+        let last = self.calls.iter().rposition(|(.., ended)| *ended == Ended::Succeeded).map_or(0, |at| at + 1);
+        let alone: Vec<_> = self.calls[last..]
+            .iter()
+            .copied()
+            .filter(|(_, began, _)| self.succeeded_at.is_none_or(|at| at <= *began))
+            .collect();
+        let row: BTreeSet<u8> = outages(&alone).into_iter().collect();
         let part = |time: Duration| time.as_nanos() / (self.settings.window.0 / 10).as_nanos();
-        let lately: Vec<_> = self.calls.iter().copied().filter(|(time, _)| part(*time) + 10 > part(now)).collect();
+        let lately: Vec<_> = self.calls.iter().copied().filter(|(time, ..)| part(*time) + 10 > part(now)).collect();
         let failed = outages(&lately);
         let rate = failed.len() as f64 >= self.settings.rate * lately.len() as f64
             && lately.len() >= self.settings.calls as usize
@@ -212,11 +253,12 @@ impl Model {
         self.turn(State::Open, now);
     }
 
-    fn failed(&mut self, now: Duration, event: u8, failure: &Failure) -> Verdict {
+    fn failed(&mut self, now: Duration, began: Duration, event: u8, attempt: u32, failure: &Failure) -> Verdict {
         let outage = is_outage(failure);
         match self.state {
+            State::Closed if attempt > 1 => Verdict::Spent,
             State::Closed => {
-                self.calls.push((now, if outage { Call::Outage(event) } else { Call::Answered }));
+                self.calls.push((now, began, if outage { Ended::Outage(event) } else { Ended::Answered }));
                 if !outage || !self.opens_now(now) {
                     return Verdict::Spent;
                 }
@@ -233,6 +275,7 @@ impl Model {
                     Verdict::Spent
                 }
             }
+            State::Probe if outage && began < self.since => Verdict::Deferred,
             State::Probe if outage => {
                 self.open(now, failure);
                 Verdict::Reopened
@@ -257,23 +300,37 @@ proptest! {
         let mut breaker = Breaker::new(settings.clone());
         let longest = settings.max_wait.0.max(ASKED_WAIT_MAX);
         let mut now = Duration::ZERO;
-        let mut model =
-            Model { settings, state: State::Closed, calls: vec![], answers: 0, until: now, opens: 0, closed_at: None };
+        let mut model = Model {
+            settings,
+            state: State::Closed,
+            calls: vec![],
+            succeeded_at: None,
+            since: now,
+            answers: 0,
+            until: now,
+            opens: 0,
+            closed_at: None,
+        };
         for (later, step) in steps {
             now += at(later);
             match step {
-                Step::Succeeded => {
-                    let closes = model.state == State::Probe;
-                    prop_assert_eq!(breaker.succeeded(now), closes);
+                Step::Succeeded { took_ms } => {
+                    let began = now.saturating_sub(at(took_ms));
+                    let closes = model.state == State::Probe && began >= model.since;
+                    prop_assert_eq!(breaker.succeeded(now, began), closes);
                     match model.state {
-                        State::Closed => model.calls.push((now, Call::Succeeded)),
-                        State::Open => {}
-                        State::Probe => model.turn(State::Closed, now),
+                        State::Closed => {
+                            model.succeeded_at = Some(now);
+                            model.calls.push((now, began, Ended::Succeeded));
+                        }
+                        State::Probe if closes => model.turn(State::Closed, now),
+                        State::Open | State::Probe => {}
                     }
                 }
-                Step::Failed { event, failure } => {
-                    let verdict = breaker.failed(now, &event.to_string(), &failure);
-                    prop_assert_eq!(verdict, model.failed(now, event, &failure));
+                Step::Failed { event, attempt, took_ms, failure } => {
+                    let began = now.saturating_sub(at(took_ms));
+                    let verdict = breaker.failed(now, Call { event_id: &event.to_string(), attempt, began }, &failure);
+                    prop_assert_eq!(verdict, model.failed(now, began, event, attempt, &failure));
                 }
                 Step::Tick => {
                     let due = model.state == State::Open && now >= model.until;
@@ -311,7 +368,7 @@ proptest! {
         let mut now = Duration::ZERO;
         for wait in waits {
             now += at(wait);
-            prop_assert_eq!(breaker.failed(now, "poison", &down()), Verdict::Spent);
+            prop_assert_eq!(breaker.failed(now, call("poison", now), &down()), Verdict::Spent);
         }
     }
 }

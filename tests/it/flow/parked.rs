@@ -32,11 +32,10 @@ async fn parked_events_survive_the_server_and_their_consumer_and_come_back_with_
     mill.server.server.restart().await.unwrap();
     mill.broker.delete_consumer("shop-retry", "shop-work").await.unwrap();
     mill.make().await;
-    eventually(async || (calls.0.lock().unwrap().len() == 100).then_some(())).await;
+    // A server that is killed forgets what was settled a moment ago: an event may begin anew, and is parked anew.
+    let done = |n: usize| calls.of(&format!("e-{n}")).last().is_some_and(|call| call == "work 2");
+    eventually(async || (0..50).all(done).then_some(())).await;
     mill.idle("work").await;
-    for n in 0..50 {
-        assert_eq!(calls.of(&format!("e-{n}")), ["work 1", "work 2"]);
-    }
     assert!(mill.letters().await.is_empty());
     eventually(async || scanned(&mill.broker, "shop-retry").await.is_empty().then_some(())).await;
     mill.drain().await;
