@@ -6,9 +6,12 @@ use async_nats::jetstream::{
     ErrorCode,
     consumer::{AckPolicy, PullConsumer, pull},
     context::GetStreamErrorKind,
+    response::Response,
     stream::{ConsumerErrorKind, DirectGetErrorKind, LastRawMessageErrorKind, RetentionPolicy},
 };
 use futures_util::TryStreamExt as _;
+use serde::Deserialize;
+use serde_json::json;
 
 use super::{Broker, read::StoredMessage};
 use crate::limits;
@@ -99,6 +102,12 @@ pub struct ConsumerState {
     pub delivered: u64,
 }
 
+/// What the server answers to a deletion.
+#[derive(Deserialize)]
+struct Deleted {
+    success: bool,
+}
+
 impl Broker {
     /// The message at a sequence; `None` if it is not, or no longer, there.
     ///
@@ -155,28 +164,24 @@ impl Broker {
 
     /// Deletes a message. Says whether it was there.
     ///
+    /// The client's own call has the server overwrite the message on disk before it answers, which takes some six
+    /// milliseconds and holds up the stream: 155 a second against tens of thousands (nats-server 2.15.1, `no_erase`).
+    ///
     /// # Errors
     /// [`AdminError::Change`].
     pub async fn delete_message(&self, stream: &str, seq: u64) -> Result<bool, AdminError> {
-        use async_nats::jetstream::stream::DeleteMessageErrorKind;
         let gone = [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::SEQUENCE_NOT_FOUND];
         // Of two that delete at once, the server tells one that it failed, for this reason in words.
         let lost_a_race = |refused: &async_nats::jetstream::Error| {
             refused.error_code() == ErrorCode::STREAM_MESSAGE_DELETE_FAILED
                 && refused.to_string().contains("no message found")
         };
-        match self.open_stream(stream).await?.delete_message(seq).await {
-            Ok(was_there) => Ok(was_there),
-            Err(error) => match error.kind() {
-                DeleteMessageErrorKind::JetStream(refused)
-                    if gone.contains(&refused.error_code()) || lost_a_race(&refused) =>
-                {
-                    Ok(false)
-                }
-                DeleteMessageErrorKind::JetStream(_)
-                | DeleteMessageErrorKind::Request
-                | DeleteMessageErrorKind::TimedOut => Err(AdminError::change(stream, error)),
-            },
+        let (subject, request) = (format!("STREAM.MSG.DELETE.{stream}"), json!({ "seq": seq, "no_erase": true }));
+        let answer: Result<Response<Deleted>, _> = self.jetstream.request(subject, &request).await;
+        match answer.map_err(|error| AdminError::change(stream, error))? {
+            Response::Ok(deleted) => Ok(deleted.success),
+            Response::Err { error } if gone.contains(&error.error_code()) || lost_a_race(&error) => Ok(false),
+            Response::Err { error } => Err(AdminError::change(stream, error)),
         }
     }
 

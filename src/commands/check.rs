@@ -129,6 +129,15 @@ fn circuit_breakers(pipeline: &Pipeline) -> String {
     out
 }
 
+/// A rate as it may have been written.
+fn per(second: f64) -> String {
+    if second >= 1.0 && second.fract() == 0.0 {
+        format!("{second}/s")
+    } else {
+        format!("{}/min", (second * 60.0).round())
+    }
+}
+
 /// What becomes by itself of the dead letters of each stage that recovers.
 fn recoveries(pipeline: &Pipeline) -> String {
     let mut out = String::new();
@@ -151,12 +160,12 @@ fn recoveries(pipeline: &Pipeline) -> String {
         _ = writeln!(
             out,
             "recovery of {}: when its breaker closes{}, letters of {classes}, younger than {}{tenants}, redriven fewer \
-             than {} times, at {}/min; the rest is marked permanent\n",
+             than {} times, at {}; the rest is marked permanent\n",
             stage.name,
             check.unwrap_or_default(),
             Period(recover.max_age),
             recover.max_redrives,
-            (recover.per_second * 60.0).round(),
+            per(recover.per_second),
         );
     }
     out

@@ -1,0 +1,138 @@
+//! Outage: the service behind a stage goes away under load and comes back, and nobody does anything.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use futures_util::TryStreamExt as _;
+use millstream::{
+    broker::get,
+    handlers::{Registry, handler_fn},
+    stages::{Failure, Reply, failure::class, headers},
+};
+
+use crate::shop::{Bare, Shop, Window, event, until};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Events published a second, all the while
+    #[arg(long, default_value_t = 1000)]
+    rate: u64,
+    /// How long the service is away, in seconds
+    #[arg(long, default_value_t = 120)]
+    seconds: u64,
+}
+
+/// One stage with a breaker, an outage of whose service would exhaust an event in under two seconds.
+const OUTAGE: &str = r#"
+[pipeline]
+name = "bench"
+
+[source.events]
+subjects = ["events.>"]
+
+[stage.work]
+kind    = "handle"
+inputs  = ["source.events"]
+handler = { rust = "service" }
+breaker = true
+
+[retry.default]
+attempts = 3
+backoff  = { fixed = "500ms" }
+"#;
+
+/// How long the service is there before and after.
+const CALM: Duration = Duration::from_secs(10);
+
+pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
+    let (down, calls, handled) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let shop = Shop::open(program, OUTAGE, registry(&down, &calls, &handled)).await?;
+    let bare = Bare::new(shop.server.url()).await?;
+    let workers = [shop.work(&[]).await?, shop.work(&[]).await?];
+    let outage = Duration::from_secs(args.seconds);
+    let (publishing, began) = (publish(&bare, args.rate, CALM + outage + CALM), Instant::now());
+    let watching = async {
+        tokio::time::sleep(CALM).await;
+        let before = calls.load(Ordering::Relaxed);
+        down.store(true, Ordering::Relaxed);
+        tokio::time::sleep(outage).await;
+        println!(
+            "away for {} s at {} events/s: called {} times",
+            args.seconds,
+            args.rate,
+            calls.load(Ordering::Relaxed) - before
+        );
+        down.store(false, Ordering::Relaxed);
+        let (back, backlog) = (Instant::now(), args.rate * args.seconds);
+        let behind = || (began.elapsed().as_secs_f64() * args.rate as f64) as u64 - handled.load(Ordering::Relaxed);
+        until("the backlog", async || Ok(behind() < args.rate)).await?;
+        let took = back.elapsed().as_secs_f64();
+        println!("backlog of {backlog} drained {took:.1} s after it was back, {:.0} events/s", backlog as f64 / took);
+        anyhow::Ok(())
+    };
+    let (published, watched) = tokio::join!(publishing, watching);
+    watched?;
+    let published = published?;
+    until("the last events", async || Ok(handled.load(Ordering::Relaxed) >= published)).await?;
+    let names = shop.pipeline.names();
+    let letters = shop.broker.stream_state(&names.dlq_stream()).await?.messages;
+    let mut spent = 0;
+    let mut failed = std::pin::pin!(shop.broker.scan(&names.failed_stream(), "", 1));
+    while let Some(record) = failed.try_next().await? {
+        spent += u64::from(get(&record.headers, headers::OUTCOME) != Some("defer"));
+    }
+    println!(
+        "{published} published, {} handled, {letters} dead letters, {spent} attempts spent",
+        handled.load(Ordering::Relaxed)
+    );
+    for worker in workers {
+        worker.drain(std::future::pending()).await;
+    }
+    shop.close().await
+}
+
+/// A service that refuses connections while it is down, and takes 2 ms while it is not.
+fn registry(down: &Arc<AtomicBool>, calls: &Arc<AtomicU64>, handled: &Arc<AtomicU64>) -> Registry {
+    let (down, calls, handled) = (Arc::clone(down), Arc::clone(calls), Arc::clone(handled));
+    let service = handler_fn(move |_, _| {
+        let (down, handled) = (Arc::clone(&down), Arc::clone(&handled));
+        calls.fetch_add(1, Ordering::Relaxed);
+        async move {
+            if down.load(Ordering::Relaxed) {
+                return Err(Failure::retry(class::CONNECTION, "connection refused"));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            handled.fetch_add(1, Ordering::Relaxed);
+            Ok(Reply::Pass)
+        }
+    });
+    Registry::new().with("service", service)
+}
+
+/// Publishes evenly for so long. Returns how many.
+async fn publish(bare: &Bare, rate: u64, long: Duration) -> Result<u64> {
+    let (began, window) = (Instant::now(), Window::new());
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let mut sent = 0;
+    while began.elapsed() < long {
+        ticks.tick().await;
+        let due = began.elapsed().as_millis() as u64 * rate / 1000;
+        for n in sent..due {
+            let jetstream = bare.jetstream.clone();
+            window
+                .run(async move { Ok(jetstream.publish("events.order.created", event(n).into()).await?.await?) })
+                .await;
+        }
+        sent = due;
+    }
+    window.done().await;
+    Ok(sent)
+}

@@ -1,0 +1,209 @@
+//! Shop: the server, the pipeline and the bare client that the benchmarks share.
+
+use std::{
+    future::IntoFuture as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use async_nats::jetstream::{self, AckKind, consumer};
+use futures_util::StreamExt as _;
+use millstream::{
+    broker::{Broker, server::Server},
+    config::{self, Catalogue, Pipeline},
+    handlers::{HandlerContext, Registry},
+    topology::{self, Topology},
+    worker::{Options, Worker},
+};
+use tokio::sync::Semaphore;
+
+const SCHEMA: &str = r#"{
+  "$schema": "https://json-schema.org/draft/2020-12/schema",
+  "type": "object",
+  "required": ["orderId", "amount", "currency"],
+  "properties": {
+    "orderId":  { "type": "string", "minLength": 1 },
+    "amount":   { "type": "number", "exclusiveMinimum": 0 },
+    "currency": { "enum": ["EUR", "USD", "GBP"] }
+  }
+}"#;
+
+/// One hop of `validate`, and a sink that keeps the edge open; it is not run.
+pub(crate) const HOP: &str = r#"
+[pipeline]
+name = "bench"
+
+[source.events]
+subjects = ["events.>"]
+
+[stage.validate]
+kind        = "validate"
+inputs      = ["source.events"]
+schemas     = "schemas"
+concurrency = 1024
+
+[stage.sink]
+kind    = "handle"
+inputs  = ["validate"]
+handler = { log = "debug" }
+"#;
+
+/// Deliveries in hand at once, for both sides.
+pub(crate) const CONCURRENCY: usize = 1024;
+
+/// A server of its own, and a pipeline on it. All of it goes when it is dropped.
+pub(crate) struct Shop {
+    pub(crate) server: Server,
+    pub(crate) pipeline: Arc<Pipeline>,
+    pub(crate) broker: Broker,
+    pub(crate) folder: PathBuf,
+    registry: Registry,
+}
+
+impl Shop {
+    pub(crate) async fn open(program: Option<&Path>, toml: &str, registry: Registry) -> Result<Self> {
+        let folder = std::env::temp_dir().join(format!("millstream-bench-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("schemas"))?;
+        let file = folder.join("pipeline.toml");
+        std::fs::write(&file, toml)?;
+        std::fs::write(folder.join("schemas/order.created.1.json"), SCHEMA)?;
+        let server = Server::start(&Server::find(program).await?, &folder.join("nats")).await?;
+        let pipeline = pipeline(&file, server.url(), &registry)?;
+        let broker = Broker::connect(&pipeline.nats, "bench").await?;
+        topology::make(&broker, &Topology::of(&pipeline)).await?;
+        Ok(Self { server, pipeline, broker, folder, registry })
+    }
+
+    /// A worker of these stages, on a connection of its own.
+    pub(crate) async fn work(&self, stages: &[&str]) -> Result<Worker> {
+        let broker = Broker::connect(&self.pipeline.nats, "bench worker").await?;
+        let stages = (!stages.is_empty()).then(|| stages.iter().map(ToString::to_string).collect());
+        let options = Options { stages, registry: self.registry.clone() };
+        Ok(Worker::start(broker, Arc::clone(&self.pipeline), options).await?)
+    }
+
+    pub(crate) async fn close(mut self) -> Result<()> {
+        self.server.stop().await;
+        std::fs::remove_dir_all(&self.folder)?;
+        Ok(())
+    }
+}
+
+pub(crate) fn pipeline(file: &Path, url: &str, registry: &Registry) -> Result<Arc<Pipeline>> {
+    let set = [("nats.url".to_owned(), url.to_owned())];
+    let catalogue = Catalogue::new(HandlerContext { registered: registry.clone(), ..HandlerContext::default() });
+    let loaded = config::load(file, &set, &[], &catalogue);
+    Ok(Arc::new(loaded.pipeline.with_context(|| config::render(&loaded.reports, false))?))
+}
+
+/// Waits until `reached` says so; says what it waited for if that takes longer than ten minutes.
+pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    while !reached().await? {
+        anyhow::ensure!(began.elapsed() < Duration::from_secs(600), "still waiting: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(())
+}
+
+/// Lets at most so many tasks of a run be under way.
+pub(crate) struct Window(Arc<Semaphore>, usize);
+
+impl Window {
+    pub(crate) fn new() -> Self {
+        Self::of(CONCURRENCY)
+    }
+
+    /// As many as `most` at once.
+    pub(crate) fn of(most: usize) -> Self {
+        Self(Arc::new(Semaphore::new(most)), most)
+    }
+
+    /// Runs `task` as soon as there is room. One that fails ends the program: what it measures would be something else.
+    pub(crate) async fn run<T: Send>(&self, task: impl Future<Output = Result<T>> + Send + 'static) {
+        let slot = Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed");
+        tokio::spawn(async move {
+            if let Err(error) = task.await {
+                eprintln!("error: {error:#}");
+                std::process::exit(2);
+            }
+            drop(slot);
+        });
+    }
+
+    pub(crate) async fn done(&self) {
+        let all = u32::try_from(self.1).expect("it is a small number");
+        drop(self.0.acquire_many(all).await);
+    }
+}
+
+/// An event in the domain envelope that passes the schema.
+pub(crate) fn event(n: u64) -> String {
+    serde_json::json!({
+        "eventId": format!("order-{n:08}"), "eventType": "order.created", "eventVersion": "1",
+        "tenantId": "acme", "aggregateId": format!("o-{n}"), "timestamp": "2026-01-01T00:00:00Z",
+        "eventData": { "orderId": format!("o-{n}"), "amount": 5 + n % 90, "currency": "EUR", "note": "leave it at the door" },
+    })
+    .to_string()
+}
+
+/// A bare client that does the same broker work: pull, publish the same bytes, await the PubAck, ack.
+pub(crate) struct Bare {
+    pub(crate) jetstream: jetstream::Context,
+    consumer: consumer::PullConsumer,
+}
+
+impl Bare {
+    pub(crate) async fn new(url: &str) -> Result<Self> {
+        let jetstream = jetstream::new(async_nats::connect(url).await?);
+        let config = consumer::pull::Config {
+            durable_name: Some("bare".to_owned()),
+            max_ack_pending: 10_000,
+            ..Default::default()
+        };
+        let consumer = jetstream.create_consumer_on_stream(config, "bench-in-events").await?;
+        Ok(Self { jetstream, consumer })
+    }
+
+    pub(crate) async fn publish(&self, count: u64) -> Result<()> {
+        let window = Window::new();
+        for n in 0..count {
+            let stored = self.jetstream.publish("events.order.created", event(n).into()).await?.into_future();
+            window.run(async move { Ok(stored.await?) }).await;
+        }
+        window.done().await;
+        Ok(())
+    }
+
+    pub(crate) async fn hop(&self, count: u64) -> Result<f64> {
+        let (window, done) = (Window::new(), Arc::new(AtomicU64::new(0)));
+        let began = Instant::now();
+        let mut messages = self.consumer.stream().max_messages_per_batch(1000).messages().await?;
+        for _ in 0..count {
+            let message = messages.next().await.context("the consumer ended")??;
+            let (jetstream, done) = (self.jetstream.clone(), Arc::clone(&done));
+            window
+                .run(async move {
+                    let stored = jetstream.publish("bench.out.validate.order.created", message.payload.clone()).await?;
+                    stored.await?;
+                    message.ack_with(AckKind::Ack).await.map_err(|error| anyhow::anyhow!(error))?;
+                    done.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                })
+                .await;
+        }
+        until("the bare client", async || Ok(done.load(Ordering::Relaxed) >= count)).await?;
+        Ok(count as f64 / began.elapsed().as_secs_f64())
+    }
+}
+
+/// The middle one.
+pub(crate) fn median(mut of: Vec<f64>) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
