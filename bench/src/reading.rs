@@ -10,7 +10,7 @@ use anyhow::Result;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use millstream::{
     dead_letter::{
-        LetterFilter, LetterRecord,
+        LetterFilter,
         groups::{Groups, Stats},
         letter::rfc3339,
         read::{Letters, Span},
@@ -72,9 +72,8 @@ async fn measure(letters: &Letters) -> Result<()> {
     let mut seen = std::pin::pin!(letters.oldest_first(&selecting, Span::default(), false));
     while let Some(seen) = seen.next().await.transpose()? {
         if let Some(letter) = seen.letter {
-            let record = LetterRecord::of(&letter);
-            groups.add(&record);
-            stats.add(&record);
+            groups.add(&letter);
+            stats.add(&letter);
         }
     }
     println!(

@@ -106,7 +106,7 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
         }
     }
     let letters = broker.stream_state(&names.dlq_stream()).await.ok();
-    status.dead_letters = letters.as_ref().map(|state| state.messages);
+    status.dead_letters = broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(None)).await.ok();
     let of_limit = |state: &StreamState| Some(state.bytes as f64 / pipeline.storage.dlq_max_bytes? as f64);
     status.dead_letters_full = letters.as_ref().and_then(of_limit);
     status.retry_queue = broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);

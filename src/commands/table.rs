@@ -1,4 +1,4 @@
-//! Table: columns as wide as they need to be, the last one cut to the terminal.
+//! Table: columns as wide as they need to be, cut to the terminal, but for the first: other commands take what it holds.
 
 /// Rows of text under a heading.
 #[derive(Debug)]
@@ -70,20 +70,18 @@ impl Table {
 /// The widest cell that is not the last: an id of 256 bytes must not push the rest off the screen.
 const CELL_MAX: usize = 40;
 
-/// A column that is wider than this may be cut so that the last one can be read.
-const CELL_MIN: usize = 8;
-/// What the last column is given, if the others can spare it.
-const LAST_MIN: usize = 28;
+/// To which width a column may be cut so that the last one has which width: first what most error classes need, then, where
+/// that is not enough, what is still told apart.
+const CUTS: [(usize, usize); 2] = [(16, 28), (8, 16)];
 
-/// Takes from the widest columns until the last one can be read within `width`.
+/// Takes from the widest columns but the first until the last one can be read within `width`.
 fn narrow(widths: &mut [usize], width: usize) {
-    let Some((last, others)) = widths.split_last_mut() else { return };
-    loop {
-        let used: usize = others.iter().map(|width| width + 2).sum();
-        let widest = others.iter_mut().max().filter(|widest| **widest > CELL_MIN);
-        match widest {
-            Some(widest) if used + LAST_MIN.min(*last) > width => *widest -= 1,
-            Some(_) | None => return,
+    for (cell_min, last_min) in CUTS {
+        let Some((last, others)) = widths.split_last_mut() else { return };
+        while others.iter().map(|width| width + 2).sum::<usize>() + last_min.min(*last) > width {
+            let widest = others.iter_mut().skip(1).max().filter(|widest| **widest > cell_min);
+            let Some(widest) = widest else { break };
+            *widest -= 1;
         }
     }
 }
@@ -109,6 +107,12 @@ mod tests {
             A  ID                 ERROR
             1  0199a3f2-77aa-7b…  no answer within five secon…"#]]
         .assert_eq(&table.lines(Some(50)).join("\n"));
+        let mut table = Table::new(&["JOB", "CLASS", "ERROR"]);
+        table.row(["r-20261121-124326-2sps", "ValidationError", "no answer within five seconds"].map(String::from));
+        expect_test::expect![[r#"
+            JOB                     CLASS            ERROR
+            r-20261121-124326-2sps  ValidationError  no answer within f…"#]]
+        .assert_eq(&table.lines(Some(60)).join("\n"));
     }
 
     #[test]

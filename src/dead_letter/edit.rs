@@ -11,7 +11,7 @@ use millstream_stages::{
 
 use super::{
     LetterRecord, amend, filter,
-    letter::{IDENTITY, rfc3339, write_identity},
+    letter::{self, APART, IDENTITY, rfc3339, write_identity},
     origin::Place,
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
         pipeline::{Input, Stage},
         world::ConfigWorld,
     },
+    limits,
     observe::TraceContext,
     topology::Names,
 };
@@ -168,7 +169,8 @@ async fn validate(pipeline: &Pipeline, stage: &Stage, event: &Event) -> Result<(
 
 /// The headers of an edited letter. `event` is what its payload was read as, if it could be.
 pub fn edited(letter: &StoredMessage, event: Option<&Event>, by: &str, now: SystemTime) -> Headers {
-    let mut all = without(letter, |name| name == headers::BODY || (event.is_some() && IDENTITY.contains(&name)));
+    let is_about_body = |name: &str| [headers::BODY, headers::BODY_BYTES].contains(&name);
+    let mut all = without(letter, |name| is_about_body(name) || (event.is_some() && IDENTITY.contains(&name)));
     if let Some(event) = event {
         write_identity(event, &mut all);
         if get(&all, headers::TRACEPARENT).is_none() {
@@ -200,7 +202,9 @@ fn without(letter: &StoredMessage, leave: impl Fn(&str) -> bool) -> Headers {
 
 /// Keeps what the letter was, if that was not done before, then puts the edited letter in its place. Returns its new number.
 ///
-/// If the process dies in between, the letter is as it was and its original is there twice, which harms nothing.
+/// If the process dies in between, the letter is as it was and its original is there twice, which harms nothing. A payload too
+/// large for its letter is stored first, under a name of its own, which the letter then points at: until it is there, and
+/// after it is, the letter has the one payload or the other. What it pointed at before goes last, unless the original has it.
 ///
 /// # Errors
 /// [`EditError`].
@@ -212,6 +216,7 @@ pub async fn put(
     body: Bytes,
 ) -> Result<u64, EditError> {
     let seq = letter.seq;
+    let was_apart = letter::apart(&letter.subject, &letter.headers);
     let original = Outgoing {
         subject: names.dlq_original(&letter.subject),
         headers: without(letter, |_| false),
@@ -224,9 +229,17 @@ pub async fn put(
             return Err(EditError::Original { seq, source });
         }
     }
+    let store_error = |source| EditError::Store { seq, source };
+    let (new_headers, body) = set_apart(broker, letter, new_headers, body).await.map_err(store_error)?;
     let stored = amend::amend(broker, letter, new_headers.clone(), body.clone()).await;
-    if let Some(seq) = stored.map_err(|source| EditError::Store { seq, source })? {
-        return Ok(seq);
+    if let Some(new) = stored.map_err(store_error)? {
+        if let Some(apart) = was_apart.filter(|apart| *apart != Names::dlq_body(&letter.subject))
+            && let Err(error) = broker.purge_up_to(&names.dlq_stream(), &apart, seq).await
+        {
+            // The letter is right all the same; what it pointed at goes when it is dropped, or expires.
+            tracing::debug!(letter = new, error = %error, "could not remove the payload that was edited");
+        }
+        return Ok(new);
     }
     // A try whose answer was lost may have been the one that changed it.
     let now = broker.last_on_subject(&names.dlq_stream(), &letter.subject).await;
@@ -237,4 +250,26 @@ pub async fn put(
         found.body == body && same(headers::EDITED_AT) && same(headers::EDITED_BY)
     };
     now.filter(is_ours).map(|found| found.seq).ok_or(EditError::Changed { seq })
+}
+
+/// Stores a payload by itself that is too large for its letter. Gives the headers and the payload that the letter has then.
+async fn set_apart(
+    broker: &Broker,
+    letter: &StoredMessage,
+    headers: Headers,
+    body: Bytes,
+) -> Result<(Headers, Bytes), PublishError> {
+    let mut whole = Outgoing { headers, body, ..Outgoing::new(letter.subject.clone(), Bytes::new()) };
+    if whole.bytes() + limits::LETTER_RESERVE > broker.max_payload() {
+        // Whoever edits the same letter at the same time has another name.
+        let micros = jiff::Timestamp::now().as_microsecond();
+        let name = format!("{APART}.{micros}-{}", std::process::id());
+        whole = whole.header(headers::BODY, &name);
+        let bytes = whole.body.len().to_string();
+        whole = whole.header(headers::BODY_BYTES, &bytes);
+        if let Some(subject) = letter::apart(&letter.subject, &whole.headers) {
+            broker.publish(Outgoing::new(subject, std::mem::take(&mut whole.body))).await?;
+        }
+    }
+    Ok((whole.headers, whole.body))
 }

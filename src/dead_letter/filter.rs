@@ -11,8 +11,11 @@ use millstream_stages::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::letter::{parse_rfc3339, rfc3339};
-use crate::broker::{StoredMessage, get};
+use super::letter::{self, parse_rfc3339, rfc3339};
+use crate::{
+    broker::{AdminError, Broker, StoredMessage, get},
+    topology::Names,
+};
 
 /// Which letters are meant: those that every given part holds for. A job keeps it as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -119,8 +122,25 @@ impl Selecting {
         self.condition.is_some()
     }
 
-    /// Whether this letter is meant.
-    pub fn takes(&self, letter: &StoredMessage) -> bool {
+    /// Whether this letter is meant, wherever its payload is.
+    ///
+    /// # Errors
+    /// [`AdminError`]: its payload is kept apart, is needed, and could not be read.
+    pub async fn takes(&self, broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<bool, AdminError> {
+        if !self.takes_headers(letter) {
+            return Ok(false);
+        }
+        let Some(condition) = &self.condition else { return Ok(true) };
+        let is_met = |letter: &StoredMessage| condition.truthy(&event(letter)).unwrap_or(false);
+        if letter::apart(&letter.subject, &letter.headers).is_none() {
+            return Ok(is_met(letter));
+        }
+        let payload = letter::payload(broker, names, letter).await?;
+        Ok(payload.is_some_and(|body| is_met(&StoredMessage { body, ..letter.clone() })))
+    }
+
+    /// Whether this letter is meant by all but the condition on its payload.
+    fn takes_headers(&self, letter: &StoredMessage) -> bool {
         let LetterFilter { letters, stage, class, event_type, tenant, reason, fingerprint, .. } = &self.filter;
         let header = |name| get(&letter.headers, name);
         let is = |wanted: &Option<String>, name| wanted.as_deref().is_none_or(|wanted| header(name) == Some(wanted));
@@ -136,15 +156,14 @@ impl Selecting {
             && fingerprint
                 .as_deref()
                 .is_none_or(|start| header(headers::FINGERPRINT).is_some_and(|whole| whole.starts_with(start)))
-            && self.is_in_time(header(headers::DEAD_AT))
-            && self.condition.as_ref().is_none_or(|condition| condition.truthy(&event(letter)).unwrap_or(false))
+            && self.is_in_time(|| header(headers::DEAD_AT))
     }
 
-    fn is_in_time(&self, dead_at: Option<&str>) -> bool {
+    fn is_in_time<'a>(&self, dead_at: impl Fn() -> Option<&'a str>) -> bool {
         if self.since.is_none() && self.until.is_none() {
             return true;
         }
-        dead_at.and_then(parse_rfc3339).is_some_and(|dead_at| {
+        dead_at().and_then(parse_rfc3339).is_some_and(|dead_at| {
             self.since.is_none_or(|since| dead_at >= since) && self.until.is_none_or(|until| dead_at < until)
         })
     }

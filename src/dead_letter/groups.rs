@@ -7,8 +7,8 @@ use std::{
 
 use serde::Serialize;
 
-use super::{LetterRecord, letter::parse_rfc3339};
-use crate::limits;
+use super::letter::{LetterHeaders, parse_rfc3339};
+use crate::{broker::StoredMessage, limits};
 
 /// Letters of one fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -78,38 +78,39 @@ impl Groups {
     }
 
     /// Adds a letter.
-    pub fn add(&mut self, letter: &LetterRecord) {
-        if !self.groups.contains_key(&letter.fingerprint) {
+    pub fn add(&mut self, message: &StoredMessage) {
+        let letter = LetterHeaders::of(message);
+        if !self.groups.contains_key(letter.fingerprint) {
             if self.groups.len() >= self.groups_max {
                 self.other += 1;
                 return;
             }
             let group = Group {
-                fingerprint: letter.fingerprint.clone(),
+                fingerprint: letter.fingerprint.to_owned(),
                 count: 0,
-                first: letter.dead_at.clone(),
+                first: letter.dead_at.to_owned(),
                 last: String::new(),
                 stages: Names::default(),
                 classes: Names::default(),
                 types: Names::default(),
-                sample: letter.seq,
+                sample: message.seq,
                 message: String::new(),
             };
-            self.groups.insert(letter.fingerprint.clone(), group);
+            self.groups.insert(letter.fingerprint.to_owned(), group);
         }
-        let Some(group) = self.groups.get_mut(&letter.fingerprint) else { return };
+        let Some(group) = self.groups.get_mut(letter.fingerprint) else { return };
         group.count += 1;
-        group.stages.add(&letter.stage);
-        group.classes.add(&letter.error_class);
-        group.types.add(letter.event_type.as_deref().unwrap_or_default());
+        group.stages.add(letter.stage);
+        group.classes.add(letter.error_class);
+        group.types.add(letter.event_type.unwrap_or_default());
         // All of one form, UTC with milliseconds: they compare as the times they are.
-        if letter.dead_at < group.first {
-            group.first.clone_from(&letter.dead_at);
+        if letter.dead_at < group.first.as_str() {
+            letter.dead_at.clone_into(&mut group.first);
         }
-        if letter.dead_at >= group.last {
-            group.last.clone_from(&letter.dead_at);
-            group.message.clone_from(&letter.error_message);
-            group.sample = letter.seq;
+        if letter.dead_at >= group.last.as_str() {
+            letter.dead_at.clone_into(&mut group.last);
+            letter.error_message.clone_into(&mut group.message);
+            group.sample = message.seq;
         }
     }
 
@@ -181,24 +182,25 @@ impl Stats {
     }
 
     /// Adds a letter.
-    pub fn add(&mut self, letter: &LetterRecord) {
+    pub fn add(&mut self, message: &StoredMessage) {
+        let letter = LetterHeaders::of(message);
         self.letters += 1;
-        self.payload_bytes += letter.bytes as u64;
-        *named(named(&mut self.stages, &letter.stage), &letter.reason) += 1;
-        *named(&mut self.classes, &letter.error_class) += 1;
+        self.payload_bytes += letter.bytes(message) as u64;
+        *named(named(&mut self.stages, letter.stage), letter.reason) += 1;
+        *named(&mut self.classes, letter.error_class) += 1;
         self.permanent += u64::from(letter.permanent.is_some());
         self.edited += u64::from(letter.edited_at.is_some());
         self.completed_late += u64::from(letter.completed_at.is_some());
         self.redriven += u64::from(letter.redrives > 0);
-        let Some(dead_at) = parse_rfc3339(&letter.dead_at) else { return };
+        let Some(dead_at) = parse_rfc3339(letter.dead_at) else { return };
         let since = |ago: u64| dead_at + Duration::from_secs(ago) >= self.now;
         self.last_hour += u64::from(since(3600));
         self.last_day += u64::from(since(86_400));
-        if self.oldest.as_ref().is_none_or(|oldest| letter.dead_at < *oldest) {
-            self.oldest = Some(letter.dead_at.clone());
+        if self.oldest.as_ref().is_none_or(|oldest| letter.dead_at < oldest.as_str()) {
+            self.oldest = Some(letter.dead_at.to_owned());
         }
-        if self.newest.as_ref().is_none_or(|newest| letter.dead_at > *newest) {
-            self.newest = Some(letter.dead_at.clone());
+        if self.newest.as_ref().is_none_or(|newest| letter.dead_at > newest.as_str()) {
+            self.newest = Some(letter.dead_at.to_owned());
         }
     }
 }
@@ -217,30 +219,24 @@ mod tests {
 
     use super::*;
     use crate::{
-        broker::{Headers, StoredMessage, set},
+        broker::{Headers, set},
         dead_letter::letter::rfc3339,
     };
 
-    fn letter(seq: u64, of: &[(&'static str, &str)]) -> LetterRecord {
+    fn letter(seq: u64, of: &[(&'static str, &str)]) -> StoredMessage {
         let mut all = Headers::new();
         for (name, value) in of {
             set(&mut all, name, crate::broker::header(value));
         }
         let body = bytes::Bytes::from_static(b"{}");
-        LetterRecord::of(&StoredMessage {
-            subject: String::new(),
-            headers: all,
-            body,
-            seq,
-            stored_at: SystemTime::UNIX_EPOCH,
-        })
+        StoredMessage { subject: String::new(), headers: all, body, seq, stored_at: SystemTime::UNIX_EPOCH }
     }
 
     fn at(second: u64) -> String {
         rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(second))
     }
 
-    fn of(seq: u64, fingerprint: &str, event_type: &str, second: u64) -> LetterRecord {
+    fn of(seq: u64, fingerprint: &str, event_type: &str, second: u64) -> StoredMessage {
         use millstream_stages::headers::{DEAD_AT, ERROR_CLASS, ERROR_MESSAGE, EVENT_TYPE, FINGERPRINT, REASON, STAGE};
         letter(
             seq,

@@ -177,8 +177,8 @@ impl Letter<'_> {
     }
 }
 
-/// The value of [`headers::BODY`] on a letter whose payload is kept apart.
-pub const APART: &str = "apart";
+/// The value of [`headers::BODY`] on a letter whose payload is kept apart; a dot and a name follow where it was edited.
+pub(super) const APART: &str = "apart";
 
 /// Stores a letter and waits until it is there. Whoever is second to give up on the same life of an event finds the
 /// letter there and writes none. Returns whether this one was the first.
@@ -190,6 +190,7 @@ pub const APART: &str = "apart";
 /// The publish did not succeed: the event must not be settled.
 pub async fn store(broker: &Broker, mut letter: Outgoing) -> Result<bool, PublishError> {
     if letter.bytes() + limits::LETTER_RESERVE > broker.max_payload() {
+        let bytes = letter.body.len();
         // The same bytes, however often they are stored: the last takes the place of those before.
         let apart = Outgoing::new(Names::dlq_body(&letter.subject), std::mem::take(&mut letter.body));
         match broker.publish(apart.clone().header("Nats-Rollup", "sub")).await {
@@ -198,7 +199,7 @@ pub async fn store(broker: &Broker, mut letter: Outgoing) -> Result<bool, Publis
             stored => stored,
         }
         .map_err(hinted)?;
-        letter = letter.header(headers::BODY, APART);
+        letter = letter.header(headers::BODY, APART).header(headers::BODY_BYTES, &bytes.to_string());
     }
     match broker.publish(letter).await {
         Ok(_) => Ok(true),
@@ -218,15 +219,32 @@ fn hinted(error: PublishError) -> PublishError {
     }
 }
 
+/// The subject on which the payload is kept of a letter that is on `subject` and has these headers, where that is apart.
+pub fn apart(subject: &str, headers: &Headers) -> Option<String> {
+    let name = get(headers, headers::BODY)?.strip_prefix(APART)?;
+    Some(Names::dlq_body(subject) + name)
+}
+
 /// The payload of a stored letter, wherever it is; `None` if it was kept apart and is gone.
 ///
 /// # Errors
 /// [`AdminError`]: the dead-letter stream could not be read.
 pub async fn payload(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<Option<Bytes>, AdminError> {
-    if get(&letter.headers, headers::BODY) != Some(APART) {
-        return Ok(Some(letter.body.clone()));
-    }
-    let apart = broker.last_on_subject(&names.dlq_stream(), &Names::dlq_body(&letter.subject)).await?;
+    payload_at(broker, names, &letter.subject, letter).await
+}
+
+/// The payload of what the letter on `subject` is, or was before it was edited: see [`payload`].
+///
+/// # Errors
+/// As [`payload`].
+pub async fn payload_at(
+    broker: &Broker,
+    names: &Names,
+    subject: &str,
+    letter: &StoredMessage,
+) -> Result<Option<Bytes>, AdminError> {
+    let Some(apart) = apart(subject, &letter.headers) else { return Ok(Some(letter.body.clone())) };
+    let apart = broker.last_on_subject(&names.dlq_stream(), &apart).await?;
     Ok(apart.map(|message| message.body))
 }
 
@@ -237,11 +255,23 @@ pub async fn payload(broker: &Broker, names: &Names, letter: &StoredMessage) -> 
 pub async fn remove(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<bool, AdminError> {
     let dlq = names.dlq_stream();
     let was_there = broker.delete_message(&dlq, letter.seq).await?;
-    if was_there
-        && get(&letter.headers, headers::BODY) == Some(APART)
-        && let Some(apart) = broker.last_on_subject(&dlq, &Names::dlq_body(&letter.subject)).await?
-    {
-        broker.delete_message(&dlq, apart.seq).await?;
+    if let Some(apart) = apart(&letter.subject, &letter.headers).filter(|_| was_there) {
+        // What is stored there after the letter is another letter's, whose writer did not see this one.
+        broker.purge_up_to(&dlq, &apart, letter.seq).await?;
+    }
+    Ok(was_there)
+}
+
+/// Removes a letter for good: also what it was before it was edited. Says whether it was there.
+///
+/// # Errors
+/// As [`remove`].
+pub async fn erase(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<bool, AdminError> {
+    let dlq = names.dlq_stream();
+    let was_there = broker.delete_message(&dlq, letter.seq).await?;
+    let has = |name| get(&letter.headers, name).is_some();
+    if was_there && (has(headers::BODY) || has(headers::EDITED_AT)) {
+        broker.purge_up_to(&dlq, &Names::dlq_beside(&letter.subject), letter.seq).await?;
     }
     Ok(was_there)
 }
@@ -290,37 +320,105 @@ pub struct LetterRecord {
     pub completed_at: Option<String>,
     /// When its payload was last edited, RFC 3339.
     pub edited_at: Option<String>,
-    /// The size of the payload in bytes.
+    /// The size of the payload in bytes, wherever it is.
     pub bytes: usize,
+    /// Whether the payload is kept apart, since the letter would be too large with it.
+    pub apart: bool,
+}
+
+/// What the headers of a stored letter say, read in one pass: for folding a million letters, where looking up each header by
+/// its name costs more than all else.
+#[derive(Debug, Default)]
+pub struct LetterHeaders<'a> {
+    pub(super) stage: &'a str,
+    pub(super) reason: &'a str,
+    pub(super) error_class: &'a str,
+    pub(super) error_message: &'a str,
+    pub(super) fingerprint: &'a str,
+    pub(super) event_id: Option<&'a str>,
+    pub(super) event_type: Option<&'a str>,
+    pub(super) tenant: Option<&'a str>,
+    pub(super) attempts: u32,
+    pub(super) first_failed_at: &'a str,
+    pub(super) dead_at: &'a str,
+    pub(super) source: &'a str,
+    pub(super) source_subject: &'a str,
+    pub(super) redrives: u32,
+    pub(super) trace_id: Option<&'a str>,
+    pub(super) config: Option<&'a str>,
+    pub(super) permanent: Option<&'a str>,
+    pub(super) completed_at: Option<&'a str>,
+    pub(super) edited_at: Option<&'a str>,
+    body_bytes: Option<usize>,
+}
+
+impl<'a> LetterHeaders<'a> {
+    /// Those of a stored letter.
+    pub fn of(message: &'a StoredMessage) -> Self {
+        let mut read = Self::default();
+        for (name, values) in message.headers.iter() {
+            let Some(value) = values.first().map(|value| value.as_str()) else { continue };
+            match name.as_ref() {
+                headers::STAGE => read.stage = value,
+                headers::REASON => read.reason = value,
+                headers::ERROR_CLASS => read.error_class = value,
+                headers::ERROR_MESSAGE => read.error_message = value,
+                headers::FINGERPRINT => read.fingerprint = value,
+                headers::EVENT_ID => read.event_id = Some(value),
+                headers::EVENT_TYPE => read.event_type = Some(value),
+                headers::TENANT => read.tenant = Some(value),
+                headers::ATTEMPTS => read.attempts = value.parse().unwrap_or(0),
+                headers::FIRST_FAILED_AT => read.first_failed_at = value,
+                headers::DEAD_AT => read.dead_at = value,
+                headers::SOURCE => read.source = value,
+                headers::SOURCE_SUBJECT => read.source_subject = value,
+                headers::REDRIVES => read.redrives = value.parse().unwrap_or(0),
+                headers::TRACE_ID => read.trace_id = Some(value),
+                headers::CONFIG => read.config = Some(value),
+                headers::PERMANENT => read.permanent = Some(value),
+                headers::COMPLETED_AT => read.completed_at = Some(value),
+                headers::EDITED_AT => read.edited_at = Some(value),
+                headers::BODY_BYTES => read.body_bytes = value.parse().ok(),
+                _ => {}
+            }
+        }
+        read
+    }
+
+    /// The size of the payload of `message`, which these are of, wherever it is.
+    pub(super) fn bytes(&self, message: &StoredMessage) -> usize {
+        self.body_bytes.unwrap_or_else(|| message.body_bytes())
+    }
 }
 
 impl LetterRecord {
     /// Reads a stored letter.
     pub fn of(message: &StoredMessage) -> Self {
-        let text = |name: &'static str| message.headers.get(name).map(|value| value.as_str().to_owned());
-        let number = |name| text(name).and_then(|value| value.parse().ok()).unwrap_or(0);
+        let read = LetterHeaders::of(message);
+        let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
         Self {
             seq: message.seq,
-            stage: text(headers::STAGE).unwrap_or_default(),
-            reason: text(headers::REASON).unwrap_or_default(),
-            error_class: text(headers::ERROR_CLASS).unwrap_or_default(),
-            error_message: text(headers::ERROR_MESSAGE).unwrap_or_default(),
-            fingerprint: text(headers::FINGERPRINT).unwrap_or_default(),
-            event_id: text(headers::EVENT_ID),
-            event_type: text(headers::EVENT_TYPE),
-            tenant: text(headers::TENANT),
-            attempts: number(headers::ATTEMPTS),
-            first_failed_at: text(headers::FIRST_FAILED_AT).unwrap_or_default(),
-            dead_at: text(headers::DEAD_AT).unwrap_or_default(),
-            source: text(headers::SOURCE).unwrap_or_default(),
-            source_subject: text(headers::SOURCE_SUBJECT).unwrap_or_default(),
-            redrives: number(headers::REDRIVES),
-            trace_id: text(headers::TRACE_ID),
-            config: text(headers::CONFIG),
-            permanent: text(headers::PERMANENT),
-            completed_at: text(headers::COMPLETED_AT),
-            edited_at: text(headers::EDITED_AT),
-            bytes: message.body_bytes(),
+            stage: read.stage.to_owned(),
+            reason: read.reason.to_owned(),
+            error_class: read.error_class.to_owned(),
+            error_message: read.error_message.to_owned(),
+            fingerprint: read.fingerprint.to_owned(),
+            event_id: owned(read.event_id),
+            event_type: owned(read.event_type),
+            tenant: owned(read.tenant),
+            attempts: read.attempts,
+            first_failed_at: read.first_failed_at.to_owned(),
+            dead_at: read.dead_at.to_owned(),
+            source: read.source.to_owned(),
+            source_subject: read.source_subject.to_owned(),
+            redrives: read.redrives,
+            trace_id: owned(read.trace_id),
+            config: owned(read.config),
+            permanent: owned(read.permanent),
+            completed_at: owned(read.completed_at),
+            edited_at: owned(read.edited_at),
+            bytes: read.bytes(message),
+            apart: apart(&message.subject, &message.headers).is_some(),
         }
     }
 }

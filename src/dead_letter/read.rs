@@ -59,19 +59,22 @@ impl Letters {
     /// The letters that `selecting` means, oldest first, each after those that were looked at and not meant. Payloads are
     /// there where they are `with_body`, or where the filter needs them.
     pub fn oldest_first<'a>(
-        &self,
+        &'a self,
         selecting: &'a Selecting,
         span: Span,
         with_body: bool,
     ) -> impl Stream<Item = Result<Seen<StoredMessage>, AdminError>> + Send + use<'a> {
         let scan = self.scan(selecting, span, with_body);
-        let names = self.names.clone();
-        self.broker.scan_some(&self.stream(), scan).map(move |message| {
+        self.broker.scan_some(&self.stream(), scan).then(async move |message| {
             let message = message?;
-            let seq = message.seq;
-            let letter = Some(message).filter(|message| names.is_dlq(&message.subject) && selecting.takes(message));
-            Ok(Seen { letter, seq })
+            let (seq, is_meant) = (message.seq, self.takes(selecting, &message).await?);
+            Ok(Seen { letter: Some(message).filter(|_| is_meant), seq })
         })
+    }
+
+    /// Whether a message of the stream is a letter, and meant.
+    async fn takes(&self, selecting: &Selecting, message: &StoredMessage) -> Result<bool, AdminError> {
+        Ok(self.names.is_dlq(&message.subject) && selecting.takes(&self.broker, &self.names, message).await?)
     }
 
     fn scan(&self, selecting: &Selecting, span: Span, with_body: bool) -> Scan {
@@ -166,13 +169,12 @@ impl<'a> Backwards<'a> {
         let mut too_old = false;
         let since = self.selecting.since().and_then(|since| since.checked_sub(limits::CLOCKS_APART_MAX));
         let scan = self.letters.scan(self.selecting, span, false);
-        let (names, selecting) = (&self.letters.names, self.selecting);
         let mut messages = Box::pin(self.letters.broker.scan_some(&self.letters.stream(), scan));
         while let Some(message) = messages.next().await.transpose()? {
             // What stands before the first of the window was stored before it.
             too_old |= looked_at == 0 && since.is_some_and(|since| message.stored_at < since);
             looked_at += 1;
-            if names.is_dlq(&message.subject) && selecting.takes(&message) {
+            if self.letters.takes(self.selecting, &message).await? {
                 self.found.push_back(LetterRecord::of(&message));
                 if self.found.len() > keep {
                     self.found.pop_front();

@@ -119,7 +119,10 @@ pub(super) async fn send(broker: &Broker, names: &Names, letter: &StoredMessage)
     origin.redrives += 1;
 
     let payload = letter::payload(broker, names, letter).await?;
-    let gone = || RedriveError::PayloadGone { seq: letter.seq, subject: Names::dlq_body(&letter.subject) };
+    let gone = || RedriveError::PayloadGone {
+        seq: letter.seq,
+        subject: letter::apart(&letter.subject, &letter.headers).unwrap_or_default(),
+    };
     let body = payload.ok_or_else(gone)?;
     let (stage, queued_at) = (stage_of(letter), rfc3339(SystemTime::now()));
     let outgoing = || {

@@ -158,7 +158,7 @@ impl Status {
 
     fn render_stages(&self, out: &mut String) {
         let mut rows = vec![
-            ["STAGE", "RATE/S", "ERRORS", "P50", "P95", "P99", "ACTIVE", "PENDING", "UNACKED", "REDELIVERED"]
+            ["STAGE", "RATE/S", "ERRORS", "P50", "P95", "P99", "ACTIVE", "PENDING", "UNACKED", "AGAIN"]
                 .map(str::to_owned),
         ];
         let mut problems = Vec::new();
@@ -391,9 +391,9 @@ mod tests {
         expect![[r#"
             shop: 2 workers, 12 dead letters, 4 waiting for retry, ? failed attempts kept
 
-            STAGE     RATE/S  ERRORS    P50   P95   P99  ACTIVE  PENDING  UNACKED  REDELIVERED
-            validate     4.0    5.0%  800µs  40ms  40ms       6       24       16            4
-            orders       0.0       -      -     -     -       0       12        8            2
+            STAGE     RATE/S  ERRORS    P50   P95   P99  ACTIVE  PENDING  UNACKED  AGAIN
+            validate     4.0    5.0%  800µs  40ms  40ms       6       24       16      4
+            orders       0.0       -      -     -     -       0       12        8      2
             ! orders: circuit breaker open for 2m24s, next probe in 8s: ConnectionError: refused [2J
             ! validate: 3 events of shop-retry that nobody will be given again; the sweep turns them into dead letters
             ! orders: consumer "shop-orders" on stream "shop-out-validate" is gone

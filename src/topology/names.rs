@@ -92,7 +92,13 @@ impl Names {
 
     /// Whether a subject of the dead-letter stream is that of a letter.
     pub fn is_dlq(&self, subject: &str) -> bool {
-        subject.split('.').count() == self.dlq_filter(None).split('.').count()
+        let dots = |text: &str| text.bytes().filter(|byte| *byte == b'.').count();
+        dots(subject) == dots(&self.pipeline) + 4
+    }
+
+    /// The subject filter for what is kept beside dead letters: in the same stream, and no letters.
+    pub fn dlq_not_letters(&self) -> String {
+        format!("{}.>", self.dlq_filter(None))
     }
 
     /// The subject of what a dead letter was before it was edited, by the letter's own subject. No letter itself.
@@ -100,9 +106,15 @@ impl Names {
         format!("{letter_subject}.original")
     }
 
-    /// The subject of the payload of a dead letter that is too large to hold it, by the letter's own subject.
+    /// The subject of the payload of a dead letter that is too large to hold it, by the letter's own subject. Payloads of
+    /// edited letters have a token more.
     pub fn dlq_body(letter_subject: &str) -> String {
         format!("{letter_subject}.body")
+    }
+
+    /// The subject filter for what is kept beside a dead letter, by the letter's own subject.
+    pub fn dlq_beside(letter_subject: &str) -> String {
+        format!("{letter_subject}.>")
     }
 
     /// The stream of redriven and parked events.

@@ -40,8 +40,11 @@ pub const DEAD_AT: &str = "Millstream-Dead-At";
 pub const REDRIVES: &str = "Millstream-Redrives";
 /// The hash of the configuration that was running.
 pub const CONFIG: &str = "Millstream-Config";
-/// `apart` on a letter that would be too large with its payload: that is on the letter's subject with `.body` added.
+/// `apart` on a letter that would be too large with its payload: that is on the letter's subject with `.body` added. An edited
+/// payload that is too large has a subject of its own: `apart.<name>`, with `.body.<name>` added.
 pub const BODY: &str = "Millstream-Body";
+/// How many bytes a payload has that is kept apart.
+pub const BODY_BYTES: &str = "Millstream-Body-Bytes";
 /// Inner: which life of the event at its stage this is, `<stream>:<seq>`. Parking keeps it, a redrive begins a new one.
 pub const LIFE: &str = "Millstream-Life";
 /// What became of a failed attempt, on its error event: `retry`, `park`, `defer`, or the reason of the dead letter.

@@ -268,10 +268,10 @@ async fn from_plan_to_redrive() {
                 exit 1
                 out: shop: 0 workers, ? dead letters, ? waiting for retry, ? failed attempts kept
                 out:
-                out: STAGE   RATE/S  ERRORS  P50  P95  P99  ACTIVE  PENDING  UNACKED  REDELIVERED
-                out: work       0.0       -    -    -    -       0        0        0            0
-                out: errors     0.0       -    -    -    -       0        0        0            0
-                out: alerts     0.0       -    -    -    -       0        0        0            0
+                out: STAGE   RATE/S  ERRORS  P50  P95  P99  ACTIVE  PENDING  UNACKED  AGAIN
+                out: work       0.0       -    -    -    -       0        0        0      0
+                out: errors     0.0       -    -    -    -       0        0        0      0
+                out: alerts     0.0       -    -    -    -       0        0        0      0
                 out: ! work: stream "shop-in-events" does not exist; `millstream apply` creates it
                 out: ! work: stream "shop-retry" does not exist; `millstream apply` creates it
             "#]],
@@ -435,7 +435,10 @@ async fn from_plan_to_redrive() {
         )
         .await;
     let redriven = shell.run(&format!("dlq redrive {of_c}")).await;
-    assert_eq!((redriven.code, redriven.out), (0, "redrove 1 letter\n".to_owned()));
+    assert_eq!(
+        (redriven.code, redriven.out),
+        (0, "redrove 1 letter\nwhat fails again is a letter again: millstream dlq groups\n".to_owned())
+    );
     shell
         .check(
             "dlq redrive --stage nope",
@@ -451,6 +454,7 @@ async fn from_plan_to_redrive() {
             expect![[r#"
                 exit 0
                 out: redrove 2 letters
+                out: what fails again is a letter again: millstream dlq groups
             "#]],
         )
         .await;

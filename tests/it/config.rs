@@ -105,6 +105,8 @@ fn the_shipped_pipeline_checks_clean() {
                 7      12s    42s
                 8      14s    56s               if it fails too, it is dead-lettered
 
+        recovery of payments: when its breaker closes, letters of TimeoutError or ConnectionError or HttpServerError, younger than 1d, redriven fewer than 3 times, at 50/s; the rest is marked permanent
+
         pipeline.toml: fine. 2 sources, 5 stages, 3 channels
     "#]]
     .assert_eq(&as_text("pipeline.toml", &loaded, false));

@@ -14,12 +14,13 @@ use super::{
     filters::{self, Filters},
 };
 use crate::{
-    broker::AdminError,
+    broker::{AdminError, StoredMessage},
     commands::{count, printable},
     dead_letter::{
         LetterRecord,
         filter::Selecting,
-        read::{Seen, Span},
+        letter,
+        read::{Letters, Seen, Span},
     },
     limits,
 };
@@ -73,6 +74,7 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
     let mut filter = args.filters.filter()?;
     filter.letters.clone_from(&args.letters);
     filters::known_stage(&dlq.letters.broker, &dlq.pipeline, &dlq.letters.names, &filter).await?;
+    let mut named = Vec::new();
     let (number, what, last) = if args.letters.is_empty() {
         let selecting = filters::compile(&filter)?;
         let (number, last) = meant(dlq, &selecting, dlq.letters.count(&filter).await?).await?;
@@ -82,6 +84,7 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
         for seq in &args.letters {
             let letter = super::letter(&dlq.letters.broker, &dlq.letters.names, *seq).await?;
             let LetterRecord { stage, event_id, .. } = LetterRecord::of(&letter);
+            named.push(letter);
             what.push(format!("  {seq}: event {} at stage \"{stage}\"\n", event_id.as_deref().unwrap_or("-")));
         }
         (args.letters.len() as u64, what.concat(), 0)
@@ -105,10 +108,9 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
         // Only what was counted: letters that have come since were not confirmed.
         let span = Span { after: 0, before: Some(last + 1) };
         let seen = dlq.letters.oldest_first(&selecting, span, false);
-        let numbers = seen.map(|seen| seen.map(|Seen { letter, .. }| letter.map(|letter| letter.seq)));
-        delete(dlq, numbers, &bar).await
+        delete(dlq, seen.map(|seen| seen.map(|seen| seen.letter)), &bar).await
     } else {
-        delete(dlq, futures_util::stream::iter(args.letters.into_iter().map(|seq| Ok(Some(seq)))), &bar).await
+        delete(dlq, futures_util::stream::iter(named.into_iter().map(|letter| Ok(Some(letter)))), &bar).await
     };
     bar.finish_and_clear();
     let (dropped, failed) = dropped;
@@ -159,14 +161,14 @@ fn confirm(letters: &str, number: u64, what: &str) -> anyhow::Result<()> {
 /// Deletes these letters, some at once. Returns how many were there, and what went wrong first: then no more is begun.
 async fn delete(
     dlq: &Dlq,
-    numbers: impl futures_util::Stream<Item = Result<Option<u64>, AdminError>>,
+    letters: impl futures_util::Stream<Item = Result<Option<StoredMessage>, AdminError>>,
     bar: &ProgressBar,
 ) -> (u64, Option<AdminError>) {
-    let (broker, stream) = (&dlq.letters.broker, &dlq.letters.stream());
-    let mut numbers = std::pin::pin!(numbers);
+    let Letters { broker, names } = &dlq.letters;
+    let mut letters = std::pin::pin!(letters);
     let (mut under_way, mut dropped, mut failed) = (FuturesUnordered::new(), 0, None);
     loop {
-        let next = if failed.is_none() { numbers.next().await } else { None };
+        let next = if failed.is_none() { letters.next().await } else { None };
         let wait_for = if next.is_some() { limits::DROPS_IN_FLIGHT_MAX - 1 } else { 0 };
         while under_way.len() > wait_for
             && let Some(deleted) = under_way.next().await
@@ -180,7 +182,9 @@ async fn delete(
         match next {
             None => return (dropped, failed),
             Some(Ok(None)) => {}
-            Some(Ok(Some(seq))) => under_way.push(broker.delete_message(stream, seq)),
+            Some(Ok(Some(letter))) => {
+                under_way.push(async move { letter::erase(broker, names, &letter).await });
+            }
             Some(Err(error)) => failed = failed.or(Some(error)),
         }
     }

@@ -18,7 +18,7 @@ use crate::{
     cli::key_value,
     commands::printable,
     dead_letter::{
-        LetterRecord, edit,
+        LetterRecord, edit, letter,
         origin::Place,
         splice::{respaced, splice},
     },
@@ -74,7 +74,12 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         Some(Place { stream, seq }) => broker.message(&stream, seq).await.ok().flatten(),
         None => None,
     };
-    let payload = payload(&letter, source.as_ref())?;
+    let payload = letter::payload(broker, names, &letter).await?;
+    let payload = payload.with_context(|| {
+        format!("the payload of letter {}, which was kept apart, is gone; --file gives it another", letter.seq)
+    });
+    // Whoever has the payload from elsewhere may put it back.
+    let payload = if args.file.is_some() { payload.unwrap_or_default() } else { payload? };
     let draft = Draft::of(&args, &payload).await?;
     if draft.body == payload {
         let said = if args.json { r#"{"changed":false}"# } else { "nothing changed" };
@@ -124,17 +129,6 @@ async fn store(
     let all = edit::edited(letter, event.as_ref(), &editor_name(), SystemTime::now());
     let Dlq { letters, .. } = dlq;
     Ok(edit::put(&letters.broker, &letters.names, letter, all, body.clone()).await?)
-}
-
-/// What is to be edited: a letter too large to hold its payload left it at its source.
-fn payload(letter: &StoredMessage, source: Option<&StoredMessage>) -> anyhow::Result<Bytes> {
-    if get(&letter.headers, headers::BODY) != Some("source") {
-        return Ok(letter.body.clone());
-    }
-    let source = source.map(|source| source.body.clone());
-    source.with_context(|| {
-        format!("letter {} was too large to hold its payload, and its source is no longer stored", letter.seq)
-    })
 }
 
 /// `user@host`, as far as they are known.

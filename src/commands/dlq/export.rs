@@ -4,7 +4,6 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
-use millstream_stages::headers;
 use serde_json::json;
 
 use super::{
@@ -14,12 +13,11 @@ use super::{
     show::{all_headers, members, part},
 };
 use crate::{
-    broker::{StoredMessage, get},
+    broker::StoredMessage,
     commands::count,
     dead_letter::{
-        LetterRecord,
-        origin::Place,
-        read::{Seen, Span},
+        LetterRecord, letter,
+        read::{Letters, Seen, Span},
     },
 };
 
@@ -31,7 +29,8 @@ use crate::{
   millstream dlq export --class ValidationError | jq -c .payload
 
 Each line has `letter` (as `ls --json`), `headers`, and the payload: `payload` if it is JSON, with its values as they
-are, else `payloadText`, or `payloadBase16` if it is not text. The letters stay where they are.
+are, else `payloadText`, or `payloadBase16` if it is not text; none if it was kept apart and is gone. The letters stay
+where they are.
 
 Exit status: 0 done, 2 could not.")]
 pub(super) struct Args {
@@ -85,12 +84,8 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
 
 async fn line(dlq: &Dlq, letter: &StoredMessage) -> anyhow::Result<String> {
     let mut members = members(&json!({ "letter": LetterRecord::of(letter), "headers": all_headers(letter) }))?;
-    if get(&letter.headers, headers::BODY) != Some("source") {
-        members.push(part("payload", &letter.body));
-    } else if let Some(Place { stream, seq }) = get(&letter.headers, headers::SOURCE).and_then(Place::parse)
-        && let Ok(Some(source)) = dlq.letters.broker.message(&stream, seq).await
-    {
-        members.push(part("payload", &source.body));
-    }
+    let Letters { broker, names } = &dlq.letters;
+    let payload = letter::payload(broker, names, letter).await?;
+    members.extend(payload.map(|payload| part("payload", &payload)));
     Ok(format!("{{{}}}", members.join(",")))
 }

@@ -59,14 +59,6 @@ impl Filters {
 
     /// The flags as they were given, for a command that is shown: each after a space, quoted for a shell.
     pub(super) fn flags(&self) -> String {
-        let quoted = |value: &str| {
-            let plain = |c: char| c.is_alphanumeric() || "-_.:/+@".contains(c);
-            if !value.is_empty() && value.chars().all(plain) {
-                value.to_owned()
-            } else {
-                format!("'{}'", value.replace('\'', "'\\''"))
-            }
-        };
         let flags = self.given().into_iter().map(|(name, value)| format!(" --{name} {}", quoted(value)));
         super::super::printable(&flags.collect::<String>())
     }
@@ -122,6 +114,16 @@ impl Filters {
         };
         compile(&filter)?;
         Ok(filter)
+    }
+}
+
+/// A value as a shell takes it.
+pub(super) fn quoted(value: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_.:/+@".contains(c);
+    if !value.is_empty() && value.chars().all(plain) {
+        value.to_owned()
+    } else {
+        format!("'{}'", value.replace('\'', "'\\''"))
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     commands::{count, found, table::Table},
-    dead_letter::{LetterRecord, groups::Groups, read::Span},
+    dead_letter::{groups::Groups, read::Span},
     limits,
 };
 
@@ -54,7 +54,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         bar.at(step.seq, false);
         if let Some(letter) = step.letter {
             letters += 1;
-            groups.add(&LetterRecord::of(&letter));
+            groups.add(&letter);
         }
     }
     bar.finish();

@@ -1,13 +1,21 @@
 //! `dlq jobs`: the redrives that run and ran: list, show, cancel, resume; and how one is run on the command line.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    io::IsTerminal as _,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use millstream_stages::{headers, units::Period};
 use tokio_util::sync::CancellationToken;
 
-use super::super::{count, printable, table::Table};
+use super::{
+    super::{count, printable, table::Table, terminal_width},
+    filters::quoted,
+    ls::{NARROW, when},
+};
 use crate::{
     broker::Broker,
     dead_letter::job::{self, Claim, Context, Ended, Job, Jobs, Progress, State},
@@ -125,12 +133,14 @@ async fn ls(jobs: &Jobs, json: bool) -> anyhow::Result<()> {
         println!("no jobs yet; `millstream dlq redrive` makes one");
         return Ok(());
     }
-    let mut table = Table::new(&["JOB", "KIND", "STATE", "REDRIVEN", "LEFT", "WHICH", "BY", "WHY"]);
+    let now = std::io::stdout().is_terminal().then(SystemTime::now);
+    let mut table = Table::new(&["JOB", "KIND", "MADE", "STATE", "REDRIVEN", "SKIPPED", "WHICH", "BY", "WHY"]);
     for (job, _) in all {
         let counts = job.counts;
         table.row([
             job.id.clone(),
             job.kind.as_str().to_owned(),
+            when(&job.created_at, now),
             job.state.as_str().to_owned(),
             counts.redriven.to_string(),
             (counts.guarded + counts.completed + counts.permanent + counts.failed).to_string(),
@@ -138,6 +148,12 @@ async fn ls(jobs: &Jobs, json: bool) -> anyhow::Result<()> {
             job.created_by.clone(),
             job.why.clone().unwrap_or_default(),
         ]);
+    }
+    if terminal_width().is_some_and(|width| width < NARROW) {
+        // `show` has them.
+        for heading in ["KIND", "BY", "WHY"] {
+            table.without(heading);
+        }
     }
     table.print();
     Ok(())
@@ -151,8 +167,17 @@ fn show(job: &Job, json: bool) -> anyhow::Result<()> {
     println!("job {}: {} {}", job.id, job.kind.as_str(), job.state.as_str());
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     let canary = job.canary.as_ref().map(|canary| {
-        let so_far = canary.verdict.clone().unwrap_or_else(|| format!("{}, no verdict yet", canary.told()));
-        format!("{} first, stop above {:.0} %: {so_far}", canary.count, canary.stop_above * 100.0)
+        let stop = match canary.stop_above > 0.0 {
+            true => format!("stop above {:.0} %", canary.stop_above * 100.0),
+            false => "stop if any fails".to_owned(),
+        };
+        let so_far = match &canary.verdict {
+            Some(verdict) => format!("; {verdict}"),
+            None if job.is_open() => format!("; so far {}", canary.told()),
+            // Then this is why it stopped.
+            None => String::new(),
+        };
+        format!("{} first, {stop}{so_far}", canary.count)
     });
     let rules = job.rules.as_ref().map(|rules| {
         let classes = if rules.classes.is_empty() { "any class".to_owned() } else { rules.classes.join(", ") };
@@ -167,7 +192,7 @@ fn show(job: &Job, json: bool) -> anyhow::Result<()> {
         ("rate", job.per_second.map(|rate| format!("{rate}/s"))),
         ("guard", Some(format!("events redriven fewer than {}", times(job.max_redrives)))),
         ("did", Some(did(job))),
-        ("is at", Some(format!("letter {} of up to {}", job.cursor, job.last))),
+        ("is at", Some(format!("letter {} of up to {}", job.cursor, job.last)).filter(|_| job.state != State::Done)),
         ("made", Some(format!("{} by {}", job.created_at, job.created_by))),
         ("started", Some(or_dash(&job.started_at))),
         ("ended", Some(or_dash(&job.ended_at))),
@@ -262,8 +287,12 @@ fn tell_ended(job: &Job, json: bool) -> anyhow::Result<ExitCode> {
     let why = printable(job.why.as_deref().unwrap_or_default());
     match job.state {
         State::Done if job.counts.failed > 0 => println!("{} could not be sent: {why}", letters(job.counts.failed)),
-        State::Done => {}
-        State::Stopped => println!("stopped by its canary, the rest is untouched: {why}"),
+        State::Done => {
+            if let Some(verdict) = job.canary.as_ref().and_then(|canary| canary.verdict.as_deref()) {
+                println!("its canary: {}", printable(verdict));
+            }
+        }
+        State::Stopped => println!("stopped by its canary, the rest is untouched\n  {why}"),
         State::Cancelled => println!("{why}"),
         State::Failed => bail!("{why}"),
         State::Running | State::Canary => println!("it still runs"),
@@ -298,8 +327,25 @@ fn next_step(job: &Job) -> Option<String> {
         State::Running if job.runner.is_none() => {
             Some("no worker has it yet; `millstream status` shows who is alive".to_owned())
         }
+        State::Stopped if job.filter.letters.is_empty() => {
+            // What failed again has a new number, and is not the job's business.
+            let canary = job.canary.as_ref().map(|canary| match canary.stop_above > 0.0 {
+                true => format!(" --canary {} --stop-above {:.0}%", canary.count, canary.stop_above * 100.0),
+                false => format!(" --canary {}", canary.count),
+            });
+            let canary = canary.unwrap_or_default();
+            let again = format!("millstream dlq redrive {}{canary}", which(job));
+            Some(format!(
+                "mended?  {}\nor only the untouched rest: millstream dlq jobs resume {}",
+                printable(&again),
+                job.id
+            ))
+        }
         State::Stopped | State::Failed => Some(format!("mend it, then {}", resume(&job.id))),
         State::Cancelled => Some(resume(&job.id)),
+        State::Done if job.counts.redriven > 0 => {
+            Some("what fails again is a letter again: millstream dlq groups".into())
+        }
         State::Running | State::Canary | State::Done => None,
     }
 }
@@ -352,7 +398,7 @@ fn which(job: &Job) -> String {
         ("where", &filter.condition),
     ] {
         if let Some(value) = value {
-            parts.push(format!("--{flag} {value}"));
+            parts.push(format!("--{flag} {}", quoted(value)));
         }
     }
     if parts.is_empty() { "--all".to_owned() } else { parts.join(" ") }

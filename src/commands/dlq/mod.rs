@@ -86,7 +86,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         Command::Ls(args) => ls::run(&dlq, args).await,
         Command::Show(args) => show::run(&dlq, args).await,
         Command::Edit(args) => edit::run(&dlq, args).await,
-        Command::Redrive(args) => redrive::run(broker, &dlq.pipeline, *args).await,
+        Command::Redrive(args) => redrive::run(&dlq, *args).await,
         Command::Jobs(args) => jobs::run(broker, names, args).await,
         Command::Drop(args) => drop::run(&dlq, args).await,
         Command::Export(args) => export::run(&dlq, args).await,

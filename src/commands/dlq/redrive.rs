@@ -7,22 +7,21 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use futures_util::StreamExt as _;
 use millstream_stages::{headers, units::Period};
 use serde::Serialize;
 
-use super::{filters, jobs};
+use super::{Dlq, filters, jobs};
 use crate::{
-    broker::{Broker, get},
-    config::{Pipeline, written::Rate},
+    broker::get,
+    config::written::Rate,
     dead_letter::{
         LetterFilter, LetterRecord,
         job::{Canary, Claim, Context, Job, Jobs, Kind, MAX_REDRIVES, new_id},
-        redrive::letters,
+        read::{Letters, Seen, Span},
     },
     limits,
-    topology::Names,
 };
 
 /// Letters that a redrive on a terminal asks about before it sends them.
@@ -98,8 +97,8 @@ struct Count {
 ///
 /// # Errors
 /// What was asked makes no sense, or the broker does not answer.
-pub(super) async fn run(broker: &Broker, pipeline: &Pipeline, args: Args) -> anyhow::Result<ExitCode> {
-    let names = pipeline.names();
+pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
+    let Letters { broker, names } = &dlq.letters;
     let mut filter = args.filters.filter()?;
     filter.letters.clone_from(&args.letters);
     if filter.is_all() && !args.all {
@@ -108,9 +107,9 @@ pub(super) async fn run(broker: &Broker, pipeline: &Pipeline, args: Args) -> any
              --all means every one"
         )
     }
-    filters::known_stage(broker, pipeline, &names, &filter).await?;
+    filters::known_stage(broker, &dlq.pipeline, names, &filter).await?;
     let last = broker.stream_state(&names.dlq_stream()).await?.last_seq;
-    let counted = count(broker, &names, &filter, last, &args).await?;
+    let counted = count(dlq, &filter, last, &args).await?;
     if args.dry_run {
         return tell_dry_run(&counted, &args);
     }
@@ -131,39 +130,40 @@ pub(super) async fn run(broker: &Broker, pipeline: &Pipeline, args: Args) -> any
     job.max_redrives = args.max_redrives;
     job.canary = args.canary.map(|count| Canary::new(count, args.stop_above.unwrap_or(0.0)));
     job.expected = Some(counted.letters);
-    let records = Jobs::new(broker, &names);
+    let records = Jobs::new(broker, names);
     if args.detach {
         records.create(&job).await?;
         return jobs::tell_detached(&job, args.json);
     }
     let claim = Claim::create(&records, job, &jobs::runner()).await?;
-    let context = Context { broker: broker.clone(), names, metrics: None };
+    let context = Context { broker: broker.clone(), names: names.clone(), metrics: None };
     jobs::carry_on(&context, claim, args.json).await
 }
 
 /// Looks through the letters for those that are meant.
-async fn count(broker: &Broker, names: &Names, filter: &LetterFilter, last: u64, args: &Args) -> anyhow::Result<Count> {
+async fn count(dlq: &Dlq, filter: &LetterFilter, last: u64, args: &Args) -> anyhow::Result<Count> {
+    let Letters { broker, names } = &dlq.letters;
     let mut counted = Count::default();
     let selecting = filters::compile(filter)?;
     if !filter.letters.is_empty() {
         for seq in &filter.letters {
             let letter = super::letter(broker, names, *seq).await?;
-            if selecting.takes(&letter) {
+            if selecting.takes(broker, names, &letter).await? {
                 counted.add(&letter, args, true);
             }
         }
         return Ok(counted);
     }
-    let mut letters = Box::pin(letters(broker, names, filter.stage.as_deref()));
-    while let Some(letter) = letters.next().await {
-        let letter = letter.context("could not look through the dead letters")?;
-        if letter.seq > last {
-            break;
-        }
-        if selecting.takes(&letter) {
+    let span = Span { after: 0, before: Some(last + 1) };
+    let mut seen = std::pin::pin!(dlq.letters.oldest_first(&selecting, span, false));
+    let bar = dlq.looking().await?;
+    while let Some(Seen { letter, seq }) = seen.next().await.transpose()? {
+        bar.at(seq, false);
+        if let Some(letter) = letter {
             counted.add(&letter, args, false);
         }
     }
+    bar.finish();
     Ok(counted)
 }
 

@@ -9,9 +9,9 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Dlq, lines};
 use crate::{
     broker::{AdminError, StoredMessage, get},
-    commands::{count, hex, printable},
+    commands::{count, hex, printable, terminal_width},
     dead_letter::{
-        LetterRecord,
+        LetterRecord, letter,
         origin::Place,
         splice::respaced,
         story::{self, Attempt, History, Moment, What},
@@ -49,9 +49,10 @@ struct Known {
     record: LetterRecord,
     source: Source,
     history: History,
-    original: Option<StoredMessage>,
+    /// The payload before it was edited, if it was and that is still there.
+    original: Option<Bytes>,
     timeline: Vec<Moment>,
-    /// The payload, which a letter too large to hold it left at its source.
+    /// The payload, unless it was kept apart and is gone.
     payload: Option<Bytes>,
 }
 
@@ -79,12 +80,15 @@ async fn know(dlq: &Dlq, seq: u64) -> anyhow::Result<Known> {
         Some(_) => broker.last_on_subject(&names.dlq_stream(), &names.dlq_original(&letter.subject)).await?,
         None => None,
     };
-    let (stored_at, at_source) = match &source {
-        Source::Stored(message) => (Some(message.stored_at), Some(message.body.clone())),
-        Source::Gone | Source::Unknown(_) => (None, None),
+    let original = match &original {
+        Some(original) => letter::payload_at(broker, names, &letter.subject, original).await?,
+        None => None,
     };
-    let is_at_source = get(&letter.headers, headers::BODY) == Some("source");
-    let payload = if is_at_source { at_source } else { Some(letter.body.clone()) };
+    let stored_at = match &source {
+        Source::Stored(message) => Some(message.stored_at),
+        Source::Gone | Source::Unknown(_) => None,
+    };
+    let payload = letter::payload(broker, names, &letter).await?;
     let edited_by = get(&letter.headers, headers::EDITED_BY);
     let timeline = story::timeline(&record, edited_by, stored_at, &history.attempts);
     Ok(Known { record, source, history, original, timeline, payload, letter })
@@ -116,7 +120,7 @@ impl Known {
         value["timeline"] = serde_json::to_value(&self.timeline)?;
         let mut members = members(&value)?;
         members.extend(self.payload.as_ref().map(|payload| part("payload", payload)));
-        members.extend(self.original.as_ref().map(|original| part("original", &original.body)));
+        members.extend(self.original.as_ref().map(|original| part("original", original)));
         let joined = format!("{{{}}}", members.join(","));
         Ok(respaced(&joined, true).unwrap_or(joined))
     }
@@ -163,11 +167,14 @@ impl Known {
         }
         out.push_str(&told(&self.timeline));
         match &self.payload {
+            Some(payload) if record.apart => {
+                writeln!(out, "\n{}", body("payload, kept apart since it is too large for a letter", payload))?;
+            }
             Some(payload) => writeln!(out, "\n{}", body("payload", payload))?,
-            None => writeln!(out, "\npayload: too large for a letter, and its source is no longer stored")?,
+            None => writeln!(out, "\npayload: gone; it was too large for a letter, and kept apart")?,
         }
         if let Some(original) = &self.original {
-            writeln!(out, "\n{}", body("payload before it was edited", &original.body))?;
+            writeln!(out, "\n{}", body("payload before it was edited", original))?;
         }
         write!(out, "\n{}", self.next())?;
         Ok(out)
@@ -181,7 +188,8 @@ impl Known {
         }
         if self.payload.is_none() {
             return format!(
-                "it cannot be redriven: its payload is gone; publish the event again, then: millstream dlq drop {seq}"
+                "it cannot be redriven without its payload; with a copy of it: millstream dlq edit {seq} --file payload.json\n\
+                 without one: millstream dlq drop {seq}"
             );
         }
         let edit = match self.record.reason.as_str() {
@@ -222,7 +230,35 @@ fn told(timeline: &[Moment]) -> String {
             What::CompletedLate => "completed all the same".to_owned(),
         };
         let line = format!("{at}  {text}");
-        out.push_str(&format!("  {}\n", printable(&line).replace('\n', "\n                              ")));
+        let room = terminal_width().map_or(usize::MAX, |width| width.saturating_sub(HANGING));
+        let folded = folded(&printable(&line), room.max(HANGING));
+        out.push_str(&format!("  {}\n", folded.replace('\n', &format!("\n{}", " ".repeat(HANGING)))));
+    }
+    out
+}
+
+/// How far a moment's text is from the left.
+const HANGING: usize = 30;
+
+/// The lines of a text, each no wider than `room` where there is a space to end it at; the first begins `HANGING - 2` before.
+fn folded(text: &str, room: usize) -> String {
+    let mut out = String::new();
+    for (n, line) in text.split('\n').enumerate() {
+        out.push_str(if n == 0 { "" } else { "\n" });
+        // The first line has the room of its time, too.
+        let (mut used, mut left) = (0, if n == 0 { room.saturating_add(HANGING - 2) } else { room });
+        for (n, word) in line.split(' ').enumerate() {
+            let wide = word.chars().count();
+            if n > 0 && wide.saturating_add(used + 1) > left {
+                out.push('\n');
+                (used, left) = (0, room);
+            } else if n > 0 {
+                out.push(' ');
+                used += 1;
+            }
+            out.push_str(word);
+            used += wide;
+        }
     }
     out
 }
@@ -279,4 +315,23 @@ pub(super) fn all_headers(letter: &StoredMessage) -> Value {
         Some((name.to_owned(), Value::from(values.first()?.as_str())))
     });
     Value::Object(pairs.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_folded_between_words_and_only_there() {
+        let text =
+            format!("{}  attempt 1 at orders: ValidationError; given up on: rejected\nhttp 422: no", "t".repeat(24));
+        expect_test::expect![[r#"
+            tttttttttttttttttttttttt  attempt 1 at orders:
+            ValidationError; given up
+            on: rejected
+            http 422: no"#]]
+        .assert_eq(&folded(&text, 26));
+        assert_eq!(folded(&text, usize::MAX), text);
+        assert_eq!(folded("averylongword", 3), "averylongword");
+    }
 }

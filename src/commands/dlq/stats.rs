@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     commands::{found, table::Table},
-    dead_letter::{LetterRecord, groups::Stats, read::Span},
+    dead_letter::{groups::Stats, read::Span},
 };
 
 /// What `dlq stats` takes.
@@ -46,7 +46,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     while let Some(step) = seen.next().await.transpose()? {
         bar.at(step.seq, false);
         if let Some(letter) = step.letter {
-            stats.add(&LetterRecord::of(&letter));
+            stats.add(&letter);
         }
     }
     bar.finish();

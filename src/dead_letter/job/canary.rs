@@ -80,11 +80,15 @@ impl Canary {
         self.failures().0 as f64 > self.stop_above * self.sent.len() as f64
     }
 
-    /// "3 of 10 failed: HttpServerError: 503 from …".
+    /// "3 of 10 failed, 2 undecided: HttpServerError: 503 from …".
     pub fn told(&self) -> String {
         let (failed, last) = self.failures();
         let last = last.map(|last| format!(": {last}")).unwrap_or_default();
-        format!("{failed} of {} failed{last}", self.sent.len())
+        let undecided = match self.undecided() {
+            0 => String::new(),
+            undecided => format!(", {undecided} undecided"),
+        };
+        format!("{failed} of {} failed{undecided}{last}", self.sent.len())
     }
 }
 
@@ -173,7 +177,10 @@ mod tests {
         assert_eq!(canary.undecided(), 8);
         canary.sent[5].fate = failed();
         assert!(canary.is_bad());
-        assert_eq!(canary.told(), "3 of 10 failed: HttpServerError: 503");
+        assert_eq!(canary.told(), "3 of 10 failed, 7 undecided: HttpServerError: 503");
+        canary.sent[6..].fill(probe(Some(Fate::Done)));
+        canary.sent.retain(|probe| probe.fate.is_some());
+        assert_eq!(canary.told(), "3 of 7 failed: HttpServerError: 503");
         let none = Canary::new(5, 0.0);
         assert!(!none.is_bad(), "nothing sent, nothing failed");
     }

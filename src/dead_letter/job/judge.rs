@@ -17,6 +17,7 @@ use crate::{
         redrive::redrives_of,
     },
     limits,
+    topology::Names,
 };
 
 /// What is to become of one letter.
@@ -71,10 +72,15 @@ impl Judge {
     /// What is to become of a letter.
     ///
     /// # Errors
-    /// Whether its tenant is active could not be read.
-    pub(super) async fn verdict(&mut self, broker: &Broker, letter: &StoredMessage) -> Result<Verdict, AdminError> {
-        // What a letter was before it was edited is kept beside it, and is none itself.
-        if letter.subject.ends_with(".original") || !self.selecting.takes(letter) {
+    /// Its payload, or whether its tenant is active, could not be read.
+    pub(super) async fn verdict(
+        &mut self,
+        broker: &Broker,
+        names: &Names,
+        letter: &StoredMessage,
+    ) -> Result<Verdict, AdminError> {
+        // What is kept beside a letter is none itself.
+        if !names.is_dlq(&letter.subject) || !self.selecting.takes(broker, names, letter).await? {
             return Ok(Verdict::NotMeant);
         }
         let has = |name| get(&letter.headers, name).is_some();

@@ -209,7 +209,7 @@ impl<'a> Pump<'a> {
             self.progress.count(|counts| counts.gone += 1);
             return Ok(None);
         };
-        let verdict = self.judge.verdict(&context.broker, &letter).await?;
+        let verdict = self.judge.verdict(&context.broker, &context.names, &letter).await?;
         let stage = stage_of(&letter).to_owned();
         match verdict {
             Verdict::NotMeant => {}

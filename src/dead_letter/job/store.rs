@@ -131,7 +131,11 @@ impl Jobs {
     /// [`JobError::Read`].
     pub async fn list(&self) -> Result<Vec<(Job, u64)>, JobError> {
         let entries = self.broker.kv_entries(&self.bucket, &Names::job_key("")).await?;
-        Ok(entries.into_iter().filter_map(|(_, value, revision)| Some((read(&value)?, revision))).collect())
+        let jobs = entries.into_iter().filter_map(|(_, value, revision)| Some((read(&value)?, revision)));
+        let mut jobs: Vec<(Job, u64)> = jobs.collect();
+        // Their names sort by time only to the second where they end in a revision.
+        jobs.sort_by(|(a, _), (b, _)| (&a.created_at, &a.id).cmp(&(&b.created_at, &b.id)));
+        Ok(jobs)
     }
 
     /// Cancels a job. Whoever runs it sees it within a second.

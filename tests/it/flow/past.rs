@@ -186,6 +186,38 @@ async fn a_suspect_that_fails_in_the_ordinary_way_is_retried_among_the_others() 
 }
 
 #[tokio::test]
+async fn an_event_that_completes_after_others_gave_up_on_it_says_so_in_its_letter_and_is_counted() {
+    let registry = Registry::new().with(
+        "slow",
+        handler_fn(|_, _| async {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+            Ok(Reply::Pass)
+        }),
+    );
+    let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\n").replace("\"told\"", "\"slow\"");
+    let mut mill = Mill::with(&toml, registry).await;
+    let body = domain("e-1", "order.created", json!({}));
+    mill.event("e-1", "order.created", json!({})).await;
+    // As the router or the sweep of another worker writes it meanwhile.
+    let letter = Outgoing::new(mill.names.dlq_subject("work", "shop-in-events", 1), body.clone());
+    mill.broker
+        .publish(letter.header("Millstream-Stage", "work").header("Millstream-Reason", "crashed"))
+        .await
+        .unwrap();
+    let letter = eventually(async || {
+        let letters = mill.letters().await;
+        letters.into_iter().find(|letter| !super::header(letter, "Millstream-Completed-At").is_empty())
+    })
+    .await;
+    assert_eq!((letter.body.as_ref(), super::header(&letter, "Millstream-Reason")), (body.as_bytes(), "crashed"));
+    mill.idle("work").await;
+    let counted = mill.worker.as_ref().unwrap().metrics().render();
+    assert!(counted.contains("millstream_events_completed_late_total{stage=\"work\"} 1"), "{counted}");
+    mill.drain().await;
+    assert_eq!(mill.letters().await.len(), 1);
+}
+
+#[tokio::test]
 async fn what_waited_in_the_retry_stream_for_too_long_is_an_expired_letter_and_is_not_run() {
     let calls = Calls::default();
     let mut mill = Mill::still(TestServer::start().await, &format!("{SOURCE}{WORK}"), calls.registry()).await;
