@@ -24,7 +24,7 @@ use millstream::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    shop::{Bare, Shop, Window, event, until},
+    shop::{Bare, Shop, Window, until},
     stored::store,
 };
 
@@ -94,20 +94,7 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
 async fn settling(args: &Args, shop: &Shop, bare: &Bare) -> Result<()> {
     let worker = shop.work(&[]).await?;
     let stage = worker.metrics().stage("work");
-    let (began, window) = (Instant::now(), Window::new());
-    let mut ticks = tokio::time::interval(Duration::from_millis(10));
-    let mut sent = 0;
-    while sent < args.events {
-        ticks.tick().await;
-        let due = (began.elapsed().as_millis() as u64 * args.rate / 1000).min(args.events);
-        for n in sent..due {
-            let jetstream = bare.jetstream.clone();
-            let publish = async move { Ok(jetstream.publish("events.order.created", event(n).into()).await?.await?) };
-            window.run(publish).await;
-        }
-        sent = due;
-    }
-    window.done().await;
+    bare.publish_evenly(args.events, args.rate).await?;
     let letters = args.events / 10;
     until("the letters", async || Ok(stage.settling(Outcome::DeadLettered).count() >= letters)).await?;
     println!("{} events that fail, {}/s; from the failure until it is stored:", args.events, args.rate);

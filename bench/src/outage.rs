@@ -17,7 +17,7 @@ use millstream::{
     stages::{Failure, Reply, failure::class, headers},
 };
 
-use crate::shop::{Bare, Shop, Window, event, until};
+use crate::shop::{Bare, Shop, until};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -58,7 +58,8 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     let bare = Bare::new(shop.server.url()).await?;
     let workers = [shop.work(&[]).await?, shop.work(&[]).await?];
     let outage = Duration::from_secs(args.seconds);
-    let (publishing, began) = (publish(&bare, args.rate, CALM + outage + CALM), Instant::now());
+    let published = args.rate * (CALM + outage + CALM).as_secs();
+    let (publishing, began) = (bare.publish_evenly(published, args.rate), Instant::now());
     let watching = async {
         tokio::time::sleep(CALM).await;
         let before = calls.load(Ordering::Relaxed);
@@ -72,15 +73,17 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
         );
         down.store(false, Ordering::Relaxed);
         let (back, backlog) = (Instant::now(), args.rate * args.seconds);
-        let behind = || (began.elapsed().as_secs_f64() * args.rate as f64) as u64 - handled.load(Ordering::Relaxed);
+        let behind = || {
+            ((began.elapsed().as_secs_f64() * args.rate as f64) as u64).saturating_sub(handled.load(Ordering::Relaxed))
+        };
         until("the backlog", async || Ok(behind() < args.rate)).await?;
         let took = back.elapsed().as_secs_f64();
         println!("backlog of {backlog} drained {took:.1} s after it was back, {:.0} events/s", backlog as f64 / took);
         anyhow::Ok(())
     };
-    let (published, watched) = tokio::join!(publishing, watching);
+    let (all, watched) = tokio::join!(publishing, watching);
     watched?;
-    let published = published?;
+    all?;
     until("the last events", async || Ok(handled.load(Ordering::Relaxed) >= published)).await?;
     let names = shop.pipeline.names();
     let letters = shop.broker.stream_state(&names.dlq_stream()).await?.messages;
@@ -115,24 +118,4 @@ fn registry(down: &Arc<AtomicBool>, calls: &Arc<AtomicU64>, handled: &Arc<Atomic
         }
     });
     Registry::new().with("service", service)
-}
-
-/// Publishes evenly for so long. Returns how many.
-async fn publish(bare: &Bare, rate: u64, long: Duration) -> Result<u64> {
-    let (began, window) = (Instant::now(), Window::new());
-    let mut ticks = tokio::time::interval(Duration::from_millis(10));
-    let mut sent = 0;
-    while began.elapsed() < long {
-        ticks.tick().await;
-        let due = began.elapsed().as_millis() as u64 * rate / 1000;
-        for n in sent..due {
-            let jetstream = bare.jetstream.clone();
-            window
-                .run(async move { Ok(jetstream.publish("events.order.created", event(n).into()).await?.await?) })
-                .await;
-        }
-        sent = due;
-    }
-    window.done().await;
-    Ok(sent)
 }

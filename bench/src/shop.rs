@@ -180,6 +180,26 @@ impl Bare {
         Ok(())
     }
 
+    /// Publishes so many events, evenly.
+    pub(crate) async fn publish_evenly(&self, count: u64, rate: u64) -> Result<()> {
+        let (began, window) = (Instant::now(), Window::new());
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        let mut sent = 0;
+        while sent < count {
+            ticks.tick().await;
+            let due = (began.elapsed().as_millis() as u64 * rate / 1000).min(count);
+            for n in sent..due {
+                let jetstream = self.jetstream.clone();
+                let publish =
+                    async move { Ok(jetstream.publish("events.order.created", event(n).into()).await?.await?) };
+                window.run(publish).await;
+            }
+            sent = due;
+        }
+        window.done().await;
+        Ok(())
+    }
+
     pub(crate) async fn hop(&self, count: u64) -> Result<f64> {
         let (window, done) = (Window::new(), Arc::new(AtomicU64::new(0)));
         let began = Instant::now();

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
-use millstream_stages::{Failure, failure::class, headers, settle::Reason, units::Period};
+use millstream_stages::{Failure, failure::class, headers, settle::Reason};
 
 use super::{
     Letter, Origin,
@@ -87,9 +87,7 @@ impl Afterwards {
                 return Ok(Buried::LivesOn);
             }
         }
-        let life = &origin.life;
-        let subject = names.dlq_subject(stage, &life.stream, life.seq);
-        if self.broker.last_on_subject(&names.dlq_stream(), &subject).await?.is_some() {
+        if self.has_letter(stage, stream, message).await? {
             return Ok(Buried::Known);
         }
         let record = self.record(stage, &origin).await;
@@ -202,8 +200,7 @@ impl Afterwards {
 /// What a letter says, from why it is written and what was recorded last.
 fn verdict(why: Why, record: Option<&Record>) -> (Reason, Failure) {
     if let Why::Expired(age) = why {
-        let waited = format!("waited in the retry stream for longer than {}", Period(age));
-        return (Reason::Expired, Failure::reject(class::EXPIRED, waited));
+        return (Reason::Expired, Failure::expired(age));
     }
     // Its worker had decided, and died before the letter was there.
     if let Some(record) = record

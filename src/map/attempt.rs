@@ -114,19 +114,13 @@ impl Attempt<'_> {
         let before = Spent { first_failed_at, ..*spent };
         let after = Spent { attempts: delivery.attempt, first_failed_at };
         let down = is_down(line, &event.id, delivery.attempt, took, &failure);
-        let settlement = settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy());
+        let settlement = match down {
+            // Nothing is pulled before it is up again, so the event need not wait by itself.
+            true => Settlement::DeferFor(Duration::ZERO, failure),
+            false => settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy()),
+        };
         let (outcome, settled) = match settlement {
             Settlement::Forward(_) => unreachable!("a failure is never forwarded"),
-            Settlement::RetryAfter(_, failure)
-            | Settlement::DeferFor(_, failure)
-            | Settlement::DeadLetter(_, failure)
-                if down =>
-            {
-                span::settled(span, Outcome::Deferred, Some(&failure));
-                self.report(line, &failure, "defer", Some(Duration::ZERO), before).await;
-                line.metrics().deferred();
-                (Outcome::Deferred, arrived.send_back(event, before, Duration::ZERO).await)
-            }
             Settlement::RetryAfter(wait, failure) => {
                 // What ran by itself has an end on record now, and goes back among the others.
                 let parks = wait > line.policy().park_after() || arrived.company == Company::None;

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use millstream_stages::{Delivery, Event, Failure, failure::class, settle::Reason, units::Period};
+use millstream_stages::{Delivery, Event, Failure, failure::class, settle::Reason};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -201,10 +201,8 @@ impl Arrived<'_> {
     /// Why it may wait no longer, if so.
     fn expired(&self) -> Option<Failure> {
         let waited = SystemTime::now().duration_since(self.arrival.origin.queued_at?).ok()?;
-        (!self.stage.retry_max_age.is_zero() && waited > self.stage.retry_max_age).then(|| {
-            let most = Period(self.stage.retry_max_age);
-            Failure::reject(class::EXPIRED, format!("waited in the retry stream for longer than {most}"))
-        })
+        let most = self.stage.retry_max_age;
+        (!most.is_zero() && waited > most).then(|| Failure::expired(most))
     }
 
     /// Puts the event back where the stage pulls from, unhandled.

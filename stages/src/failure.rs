@@ -73,6 +73,12 @@ impl Failure {
         Self { class: class.into(), message: message.into(), disposition: Disposition::Defer { after: None } }
     }
 
+    /// That an event was in the retry stream for longer than `most`.
+    pub fn expired(most: Duration) -> Self {
+        let message = format!("waited in the retry stream for longer than {}", crate::units::Period(most));
+        Self::reject(class::EXPIRED, message)
+    }
+
     /// The same failure with the wait that was asked for. A rejection stays a rejection.
     #[must_use]
     pub fn after(mut self, wait: Duration) -> Self {

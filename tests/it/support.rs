@@ -14,7 +14,10 @@ use millstream::{
         Broker, Outgoing, Retention, Stored, StoredMessage, StreamSpec,
         server::{Launch, Server},
     },
-    config::{self, Catalogue, Pipeline, pipeline::Nats},
+    config::{
+        self, Catalogue, Pipeline,
+        pipeline::{Auth, Nats},
+    },
     dead_letter::LetterRecord,
     handlers::{HandlerContext, Registry},
     topology::{self, Names, Topology},
@@ -42,6 +45,23 @@ impl TestServer {
     /// A server with a configuration file of this text.
     pub(crate) async fn configured(config: &str) -> Self {
         Self::launch(true, Some(config)).await
+    }
+
+    /// A server with a user `worker` who may not publish on `subject`. Who does not say who they are may do everything.
+    pub(crate) async fn denying(subject: &str) -> Self {
+        Self::configured(&format!(
+            r#"
+            authorization {{
+                users = [
+                    {{ user: admin, password: a, permissions: {{ publish: ">", subscribe: ">" }} }}
+                    {{ user: worker, password: w,
+                      permissions: {{ publish: {{ allow: ">", deny: "{subject}" }}, subscribe: ">" }} }}
+                ]
+            }}
+            no_auth_user: admin
+            "#
+        ))
+        .await
     }
 
     pub(crate) async fn launch(jetstream: bool, config: Option<&str>) -> Self {
@@ -132,6 +152,14 @@ impl Mill {
     pub(crate) async fn work(&mut self) {
         let options = Options { stages: None, registry: self.registry.clone() };
         self.worker = Some(Worker::start(self.broker.clone(), Arc::clone(&self.pipeline), options).await.unwrap());
+    }
+
+    /// A worker on a connection of the user that a server which is [`TestServer::denying`] something has.
+    pub(crate) async fn denied_worker(&self) -> Worker {
+        let nats = Nats { auth: Auth::User("worker".into(), "w".into()), ..self.server.nats() };
+        let broker = Broker::connect(&nats, "worker").await.unwrap();
+        let options = Options { stages: None, registry: self.registry.clone() };
+        Worker::start(broker, Arc::clone(&self.pipeline), options).await.unwrap()
     }
 
     /// Drains its worker.

@@ -2,17 +2,15 @@
 
 use std::{io::IsTerminal as _, process::ExitCode, time::SystemTime};
 
-use futures_util::StreamExt as _;
-
 use super::{
     Dlq,
-    filters::{self, Filters},
+    filters::Filters,
     lines,
     ls::{NARROW, when},
 };
 use crate::{
     commands::{count, found, table::Table},
-    dead_letter::{groups::Groups, read::Span},
+    dead_letter::groups::Groups,
     limits,
 };
 
@@ -43,21 +41,13 @@ pub(super) struct Args {
 /// # Errors
 /// The letters could not be read.
 pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
-    let filter = args.filters.filter()?;
-    filters::known_stage(&dlq.letters.broker, &dlq.pipeline, &dlq.letters.names, &filter).await?;
-    let selecting = filters::compile(&filter)?;
     let mut groups = Groups::new(limits::GROUPS_MAX);
-    let bar = dlq.looking().await?;
-    let mut seen = std::pin::pin!(dlq.letters.oldest_first(&selecting, Span::default(), false));
     let mut letters = 0_u64;
-    while let Some(step) = seen.next().await.transpose()? {
-        bar.at(step.seq, false);
-        if let Some(letter) = step.letter {
-            letters += 1;
-            groups.add(&letter);
-        }
-    }
-    bar.finish();
+    dlq.each(&args.filters, |letter| {
+        letters += 1;
+        groups.add(letter);
+    })
+    .await?;
     let (mut groups, other) = groups.finish();
     let all = groups.len();
     groups.truncate(args.limit);

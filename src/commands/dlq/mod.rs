@@ -15,13 +15,14 @@ mod stats;
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
+use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::App;
 use crate::{
     broker::{AdminError, Broker, StoredMessage},
     config::Pipeline,
-    dead_letter::read::Letters,
+    dead_letter::read::{Letters, Seen, Span},
     topology::Names,
 };
 
@@ -94,6 +95,21 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Dlq {
+    /// Looks through every letter that these flags mean, oldest first, with progress.
+    async fn each(&self, flags: &filters::Filters, mut take: impl FnMut(&StoredMessage)) -> anyhow::Result<()> {
+        let filter = flags.filter()?;
+        filters::known_stage(&self.letters.broker, &self.pipeline, &self.letters.names, &filter).await?;
+        let selecting = filters::compile(&filter)?;
+        let bar = self.looking().await?;
+        let mut seen = std::pin::pin!(self.letters.oldest_first(&selecting, Span::default(), false));
+        while let Some(Seen { letter, seq }) = seen.next().await.transpose()? {
+            bar.at(seq, false);
+            letter.iter().for_each(&mut take);
+        }
+        bar.finish();
+        Ok(())
+    }
+
     /// Progress of a look through the letters, on stderr where that is a terminal, and only if it takes long.
     async fn looking(&self) -> Result<Looking, AdminError> {
         let state = self.letters.broker.stream_state(&self.letters.stream()).await?;

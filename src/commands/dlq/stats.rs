@@ -2,18 +2,12 @@
 
 use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::SystemTime};
 
-use futures_util::StreamExt as _;
 use millstream_stages::units::Size;
 
-use super::{
-    Dlq,
-    filters::{self, Filters},
-    lines,
-    ls::when,
-};
+use super::{Dlq, filters::Filters, lines, ls::when};
 use crate::{
     commands::{found, table::Table},
-    dead_letter::{groups::Stats, read::Span},
+    dead_letter::groups::Stats,
 };
 
 /// What `dlq stats` takes.
@@ -37,19 +31,8 @@ pub(super) struct Args {
 /// # Errors
 /// The letters could not be read.
 pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
-    let filter = args.filters.filter()?;
-    filters::known_stage(&dlq.letters.broker, &dlq.pipeline, &dlq.letters.names, &filter).await?;
-    let selecting = filters::compile(&filter)?;
     let mut stats = Stats::new(SystemTime::now());
-    let bar = dlq.looking().await?;
-    let mut seen = std::pin::pin!(dlq.letters.oldest_first(&selecting, Span::default(), false));
-    while let Some(step) = seen.next().await.transpose()? {
-        bar.at(step.seq, false);
-        if let Some(letter) = step.letter {
-            stats.add(&letter);
-        }
-    }
-    bar.finish();
+    dlq.each(&args.filters, |letter| stats.add(letter)).await?;
     let stream_bytes = dlq.letters.broker.stream_state(&dlq.letters.stream()).await?.bytes;
     if args.json {
         let mut value = serde_json::to_value(&stats)?;

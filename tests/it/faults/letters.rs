@@ -2,16 +2,13 @@
 
 use std::{
     cell::RefCell,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use expect_test::expect;
 use millstream::{
-    broker::{Broker, Outgoing, StoredMessage},
-    config::pipeline::{Auth, Nats},
+    broker::{Outgoing, StoredMessage},
     dead_letter::{LetterRecord, late::completed_late, letter, origin::Place, redrive, sweep::Sweep},
-    worker::{Options, Worker},
 };
 use serde_json::json;
 
@@ -134,28 +131,13 @@ async fn a_dead_letter_stream_that_is_full_holds_what_fails_and_loses_nothing() 
 
 #[tokio::test]
 async fn where_letters_may_not_be_written_the_event_stays_and_the_operator_is_told_what_to_grant() {
-    let server = TestServer::configured(
-        r#"
-        authorization {
-            users = [
-                { user: admin, password: a, permissions: { publish: ">", subscribe: ">" } }
-                { user: worker, password: w,
-                  permissions: { publish: { allow: ">", deny: "shop.dlq.>" }, subscribe: ">" } }
-            ]
-        }
-        no_auth_user: admin
-        "#,
-    )
-    .await;
+    let server = TestServer::denying("shop.dlq.>").await;
     let calls = Calls::default();
     let mill = Mill::still(server, PIPELINE, calls.registry()).await;
     on_edge(&mill, "e-1", 7).await;
     exhaust(&mill, EDGE).await;
     mill.messages("shop-advisories", 1).await;
-    let nats = Nats { auth: Auth::User("worker".into(), "w".into()), ..mill.server.nats() };
-    let broker = Broker::connect(&nats, "worker").await.unwrap();
-    let options = Options { stages: None, registry: calls.registry() };
-    let worker = Worker::start(broker, Arc::clone(&mill.pipeline), options).await.unwrap();
+    let worker = mill.denied_worker().await;
     let ended = worker.run_until(tokio::time::sleep(Duration::from_secs(30))).await;
     expect![[
         r#"the NATS server refuses us publish on "shop.dlq.work.shop-out-first.1": grant it to the user of [nats]"#

@@ -4,8 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use expect_test::expect;
 use millstream::{
-    broker::{Broker, Outgoing},
-    config::pipeline::{Auth, Nats},
+    broker::Outgoing,
     dead_letter::{LetterRecord, redrive},
     worker::{Options, Worker},
 };
@@ -270,25 +269,10 @@ async fn a_consumer_that_is_deleted_under_a_worker_shows_in_readiness_and_is_bou
 
 #[tokio::test]
 async fn a_refused_dead_letter_ends_the_worker_and_the_event_is_not_lost() {
-    let server = TestServer::configured(
-        r#"
-        authorization {
-            users = [
-                { user: admin, password: a, permissions: { publish: ">", subscribe: ">" } }
-                { user: worker, password: w,
-                  permissions: { publish: { allow: ">", deny: "shop.dlq.>" }, subscribe: ">" } }
-            ]
-        }
-        no_auth_user: admin
-        "#,
-    )
-    .await;
+    let server = TestServer::denying("shop.dlq.>").await;
     let calls = Calls::default();
     let mill = Mill::still(server, &format!("{SOURCE}{WORK}ack_wait = \"2s\"\n"), calls.registry()).await;
-    let nats = Nats { auth: Auth::User("worker".into(), "w".into()), ..mill.server.nats() };
-    let broker = Broker::connect(&nats, "worker").await.unwrap();
-    let options = Options { stages: None, registry: calls.registry() };
-    let worker = Worker::start(broker, Arc::clone(&mill.pipeline), options).await.unwrap();
+    let worker = mill.denied_worker().await;
     mill.event("e-1", "order.created", json!({ "reject": "no" })).await;
     let ended = worker.run_until(tokio::time::sleep(Duration::from_secs(30))).await;
     let error = ended.unwrap_err().to_string();

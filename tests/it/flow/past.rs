@@ -9,11 +9,10 @@ use std::{
 };
 
 use millstream::{
-    broker::{Broker, Headers, Outgoing},
-    config::pipeline::{Auth, Nats},
+    broker::{Headers, Outgoing},
     handlers::{Registry, handler_fn},
     stages::{Failure, Reply},
-    worker::{Options, Worker},
+    worker::Worker,
 };
 use serde_json::json;
 
@@ -22,23 +21,9 @@ use crate::support::{Mill, TestServer, domain, eventually};
 
 /// A worker whose user may not publish on `deny`, and a mill without a worker of its own.
 async fn denied(deny: &str, calls: &Calls) -> (Mill, Worker) {
-    let server = TestServer::configured(&format!(
-        r#"
-        authorization {{
-            users = [
-                {{ user: admin, password: a, permissions: {{ publish: ">", subscribe: ">" }} }}
-                {{ user: worker, password: w, permissions: {{ publish: {{ allow: ">", deny: "{deny}" }}, subscribe: ">" }} }}
-            ]
-        }}
-        no_auth_user: admin
-        "#
-    ))
-    .await;
+    let server = TestServer::denying(deny).await;
     let mill = Mill::still(server, &format!("{SOURCE}{WORK}ack_wait = \"1s\"\n"), calls.registry()).await;
-    let nats = Nats { auth: Auth::User("worker".into(), "w".into()), ..mill.server.nats() };
-    let broker = Broker::connect(&nats, "worker").await.unwrap();
-    let options = Options { stages: None, registry: calls.registry() };
-    let worker = Worker::start(broker, Arc::clone(&mill.pipeline), options).await.unwrap();
+    let worker = mill.denied_worker().await;
     (mill, worker)
 }
 
