@@ -19,6 +19,8 @@ Examples:
   millstream dev                      run it here, with a server of its own, reloading on edit
   millstream apply && millstream run  create what it needs in NATS, then run a worker
   millstream dlq ls                   what was given up on, and why
+  millstream incidents ls             what goes wrong now
+  millstream alert simulate           what the rules would have sent in the last 24 hours
 
 Exit status: 0 fine, 1 found something, 2 could not do it.";
 
@@ -78,6 +80,12 @@ enum Command {
     Status(commands::status::Args),
     /// List, show and redrive dead letters
     Dlq(Box<commands::dlq::Args>),
+    /// List, show, acknowledge and resolve incidents
+    Incidents(commands::incidents::Args),
+    /// Hold back notifications for a while: add, list and remove silences
+    Silence(commands::silence::Args),
+    /// Try channels and rules: test, route, render, simulate
+    Alert(commands::alert::Args),
 }
 
 /// The command line, with the Rust handlers that a program adds to it.
@@ -146,6 +154,9 @@ impl Millstream {
             Command::Publish(args) => commands::publish::run(&app, args).await,
             Command::Status(args) => commands::status::run(&app, args).await,
             Command::Dlq(args) => commands::dlq::run(&app, *args).await,
+            Command::Incidents(args) => commands::incidents::run(&app, args).await,
+            Command::Silence(args) => commands::silence::run(&app, args).await,
+            Command::Alert(args) => commands::alert::run(&app, args).await,
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - [`broker`]: the only room that names `async_nats`; the embedded server
 //! - [`map`], [`reduce`]: the two engines
 //! - [`dead_letter`]: what is given up on, and how it comes back
+//! - [`incidents`]: what is known of incidents, and what operators say of them
 //! - [`handlers`], [`channels`]: what stages call, and where notifications go
 //! - [`observe`]: metrics, spans, logs, status
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
@@ -19,6 +20,7 @@ pub mod commands;
 pub mod config;
 pub mod dead_letter;
 pub mod handlers;
+pub mod incidents;
 pub mod limits;
 pub mod map;
 pub mod observe;

@@ -53,8 +53,9 @@ pub const EVENT_TYPE_LABELS_MAX: usize = 200;
 pub const STAGE_LABELS_MAX: usize = 500;
 /// The end of [`DRAIN`] that is kept for giving back what could not be finished.
 pub const DRAIN_RESERVE: Duration = Duration::from_secs(3);
-/// How long the server waits for a sign of life from the delivery of a notification.
-pub const CHANNEL_ACK_WAIT: Duration = Duration::from_secs(30);
+/// How long the server waits for a sign of life from the delivery of a notification. Short: when its worker dies, someone waits
+/// for it; a slow delivery gives signs of life.
+pub const CHANNEL_ACK_WAIT: Duration = Duration::from_secs(10);
 /// Notifications in hand at once, per channel and worker. Rates are low: the alert stage holds to the channel's.
 pub const CHANNEL_CONCURRENCY: usize = 4;
 /// Events that `publish` has under way at once.
@@ -127,9 +128,22 @@ pub const LEASE_RENEW: Duration = Duration::from_secs(1);
 /// How often a standby looks at the lease.
 pub const LEASE_POLL: Duration = Duration::from_millis(250);
 /// Messages that a reduce stage applies between two commits, at the most: so many are applied again after a crash.
-pub const COMMIT_INPUTS_MAX: usize = 500;
-/// How long an applied message waits for its commit, at the most.
-pub const COMMIT_WAIT: Duration = Duration::from_millis(200);
+/// Where a million errors come in a minute they touch the same few fingerprints, so that the more there are to a commit, the
+/// fewer keys are written for each.
+pub const COMMIT_INPUTS_MAX: usize = 10_000;
+/// Silences on record at once, those that ended lately included. `alert` stages hold them in memory.
+pub const SILENCES_MAX: usize = 1000;
+/// How long a silence stays on record after its end.
+pub const SILENCES_KEPT: Duration = Duration::from_secs(7 * 86_400);
+/// How long a command waits to see that a stage has taken in what an operator said.
+pub const SAID_WAIT: Duration = Duration::from_secs(3);
+/// Notifications and held changes of a simulation that are kept to be shown.
+pub const SIMULATED_MAX: usize = 100_000;
+/// Messages after which a reduce stage that has something to tell tells it, though more messages are there to be read. Many
+/// emissions are published as fast together as one alone; a flood must not keep them back.
+pub const NEWS_AFTER_INPUTS: usize = 64;
+/// How long an applied message waits for its commit, at the most. What someone waits to hear is told before.
+pub const COMMIT_WAIT: Duration = Duration::from_millis(400);
 /// Emissions between two commits, past which no more input is taken.
 pub const COMMIT_EMISSIONS_MAX: usize = 1000;
 /// Emissions awaiting their PubAck at once. In order on the wire; past 256 nothing is gained.
@@ -218,3 +232,22 @@ pub const TENANTS_MAX: usize = 10_000;
 pub const TENANT_TTL: Duration = Duration::from_secs(10);
 /// How long a health check of a stage may take.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Browsers connected to one worker's websocket channel. Each is a socket and a place in a queue.
+pub const LIVE_CLIENTS_MAX: usize = 1000;
+/// Messages that wait for a slow browser before it is left: a browser that reads at all needs a tenth of it.
+pub const LIVE_QUEUE: usize = 256;
+/// The longest message that a browser may send, in bytes. None is asked for.
+pub const LIVE_MESSAGE_BYTES_MAX: usize = 4 << 10;
+/// How often a browser is asked whether it lives; two silences in a row, and it is left. Under the minute after which proxies
+/// close what is idle.
+pub const LIVE_PING: Duration = Duration::from_secs(20);
+/// How long a browser may take to take one message.
+pub const LIVE_SEND_MAX: Duration = Duration::from_secs(10);
+/// How long browsers are given to take leave.
+pub const LIVE_GOODBYE: Duration = Duration::from_secs(1);
+/// How long an address for browsers that is taken is left alone before it is tried again.
+pub const LIVE_BIND_AGAIN: Duration = Duration::from_secs(3);
+/// How long what a mail server's name leads to is taken to hold.
+pub const SMTP_ADDRESS_TTL: Duration = Duration::from_secs(60);
+/// How long an SMTP connection is kept without use: under the five minutes after which a server may close it (RFC 5321, 4.5.3.2.7).
+pub const SMTP_IDLE: Duration = Duration::from_secs(120);

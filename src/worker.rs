@@ -2,13 +2,12 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use millstream_stages::{Build, Problem};
+use millstream_stages::{Build, ChannelTerms, Problem};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::{Broker, FatalError},
-    channels::{self, ChannelContext, Deliver},
     config::{HandlerBuilder, Pipeline, pipeline, world::ConfigWorld},
     dead_letter::{
         Afterwards,
@@ -120,7 +119,7 @@ impl Worker {
         worker.start_stages(&pipeline, &selected, &options.registry, &id, &breakers)?;
         worker.tasks.spawn(breakers.run(worker.stop.clone()));
         if selected.is_all() {
-            worker.start_channels(&pipeline)?;
+            worker.start_channels(&pipeline, &id)?;
             worker.start_jobs(&pipeline, &id);
         }
         let loner = map::Loner::new(Arc::clone(&worker.hands), std::mem::take(&mut worker.alone));
@@ -182,16 +181,28 @@ impl Worker {
         Ok(())
     }
 
-    fn start_channels(&mut self, pipeline: &Arc<Pipeline>) -> Result<(), WorkerError> {
+    fn start_channels(&mut self, pipeline: &Arc<Pipeline>, id: &str) -> Result<(), WorkerError> {
         let topology = Topology::of(pipeline);
+        let mut stages = Vec::new();
         for channel in &pipeline.channels {
             let name = Names::channel_stage(&channel.name);
-            let context = ChannelContext { name: channel.name.clone(), broker: Some(self.broker.clone()) };
-            let built = channels::build(&channel.kind, &channel.options, &context);
-            let built = built.map_err(|problems| cannot_build(&name, &problems))?;
-            let line = map::Line::alone(&name, Box::new(Deliver::new(built)), channel.policy.clone(), &self.metrics);
-            self.spawn_map(pipeline, line, limits::CHANNEL_ACK_WAIT, limits::CHANNEL_CONCURRENCY, &topology);
+            let built = pipeline.deliver(channel, Some(self.broker.clone()));
+            let deliver = built.map_err(|problems| cannot_build(&name, &problems))?;
+            if let Some(endpoint) = deliver.endpoint(self.stop.clone()) {
+                self.tasks.spawn(endpoint);
+            }
+            let line = map::Line::alone(&name, Box::new(deliver), channel.policy.clone(), &self.metrics);
+            stages.push(self.map_stage(
+                pipeline,
+                line,
+                limits::CHANNEL_ACK_WAIT,
+                limits::CHANNEL_CONCURRENCY,
+                &topology,
+            ));
         }
+        let (broker, bucket) = (self.broker.clone(), pipeline.names().state_bucket());
+        let sole = map::Sole { broker, bucket, lease: Names::CHANNELS_LEASE, worker: id.to_owned(), stages };
+        self.tasks.spawn(sole.run(self.stop.clone(), self.abandon.clone()));
         Ok(())
     }
 
@@ -212,6 +223,22 @@ impl Worker {
         concurrency: usize,
         topology: &Topology,
     ) {
+        let (stage, feeds) = self.map_stage(pipeline, line, ack_wait, concurrency, topology);
+        for feed in &feeds {
+            self.readiness.failing(&feed.condition(), "not opened yet");
+        }
+        self.tasks.spawn(stage.run(feeds, self.stop.clone(), self.abandon.clone()));
+    }
+
+    /// A stage, and what it pulls from; what is set apart for it is looked for from then on.
+    fn map_stage(
+        &mut self,
+        pipeline: &Pipeline,
+        line: map::Line,
+        ack_wait: Duration,
+        concurrency: usize,
+        topology: &Topology,
+    ) -> (Arc<map::Stage>, Vec<map::Feed>) {
         let feeds: Vec<map::Feed> = topology.feeds(line.name()).into_iter().map(Into::into).collect();
         let alone = topology.alone(line.name());
         let stage = Arc::new(map::Stage {
@@ -227,10 +254,7 @@ impl Worker {
             readiness: Arc::clone(&self.readiness),
         });
         self.alone.extend(alone.map(|feed| (Arc::clone(&stage), feed.into())));
-        for feed in &feeds {
-            self.readiness.failing(&feed.condition(), "not opened yet");
-        }
-        self.tasks.spawn(stage.run(feeds, self.stop.clone(), self.abandon.clone()));
+        (stage, feeds)
     }
 
     /// What it has counted.
@@ -279,7 +303,7 @@ impl std::fmt::Debug for Worker {
 /// What stages are built with while they run: the folder of the configuration, its channels, and real handlers.
 struct RunWorld {
     pipeline: Arc<Pipeline>,
-    channels: Vec<(String, u32)>,
+    channels: Vec<ChannelTerms>,
     handler: Box<HandlerBuilder>,
 }
 
@@ -289,7 +313,7 @@ impl RunWorld {
             HandlerContext { broker: Some(broker.clone()), base: pipeline.base.clone(), registered: registry.clone() };
         Self {
             pipeline: Arc::clone(pipeline),
-            channels: pipeline.channels.iter().map(|channel| (channel.name.clone(), channel.rate_per_minute)).collect(),
+            channels: pipeline.channels.iter().map(pipeline::Channel::terms).collect(),
             handler: Box::new(move |options, _| handlers::build(options, &context)),
         }
     }

@@ -142,7 +142,7 @@ async fn redriving(args: &Args, shop: &Shop, bare: &Bare, handled: &Arc<AtomicU6
 async fn redrive(shop: &Shop, filter: LetterFilter, count: u64) -> Result<f64> {
     let names = shop.pipeline.names();
     let (last, now) = (shop.broker.stream_state(&names.dlq_stream()).await?.last_seq, SystemTime::now());
-    let job = Job::new(job::new_id(now), Kind::Redrive, filter, last, "bench", now);
+    let job = Job::new(job::new_id('r', now), Kind::Redrive, filter, last, "bench", now);
     let context = Context { broker: shop.broker.clone(), names: names.clone(), metrics: None };
     let began = Instant::now();
     let claim = Claim::create(&Jobs::new(&shop.broker, &names), job, "bench").await?;

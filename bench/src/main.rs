@@ -1,8 +1,9 @@
 //! Benchmarks, each against a bare client doing the same broker work on the same server in the same run.
 //!
-//! `cargo run --release -p bench` prints the throughput of one stage hop; `-- letters`, `-- parked`, `-- outage`, `-- reading`
-//! and `-- memory` measure what happens when things fail. Absolute rates say more about the machine than about us; the ratio is what we hold ourselves to.
+//! `cargo run --release -p bench` prints the throughput of one stage hop; `-- letters`, `-- parked`, `-- outage`, `-- reading`,
+//! `-- memory`, `-- storm` and `-- alerting` measure what happens when things fail. Absolute rates say more about the machine than about us; the ratio is what we hold ourselves to.
 
+mod alerting;
 mod hop;
 mod letters;
 mod memory;
@@ -11,6 +12,7 @@ mod parked;
 mod reading;
 mod shop;
 mod stored;
+mod storm;
 
 use std::path::PathBuf;
 
@@ -46,6 +48,10 @@ enum What {
     Reading(reading::Args),
     /// The memory of a worker beside a million letters and 50 000 parked events
     Memory(memory::Args),
+    /// A million errors in a minute: are counts exact, rates held, criticals told, and is the rest of the pipeline undisturbed?
+    Storm(storm::Args),
+    /// How long it takes from an error to its incident, to a WebSocket, to a mail server; and the memory of the alerting worker
+    Alerting(alerting::Args),
     /// A worker by itself, to be measured from outside
     #[command(hide = true)]
     Worker(memory::WorkerArgs),
@@ -63,6 +69,8 @@ async fn main() -> Result<()> {
         What::Outage(args) => outage::run(&args, program).await,
         What::Reading(args) => reading::run(&args, program).await,
         What::Memory(args) => memory::run(&args, program).await,
+        What::Storm(args) => storm::run(&args, program).await,
+        What::Alerting(args) => alerting::run(&args, program).await,
         What::Worker(args) => memory::work(&args).await,
     }
 }

@@ -12,6 +12,7 @@ use millstream::{
     broker::Broker,
     worker::{Options, Worker},
 };
+use tokio::process::Child;
 
 use crate::{
     letters::{FAILING, registry},
@@ -37,17 +38,16 @@ pub(crate) struct Args {
 pub(crate) struct WorkerArgs {
     file: PathBuf,
     url: String,
+    /// The stages it runs; none: all of it
+    #[arg(long = "stage")]
+    stages: Vec<String>,
 }
 
 pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     let shop = Shop::open(program, FAILING, registry(&Arc::new(AtomicU64::new(0)))).await?;
     let bare = Bare::new(shop.server.url()).await?;
     let file = shop.folder.join("pipeline.toml");
-    let mut worker = tokio::process::Command::new(std::env::current_exe()?)
-        .args(["worker".as_ref(), file.as_os_str(), shop.server.url().as_ref()])
-        .stdin(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
+    let mut worker = worker(&file, shop.server.url(), &[])?;
     let pid = worker.id().context("it runs")?;
     tokio::time::sleep(Duration::from_secs(3)).await;
     println!("a worker at rest                                {:>6.1} MiB", resident_mib(pid)?);
@@ -75,7 +75,7 @@ pub(crate) async fn work(args: &WorkerArgs) -> Result<()> {
     let registry = registry(&Arc::new(AtomicU64::new(0)));
     let pipeline = pipeline(&args.file, &args.url, &registry)?;
     let broker = Broker::connect(&pipeline.nats, "bench worker").await?;
-    let options = Options { stages: None, registry };
+    let options = Options { stages: (!args.stages.is_empty()).then(|| args.stages.clone()), registry };
     let worker = Worker::start(broker, pipeline, options).await?;
     let ended = async {
         let mut rest = Vec::new();
@@ -86,8 +86,18 @@ pub(crate) async fn work(args: &WorkerArgs) -> Result<()> {
     Ok(())
 }
 
+/// A worker in a process of its own, which ends when this is dropped.
+pub(crate) fn worker(file: &Path, url: &str, stages: &[&str]) -> Result<Child> {
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.args(["worker".as_ref(), file.as_os_str(), url.as_ref()]);
+    for stage in stages {
+        command.args(["--stage", stage]);
+    }
+    Ok(command.stdin(Stdio::piped()).kill_on_drop(true).spawn()?)
+}
+
 /// The resident memory of a process.
-fn resident_mib(pid: u32) -> Result<f64> {
+pub(crate) fn resident_mib(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("Linux says how much")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;

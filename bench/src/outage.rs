@@ -88,7 +88,7 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     let names = shop.pipeline.names();
     let letters = shop.broker.stream_state(&names.dlq_stream()).await?.messages;
     let mut spent = 0;
-    let mut failed = std::pin::pin!(shop.broker.scan(&names.failed_stream(), "", 1));
+    let mut failed = std::pin::pin!(shop.broker.scan(&names.failed_stream(), &names.failed_filter("work"), 1));
     while let Some(record) = failed.try_next().await? {
         spent += u64::from(get(&record.headers, headers::OUTCOME) != Some("defer"));
     }

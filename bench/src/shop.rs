@@ -227,3 +227,11 @@ pub(crate) fn median(mut of: Vec<f64>) -> f64 {
     of.sort_by(f64::total_cmp);
     of[of.len() / 2]
 }
+
+/// The value that this share of them does not exceed; 0 of none.
+pub(crate) fn quantile(of: &[f64], share: f64) -> f64 {
+    let mut of = of.to_vec();
+    of.sort_by(f64::total_cmp);
+    let at = (of.len() as f64 * share).ceil() as usize;
+    of.get(at.saturating_sub(1)).copied().unwrap_or(0.0)
+}

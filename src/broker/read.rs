@@ -119,6 +119,17 @@ impl Broker {
         self.read(reading, End::Never)
     }
 
+    /// The same up to what is stored by the time that all of it is read.
+    pub fn stored(
+        &self,
+        stream: &str,
+        filters: &[String],
+        from_seq: u64,
+    ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
+        let reading = Reading { stream: stream.to_owned(), filters: filters.to_vec(), from_seq, ..Reading::default() };
+        self.read(reading, End::NothingLeft)
+    }
+
     pub(super) fn read(
         &self,
         reading: Reading,

@@ -11,6 +11,7 @@ use super::{Channel, ChannelKind};
 pub(super) const KIND: ChannelKind = ChannelKind {
     name: "log",
     about: "writes notifications to the worker's log",
+    per_minute: 60,
     options: || schemars::schema_for!(Options),
     build: |options, _| {
         super::read::<Options>(options)?;
@@ -27,10 +28,16 @@ struct Log;
 
 impl Channel for Log {
     fn send<'a>(&'a self, notification: &'a Notification, _: &'a Delivery) -> Pending<'a, ()> {
-        let Notification { channel, severity, notification_id, title, text, .. } = notification;
-        let (severity, title) = (severity.as_str(), headers::clean(title));
+        let Notification { channel, severity, status, why, notification_id, title, text, .. } = notification;
+        let (severity, status, why) = (severity.as_str(), status.as_str(), why.as_str());
+        let title = headers::clean(title);
         // Debug escapes what services wrote: a notification is one line of the log.
-        tracing::info!(%channel, severity, notification_id = %headers::clean(notification_id), %title, ?text, "notification");
+        tracing::info!(%channel, severity, status, why, notification_id = %headers::clean(notification_id), %title, ?text, "notification");
         Box::pin(async { Ok(()) })
+    }
+
+    fn preview(&self, notification: &Notification) -> String {
+        let Notification { channel, severity, title, text, .. } = notification;
+        format!("notification channel={channel} severity={} title={title} text={text:?}", severity.as_str())
     }
 }

@@ -1,20 +1,50 @@
 //! Channels: where notifications go; one file per channel, one line per channel in [`CHANNELS`].
 
+mod address;
+mod alertmanager;
+mod blots;
+mod deliver;
+mod dingtalk;
+mod email;
+mod http;
 mod log;
 mod nats;
+mod outside;
+mod pagerduty;
+mod robot;
+pub mod sample;
+mod slack;
+mod template;
 mod webhook;
+mod websocket;
+mod wecom;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use millstream_stages::{Delivery, Event, Failure, Map, Pending, Problem, failure::class, notification::Notification};
+use millstream_stages::{Delivery, Pending, Problem, notification::Notification};
 use schemars::Schema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
+pub use blots::MASK;
+pub use deliver::{Deliver, TEXT_BYTES_MAX, TITLE_BYTES_MAX, Words};
+pub use template::TEMPLATE;
 
 /// Every channel, one line each. A new channel is one file and one line here.
-pub const CHANNELS: &[ChannelKind] = &[log::KIND, webhook::KIND, nats::KIND];
+pub const CHANNELS: &[ChannelKind] = &[
+    log::KIND,
+    webhook::KIND,
+    email::KIND,
+    slack::KIND,
+    pagerduty::KIND,
+    dingtalk::KIND,
+    wecom::KIND,
+    nats::KIND,
+    alertmanager::KIND,
+    websocket::KIND,
+];
 
 /// One kind of channel: its name, its options, and how to build it.
 #[derive(Debug)]
@@ -23,6 +53,8 @@ pub struct ChannelKind {
     pub name: &'static str,
     /// One sentence on what it does, for `schema` and hints.
     pub about: &'static str,
+    /// Notifications a minute, at the most, where the table names no `rate`: under what the provider takes.
+    pub per_minute: u32,
     /// The JSON Schema of the kind's own keys (not the keys every channel has).
     pub options: fn() -> Schema,
     /// Builds it from its own keys. Touches no network: `check` builds channels, too.
@@ -32,11 +64,22 @@ pub struct ChannelKind {
 /// A channel, or everything that is wrong with its keys.
 pub type Built = Result<Arc<dyn Channel>, Vec<Problem>>;
 
+/// What a channel serves while a worker runs; it ends when it is told to stop.
+pub type Endpoint = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What channels are built with.
 #[derive(Debug, Clone, Default)]
 pub struct ChannelContext {
     /// The channel's own name. Errors say it in place of addresses, which may be secrets.
     pub name: String,
+    /// The name of the pipeline.
+    pub pipeline: String,
+    /// The folder that relative paths start from.
+    pub base: PathBuf,
+    /// The subject on which workers tell each other what browsers are to be told.
+    pub live: String,
+    /// The subjects that the pipeline's incidents come on, with wildcards.
+    pub incidents: Vec<String>,
     /// The broker; `None` where nothing will be sent (`check`).
     pub broker: Option<Broker>,
 }
@@ -46,8 +89,16 @@ pub trait Channel: Send + Sync {
     /// Sends one notification. At least once: the same may come again, with the same id.
     fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()>;
 
+    /// What [`Channel::send`] would send, as a person can read it, secrets blotted out.
+    fn preview(&self, notification: &Notification) -> String;
+
     /// How long [`Channel::send`] may take; `None` where it does no I/O.
     fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// What it serves besides, for as long as a worker runs; `None` where it only sends.
+    fn endpoint(self: Arc<Self>, _stop: CancellationToken) -> Option<Endpoint> {
         None
     }
 }
@@ -67,40 +118,17 @@ pub fn build(kind: &str, options: &Value, context: &ChannelContext) -> Built {
     }
 }
 
+/// Notifications a minute of a kind, at the most, where its table names no rate.
+pub fn per_minute(kind: &str) -> u32 {
+    CHANNELS.iter().find(|known| known.name == kind).map_or(log::KIND.per_minute, |known| known.per_minute)
+}
+
 /// A channel's keys as its own type.
 fn read<T: DeserializeOwned>(options: &Value) -> Result<T, Vec<Problem>> {
     serde_json::from_value(options.clone()).map_err(|error| vec![Problem::new(&[], error.to_string())])
 }
 
-/// The map stage that delivers the notifications of one channel, so that they are retried and dead-lettered like any event.
-pub struct Deliver {
-    channel: Arc<dyn Channel>,
-}
-
-impl Deliver {
-    /// The stage that sends to this channel.
-    pub fn new(channel: Arc<dyn Channel>) -> Self {
-        Self { channel }
-    }
-}
-
-impl Map for Deliver {
-    fn apply<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Vec<Event>> {
-        Box::pin(async move {
-            let notification: Notification = serde_json::from_slice(&event.body)
-                .map_err(|error| Failure::reject(class::DECODE, format!("not a notification: {error}")))?;
-            self.channel.send(&notification, delivery).await?;
-            Ok(Vec::new())
-        })
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        self.channel.timeout()
-    }
-}
-
-impl std::fmt::Debug for Deliver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deliver").finish_non_exhaustive()
-    }
+/// A value as JSON that a person can read.
+fn pretty(value: &impl serde::Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
 }

@@ -16,6 +16,7 @@ use crate::{
 pub(super) const KIND: ChannelKind = ChannelKind {
     name: "nats",
     about: "publishes notifications, as JSON, on a subject; a stream on that subject keeps them",
+    per_minute: 600,
     options: || schemars::schema_for!(Options),
     build,
 };
@@ -46,22 +47,31 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
 
 impl Channel for Nats {
     fn send<'a>(&'a self, notification: &'a Notification, _: &'a Delivery) -> Pending<'a, ()> {
-        Box::pin(async move {
-            let Some(broker) = &self.broker else {
-                return Err(Failure::defer(class::CONNECTION, "no broker to publish a notification on"));
-            };
-            let body = serde_json::to_vec(notification).expect("a notification is plain data");
-            let outgoing = Outgoing::new(&self.subject, body)
-                .id(&notification.notification_id)
-                .header(headers::EVENT_ID, &notification.notification_id);
-            let sent = broker.announce(outgoing).await;
-            sent.map_err(|error| {
-                Failure::retry(class::CONNECTION, format!("could not publish on \"{}\": {error}", self.subject))
-            })
-        })
+        Box::pin(announce(self.broker.as_ref(), &self.subject, notification))
+    }
+
+    fn preview(&self, notification: &Notification) -> String {
+        super::pretty(notification)
     }
 
     fn timeout(&self) -> Option<Duration> {
         Some(limits::PUBLISH_TIMEOUT)
     }
+}
+
+/// Sends a notification, as JSON, to whoever listens on a subject.
+pub(super) async fn announce(
+    broker: Option<&Broker>,
+    subject: &str,
+    notification: &Notification,
+) -> Result<(), Failure> {
+    let Some(broker) = broker else {
+        return Err(Failure::defer(class::CONNECTION, "no broker to publish a notification on"));
+    };
+    let body = serde_json::to_vec(notification).expect("a notification is plain data");
+    let outgoing = Outgoing::new(subject, body)
+        .id(&notification.notification_id)
+        .header(headers::EVENT_ID, &notification.notification_id);
+    let sent = broker.announce(outgoing).await;
+    sent.map_err(|error| Failure::retry(class::CONNECTION, format!("could not publish on \"{subject}\": {error}")))
 }

@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use super::App;
 use crate::config::{
     Pipeline, Severity,
+    inputs::MONITOR,
     pipeline::{Input, Stage},
     render, warnings,
 };
@@ -72,6 +73,12 @@ fn text(pipeline: &Pipeline) -> String {
     for (names, readers) in failures(pipeline) {
         out.push(Default::default());
         out.push((format!("failures of {}", names.join(", ")), String::new()));
+        branches(pipeline, &readers, "", &mut drawn, &mut out);
+    }
+    let readers: Vec<&Stage> = readers(pipeline, &Input::Findings);
+    if !readers.is_empty() {
+        out.push(Default::default());
+        out.push((MONITOR.to_owned(), "what the monitor finds".to_owned()));
         branches(pipeline, &readers, "", &mut drawn, &mut out);
     }
     let width = out.iter().filter(|row| !row.1.is_empty()).map(|row| row.0.chars().count()).max().unwrap_or(0);
@@ -171,6 +178,7 @@ fn edges(pipeline: &Pipeline) -> Vec<Edge> {
                 Input::Source(name) => (format!("source.{name}"), ""),
                 Input::Results(name) => (name.clone(), ""),
                 Input::Failed(name) => (name.clone(), "failed"),
+                Input::Findings => (MONITOR.to_owned(), ""),
             };
             edges.push((from, stage.name.clone(), label, stage.chain));
         }
@@ -187,6 +195,9 @@ fn mermaid(pipeline: &Pipeline) -> String {
     for source in &pipeline.sources {
         let name = format!("source.{}", source.name);
         _ = writeln!(out, "  {}([\"{name}<br/>{}\"])", id(&name), source.subjects.join(", "));
+    }
+    if !readers(pipeline, &Input::Findings).is_empty() {
+        _ = writeln!(out, "  {}([\"{MONITOR}\"])", id(MONITOR));
     }
     for stage in &pipeline.stages {
         _ = writeln!(out, "  {}[\"{}<br/>{}\"]", id(&stage.name), stage.name, stage.kind.name);

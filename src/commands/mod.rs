@@ -1,16 +1,21 @@
 //! Commands: one file per command; with the command line over it, the only room that prints.
 
+pub mod alert;
 pub mod apply;
 pub mod check;
 pub mod demo;
 pub mod dev;
 pub mod dlq;
 pub mod graph;
+pub mod incidents;
 pub mod init;
+mod lines;
+mod people;
 pub mod plan;
 pub mod publish;
 pub mod run;
 pub mod schema;
+pub mod silence;
 pub mod status;
 mod stub;
 mod table;

@@ -3,14 +3,20 @@
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use millstream_stages::operator::Silence;
 
 use super::App;
 use crate::{
     broker::{AdminError, Broker, Retention, StreamState},
     config::Pipeline,
     dead_letter::orphans::Shelf,
+    incidents::{
+        known,
+        silences::{self, Phase},
+    },
     map::breaker::{Record, RecordState},
     observe::{
+        alerting::AlertingStatus,
         health::WorkerRecord,
         status::{BreakerStatus, FeedStatus, Status},
     },
@@ -111,6 +117,13 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
     status.dead_letters_full = letters.as_ref().and_then(of_limit);
     status.retry_queue = broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
     status.failed_attempts = broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
+    let tallies = known::tallies(broker, pipeline).await.unwrap_or_default();
+    status.alerting = (!tallies.is_empty()).then(|| AlertingStatus::of(tallies.iter().flat_map(|(_, all)| all)));
+    if let (Some(alerting), Ok(silences)) = (&mut status.alerting, silences::all(broker, &names).await) {
+        // Which hold now is a matter of now, and a checkpoint is of a moment ago.
+        let holds = |silence: &&Silence| Phase::of(silence, Timestamp::now()) == Phase::Active;
+        alerting.silences = silences.iter().filter(holds).count() as u64;
+    }
     Ok(status)
 }
 

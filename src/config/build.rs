@@ -14,6 +14,8 @@ use millstream_stages::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::channels::{self, Words};
+
 use super::{
     Catalogue, Finder, KeyPath, breakers,
     inputs::{self, Draft},
@@ -36,13 +38,13 @@ pub fn pipeline(root: &Value, text: &str, base: &Path, catalogue: &Catalogue, fi
     let nats = nats(root, base, finder);
     let sources = subjects::check(&tables(root, "source", finder), &name, finder);
     let policies = policies::check(root, tables(root, "retry", finder), finder);
-    let channels = channels(root, catalogue, &policies, finder);
+    let channels = channels(root, base, catalogue, &policies, finder);
     let mut drafts = drafts(root, catalogue, finder);
     let source_names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     inputs::resolve(&mut drafts, &source_names, finder);
     let stages = stages(&drafts, &policies, finder);
-    let rates: Vec<_> = channels.iter().map(|channel| (channel.name.clone(), channel.rate_per_minute)).collect();
-    let world = ConfigWorld { base, handler: catalogue.handler.as_ref(), channels: &rates };
+    let terms: Vec<_> = channels.iter().map(Channel::terms).collect();
+    let world = ConfigWorld { base, handler: catalogue.handler.as_ref(), channels: &terms };
     let timeouts = built(&drafts, &world, finder);
     let pipeline = Pipeline {
         name,
@@ -205,6 +207,7 @@ fn tell(problem: millstream_stages::Problem, base: &KeyPath, finder: &mut Finder
 
 fn channels(
     root: &Value,
+    base: &Path,
     catalogue: &Catalogue,
     policies: &BTreeMap<String, Policy>,
     finder: &mut Finder,
@@ -217,15 +220,32 @@ fn channels(
         let kind = common.kind.unwrap_or_default();
         let policy = policy(common.retry.as_deref(), &at.join("retry"), policies, finder);
         if catalogue.channels.iter().any(|entry| entry.name == kind) {
-            (catalogue.channel)(&kind, &options).into_iter().for_each(|problem| tell(problem, &at, finder));
+            (catalogue.channel)(&kind, &options, base).into_iter().for_each(|problem| tell(problem, &at, finder));
         }
-        channels.push(Channel { name, kind, options, rate_per_minute: common.rate.per_minute, policy });
+        let words = Words { title: common.title, text: common.text };
+        words.problems().into_iter().for_each(|problem| tell(problem, &at, finder));
+        channels.push(Channel {
+            name,
+            rate_per_minute: common.rate.map_or_else(|| channels::per_minute(&kind), |rate| rate.per_minute),
+            kind,
+            options,
+            words,
+            send_resolved: common.send_resolved,
+            policy,
+        });
     }
     if !channels.iter().any(|channel| channel.name == "log") {
         let policy = policies["default"].clone();
-        let rate_per_minute = ChannelTable::default().rate.per_minute;
         let options = Value::Object(Map::new());
-        channels.push(Channel { name: "log".to_owned(), kind: "log".to_owned(), options, rate_per_minute, policy });
+        channels.push(Channel {
+            name: "log".to_owned(),
+            kind: "log".to_owned(),
+            options,
+            words: Words::default(),
+            rate_per_minute: channels::per_minute("log"),
+            send_resolved: true,
+            policy,
+        });
     }
     channels
 }

@@ -31,12 +31,16 @@ impl Draft {
     }
 }
 
+/// The input that is what the monitor found. No stage has this name.
+pub const MONITOR: &str = "monitor";
+
 /// The input as it is written.
 pub fn written(input: &Input) -> String {
     match input {
         Input::Source(name) => format!("source.{name}"),
         Input::Results(name) => name.clone(),
         Input::Failed(name) => format!("{name}.failed"),
+        Input::Findings => MONITOR.to_owned(),
     }
 }
 
@@ -45,6 +49,7 @@ pub fn resolve(drafts: &mut [Draft], sources: &[&str], finder: &mut Finder) {
     let mut all: Vec<Input> = sources.iter().map(|name| Input::Source((*name).to_owned())).collect();
     all.extend(drafts.iter().map(|draft| Input::Results(draft.name.clone())));
     all.extend(drafts.iter().filter(|d| d.maps() != Some(false)).map(|draft| Input::Failed(draft.name.clone())));
+    all.push(Input::Findings);
     let resolved: Vec<Vec<Input>> = drafts.iter().map(|draft| inputs(draft, drafts, &all, finder)).collect();
     for (draft, inputs) in drafts.iter_mut().zip(resolved) {
         draft.inputs = inputs;
@@ -77,6 +82,7 @@ fn matches(text: &str, input: &Input, reader: &Draft) -> bool {
         (Input::Source(name), Some(glob), _) => (glob, name),
         (Input::Failed(name), None, Some(glob)) => (glob, name),
         (Input::Results(name), None, None) => (text, name),
+        (Input::Findings, None, None) => return text == MONITOR,
         _ => return false,
     };
     let own = !matches!(input, Input::Source(_)) && *name == reader.name;
@@ -190,7 +196,7 @@ pub fn order(drafts: &[Draft]) -> Vec<usize> {
     while order.len() < drafts.len() {
         let next = (0..drafts.len()).filter(|at| !order.contains(at)).find(|at| {
             drafts[*at].inputs.iter().all(|input| match input {
-                Input::Source(_) => true,
+                Input::Source(_) | Input::Findings => true,
                 Input::Results(name) | Input::Failed(name) => order.iter().any(|done| drafts[*done].name == *name),
             })
         });

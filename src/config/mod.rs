@@ -50,8 +50,8 @@ pub struct Catalogue {
     pub handlers: Vec<Entry>,
     /// Builds the handler that a `handler = { … }` table describes.
     pub handler: Box<HandlerBuilder>,
-    /// What is wrong with a channel's own keys.
-    pub channel: fn(kind: &str, options: &Value) -> Vec<Problem>,
+    /// What is wrong with a channel's own keys; the folder is where relative paths start.
+    pub channel: fn(kind: &str, options: &Value, base: &Path) -> Vec<Problem>,
 }
 
 /// Builds the handler that a `handler = { … }` table describes; the folder is where relative paths start.
@@ -82,8 +82,9 @@ impl Catalogue {
             channels: CHANNELS.iter().map(|kind| entry((kind.name, kind.about, kind.options))).collect(),
             handlers: HANDLERS.iter().map(|kind| entry((kind.name, kind.about, kind.options))).collect(),
             handler: Box::new(handler),
-            channel: |kind, options| {
-                channels::build(kind, options, &ChannelContext::default()).err().unwrap_or_default()
+            channel: |kind, options, base| {
+                let context = ChannelContext { base: base.to_owned(), ..ChannelContext::default() };
+                channels::build(kind, options, &context).err().unwrap_or_default()
             },
         }
     }

@@ -13,8 +13,8 @@ pub fn check(what: &str, name: &str, at: &KeyPath, finder: &mut Finder) {
         let hint = if is_name(&fitted) { format!("{words}: \"{fitted}\" would do") } else { words.to_owned() };
         let shown = finder.shown(at, name);
         finder.error_on(at, format!("{shown} cannot be the name of a {what}")).hint(hint);
-    } else if what == "stage" && (matches!(name, "router" | "source") || name.starts_with("notify-")) {
-        let hint = "Millstream uses \"router\", \"source\" and names with \"notify-\" for itself";
+    } else if what == "stage" && (matches!(name, "router" | "source" | "monitor") || name.starts_with("notify-")) {
+        let hint = "Millstream uses \"router\", \"source\", \"monitor\" and names with \"notify-\" for itself";
         finder.error_on(at, format!("a stage cannot be called \"{name}\"")).hint(hint);
     }
 }

@@ -2,10 +2,14 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use millstream_stages::{Envelope, Kind, breaker, retry::Policy};
+use millstream_stages::{ChannelTerms, Envelope, Kind, Problem, breaker, retry::Policy};
 use serde_json::Value;
 
-use crate::topology::Names;
+use crate::{
+    broker::Broker,
+    channels::{ChannelContext, Deliver, Words},
+    topology::Names,
+};
 
 /// A configuration that needs no further checks. What is named here exists, and no stage reads itself.
 #[derive(Debug, Clone)]
@@ -153,6 +157,8 @@ pub enum Input {
     Results(String),
     /// The failed attempts of a map stage.
     Failed(String),
+    /// What the monitor found.
+    Findings,
 }
 
 /// Where notifications go. Its `Debug` shows no options: they may hold secrets.
@@ -164,8 +170,12 @@ pub struct Channel {
     pub kind: String,
     /// The kind's own keys, secrets filled in: not for printing.
     pub options: Value,
+    /// The templates of its titles and texts.
+    pub words: Words,
     /// Notifications a minute at the most; what exceeds it is folded into a digest.
     pub rate_per_minute: u32,
+    /// Whether it is told when an incident is over.
+    pub send_resolved: bool,
     /// When and how often a failed delivery is tried again.
     pub policy: Policy,
 }
@@ -206,6 +216,24 @@ impl Pipeline {
         Names::new(&self.name)
     }
 
+    /// The map stage that delivers the notifications of a channel of this pipeline. Without a broker it sends nothing over it.
+    ///
+    /// # Errors
+    /// What is wrong with the channel's keys.
+    pub fn deliver(&self, channel: &Channel, broker: Option<Broker>) -> Result<Deliver, Vec<Problem>> {
+        let names = self.names();
+        let incidents = self.stages.iter().filter(|stage| stage.kind.name == "aggregate-errors");
+        let context = ChannelContext {
+            name: channel.name.clone(),
+            pipeline: self.name.clone(),
+            base: self.base.clone(),
+            live: names.live_subject(&channel.name),
+            incidents: incidents.map(|stage| names.out_filter(&stage.name, ">")).collect(),
+            broker,
+        };
+        Deliver::build(&channel.kind, &channel.options, &channel.words, &context)
+    }
+
     /// The source whose events are in `stream`. Anyone may have written them; all else in our streams is our own.
     pub fn source_of(&self, stream: &str) -> Option<&Source> {
         let names = self.names();
@@ -239,6 +267,14 @@ impl Pipeline {
     pub fn has_edge(&self, stage: &str) -> bool {
         let results = Input::Results(stage.to_owned());
         self.readers(&results).any(|reader| !reader.chain)
+    }
+}
+
+impl Channel {
+    /// What a stage that sends to it knows of it.
+    pub fn terms(&self) -> ChannelTerms {
+        let Self { name, rate_per_minute, send_resolved, .. } = self;
+        ChannelTerms { name: name.clone(), per_minute: *rate_per_minute, send_resolved: *send_resolved }
     }
 }
 

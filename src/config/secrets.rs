@@ -1,10 +1,9 @@
 //! Secrets: which keys hold what must never be shown.
 
+pub use crate::channels::MASK;
+
 /// Names that mean a secret wherever they stand, misspelt ones included.
 const WORDS: &[&str] = &["password", "passwd", "secret", "token", "nkey", "apikey", "authorization", "routing_key"];
-
-/// What a secret is shown as.
-pub const MASK: &str = "***";
 
 /// Whether the value at this path must never be shown.
 pub fn is_secret(keys: &[&str]) -> bool {

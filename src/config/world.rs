@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use millstream_stages::{Handler, Problem, World};
+use millstream_stages::{ChannelTerms, Handler, Problem, World};
 use serde_json::Value;
 
 use super::{HandlerBuilder, io_words};
@@ -17,8 +17,8 @@ pub struct ConfigWorld<'a> {
     pub base: &'a Path,
     /// Builds a handler from its table.
     pub handler: &'a HandlerBuilder,
-    /// The channels, and how many notifications a minute each takes.
-    pub channels: &'a [(String, u32)],
+    /// The channels.
+    pub channels: &'a [ChannelTerms],
 }
 
 impl std::fmt::Debug for ConfigWorld<'_> {
@@ -55,11 +55,7 @@ impl World for ConfigWorld<'_> {
         (self.handler)(options, self.base)
     }
 
-    fn has_channel(&self, name: &str) -> bool {
-        self.channels.iter().any(|(channel, _)| channel == name)
-    }
-
-    fn channel_rates(&self) -> Vec<(String, u32)> {
+    fn channels(&self) -> Vec<ChannelTerms> {
         self.channels.to_vec()
     }
 }
@@ -100,11 +96,9 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "{}").unwrap();
         }
-        let world =
-            ConfigWorld { base: folder.path(), handler: &|_, _| Err(vec![]), channels: &[("log".to_owned(), 60)] };
+        let world = ConfigWorld { base: folder.path(), handler: &|_, _| Err(vec![]), channels: &[] };
         let names: Vec<String> = world.folder("schemas").unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["a/c.json", "b.json"]);
         assert_eq!(world.folder("none").unwrap_err(), "could not read the folder \"none\": there is no such file");
-        assert!(world.has_channel("log") && !world.has_channel("ops"));
     }
 }

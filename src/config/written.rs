@@ -172,8 +172,17 @@ pub enum BreakerTable {
 pub struct ChannelTable {
     /// Where its notifications go.
     pub kind: Option<String>,
-    /// Notifications at the most; what exceeds it is folded into a digest.
-    pub rate: Rate,
+    /// Notifications at the most; what exceeds it is folded into a digest. Unless told, what the provider takes: 20/min for
+    /// dingtalk and wecom, 30/min for email, 60/min for log, webhook and slack, 120/min for pagerduty, 600/min for nats and
+    /// alertmanager, 1200/min for websocket.
+    pub rate: Option<Rate>,
+    /// A template of the title, such as `{{ severity|upper }}: {{ title }}`. It sees the notification as JSON, `incident` (the
+    /// first one; null in a digest), and `incidents`.
+    pub title: Option<String>,
+    /// A template of the text, like `title`.
+    pub text: Option<String>,
+    /// Whether it is told when an incident is over.
+    pub send_resolved: bool,
     /// The retry policy of a delivery: a `[retry.<name>]` table. `default` unless told.
     pub retry: Option<String>,
 }
@@ -269,7 +278,7 @@ impl Default for CheckTable {
 
 impl Default for ChannelTable {
     fn default() -> Self {
-        Self { kind: None, rate: Rate { per_minute: 60 }, retry: None }
+        Self { kind: None, rate: None, title: None, text: None, send_resolved: true, retry: None }
     }
 }
 

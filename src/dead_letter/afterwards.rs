@@ -12,6 +12,7 @@ use super::{
 use crate::{
     broker::{AdminError, Broker, PublishError, StoredMessage, get},
     config::Pipeline,
+    config::pipeline::Input,
     observe::metrics::Metrics,
 };
 
@@ -183,9 +184,9 @@ impl Afterwards {
     fn line<'a>(&'a self, stage: &'a str) -> Vec<&'a str> {
         let mut line = vec![stage];
         loop {
-            let reads_it = |input: &crate::config::pipeline::Input| match input {
-                crate::config::pipeline::Input::Results(from) => line.contains(&from.as_str()),
-                crate::config::pipeline::Input::Source(_) | crate::config::pipeline::Input::Failed(_) => false,
+            let reads_it = |input: &Input| match input {
+                Input::Results(from) => line.contains(&from.as_str()),
+                Input::Source(_) | Input::Failed(_) | Input::Findings => false,
             };
             let mut chained = self.pipeline.stages.iter().filter(|stage| stage.chain);
             let next = chained.find(|stage| !line.contains(&stage.name.as_str()) && stage.inputs.iter().any(reads_it));

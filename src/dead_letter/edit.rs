@@ -134,7 +134,7 @@ pub async fn check(pipeline: &Pipeline, stage: &str, source: &str, event: &Event
         let mut ways = here.inputs.iter().filter_map(|input| match input {
             Input::Source(name) => came_from.is_none_or(|source| source.name == *name).then_some(Ok(())),
             Input::Results(before) => passes.get(before.as_str()).cloned(),
-            Input::Failed(_) => Some(Ok(())),
+            Input::Failed(_) | Input::Findings => Some(Ok(())),
         });
         // Where no way is known, what stands here is all that can be asked.
         let first = ways.next().unwrap_or(Ok(()));

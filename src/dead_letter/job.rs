@@ -191,15 +191,15 @@ impl Kind {
     }
 }
 
-/// A new job's name, `r-20261121-101502-ab12`: it sorts by time, to the microsecond.
-pub fn new_id(now: SystemTime) -> String {
+/// A new name, such as `r-20261121-101502-ab12` for a job (`r`) or a silence (`s`): it sorts by time, to the microsecond.
+pub fn new_id(kind: char, now: SystemTime) -> String {
     let mut micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
     let mut end = [0; 4];
     for digit in end.iter_mut().rev() {
         *digit = b"0123456789abcdefghijklmnopqrstuvwxyz"[(micros % 36) as usize];
         micros /= 36;
     }
-    format!("r-{}-{}", stamp(now), String::from_utf8_lossy(&end))
+    format!("{kind}-{}-{}", stamp(now), String::from_utf8_lossy(&end))
 }
 
 /// The name of the job that a stage's becoming well makes: the same for every worker that sees it, by the revision of the
@@ -220,9 +220,9 @@ mod tests {
     #[test]
     fn the_name_of_a_job_says_when_it_was_made() {
         let time = SystemTime::from("2026-11-21T10:15:02.9Z".parse::<jiff::Timestamp>().unwrap());
-        assert_eq!(new_id(time), "r-20261121-101502-jag0");
+        assert_eq!(new_id('r', time), "r-20261121-101502-jag0");
         let later = time + std::time::Duration::from_micros(1);
-        assert!(new_id(later) > new_id(time) && new_id(later).len() == 22);
+        assert!(new_id('r', later) > new_id('r', time) && new_id('r', later).len() == 22);
         assert_eq!(recovery_id("orders", 71, time), "r-20261121-101502-orders-71");
     }
 

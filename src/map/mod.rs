@@ -11,6 +11,7 @@
 //! - [`breaker`]: whether what a handler depends on counts as down
 //! - [`hands`]: what the worker has in hand over all of its stages
 //! - [`alone`]: runs what may kill its worker with nothing else in hand
+//! - `sole`: stages that one worker of the fleet runs at a time
 
 pub mod alone;
 mod attempt;
@@ -23,6 +24,7 @@ pub mod hands;
 pub mod line;
 mod park;
 mod past;
+mod sole;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,6 +42,7 @@ pub use alone::Loner;
 pub use breaker::Breakers;
 pub use hands::Hands;
 pub use line::Line;
+pub use sole::Sole;
 
 use delivery::Turn;
 use feed::Feeding;
@@ -59,7 +62,9 @@ impl From<topology::Feed> for Feed {
     fn from(feed: topology::Feed) -> Self {
         let carries = match feed.input {
             FeedInput::Source(envelope) => Carries::Envelope(envelope),
-            FeedInput::Edge | FeedInput::Failed | FeedInput::Retry | FeedInput::Alone => Carries::Headers,
+            FeedInput::Edge | FeedInput::Failed | FeedInput::Retry | FeedInput::Alone | FeedInput::Said => {
+                Carries::Headers
+            }
         };
         Self { stream: feed.stream, consumer: feed.consumer, carries }
     }

@@ -2,13 +2,14 @@
 
 use std::{fmt, time::Duration};
 
-use millstream_stages::{breaker, settle::Reason};
+use millstream_stages::{Tally, breaker, settle::Reason};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 
 use super::{
     bounded::Bounded,
     durations::{DurationCounts, Durations},
     metrics::{Counters, Families, as_gauge},
+    tallies::Tallies,
 };
 use crate::limits;
 
@@ -67,6 +68,8 @@ pub struct ReduceMetrics {
     emitted: Bounded<Counter>,
     commits: Counter,
     leading: Gauge,
+    stage: String,
+    tallies: Tallies,
 }
 
 /// One event in hand. When it is dropped, it no longer is.
@@ -297,6 +300,8 @@ impl ReduceMetrics {
             }),
             commits: families.commits.get_or_create_owned(&labels),
             leading: families.leading.get_or_create_owned(&labels),
+            stage: stage.to_owned(),
+            tallies: families.tallies.clone(),
         }
     }
 
@@ -315,9 +320,15 @@ impl ReduceMetrics {
         self.emitted.with(route, Counter::inc);
     }
 
-    /// A checkpoint was written.
-    pub fn commits(&self) {
+    /// A checkpoint was written, with these numbers in it.
+    pub fn commits(&self, tallies: Vec<Tally>) {
         self.commits.inc();
+        self.tallied(tallies);
+    }
+
+    /// Sets the numbers that the stage keeps.
+    pub fn tallied(&self, tallies: Vec<Tally>) {
+        self.tallies.set(&self.stage, tallies);
     }
 
     /// What it has counted so far.
@@ -328,6 +339,9 @@ impl ReduceMetrics {
     /// Sets whether this worker runs the stage, or stands by.
     pub fn leading(&self, leading: bool) {
         self.leading.set(leading.into());
+        if !leading {
+            self.tallied(Vec::new());
+        }
     }
 }
 

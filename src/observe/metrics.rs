@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 
 pub use super::counters::{InFlight, Outcome, ReduceMetrics, StageMetrics, StageSnapshot};
-use super::{bounded::Bounded, durations::Durations};
+use super::{bounded::Bounded, durations::Durations, tallies::Tallies};
 use crate::{config::Pipeline, limits};
 
 type Labels = Vec<(&'static str, String)>;
@@ -65,6 +65,7 @@ pub(super) struct Families {
     pub(super) leading: Gauges,
     pub(super) breaker_state: Gauges,
     pub(super) breaker_opens: Counters,
+    pub(super) tallies: Tallies,
 }
 
 impl Metrics {
@@ -85,6 +86,7 @@ impl Metrics {
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The version of millstream", Info::new(version));
 
+        registry.register_collector(Box::new(families.tallies.clone()));
         let (of_map, of_reduce) = (families.clone(), families);
         let metrics = Self {
             registry,

@@ -1,9 +1,11 @@
 //! Observe: metrics, spans, logs, health. It looks on: nothing here changes what becomes of an event.
 
+pub mod alerting;
 pub mod beat;
 mod bounded;
 mod counters;
 pub mod durations;
+pub mod finding;
 pub mod health;
 pub mod http;
 pub mod logs;
@@ -11,6 +13,7 @@ pub mod metrics;
 pub mod otlp;
 pub mod span;
 pub mod status;
+mod tallies;
 pub mod trace;
 
 pub use health::{Recorder, WorkerRecord};

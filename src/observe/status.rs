@@ -10,6 +10,7 @@ use millstream_stages::{headers, units::Period};
 use serde::Serialize;
 
 use super::{
+    alerting::AlertingStatus,
     durations::DurationCounts,
     health::{StageStats, WorkerRecord},
 };
@@ -32,6 +33,8 @@ pub struct Status {
     pub failed_attempts: Option<u64>,
     /// Its stages, in the order of the configuration.
     pub stages: Vec<StageStatus>,
+    /// Its incidents and notifications; `None` if it has none, or that cannot be read.
+    pub alerting: Option<AlertingStatus>,
     /// Its live workers.
     pub workers: Vec<WorkerStatus>,
 }
@@ -130,6 +133,7 @@ impl Status {
             retry_queue: None,
             failed_attempts: None,
             stages: stages.into_iter().map(|(name, feeds)| StageStatus::new(name, feeds, workers)).collect(),
+            alerting: None,
             workers: workers.iter().map(WorkerStatus::new).collect(),
         }
     }
@@ -149,6 +153,9 @@ impl Status {
             count(self.failed_attempts),
         );
         self.render_stages(&mut out);
+        if let Some(alerting) = &self.alerting {
+            alerting.render(&mut out);
+        }
         if !self.workers.is_empty() {
             out.push('\n');
             self.render_workers(&mut out);

@@ -36,11 +36,6 @@ impl Batch {
             || keys > limits::COMMIT_KEYS_MAX
             || self.emissions.len() >= limits::COMMIT_EMISSIONS_MAX
     }
-
-    /// Whether someone waits to hear of it.
-    pub(super) fn is_news(&self) -> bool {
-        !self.emissions.is_empty()
-    }
 }
 
 /// An emission as it is published: with an id, so that the server drops a repeat.

@@ -9,18 +9,36 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::StepDown;
-use crate::broker::{Broker, CommitError};
+use crate::{
+    broker::{Broker, CommitError},
+    topology::Names,
+};
 
 /// A key of the state and its new value, or `None` where it is gone.
 pub(super) type Change = (String, Option<Vec<u8>>);
 
 /// How far each input was applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Offsets {
+pub(super) struct Offsets {
     /// The sequence of the last message applied, by stream.
     streams: BTreeMap<String, u64>,
     /// The worker that wrote them.
     writer: String,
+}
+
+impl Offsets {
+    /// The first sequence of a stream that is not applied yet.
+    pub(super) fn next(&self, stream: &str) -> u64 {
+        self.streams.get(stream).map_or(1, |seq| seq + 1)
+    }
+
+    /// Notes that a message was applied. It holds once it is written.
+    pub(super) fn applied(&mut self, stream: &str, seq: u64) {
+        match self.streams.get_mut(stream) {
+            Some(last) => *last = seq,
+            None => _ = self.streams.insert(stream.to_owned(), seq),
+        }
+    }
 }
 
 /// The checkpoint of one stage, in the hands of its leader.
@@ -28,13 +46,17 @@ pub(super) struct Checkpoint {
     broker: Broker,
     bucket: String,
     stage: String,
-    offsets: Offsets,
     revision: u64,
 }
 
 impl Checkpoint {
     /// Reads how far the stage is and fences out whoever led it before.
-    pub(super) async fn take_over(broker: &Broker, bucket: &str, stage: &str, worker: &str) -> Result<Self, StepDown> {
+    pub(super) async fn take_over(
+        broker: &Broker,
+        bucket: &str,
+        stage: &str,
+        worker: &str,
+    ) -> Result<(Self, Offsets), StepDown> {
         loop {
             let (mut offsets, revision) = match broker.kv_get(bucket, &format!("{stage}.offsets")).await? {
                 Some((value, revision)) => {
@@ -45,9 +67,9 @@ impl Checkpoint {
             };
             worker.clone_into(&mut offsets.writer);
             let (broker, bucket, stage) = (broker.clone(), bucket.to_owned(), stage.to_owned());
-            let mut checkpoint = Self { broker, bucket, stage, offsets, revision };
-            match checkpoint.write(Vec::new()).await {
-                Ok(()) => return Ok(checkpoint),
+            let mut checkpoint = Self { broker, bucket, stage, revision };
+            match checkpoint.write(&offsets, Vec::new()).await {
+                Ok(()) => return Ok((checkpoint, offsets)),
                 // The old leader was quicker, with a commit that must be read then.
                 Err(CommitError::Fenced { .. }) => {}
                 Err(error @ CommitError::Failed { .. }) => return Err(error.into()),
@@ -57,32 +79,19 @@ impl Checkpoint {
 
     /// The state of the stage, by its own keys.
     pub(super) async fn state(&self) -> Result<Vec<(String, Bytes)>, StepDown> {
-        let prefix = format!("{}.state.", self.stage);
+        let prefix = Names::reduce_state(&self.stage);
         let entries = self.broker.kv_entries(&self.bucket, &prefix).await?;
         let own = |key: String| key.strip_prefix(&prefix).map(str::to_owned);
         Ok(entries.into_iter().filter_map(|(key, value, _)| Some((own(key)?, value))).collect())
     }
 
-    /// The first sequence of a stream that is not applied yet.
-    pub(super) fn next(&self, stream: &str) -> u64 {
-        self.offsets.streams.get(stream).map_or(1, |seq| seq + 1)
-    }
-
-    /// Notes that a message was applied. It holds once it is written.
-    pub(super) fn applied(&mut self, stream: &str, seq: u64) {
-        match self.offsets.streams.get_mut(stream) {
-            Some(last) => *last = seq,
-            None => _ = self.offsets.streams.insert(stream.to_owned(), seq),
-        }
-    }
-
     /// Writes the offsets and what changed of the state, all or nothing.
-    pub(super) async fn write(&mut self, changes: Vec<Change>) -> Result<(), CommitError> {
+    pub(super) async fn write(&mut self, offsets: &Offsets, changes: Vec<Change>) -> Result<(), CommitError> {
         let fence = format!("{}.offsets", self.stage);
-        let offsets = serde_json::to_vec(&self.offsets).expect("offsets are plain data");
+        let offsets = serde_json::to_vec(offsets).expect("offsets are plain data");
         let mut all = vec![(fence.clone(), Some(Bytes::from(offsets)))];
-        let stage = &self.stage;
-        all.extend(changes.into_iter().map(|(key, value)| (format!("{stage}.state.{key}"), value.map(Bytes::from))));
+        let prefix = Names::reduce_state(&self.stage);
+        all.extend(changes.into_iter().map(|(key, value)| (format!("{prefix}{key}"), value.map(Bytes::from))));
         self.revision = self.broker.commit(&self.bucket, &fence, self.revision, all).await?;
         Ok(())
     }

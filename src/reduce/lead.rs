@@ -7,101 +7,161 @@ use std::{
 
 use futures_util::{
     FutureExt as _, StreamExt as _, TryStreamExt as _,
-    stream::{self, BoxStream},
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesOrdered},
 };
-use millstream_stages::{Input, Reduce, headers};
+use millstream_stages::{Input, Reduce, Tally, headers};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     StepDown, batch,
     batch::{Batch, header_of},
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, Offsets},
 };
 use crate::{
-    broker::{AdminError, Broker, StoredMessage},
+    broker::{AdminError, Broker, PublishError, StoredMessage},
     config::{Pipeline, pipeline::Stage},
     dead_letter::letter::store,
     limits,
     observe::ReduceMetrics,
-    topology::Topology,
+    topology::{Names, Topology},
 };
 
 /// What a leader works with.
 pub(super) struct Leader<'a> {
-    pub(super) broker: &'a Broker,
-    pub(super) pipeline: &'a Pipeline,
-    pub(super) stage: &'a Stage,
-    pub(super) worker: &'a str,
-    pub(super) metrics: &'a ReduceMetrics,
+    broker: &'a Broker,
+    pipeline: &'a Pipeline,
+    stage: &'a Stage,
+    worker: &'a str,
+    metrics: &'a ReduceMetrics,
+    names: Names,
+    state_stream: String,
 }
 
 /// What a leader has in hand, from its takeover to its end.
-struct Term {
+struct Term<'a> {
     reduce: Box<dyn Reduce>,
-    checkpoint: Checkpoint,
+    offsets: Offsets,
+    /// In the hands of `committing` while a commit is being written.
+    checkpoint: Option<Checkpoint>,
     batch: Batch,
+    /// Emissions on their way since the last commit began, in order.
+    telling: FuturesOrdered<BoxFuture<'a, Result<(), PublishError>>>,
+    committing: Option<BoxFuture<'a, Result<Committed, StepDown>>>,
     /// A due timer is not asked about again before.
     ask_after: Instant,
 }
 
+/// A commit that was written.
+struct Committed {
+    checkpoint: Checkpoint,
+    tallies: Vec<Tally>,
+}
+
 type Read = (Arc<str>, Result<StoredMessage, AdminError>);
 
-impl Leader<'_> {
+impl<'a> Leader<'a> {
+    pub(super) fn new(
+        broker: &'a Broker,
+        pipeline: &'a Pipeline,
+        stage: &'a Stage,
+        worker: &'a str,
+        metrics: &'a ReduceMetrics,
+    ) -> Self {
+        let names = pipeline.names();
+        Self { broker, pipeline, stage, worker, metrics, state_stream: names.state_stream(), names }
+    }
+
     /// Takes the stage over and runs it until `stop`, with a commit at the end.
+    ///
+    /// Reading goes on while emissions are on their way and while a commit is written: a flood waits for neither.
     pub(super) async fn lead(
         &self,
         build: &impl Fn() -> Box<dyn Reduce>,
         stop: &CancellationToken,
     ) -> Result<(), StepDown> {
-        let bucket = self.pipeline.names().state_bucket();
-        let checkpoint = Checkpoint::take_over(self.broker, &bucket, &self.stage.name, self.worker).await?;
+        let bucket = self.names.state_bucket();
+        let (checkpoint, offsets) = Checkpoint::take_over(self.broker, &bucket, &self.stage.name, self.worker).await?;
         let mut reduce = build();
         for (key, value) in checkpoint.state().await? {
             reduce.restore(&key, &value).map_err(StepDown::State)?;
         }
-        let mut term = Term { reduce, checkpoint, batch: Batch::default(), ask_after: Instant::now() };
+        let mut term = Term {
+            reduce,
+            offsets,
+            checkpoint: Some(checkpoint),
+            batch: Batch::default(),
+            telling: FuturesOrdered::new(),
+            committing: None,
+            ask_after: Instant::now(),
+        };
         let reads = Topology::of(self.pipeline).reads(&self.stage.name);
         let streams: Vec<(String, Vec<String>)> = reads.into_iter().map(|read| (read.stream, read.filters)).collect();
-        let mut inputs = self.follow(&streams, &term.checkpoint);
+        self.hear(&mut term, &streams).await?;
+        let mut inputs = self.follow(&streams, &term.offsets);
         self.metrics.leading(true);
+        self.metrics.tallied(term.reduce.tallies());
         loop {
-            let commit_at = term.batch.due;
+            let commit_at = term.batch.due.filter(|_| term.committing.is_none());
             let timer_at = term.timer_at();
+            let takes_more = term.takes_more();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return self.commit(&mut term).await,
-                () = sleep_until(commit_at) => self.commit(&mut term).await?,
+                committed = written(&mut term.committing) => self.committed(&mut term, committed?),
+                // Under Tokio's budget a publish that is made to wait comes after those behind it, and an incident would
+                // be told as updated before it is told as opened.
+                Some(told) = tokio::task::unconstrained(term.telling.next()) => told?,
+                () = sleep_until(commit_at) => self.begin_commit(&mut term),
                 () = sleep_until(timer_at) => self.tick(&mut term, &streams).await?,
-                Some(first) = inputs.next() => {
-                    let mut next = Some(first);
+                Some(first) = inputs.next(), if takes_more => {
+                    let (mut next, mut taken) = (Some(first), 0);
                     while let Some(read) = next {
                         self.apply(&mut term, read);
-                        if term.batch.is_full(term.reduce.dirty_len()) {
+                        taken += 1;
+                        let news = !term.batch.emissions.is_empty() && taken >= limits::NEWS_AFTER_INPUTS;
+                        if news || term.is_full() {
                             break;
                         }
                         next = inputs.next().now_or_never().flatten();
                     }
-                    if term.batch.is_full(term.reduce.dirty_len()) || term.batch.is_news() {
-                        self.commit(&mut term).await?;
-                    }
+                    self.pass_on(&mut term);
                 }
             }
         }
     }
 
+    /// Takes in what operators have said by now, before anything else: a silence that was made while no worker ran holds for what
+    /// came meanwhile.
+    async fn hear(&self, term: &mut Term<'a>, streams: &[(String, Vec<String>)]) -> Result<(), StepDown> {
+        for (stream, filters) in streams.iter().filter(|(stream, _)| *stream == self.state_stream) {
+            let name: Arc<str> = stream.as_str().into();
+            let said = self.broker.stored(stream, filters, term.offsets.next(stream));
+            let mut said = std::pin::pin!(said);
+            while let Some(message) = said.try_next().await? {
+                self.apply(term, (name.clone(), Ok(message)));
+                if term.is_full() {
+                    self.commit(term).await?;
+                }
+            }
+        }
+        self.pass_on(term);
+        Ok(())
+    }
+
     /// All inputs as one, each in its own order.
-    fn follow(&self, streams: &[(String, Vec<String>)], checkpoint: &Checkpoint) -> BoxStream<'static, Read> {
+    fn follow(&self, streams: &[(String, Vec<String>)], offsets: &Offsets) -> BoxStream<'static, Read> {
         let follow = |(stream, filters): &(String, Vec<String>)| {
             let name: Arc<str> = stream.as_str().into();
-            let messages = self.broker.follow(stream, filters, checkpoint.next(stream));
+            let messages = self.broker.follow(stream, filters, offsets.next(stream));
             messages.map(move |message| (name.clone(), message)).boxed()
         };
         stream::select_all(streams.iter().map(follow)).boxed()
     }
 
     /// Takes in one message. A rejected one becomes a dead letter before the next commit.
-    fn apply(&self, term: &mut Term, (stream, read): Read) {
+    fn apply(&self, term: &mut Term<'_>, (stream, read): Read) {
         let message = match read {
             Ok(message) => message,
             Err(error) => {
@@ -113,6 +173,7 @@ impl Leader<'_> {
             stream: &stream,
             seq: message.seq,
             subject: &message.subject,
+            key: if *stream == *self.state_stream { self.names.state_key(&message.subject) } else { None },
             at_ms: unix_ms(message.stored_at),
             now_ms: unix_ms(SystemTime::now()),
             traceparent: header_of(&message.headers, headers::TRACEPARENT),
@@ -126,19 +187,19 @@ impl Leader<'_> {
             self.metrics.rejected();
         }
         self.metrics.applied(1);
-        term.checkpoint.applied(&stream, message.seq);
+        term.offsets.applied(&stream, message.seq);
         term.batch.inputs += 1;
         term.batch.begin();
     }
 
     /// Lets time pass, as far as everything before it has been applied: in a backlog no timer fires early.
-    async fn tick(&self, term: &mut Term, streams: &[(String, Vec<String>)]) -> Result<(), StepDown> {
+    async fn tick(&self, term: &mut Term<'a>, streams: &[(String, Vec<String>)]) -> Result<(), StepDown> {
         // Asked before the streams are, so that whatever is stored later is later.
         let mut until_ms = unix_ms(SystemTime::now());
         let everything = [">".to_owned()];
         for (stream, filters) in streams {
             for filter in if filters.is_empty() { &everything } else { filters.as_slice() } {
-                match self.broker.next_on_subject(stream, filter, term.checkpoint.next(stream)).await {
+                match self.broker.next_on_subject(stream, filter, term.offsets.next(stream)).await {
                     Ok(Some(unread)) => until_ms = until_ms.min(unix_ms(unread.stored_at)),
                     Ok(None) => {}
                     Err(error) => {
@@ -153,41 +214,92 @@ impl Leader<'_> {
         while term.reduce.next_timer_ms().is_some_and(|due_ms| due_ms <= until_ms) {
             term.reduce.tick(until_ms, &mut term.batch.emissions);
             term.batch.begin();
-            if term.batch.is_full(term.reduce.dirty_len()) {
+            if term.is_full() {
                 self.commit(term).await?;
             }
         }
-        if term.batch.is_news() { self.commit(term).await } else { Ok(()) }
+        self.pass_on(term);
+        Ok(())
     }
 
-    /// Publishes what the batch gave rise to, then writes the checkpoint.
-    ///
-    /// In this order a crash in between repeats the emissions, with the same ids, and loses none.
-    async fn commit(&self, term: &mut Term) -> Result<(), StepDown> {
-        if term.batch.due.is_none() {
-            return Ok(());
+    /// Tells what someone waits to hear, and begins to commit what is too much to be left for later.
+    fn pass_on(&self, term: &mut Term<'a>) {
+        self.tell(term);
+        if term.is_full() && term.committing.is_none() {
+            self.begin_commit(term);
         }
+    }
+
+    /// Puts what the batch gave rise to on its way. The checkpoint follows later: a crash before it repeats this, with the
+    /// same ids.
+    fn tell(&self, term: &mut Term<'a>) {
+        let (broker, emits) = (self.broker, term.reduce.emits());
+        for emission in term.batch.emissions.drain(..) {
+            self.metrics.emitted(&emission.route);
+            let outgoing = batch::emission(self.pipeline, self.stage, emits, emission);
+            term.telling.push_back(async move { broker.publish(outgoing).await.map(|_| ()) }.boxed());
+        }
+    }
+
+    /// Begins to write the checkpoint, as everything is now. First all that it says was told is stored: a crash in between
+    /// repeats the emissions, and loses none.
+    fn begin_commit(&self, term: &mut Term<'a>) {
+        self.tell(term);
+        let Some(mut checkpoint) = term.checkpoint.take() else { return };
         let batch = std::mem::take(&mut term.batch);
-        let emits = term.reduce.emits();
-        let routes: Vec<String> = batch.emissions.iter().map(|emission| emission.route.clone()).collect();
-        let emissions = batch.emissions.into_iter().map(|e| batch::emission(self.pipeline, self.stage, emits, e));
-        let publishes = emissions.map(async |outgoing| self.broker.publish(outgoing).await.map(|_| ()));
-        let published = stream::iter(publishes).buffered(limits::EMISSIONS_IN_FLIGHT_MAX).try_collect::<()>();
-        // Under Tokio's budget a publish that is made to wait comes after those behind it, and an incident would be
-        // told as updated before it is told as opened.
-        tokio::task::unconstrained(published).await?;
-        let letters = batch.dead_letters.into_iter().map(async |letter| store(self.broker, letter).await.map(|_| ()));
-        stream::iter(letters).buffered(limits::EMISSIONS_IN_FLIGHT_MAX).try_collect::<()>().await?;
-        term.checkpoint.write(term.reduce.take_dirty()).await?;
-        for route in routes {
-            self.metrics.emitted(&route);
+        let (mut telling, offsets) = (std::mem::take(&mut term.telling), term.offsets.clone());
+        let (changes, tallies) = (term.reduce.take_dirty(), term.reduce.tallies());
+        let broker = self.broker;
+        let commit = async move {
+            tokio::task::unconstrained(async {
+                while telling.try_next().await?.is_some() {}
+                Ok::<_, PublishError>(())
+            })
+            .await?;
+            let letters = batch.dead_letters.into_iter().map(async |letter| store(broker, letter).await.map(|_| ()));
+            stream::iter(letters).buffered(limits::EMISSIONS_IN_FLIGHT_MAX).try_collect::<()>().await?;
+            checkpoint.write(&offsets, changes).await?;
+            Ok(Committed { checkpoint, tallies })
+        };
+        term.committing = Some(commit.boxed());
+    }
+
+    fn committed(&self, term: &mut Term<'_>, committed: Committed) {
+        term.checkpoint = Some(committed.checkpoint);
+        term.committing = None;
+        self.metrics.commits(committed.tallies);
+    }
+
+    /// Writes the checkpoint, and waits until it is written.
+    async fn commit(&self, term: &mut Term<'a>) -> Result<(), StepDown> {
+        if let Some(committing) = term.committing.take() {
+            self.committed(term, committing.await?);
         }
-        self.metrics.commits();
-        Ok(())
+        if term.batch.due.is_some() {
+            self.begin_commit(term);
+        }
+        match term.committing.take() {
+            Some(committing) => {
+                let committed = committing.await?;
+                self.committed(term, committed);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
-impl Term {
+impl Term<'_> {
+    /// Whether one more step might not fit the next commit.
+    fn is_full(&self) -> bool {
+        self.batch.is_full(self.reduce.dirty_len())
+    }
+
+    /// Whether there is room for more input.
+    fn takes_more(&self) -> bool {
+        self.telling.len() < limits::EMISSIONS_IN_FLIGHT_MAX && !(self.is_full() && self.committing.is_some())
+    }
+
     /// When the stage's next timer is to be looked at.
     fn timer_at(&self) -> Option<Instant> {
         let due_ms = self.reduce.next_timer_ms()?;
@@ -195,6 +307,14 @@ impl Term {
         // A year is as good as never, and far from what the runtime's clock can hold.
         let wait = wait.min(std::time::Duration::from_secs(365 * 86_400));
         Some((Instant::now() + wait).max(self.ask_after))
+    }
+}
+
+/// The commit that is being written, if one is.
+async fn written(committing: &mut Option<BoxFuture<'_, Result<Committed, StepDown>>>) -> Result<Committed, StepDown> {
+    match committing {
+        Some(committing) => committing.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -71,7 +71,7 @@ pub async fn run(
         let acquired = stop.run_until_cancelled(Lease::acquire(&broker, &bucket, &stage.name, worker)).await;
         let Some(mut lease) = acquired else { return Ok(()) };
         tracing::info!(stage = %stage.name, worker, term = lease.term(), "took over");
-        let leader = Leader { broker: &broker, pipeline: &pipeline, stage, worker, metrics: &metrics };
+        let leader = Leader::new(&broker, &pipeline, stage, worker, &metrics);
         let ended = tokio::select! {
             ended = leader.lead(&build, &stop) => ended,
             () = lease.keep() => Err(StepDown::Lease),

@@ -65,6 +65,16 @@ impl Names {
         format!("{}.failed.{stage}.>", self.pipeline)
     }
 
+    /// The subject of a finding of the monitor: what it found, and about what. In the stream of failed attempts.
+    pub fn finding_subject(&self, code: &str, about: &str) -> String {
+        format!("{}.finding.{}.{}", self.pipeline, token(code), token(about))
+    }
+
+    /// The subject filter for every finding of the monitor.
+    pub fn finding_filter(&self) -> String {
+        format!("{}.finding.>", self.pipeline)
+    }
+
     /// The stream of notifications to deliver.
     pub fn notify_stream(&self) -> String {
         format!("{}-notify", self.pipeline)
@@ -73,6 +83,11 @@ impl Names {
     /// The subject of notifications for a channel.
     pub fn notify_subject(&self, channel: &str) -> String {
         format!("{}.notify.{channel}", self.pipeline)
+    }
+
+    /// The subject on which workers tell each other what the browsers of a websocket channel are to be told. No stream keeps it.
+    pub fn live_subject(&self, channel: &str) -> String {
+        format!("{}.live.{channel}", self.pipeline)
     }
 
     /// The stream of dead letters.
@@ -179,9 +194,32 @@ impl Names {
         format!("notify-{channel}")
     }
 
+    /// The lease of the worker that delivers notifications. (No stage has a name that begins with `notify-`.)
+    pub const CHANNELS_LEASE: &str = "notify-channels";
+
     /// The key-value bucket of checkpoints and leases.
     pub fn state_bucket(&self) -> String {
         format!("{}-state", self.pipeline)
+    }
+
+    /// The stream that [`Self::state_bucket`] is.
+    pub fn state_stream(&self) -> String {
+        format!("KV_{}", self.state_bucket())
+    }
+
+    /// The subject, in [`Self::state_stream`], of a key.
+    pub fn state_subject(&self, key: &str) -> String {
+        format!("$KV.{}.{key}", self.state_bucket())
+    }
+
+    /// The key of a subject of [`Self::state_stream`].
+    pub fn state_key<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        subject.strip_prefix("$KV.")?.strip_prefix(&self.state_bucket())?.strip_prefix('.')
+    }
+
+    /// The prefix of the keys, in [`Self::state_bucket`], of what a reduce stage knows.
+    pub fn reduce_state(stage: &str) -> String {
+        format!("{stage}.state.")
     }
 
     /// The key of a stage's circuit breaker in [`Self::state_bucket`].

@@ -58,6 +58,8 @@ pub enum FeedInput {
     Retry,
     /// Events of the stage that run with nothing else in hand, one at a time over the whole fleet.
     Alone,
+    /// What operators say of incidents and alerts: keys of the state bucket.
+    Said,
 }
 
 /// What a reduce stage reads by offset.
@@ -94,6 +96,7 @@ impl Topology {
             } else if !stage.is_map() {
                 let read = |(stream, (input, filters))| Read { stage: stage.name.clone(), stream, filters, input };
                 topology.reads.extend(inputs.into_iter().map(read));
+                topology.reads.extend(said(&names, stage));
             }
         }
         for channel in &pipeline.channels {
@@ -219,6 +222,7 @@ fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
                 (names.out_stream(from), FeedInput::Edge, filters)
             }
             Input::Failed(from) => (names.failed_stream(), FeedInput::Failed, vec![names.failed_filter(from)]),
+            Input::Findings => (names.failed_stream(), FeedInput::Failed, vec![names.finding_filter()]),
         };
         inputs.entry(stream).or_insert_with(|| (read, Vec::new())).1.extend(filters);
     }
@@ -226,6 +230,14 @@ fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
         *filters = uncovered(std::mem::take(filters));
     }
     inputs
+}
+
+/// The keys of the state bucket that a stage of its kind follows.
+fn said(names: &Names, stage: &Stage) -> Option<Read> {
+    let follows = stage.kind.follows;
+    let filters = follows.iter().map(|prefix| names.state_subject(&format!("{prefix}.>"))).collect();
+    let read = Read { stage: stage.name.clone(), stream: names.state_stream(), filters, input: FeedInput::Said };
+    (!follows.is_empty()).then_some(read)
 }
 
 fn retry_input(names: &Names, stage: &str) -> (String, (FeedInput, Vec<String>)) {
@@ -262,7 +274,10 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
     let mut streams = vec![
         bucket(names.state_bucket(), false, None),
         bucket(names.workers_bucket(), storage.memory, Some(limits::WORKER_TTL)),
-        aged(stream(names.failed_stream(), Retention::Limits, vec![root("failed")]), storage.failed_max_age),
+        aged(
+            stream(names.failed_stream(), Retention::Limits, vec![root("failed"), names.finding_filter()]),
+            storage.failed_max_age,
+        ),
         StreamSpec {
             max_bytes: storage.dlq_max_bytes,
             // A letter that found no room must not cost another: what fails is held until there is room.

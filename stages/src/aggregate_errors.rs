@@ -1,299 +1,344 @@
 //! kind = "aggregate-errors": error events become incidents, by fingerprint, with exact counts.
 
 mod cell;
+mod options;
 mod report;
+mod rules;
+mod state;
+mod stored;
+mod tell;
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Build, Emission, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce, World,
+    Build, Emission, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce, Tally, World,
     failure::class,
-    fingerprint::{hash, hex, normalise},
-    incident::{Change, Severity},
-    retry::glob_matches,
+    fingerprint::normalise,
+    incident::{Change, Incident, Said, Severity},
+    operator::{Action, INCIDENT_KEYS, IncidentAction},
+    slots::Slots,
+    text::excerpt,
     units::Period,
 };
 use cell::Cell;
+use options::Options;
 use report::Report;
+use rules::{About, Rules};
+use state::Totals;
+use tell::End;
 
 /// The kind's line in [`crate::KINDS`].
 pub const KIND: Kind = Kind {
     name: "aggregate-errors",
     about: "groups error events by fingerprint and opens an incident when many fall within a window",
     options: || schemars::schema_for!(Options),
-    build: Build::Reduce(|options, world| Ok(Box::new(AggregateErrors::new(Options::checked(options, world)?)))),
+    build: Build::Reduce(|options, world| Ok(Box::new(AggregateErrors::build(options, world)?))),
+    follows: &[INCIDENT_KEYS],
 };
 
-/// Fingerprints remembered at once. About 1 KiB each; past it the one longest idle is forgotten, and counted.
-pub const FINGERPRINTS_MAX: usize = 100_000;
-/// The largest threshold: so many times are kept per fingerprint.
-const THRESHOLD_MAX: usize = 1000;
-/// The key of what is known of forgotten fingerprints.
-const FORGOTTEN: &str = "forgotten";
-
-/// The keys of an `aggregate-errors` stage.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Options {
-    /// Errors of one fingerprint within the window that open an incident.
-    #[schemars(range(min = 1, max = 1000))]
-    threshold: usize,
-    /// The window, which slides.
-    window: Period,
-    /// An incident resolves when no error came for so long.
-    quiet: Period,
-    /// How bad an incident is where neither a rule nor the errors say.
-    severity: Severity,
-    /// Exceptions by error code; the first that matches wins.
-    rule: Vec<Rule>,
-}
-
-/// An exception: the codes it is for, and what then holds instead.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(inline)]
-struct Rule {
-    /// Error codes it is for, with `*` for any text; empty: all.
-    code: Vec<String>,
-    /// How bad its incidents are, whatever the errors say.
-    severity: Option<Severity>,
-    /// Errors within the window that open an incident.
-    #[schemars(range(min = 1, max = 1000))]
-    threshold: Option<usize>,
-    /// The window, which slides.
-    window: Option<Period>,
-    /// Where its incidents are sent, before any route of the alert stage.
-    channels: Vec<String>,
-}
-
-/// What holds for the errors of one code.
-#[derive(Debug, Clone, Copy)]
-struct Terms<'a> {
-    threshold: usize,
-    window_ms: u64,
-    quiet_ms: u64,
-    /// The severity that a rule sets.
-    severity: Option<Severity>,
-    /// The severity where nothing else says.
-    otherwise: Severity,
-    channels: &'a [String],
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            threshold: 5,
-            window: Period::seconds(300),
-            quiet: Period::seconds(600),
-            severity: Severity::Medium,
-            rule: Vec::new(),
-        }
-    }
-}
-
-impl Options {
-    fn checked(options: &Value, world: &dyn World) -> Result<Self, Vec<Problem>> {
-        let read: Self = serde_json::from_value(options.clone()).map_err(|e| vec![Problem::new(&[], e.to_string())])?;
-        let mut problems = Vec::new();
-        let mut check = |at: &[&str], threshold: Option<usize>, window: Option<Period>| {
-            if threshold.is_some_and(|n| !(1..=THRESHOLD_MAX).contains(&n)) {
-                let at: Vec<&str> = at.iter().copied().chain(["threshold"]).collect();
-                problems.push(Problem::new(&at, format!("expected a threshold from 1 to {THRESHOLD_MAX}")));
-            }
-            if window.is_some_and(|window| window.0 == Duration::ZERO) {
-                let at: Vec<&str> = at.iter().copied().chain(["window"]).collect();
-                problems.push(Problem::new(&at, "expected a window longer than nothing"));
-            }
-        };
-        check(&[], Some(read.threshold), Some(read.window));
-        for (n, rule) in read.rule.iter().enumerate() {
-            check(&["rule", &n.to_string()], rule.threshold, rule.window);
-        }
-        if read.quiet.0 == Duration::ZERO {
-            problems.push(Problem::new(&["quiet"], "expected a quiet period longer than nothing"));
-        }
-        for (n, rule) in read.rule.iter().enumerate() {
-            let at = ["rule", &n.to_string(), "channels"];
-            problems.extend(crate::alert::channel_problems(&at, &rule.channels, world));
-        }
-        if problems.is_empty() { Ok(read) } else { Err(problems) }
-    }
-
-    fn terms(&self, code: &str) -> Terms<'_> {
-        let fits = |rule: &&Rule| rule.code.is_empty() || rule.code.iter().any(|glob| glob_matches(glob, code));
-        let rule = self.rule.iter().find(fits);
-        Terms {
-            threshold: rule.and_then(|rule| rule.threshold).unwrap_or(self.threshold),
-            window_ms: ms(rule.and_then(|rule| rule.window).unwrap_or(self.window)),
-            quiet_ms: ms(self.quiet),
-            severity: rule.and_then(|rule| rule.severity),
-            otherwise: self.severity,
-            channels: rule.map_or(&[], |rule| &rule.channels),
-        }
-    }
-}
+/// Names and reasons of operators that are kept, in bytes.
+const SAID_BYTES_MAX: usize = 512;
 
 /// A period in milliseconds.
 pub(crate) fn ms(period: Period) -> u64 {
     u64::try_from(period.0.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What is left of fingerprints that were forgotten to keep memory bounded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Forgotten {
-    fingerprints: u64,
-    errors: u64,
+/// The state machine of an `aggregate-errors` stage: a cell per fingerprint, and who is due when.
+#[derive(Debug)]
+pub struct AggregateErrors {
+    rules: Rules,
+    fingerprints_max: usize,
+    cells: HashMap<u64, Cell>,
+    order: Order,
+    totals: Totals,
+    totals_dirty: bool,
+    slots: Slots,
+    /// Keys of an earlier version that are to be deleted.
+    legacy: Vec<String>,
 }
 
-/// The state: one cell per fingerprint, and who is due when.
-struct AggregateErrors {
-    options: Options,
-    cells: HashMap<u64, Cell>,
-    /// Open incidents by when their quiet period is over.
+/// The fingerprints in the order in which something becomes of them. Each is in one of both.
+#[derive(Debug, Default)]
+struct Order {
+    /// Those with an open incident by when its quiet period is over.
     due: BTreeSet<(u64, u64)>,
-    /// Fingerprints without an open incident by when they were last seen.
+    /// Those without one by when they were last seen.
     idle: BTreeSet<(u64, u64)>,
-    forgotten: Forgotten,
-    forgotten_dirty: bool,
-    dirty: HashSet<u64>,
-    fingerprints_max: usize,
+}
+
+/// Where a cell stands in the order: whether it is open, and when.
+type Place = (bool, u64);
+
+/// Where a cell stands in the order.
+fn place(cell: &Cell, rules: &Rules) -> Place {
+    match cell.due_ms(rules.terms(cell.rule)) {
+        Some(due_ms) => (true, due_ms),
+        None => (false, cell.last_seen_ms),
+    }
+}
+
+impl Order {
+    fn add(&mut self, (open, at_ms): Place, key: u64) {
+        let order = if open { &mut self.due } else { &mut self.idle };
+        order.insert((at_ms, key));
+    }
+
+    fn remove(&mut self, (open, at_ms): Place, key: u64) {
+        let order = if open { &mut self.due } else { &mut self.idle };
+        order.remove(&(at_ms, key));
+    }
 }
 
 impl AggregateErrors {
-    fn new(options: Options) -> Self {
+    /// The stage that these options describe, with nothing known yet.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the options.
+    pub fn build(options: &Value, world: &dyn World) -> Result<Self, Vec<Problem>> {
+        Ok(Self::new(&Options::checked(options, world)?))
+    }
+
+    fn new(options: &Options) -> Self {
         Self {
-            options,
+            rules: Rules::new(options),
+            fingerprints_max: options.fingerprints_max,
             cells: HashMap::new(),
-            due: BTreeSet::new(),
-            idle: BTreeSet::new(),
-            forgotten: Forgotten::default(),
-            forgotten_dirty: false,
-            dirty: HashSet::new(),
-            fingerprints_max: FINGERPRINTS_MAX,
+            order: Order::default(),
+            totals: Totals::default(),
+            totals_dirty: false,
+            slots: Slots::in_pages(state::CELLS_PER_PAGE),
+            legacy: Vec::new(),
         }
     }
 
-    /// Where a cell stands in the two orders.
-    fn index(&mut self, key: u64, add: bool) {
+    /// Every open incident as it is now, the worst first and then the one with the most errors.
+    ///
+    /// [`Incident::event`] is [`Change::Acknowledged`] where someone has taken it on, else [`Change::Updated`]. `new_errors` are
+    /// those that no emission has told of yet.
+    pub fn incidents(&self) -> Vec<Incident> {
+        let incident = |(_, key): &(u64, u64)| {
+            let cell = self.cells.get(key)?;
+            let taken_on = cell.open.as_ref().is_some_and(|open| open.acknowledged.is_some());
+            let event = if taken_on { Change::Acknowledged } else { Change::Updated };
+            cell.incident(event, None, self.rules.terms(cell.rule))
+        };
+        let mut incidents: Vec<Incident> = self.order.due.iter().filter_map(incident).collect();
+        incidents.sort_by(|a, b| {
+            (b.severity, b.count).cmp(&(a.severity, a.count)).then_with(|| a.incident_id.cmp(&b.incident_id))
+        });
+        incidents
+    }
+
+    /// The channels that the rule for an incident with these labels names; none where no rule does. Its severity counts as what was
+    /// reported.
+    pub fn channels_of(&self, labels: &BTreeMap<String, String>) -> &[String] {
+        let label = |name: &str| labels.get(name).map(String::as_str);
+        let about = About {
+            code: label("code").unwrap_or_default(),
+            service: label("service").unwrap_or_default(),
+            stage: label("stage"),
+            tenant: label("tenant"),
+            severity: label("severity").and_then(Severity::meant_by),
+        };
+        &self.rules.terms(self.rules.number(&about)).channels
+    }
+
+    fn emit(&mut self, emission: Option<Emission>, change: Change, out: &mut Vec<Emission>) {
+        if let Some(emission) = emission {
+            out.push(emission);
+            self.totals.told(change);
+            self.totals_dirty = true;
+        }
+    }
+
+    /// Ends an open incident.
+    fn resolve(&mut self, key: u64, end: &End, out: &mut Vec<Emission>) {
         let Some(cell) = self.cells.get(&key) else { return };
-        let open = cell.open.is_some();
-        let quiet_ms = self.options.terms(&cell.code).quiet_ms;
-        let at = if open { cell.last_seen_ms.saturating_add(quiet_ms) } else { cell.last_seen_ms };
-        let order = if open { &mut self.due } else { &mut self.idle };
-        if add {
-            order.insert((at, key));
-        } else {
-            order.remove(&(at, key));
+        self.order.remove(place(cell, &self.rules), key);
+        let cell = self.cells.get_mut(&key).expect("the cell was just found");
+        let told = cell.tell(Change::Resolved, Some(end), self.rules.terms(cell.rule));
+        cell.close(end.at_ms);
+        cell.rule = self.rules.number(&cell.about());
+        self.order.add((false, cell.last_seen_ms), key);
+        self.slots.touch(key);
+        self.emit(told, Change::Resolved, out);
+    }
+
+    /// Ends the incident of a fingerprint if its quiet period is over by now.
+    fn resolve_if_due(&mut self, key: u64, now_ms: u64, out: &mut Vec<Emission>) {
+        let due_ms = self.cells.get(&key).and_then(|cell| cell.due_ms(self.rules.terms(cell.rule)));
+        if let Some(at_ms) = due_ms.filter(|due_ms| *due_ms <= now_ms) {
+            self.resolve(key, &End { at_ms, by: None }, out);
         }
     }
 
-    /// Resolves an open incident, as of the end of its quiet period.
-    fn resolve(&mut self, key: u64, out: &mut Vec<Emission>) {
-        self.index(key, false);
-        if let Some(cell) = self.cells.get_mut(&key) {
-            let terms = self.options.terms(&cell.code);
-            out.extend(cell.tell(key, Change::Resolved, &terms));
-            cell.close();
+    /// Makes room for one fingerprint: the longest idle goes first; where none is, the open one that is due first.
+    fn make_room(&mut self, now_ms: u64, out: &mut Vec<Emission>) {
+        // More than one goes only after the limit was lowered, and then a few with each new one.
+        for _ in 0..KEYS_PER_STEP_MAX - 2 {
+            if self.cells.len() < self.fingerprints_max {
+                return;
+            }
+            // What is over counts as idle, whether a tick came in between or not: a replay forgets the same.
+            if let Some((due_ms, key)) = self.order.due.first().copied().filter(|(due_ms, _)| *due_ms <= now_ms) {
+                self.resolve(key, &End { at_ms: due_ms, by: None }, out);
+                continue;
+            }
+            let oldest = self.order.idle.first().or(self.order.due.first()).copied();
+            let Some((_, key)) = oldest else { return };
+            self.forget(key, now_ms, out);
         }
-        self.index(key, true);
-        self.dirty.insert(key);
     }
 
-    /// Makes room for one fingerprint: an idle one goes first, then the open one that is due first.
-    fn make_room(&mut self, out: &mut Vec<Emission>) {
-        if self.cells.len() < self.fingerprints_max {
-            return;
+    /// Forgets a fingerprint. Its incident, if it has one, is over.
+    fn forget(&mut self, key: u64, now_ms: u64, out: &mut Vec<Emission>) {
+        if let Some(open) = self.cells.get(&key).and_then(|cell| cell.open.as_ref()) {
+            let at_ms = now_ms.max(open.opened_ms);
+            self.resolve(key, &End { at_ms, by: None }, out);
         }
-        let oldest = self.idle.first().or(self.due.first()).copied();
-        let Some((_, key)) = oldest else { return };
-        if self.cells.get(&key).is_some_and(|cell| cell.open.is_some()) {
-            self.resolve(key, out);
-        }
-        self.index(key, false);
         if let Some(cell) = self.cells.remove(&key) {
-            self.forgotten.fingerprints += 1;
-            self.forgotten.errors += cell.total;
-            self.forgotten_dirty = true;
-            self.dirty.insert(key);
+            self.order.remove(place(&cell, &self.rules), key);
+            self.slots.release(key);
+            self.totals.forgot(cell.total);
+            self.totals_dirty = true;
         }
+    }
+
+    /// Counts one error.
+    fn take_in(&mut self, report: &Report<'_>, at_ms: u64, seq: u64, out: &mut Vec<Emission>) {
+        let message = normalise(&report.message);
+        let parts = self.rules.parts(report);
+        let key = rules::key(parts, report, &message);
+        if self.cells.contains_key(&key) {
+            // The quiet period may have passed unnoticed, in a replay or between two ticks.
+            self.resolve_if_due(key, at_ms, out);
+        } else {
+            let mut cell = Cell::new(key, report, parts, &message, at_ms);
+            cell.rule = self.rules.number(&cell.about());
+            self.make_room(at_ms, out);
+            self.order.add((false, at_ms), key);
+            self.cells.insert(key, cell);
+        }
+        let cell = self.cells.get_mut(&key).expect("the cell was just found or made");
+        let before = place(cell, &self.rules);
+        if cell.note(report, at_ms, self.rules.terms(cell.rule)) {
+            cell.rule = self.rules.number(&cell.about());
+        }
+        let terms = self.rules.terms(cell.rule);
+        let change = cell.count(at_ms, seq, terms);
+        let told = change.and_then(|change| cell.tell(change, None, terms));
+        let after = place(cell, &self.rules);
+        if before != after {
+            self.order.remove(before, key);
+            self.order.add(after, key);
+        }
+        self.slots.touch(key);
+        self.totals.errors += 1;
+        self.totals_dirty = true;
+        if let Some(change) = change {
+            self.emit(told, change, out);
+        }
+    }
+
+    /// Does what an operator says of an incident. One that is unknown or over is left alone.
+    fn operate(&mut self, key: &str, input: &Input<'_>, out: &mut Vec<Emission>) -> Result<(), Failure> {
+        let reject = |why: String| Failure::reject(class::DECODE, format!("not an action on an incident: {why}"));
+        let named = key.strip_prefix(INCIDENT_KEYS).and_then(|rest| rest.strip_prefix('.'));
+        let named = named.ok_or_else(|| reject(format!("its key is \"{}\"", excerpt(key, 80))))?;
+        if input.body.is_empty() {
+            return Ok(());
+        }
+        let read: IncidentAction = serde_json::from_slice(input.body).map_err(|error| reject(error.to_string()))?;
+        let IncidentAction { incident_id, action, by, at, reason } = read;
+        if incident_id != named {
+            let (said, named) = (excerpt(&incident_id, 80), excerpt(named, 80));
+            return Err(reject(format!("it is about \"{said}\" and its key about \"{named}\"")));
+        }
+        let fingerprint = incident_id.split_once('-').and_then(|(digits, _)| u64::from_str_radix(digits, 16).ok());
+        let Some(fingerprint) = fingerprint else { return Ok(()) };
+        self.resolve_if_due(fingerprint, input.at_ms, out);
+        let Some(cell) = self.cells.get_mut(&fingerprint).filter(|cell| cell.incident_id() == incident_id) else {
+            return Ok(());
+        };
+        let Some(opened_ms) = cell.open.as_ref().map(|open| open.opened_ms) else { return Ok(()) };
+        let short = |text: String| excerpt(&text, SAID_BYTES_MAX);
+        let said = Said { by: short(by), at, reason: reason.map(short) };
+        match action {
+            Action::Acknowledge => {
+                if cell.acknowledge(said) {
+                    let told = cell.tell(Change::Acknowledged, None, self.rules.terms(cell.rule));
+                    self.slots.touch(fingerprint);
+                    self.emit(told, Change::Acknowledged, out);
+                }
+            }
+            Action::Resolve => {
+                let at_ms = u64::try_from(at.as_millisecond()).unwrap_or(0).max(opened_ms);
+                self.resolve(fingerprint, &End { at_ms, by: Some(said) }, out);
+            }
+        }
+        Ok(())
     }
 }
 
 impl Reduce for AggregateErrors {
     fn restore(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
-        let unread = |error: serde_json::Error| format!("cannot read the state under \"{key}\": {error}");
-        if key == FORGOTTEN {
-            self.forgotten = serde_json::from_slice(value).map_err(unread)?;
-            return Ok(());
-        }
-        let hash = key.strip_prefix("fp.").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        let hash = hash.ok_or_else(|| format!("no state of aggregate-errors has the key \"{key}\""))?;
-        self.index(hash, false);
-        self.cells.insert(hash, serde_json::from_slice(value).map_err(unread)?);
-        self.index(hash, true);
-        Ok(())
+        self.restored(key, value)
     }
 
     fn apply(&mut self, input: &Input<'_>, out: &mut Vec<Emission>) -> Result<(), Failure> {
+        if let Some(key) = input.key {
+            return self.operate(key, input, out);
+        }
         let report = Report::read(input.body)
             .map_err(|wrong| Failure::reject(class::DECODE, format!("not an error event: {wrong}")))?;
-        let message = normalise(&report.message);
-        let key = hash(&[&report.error_code, &report.service_name, &message]);
-        // The quiet period may have passed unnoticed, in a replay or between two ticks.
-        if let Some(cell) = self.cells.get(&key) {
-            let quiet_ms = self.options.terms(&cell.code).quiet_ms;
-            if cell.open.is_some() && input.at_ms >= cell.last_seen_ms.saturating_add(quiet_ms) {
-                self.resolve(key, out);
-            }
-        } else {
-            self.make_room(out);
-            self.cells.insert(key, Cell::new(&report, &message, input.at_ms));
-        }
-        self.index(key, false);
-        let cell = self.cells.get_mut(&key).expect("the cell was just found or made");
-        let terms = self.options.terms(&cell.code);
-        if let Some(change) = cell.count(&report, input.at_ms, &terms) {
-            out.extend(cell.tell(key, change, &terms));
-        }
-        self.index(key, true);
-        self.dirty.insert(key);
+        self.take_in(&report, input.at_ms, input.seq, out);
         Ok(())
     }
 
     fn tick(&mut self, now_ms: u64, out: &mut Vec<Emission>) {
-        for _ in 0..KEYS_PER_STEP_MAX {
-            match self.due.first().copied() {
-                Some((due_ms, key)) if due_ms <= now_ms => self.resolve(key, out),
+        // The totals are one key more.
+        for _ in 1..KEYS_PER_STEP_MAX {
+            match self.order.due.first().copied() {
+                Some((due_ms, key)) if due_ms <= now_ms => {
+                    self.resolve(key, &End { at_ms: due_ms, by: None }, out);
+                }
                 _ => return,
             }
         }
     }
 
     fn next_timer_ms(&self) -> Option<u64> {
-        self.due.first().map(|(due_ms, _)| *due_ms)
+        self.order.due.first().map(|(due_ms, _)| *due_ms)
+    }
+
+    fn tallies(&self) -> Vec<Tally> {
+        let tally = |name, value| Tally { name, labels: Vec::new(), value };
+        let open = self.order.due.iter().filter_map(|(_, key)| Some(self.cells.get(key)?.open.as_ref()?.severity));
+        let mut by_severity = [Severity::Low, Severity::Medium, Severity::High, Severity::Critical].map(|s| (s, 0));
+        open.for_each(|severity| by_severity[severity as usize].1 += 1);
+        let labelled =
+            |name, label, value: &str, count| Tally { name, labels: vec![(label, value.to_owned())], value: count };
+        let mut all = vec![
+            tally("errors_counted_total", self.totals.errors),
+            tally("fingerprints", self.cells.len() as u64),
+            tally("fingerprints_forgotten_total", self.totals.fingerprints_forgotten),
+            tally("errors_forgotten_total", self.totals.errors_forgotten),
+        ];
+        let told = Change::ALL.map(|change| (change.as_str(), self.totals.times_told(change)));
+        all.extend(told.map(|(event, count)| labelled("incidents_total", "event", event, count)));
+        all.extend(by_severity.map(|(s, count)| labelled("incidents_open", "severity", s.as_str(), count)));
+        all
     }
 
     fn dirty_len(&self) -> usize {
-        self.dirty.len() + usize::from(self.forgotten_dirty)
+        self.slots.dirty_len() + usize::from(self.totals_dirty) + self.legacy_due()
     }
 
     fn take_dirty(&mut self) -> Vec<(String, Option<Vec<u8>>)> {
-        let write = |cell: &Cell| serde_json::to_vec(cell).expect("a cell is plain data");
-        let cells = &self.cells;
-        let mut taken: Vec<_> =
-            self.dirty.drain().map(|key| (format!("fp.{}", hex(key)), cells.get(&key).map(write))).collect();
-        if std::mem::take(&mut self.forgotten_dirty) {
-            let value = serde_json::to_vec(&self.forgotten).expect("two numbers are plain data");
-            taken.push((FORGOTTEN.to_owned(), Some(value)));
-        }
-        taken
+        self.changes()
     }
 }
 

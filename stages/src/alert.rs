@@ -1,110 +1,66 @@
-//! kind = "alert": incidents become notifications: routed, repeats held back, within the rate of each channel.
+//! kind = "alert": incidents become notifications: routed, grouped, held back while nobody wants them, within the rate of each channel.
 //!
-//! Nothing is dropped. What becomes of an incident ends in one notification, or in one digest, or is
-//! counted as held back in a later one of either.
+//! Nothing is dropped. Each change of an incident, for each group it reaches and each channel of that group, is told in one
+//! notification or counted as held back for one reason ([`Hold`](crate::notification::Hold)); what waited and is told late was
+//! counted when it was held. An acknowledgement is no news: it is neither told nor counted.
+//!
+//! The stages of a message are Alertmanager's: a group is inhibited, silenced, muted, and what is left is compared with what was
+//! told. Where the meanings differ, the options say so.
 
+mod arrive;
+mod books;
+mod flush;
+mod group;
+mod inhibit;
 mod lane;
 mod limit;
+mod options;
+mod route;
+mod silences;
+mod state;
+mod times;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Build, Emission, Emits, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce, World,
-    aggregate_errors::ms,
-    failure::class,
-    fingerprint::{hash, hex},
-    incident::{Change, Incident, Severity},
-    retry::glob_matches,
-    units::Period,
+    Build, ChannelTerms, Emission, Emits, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce, Tally, World,
+    failure::class, incident::Incident, operator::SILENCE_KEYS, slots::Slots,
 };
+use books::Books;
+use group::Group;
+use inhibit::Inhibits;
 use lane::Lane;
+use options::Options;
+use route::{CHANNELS_MAX, Tree};
+use silences::Silences;
+use times::Times;
+
+pub use books::Explained;
+pub use route::{Terms, Visited};
 
 /// The kind's line in [`crate::KINDS`].
 pub const KIND: Kind = Kind {
     name: "alert",
     about: "sends incidents to channels, each within its rate, and folds what exceeds it into a digest",
     options: || schemars::schema_for!(Options),
-    build: Build::Reduce(|options, world| {
-        Ok(Box::new(Alert::new(Options::checked(options, world)?, &world.channel_rates())))
-    }),
+    build: Build::Reduce(|options, world| Ok(Box::new(Alert::build(options, world)?))),
+    follows: &[SILENCE_KEYS],
 };
 
-/// Groups remembered at once; they are forgotten when their suppression is over. Past it the oldest goes early.
-const GROUPS_MAX: usize = 100_000;
-/// Channels of one incident, at the most: each changes up to three keys of the state.
-const CHANNELS_MAX: usize = 32;
-
-/// The keys of an `alert` stage.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Options {
-    /// Where incidents go that neither their own rule nor a route sends elsewhere.
-    channels: Vec<String>,
-    /// The same news of the same group is not sent again for so long, unless it is worse.
-    suppress: Period,
-    /// What makes incidents one group.
-    group_by: Vec<Field>,
-    /// Where incidents go; the first that matches wins. The channels of an incident's own rule go before.
-    route: Vec<Route>,
-}
-
-/// What incidents may be grouped by.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(inline)]
-enum Field {
-    Fingerprint,
-    Code,
-    Service,
-    Severity,
-}
-
-/// Where some incidents go.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(inline)]
-struct Route {
-    /// Severities it is for; empty: all.
-    severity: Vec<Severity>,
-    /// Error codes it is for, with `*` for any text; empty: all.
-    code: Vec<String>,
-    /// Where they go; empty: nowhere.
-    channels: Vec<String>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            channels: vec!["log".to_owned()],
-            suppress: Period::seconds(300),
-            group_by: vec![Field::Fingerprint],
-            route: Vec::new(),
-        }
-    }
-}
-
-impl Options {
-    fn checked(options: &Value, world: &dyn World) -> Result<Self, Vec<Problem>> {
-        let read: Self = serde_json::from_value(options.clone()).map_err(|e| vec![Problem::new(&[], e.to_string())])?;
-        let mut problems = channel_problems(&["channels"], &read.channels, world);
-        for (n, route) in read.route.iter().enumerate() {
-            problems.extend(channel_problems(&["route", &n.to_string(), "channels"], &route.channels, world));
-        }
-        if problems.is_empty() { Ok(read) } else { Err(problems) }
-    }
-
-    fn route(&self, incident: &Incident) -> &[String] {
-        let fits = |route: &&Route| {
-            (route.severity.is_empty() || route.severity.contains(&incident.severity))
-                && (route.code.is_empty() || route.code.iter().any(|glob| glob_matches(glob, &incident.code)))
-        };
-        self.route.iter().find(fits).map_or(&self.channels, |route| &route.channels)
-    }
-}
+/// Groups at once; past it the oldest goes early.
+const GROUPS_MAX: usize = 20_000;
+/// Incidents at once that go on or whose end is still to be told; past it the one that has been quiet for longest goes early.
+const KNOWN_MAX: usize = 20_000;
+/// The keys of the state that telling one group changes, at the most: the group, the lane of each of its own channels and of those
+/// that an escalation adds, the books.
+const FLUSH_KEYS: usize = 2 * CHANNELS_MAX + 2;
+/// The keys that putting one incident into its groups changes, at the most.
+const REROUTE_KEYS: usize = 90;
+/// Groups and incidents looked at in one tick, at the most: looking takes time even where nothing is told.
+const LOOKS_PER_TICK_MAX: usize = 500;
 
 /// What is wrong with a list of channels at `at`.
 pub(crate) fn channel_problems(at: &[&str], channels: &[String], world: &dyn World) -> Vec<Problem> {
@@ -112,155 +68,159 @@ pub(crate) fn channel_problems(at: &[&str], channels: &[String], world: &dyn Wor
     if channels.len() > CHANNELS_MAX {
         problems.push(Problem::new(at, format!("expected at most {CHANNELS_MAX} channels")));
     }
-    for (n, name) in channels.iter().enumerate().filter(|(_, name)| !world.has_channel(name)) {
-        let mut problem = Problem::new(at, format!("channel \"{name}\" is not declared"));
-        problem.at.push(n.to_string());
+    let declared = world.channels();
+    for (n, name) in channels.iter().enumerate().filter(|(_, name)| declared.iter().all(|known| known.name != **name)) {
+        let problem = Problem::new(&[at, &[&n.to_string()]].concat(), format!("channel \"{name}\" is not declared"));
         problems.push(problem.hint(format!("declare it with [channel.{name}]")));
     }
     problems
 }
 
-/// What was sent of one group to one channel. It is one key of the state.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Group {
-    channel: String,
-    /// What was last sent of each sort of news.
-    told: BTreeMap<Change, Told>,
-    held: Option<Held>,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Told {
-    at_ms: u64,
-    severity: Severity,
-}
-
-/// What was held back since, and the latest of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Held {
-    count: u64,
-    latest: Incident,
-}
-
-impl Group {
-    /// When what was held back is sent, or, if there is nothing, when the group is forgotten.
-    fn due_ms(&self, suppress_ms: u64) -> u64 {
-        let told = match &self.held {
-            Some(held) => self.told.get(&held.latest.event).map(|told| told.at_ms),
-            None => self.told.values().map(|told| told.at_ms).max(),
-        };
-        told.unwrap_or(0).saturating_add(suppress_ms)
-    }
-}
-
-/// The state: a group per channel and group key, a lane per channel.
-struct Alert {
-    options: Options,
-    suppress_ms: u64,
-    rates: BTreeMap<String, u32>,
+/// An `alert` stage: what it was told to do, and what it remembers.
+pub struct Alert {
+    tree: Tree,
+    times: Times,
+    inhibits: Inhibits,
+    silences: Silences,
+    declared: BTreeMap<String, ChannelTerms>,
     lanes: BTreeMap<String, Lane>,
-    groups: HashMap<u64, Group>,
-    due: BTreeSet<(u64, u64)>,
-    dirty_groups: HashSet<u64>,
     dirty_lanes: BTreeSet<String>,
+    groups: HashMap<u64, Box<Group>>,
+    group_slots: Slots,
+    /// When which group has to be looked at.
+    due: BTreeSet<(u64, u64)>,
+    /// When which group was born.
+    ages: BTreeSet<(u64, u64)>,
+    known: HashMap<u64, Box<Known>>,
+    known_slots: Slots,
+    /// When something last became of which incident.
+    known_ages: BTreeSet<(u64, u64)>,
+    /// Incidents that are over and told, to be forgotten.
+    spent: BTreeSet<u64>,
+    /// Incidents that were restored, to be put where they belong by the options of now.
+    strays: VecDeque<u64>,
+    /// Keys of an earlier version, to be deleted; and those of them whose turn it is.
+    legacy: BTreeSet<String>,
+    deleted: BTreeSet<String>,
+    books: Books,
+    /// Whether something was restored since the indices were made.
+    restored: bool,
+    groups_max: usize,
+    known_max: usize,
     /// Time never goes back, whichever worker's clock it comes from.
     now_ms: u64,
 }
 
+/// An incident that goes on, or that some group has still to tell the end of. It is one key of the state.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Known {
+    incident: Incident,
+    /// Someone has taken it on, and it has not become worse since.
+    #[serde(default)]
+    acked: bool,
+    /// When something last became of it.
+    at_ms: u64,
+    /// The groups that it is in.
+    #[serde(skip)]
+    groups: Vec<u64>,
+}
+
+impl std::fmt::Debug for Alert {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Alert").field("groups", &self.groups.len()).finish_non_exhaustive()
+    }
+}
+
 impl Alert {
-    fn new(options: Options, rates: &[(String, u32)]) -> Self {
-        Self {
-            suppress_ms: ms(options.suppress),
-            options,
-            rates: rates.iter().cloned().collect(),
-            lanes: rates.iter().map(|(name, rate)| (name.clone(), Lane::new(name, *rate))).collect(),
-            groups: HashMap::new(),
-            due: BTreeSet::new(),
-            dirty_groups: HashSet::new(),
+    /// Builds the stage from its own keys.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, each with its key path.
+    pub fn build(options: &Value, world: &dyn World) -> Result<Self, Vec<Problem>> {
+        let options: Options =
+            serde_json::from_value(options.clone()).map_err(|error| vec![Problem::new(&[], error.to_string())])?;
+        let mut problems = Vec::new();
+        let times = Times::checked(&options.time, &mut problems);
+        let tree = Tree::checked(&options, world, &times, &mut problems);
+        let inhibits = Inhibits::checked(&options.inhibit, &mut problems);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let declared: BTreeMap<_, _> = world.channels().into_iter().map(|terms| (terms.name.clone(), terms)).collect();
+        Ok(Self {
+            tree,
+            times,
+            inhibits,
+            silences: Silences::default(),
+            lanes: declared.iter().map(|(name, terms)| (name.clone(), Lane::new(terms))).collect(),
+            books: Books::new(declared.keys().map(String::as_str)),
+            declared,
             dirty_lanes: BTreeSet::new(),
+            groups: HashMap::new(),
+            group_slots: Slots::default(),
+            due: BTreeSet::new(),
+            ages: BTreeSet::new(),
+            known: HashMap::new(),
+            known_slots: Slots::default(),
+            known_ages: BTreeSet::new(),
+            spent: BTreeSet::new(),
+            strays: VecDeque::new(),
+            legacy: BTreeSet::new(),
+            deleted: BTreeSet::new(),
+            restored: false,
+            groups_max: GROUPS_MAX,
+            known_max: KNOWN_MAX,
             now_ms: 0,
+        })
+    }
+
+    /// Every route that is looked at for an incident with these labels, in order, the root first: which match, and which take it.
+    pub fn routes_of(&self, labels: &BTreeMap<String, String>) -> Vec<Visited> {
+        self.tree.visited(labels)
+    }
+
+    /// From now on lists why what is not told by itself is not told. It is off at first, since a list takes memory.
+    pub fn explain(&mut self) {
+        self.books.explain();
+    }
+
+    /// What was listed since the last call; nothing unless [`Alert::explain`] was called.
+    pub fn take_explained(&mut self) -> Vec<Explained> {
+        self.books.take_explained()
+    }
+
+    /// Whether so many keys more may change in the step that began with `step` keys changed.
+    fn has_room(&self, step: usize, keys: usize) -> bool {
+        self.dirty_len() + keys <= step + KEYS_PER_STEP_MAX
+    }
+
+    /// Changes a group, if there is one of that key, and notes when it is due.
+    fn change(&mut self, key: u64, change: impl FnOnce(&mut Group)) {
+        let Some(mut group) = self.groups.remove(&key) else { return };
+        change(&mut group);
+        self.unlist(key, &mut group);
+        self.list(key, &mut group);
+        self.groups.insert(key, group);
+        self.group_slots.touch(key);
+    }
+
+    fn list(&mut self, key: u64, group: &mut Group) {
+        let route = self.tree.get(group.route).unwrap_or_else(|| self.tree.root());
+        group.listed_ms = group.due_ms(&route.terms);
+        self.due.extend(group.listed_ms.map(|due| (due, key)));
+    }
+
+    fn unlist(&mut self, key: u64, group: &mut Group) {
+        if let Some(due) = group.listed_ms.take() {
+            self.due.remove(&(due, key));
         }
     }
 
-    /// The channels an incident goes to: those of its own rule that still exist, else those of its route.
-    fn channels(&self, incident: &Incident) -> BTreeSet<String> {
-        let own: BTreeSet<_> =
-            incident.channels.iter().filter(|name| self.lanes.contains_key(*name)).cloned().collect();
-        if own.is_empty() { self.options.route(incident).iter().cloned().collect() } else { own }
-    }
-
-    fn group_key(&self, channel: &str, incident: &Incident) -> u64 {
-        let fields = self.options.group_by.iter().map(|field| match field {
-            Field::Fingerprint => incident.fingerprint.as_str(),
-            Field::Code => incident.code.as_str(),
-            Field::Service => incident.services.first().map_or("", String::as_str),
-            Field::Severity => incident.severity.as_str(),
-        });
-        hash(&[channel].into_iter().chain(fields).collect::<Vec<_>>())
-    }
-
-    fn send(&mut self, channel: &str, incident: Incident, suppressed: u64, out: &mut Vec<Emission>) {
-        // Every channel that is routed to is declared, so that it has a lane.
-        if let Some(lane) = self.lanes.get_mut(channel) {
-            out.extend(lane.send(incident, suppressed, self.now_ms));
-            self.dirty_lanes.insert(channel.to_owned());
-        }
-    }
-
-    /// Sends the news to one channel, or holds it back.
-    fn notify(&mut self, channel: &str, incident: &Incident, out: &mut Vec<Emission>) {
-        let key = self.group_key(channel, incident);
-        if self.groups.len() >= GROUPS_MAX
-            && !self.groups.contains_key(&key)
-            && let Some((_, oldest)) = self.due.first().copied()
-        {
-            self.release(oldest, out);
-            self.forget(oldest);
-        }
-        let now_ms = self.now_ms;
-        let group = self.groups.entry(key).or_insert_with(|| Group {
-            channel: channel.to_owned(),
-            told: BTreeMap::new(),
-            held: None,
-        });
-        self.due.remove(&(group.due_ms(self.suppress_ms), key));
-        let repeats = group.told.get(&incident.event).is_some_and(|told| {
-            now_ms.saturating_sub(told.at_ms) < self.suppress_ms && incident.severity <= told.severity
-        });
-        let mut news = None;
-        if repeats {
-            let count = group.held.as_ref().map_or(0, |held| held.count) + 1;
-            group.held = Some(Held { count, latest: incident.clone() });
-        } else {
-            group.told.insert(incident.event, Told { at_ms: now_ms, severity: incident.severity });
-            news = Some(group.held.take().map_or(0, |held| held.count));
-        }
-        self.due.insert((group.due_ms(self.suppress_ms), key));
-        self.dirty_groups.insert(key);
-        if let Some(suppressed) = news {
-            self.send(channel, incident.clone(), suppressed, out);
-        }
-    }
-
-    /// Sends the latest of what was held back of a group; false if nothing was.
-    fn release(&mut self, key: u64, out: &mut Vec<Emission>) -> bool {
-        let Some(group) = self.groups.get_mut(&key) else { return false };
-        let due_ms = group.due_ms(self.suppress_ms);
-        let Some(held) = group.held.take() else { return false };
-        group.told.insert(held.latest.event, Told { at_ms: self.now_ms, severity: held.latest.severity });
-        let channel = group.channel.clone();
-        self.due.remove(&(due_ms, key));
-        self.due.insert((group.due_ms(self.suppress_ms), key));
-        self.dirty_groups.insert(key);
-        self.send(&channel, held.latest, held.count - 1, out);
-        true
-    }
-
-    fn forget(&mut self, key: u64) {
-        if let Some(group) = self.groups.remove(&key) {
-            self.due.remove(&(group.due_ms(self.suppress_ms), key));
-            self.dirty_groups.insert(key);
-        }
+    fn step(&mut self, now_ms: u64) -> usize {
+        self.now_ms = self.now_ms.max(now_ms);
+        self.index_restored();
+        self.dirty_len()
     }
 }
 
@@ -270,76 +230,96 @@ impl Reduce for Alert {
     }
 
     fn restore(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
-        let unread = |error: serde_json::Error| format!("cannot read the state under \"{key}\": {error}");
-        if let Some(channel) = key.strip_prefix("channel.") {
-            // A channel that is no longer declared has no rate; what waited for it has nowhere to go.
-            if let Some(rate) = self.rates.get(channel) {
-                let lane = Lane::restored(channel, *rate, value).map_err(unread)?;
-                self.lanes.insert(channel.to_owned(), lane);
-            }
-            return Ok(());
-        }
-        let hash = key.strip_prefix("g.").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        let hash = hash.ok_or_else(|| format!("no state of alert has the key \"{key}\""))?;
-        let group: Group = serde_json::from_slice(value).map_err(unread)?;
-        self.due.insert((group.due_ms(self.suppress_ms), hash));
-        self.groups.insert(hash, group);
-        Ok(())
+        self.restore_key(key, value)
     }
 
     fn apply(&mut self, input: &Input<'_>, out: &mut Vec<Emission>) -> Result<(), Failure> {
-        let reject = |why: String| Failure::reject(class::DECODE, format!("not an incident: {why}"));
-        let incident: Incident = serde_json::from_slice(input.body).map_err(|error| reject(error.to_string()))?;
-        if incident.channels.len() > CHANNELS_MAX {
-            return Err(reject(format!("it names more than {CHANNELS_MAX} channels")));
+        let step = self.step(input.now_ms);
+        if let Some(key) = input.key {
+            let id = key.strip_prefix(SILENCE_KEYS).and_then(|rest| rest.strip_prefix('.'));
+            let id = id.ok_or_else(|| Failure::reject(class::DECODE, "the key is not one of a silence"))?;
+            let applied = self.silences.apply(id, input.body, self.now_ms);
+            return applied.map_err(|why| Failure::reject(class::DECODE, why));
         }
-        self.now_ms = self.now_ms.max(input.now_ms);
-        for channel in self.channels(&incident) {
-            self.notify(&channel, &incident, out);
-        }
+        let reject = |error: serde_json::Error| Failure::reject(class::DECODE, format!("not an incident: {error}"));
+        let incident: Incident = serde_json::from_slice(input.body).map_err(reject)?;
+        self.arrive(incident, input.at_ms, step, out);
         Ok(())
     }
 
     fn tick(&mut self, now_ms: u64, out: &mut Vec<Emission>) {
-        self.now_ms = self.now_ms.max(now_ms);
-        let mut steps = KEYS_PER_STEP_MAX / 2;
-        for (channel, lane) in &mut self.lanes {
-            if steps > 0 && lane.due_ms().is_some_and(|due_ms| due_ms <= self.now_ms) {
-                steps -= 1;
-                out.extend(lane.flush(self.now_ms));
-                self.dirty_lanes.insert(channel.clone());
+        let step = self.step(now_ms);
+        self.silences.expire(self.now_ms, silences::EXPIRED_AT_ONCE_MAX);
+        let due: Vec<String> =
+            self.lanes.iter().filter(|(_, l)| is_due(l.due_ms(), self.now_ms)).map(|(n, _)| n.clone()).collect();
+        for channel in due {
+            if self.has_room(step, 2)
+                && let Some(emission) = self.lanes.get_mut(&channel).and_then(|lane| lane.flush(self.now_ms))
+            {
+                out.push(emission);
+                self.books.sent(&channel, true);
+                self.dirty_lanes.insert(channel);
             }
+        }
+        let mut looks = 0..LOOKS_PER_TICK_MAX;
+        while !self.strays.is_empty() && self.has_room(step, REROUTE_KEYS) && looks.next().is_some() {
+            self.place_stray();
         }
         while let Some((due_ms, key)) = self.due.first().copied()
             && due_ms <= self.now_ms
-            && steps > 0
+            && self.has_room(step, FLUSH_KEYS)
+            && looks.next().is_some()
         {
-            steps -= 1;
-            if !self.release(key, out) {
-                self.forget(key);
-            }
+            self.flush(key, out);
+        }
+        while !self.spent.is_empty() && self.has_room(step, 1) {
+            self.spent.first().copied().into_iter().for_each(|id| self.forget(id));
+        }
+        while self.has_room(step, 1)
+            && let Some(key) = self.legacy.pop_first()
+        {
+            self.deleted.insert(key);
         }
     }
 
     fn next_timer_ms(&self) -> Option<u64> {
+        let now = self.restored || !(self.spent.is_empty() && self.strays.is_empty() && self.legacy.is_empty());
         let group = self.due.first().map(|(due_ms, _)| *due_ms);
-        self.lanes.values().filter_map(Lane::due_ms).chain(group).min()
+        let lanes = self.lanes.values().filter_map(Lane::due_ms);
+        lanes.chain(group).chain(self.silences.next_end_ms()).chain(now.then_some(0)).min()
+    }
+
+    fn tallies(&self) -> Vec<Tally> {
+        let mut tallies = self.books.tallies();
+        let firing = self.known.values().filter(|known| !known.incident.is_over()).count();
+        let gauges = [
+            ("alert_groups", self.groups.len()),
+            ("alert_incidents_firing", firing),
+            ("silences_active", self.silences.active(self.now_ms)),
+        ];
+        tallies.extend(gauges.map(|(name, value)| Tally { name, labels: Vec::new(), value: value as u64 }));
+        tallies
     }
 
     fn dirty_len(&self) -> usize {
-        self.dirty_groups.len() + self.dirty_lanes.len()
+        self.group_slots.dirty_len()
+            + self.known_slots.dirty_len()
+            + self.dirty_lanes.len()
+            + self.silences.dirty_len()
+            + self.books.dirty_len()
+            + self.deleted.len()
     }
 
     fn take_dirty(&mut self) -> Vec<(String, Option<Vec<u8>>)> {
-        let write = |group: &Group| serde_json::to_vec(group).expect("a group is plain data");
-        let (groups, lanes) = (&self.groups, &self.lanes);
-        let mut taken: Vec<_> =
-            self.dirty_groups.drain().map(|key| (format!("g.{}", hex(key)), groups.get(&key).map(write))).collect();
-        let names = std::mem::take(&mut self.dirty_lanes);
-        taken.extend(names.iter().map(|name| (format!("channel.{name}"), lanes.get(name).map(Lane::stored))));
-        taken
+        self.stored_changes()
     }
 }
 
+fn is_due(due_ms: Option<u64>, now_ms: u64) -> bool {
+    due_ms.is_some_and(|due_ms| due_ms <= now_ms)
+}
+
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

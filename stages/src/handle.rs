@@ -17,6 +17,7 @@ pub const KIND: Kind = Kind {
     about: "gives each event to a handler: HTTP, a NATS service, a child process, jq, Rust",
     options: || schemars::schema_for!(Options),
     build: Build::Map(build),
+    follows: &[],
 };
 
 /// How long a handler may take where its table does not say.

@@ -13,6 +13,8 @@
 //! - [`headers`], [`units`], [`text`]: the names on every message; durations, sizes and outside text as people read them
 //! - [`envelope`], [`jq`], [`replies`]: reading an event, filters over one, what a handler's answer means
 //! - [`fingerprint`], [`incident`], [`notification`]: what errors become
+//! - [`operator`], [`matcher`]: what people say of them, and which are meant
+//! - [`simulate`]: stored errors run through the rules, in memory
 //! - [`validate`], [`handle`], [`aggregate_errors`], [`alert`]: the four kinds, one file each
 #![warn(missing_docs)]
 
@@ -28,11 +30,15 @@ pub mod handle;
 pub mod headers;
 pub mod incident;
 pub mod jq;
+pub mod matcher;
 pub mod notification;
+pub mod operator;
 pub mod replies;
 pub mod retry;
 mod schemas;
 pub mod settle;
+pub mod simulate;
+mod slots;
 #[cfg(test)]
 mod testing;
 pub mod text;
@@ -62,6 +68,9 @@ pub struct Kind {
     pub options: fn() -> schemars::Schema,
     /// Builds the stage from its own keys.
     pub build: Build,
+    /// Prefixes of keys in the state bucket, such as `incident` for `incident.<id>`, that the stage reads besides its inputs: what
+    /// operators say. Each comes as an [`Input`] with a [`Input::key`].
+    pub follows: &'static [&'static str],
 }
 
 /// A stage built from its options, or everything that is wrong with them.
@@ -90,11 +99,19 @@ pub trait World {
     /// What is wrong with the table, each problem with its key path inside it.
     fn handler(&self, options: &Value) -> Result<Arc<dyn Handler>, Vec<Problem>>;
 
-    /// Whether `pipeline.toml` declares a channel of this name.
-    fn has_channel(&self, name: &str) -> bool;
+    /// Every channel that `pipeline.toml` declares.
+    fn channels(&self) -> Vec<ChannelTerms>;
+}
 
-    /// Every channel that `pipeline.toml` declares, and how many notifications a minute it takes.
-    fn channel_rates(&self) -> Vec<(String, u32)>;
+/// What a stage that sends notifications knows of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChannelTerms {
+    /// Its name.
+    pub name: String,
+    /// Notifications a minute, at the most.
+    pub per_minute: u32,
+    /// Whether it is told of ends.
+    pub send_resolved: bool,
 }
 
 /// One thing wrong with a stage's options.
@@ -170,6 +187,8 @@ pub struct Input<'a> {
     pub seq: u64,
     /// Its subject.
     pub subject: &'a str,
+    /// The key of the state bucket that was written (body) or deleted (no body), where that is what it is.
+    pub key: Option<&'a str>,
     /// When the server stored it, in milliseconds since 1970. State moves on this time, so a replay repeats itself.
     pub at_ms: u64,
     /// The worker's clock, in milliseconds since 1970: for limits on what leaves, never for what must repeat itself.
@@ -223,6 +242,11 @@ pub trait Reduce: Send {
     /// When [`Reduce::tick`] has something to do next, in milliseconds since 1970.
     fn next_timer_ms(&self) -> Option<u64>;
 
+    /// What it has counted, ever, and what it holds now, for metrics and `status`: exact, since it is part of the state.
+    fn tallies(&self) -> Vec<Tally> {
+        Vec::new()
+    }
+
     /// How many keys changed since the last [`Reduce::take_dirty`].
     fn dirty_len(&self) -> usize;
 
@@ -230,6 +254,17 @@ pub trait Reduce: Send {
     ///
     /// Keys use `[A-Za-z0-9_-]` and dots only.
     fn take_dirty(&mut self) -> Vec<(String, Option<Vec<u8>>)>;
+}
+
+/// One number that a reduce stage keeps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tally {
+    /// What it counts, as in the name of a metric; those that end in `_total` only grow.
+    pub name: &'static str,
+    /// What is told apart, by label: a channel, a reason. Values come from the configuration or a fixed set.
+    pub labels: Vec<(&'static str, String)>,
+    /// How many.
+    pub value: u64,
 }
 
 /// How many keys of its state a reduce stage changes in one step, at the most.

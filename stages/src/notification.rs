@@ -1,18 +1,30 @@
 //! Notification: what is sent to a channel, about one incident or many.
 
+mod digest;
+mod held;
+
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::incident::{Change, Incident, Severity};
+use crate::{
+    incident::{Change, Incident, Severity},
+    units::Period,
+};
+pub use digest::{Digest, Line, TOP};
+pub use held::{Held, Hold};
 
-/// The incidents that a digest names.
-pub const TOP: usize = 5;
+use digest::added_up;
+
+/// The incidents that the notification of a group holds; the rest is counted.
+pub const GROUP_INCIDENTS_MAX: usize = 20;
 
 /// What is sent to a channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Notification {
-    /// Derived from what it says, so that a repeat can be told.
+    /// The same for a repeat of the same notification, and for nothing else.
     pub notification_id: String,
     /// The channel it is for.
     pub channel: String,
@@ -22,13 +34,98 @@ pub struct Notification {
     pub title: String,
     /// The whole of it as plain text, without the title.
     pub text: String,
-    /// How bad it is; of a digest, the worst in it.
+    /// How bad it is: the worst that is in it.
     pub severity: Severity,
+    /// Whether what it is about goes on.
+    pub status: Status,
+    /// Why it is sent.
+    pub why: Why,
+    /// What the notifications of one group have in common, from its first to its end: 16 hexadecimal digits. What keeps state
+    /// at the receiver (an incident at PagerDuty, a thread) goes by it.
+    pub group: String,
     /// What it is about.
     #[serde(flatten)]
     pub about: About,
-    /// What else became of these incidents, and was held back until now.
-    pub suppressed: u64,
+    /// Changes of incidents that it tells as themselves: at most one of each incident, any number in a digest. A repeat tells none.
+    #[serde(default)]
+    pub news: u64,
+    /// What else became of these incidents, and was held back until now, by reason.
+    #[serde(default, skip_serializing_if = "Held::is_empty")]
+    pub held: Held,
+}
+
+/// Whether what a notification is about goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// At least one incident goes on.
+    Firing,
+    /// Every incident is over.
+    Resolved,
+}
+
+impl Status {
+    /// The word for it in JSON and in text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Firing => "firing",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+/// Why a notification is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Why {
+    /// An incident opened.
+    Opened,
+    /// An incident came back.
+    Reopened,
+    /// An incident grew.
+    Updated,
+    /// An incident became worse.
+    Escalated,
+    /// Nobody acknowledged it in time, and this channel is the next to be told.
+    Unacknowledged,
+    /// Nothing is new, and it still goes on after the repeat interval.
+    Repeated,
+    /// Everything in it is over.
+    Resolved,
+    /// The rate of the channel was exceeded.
+    Digest,
+    /// Someone tries the channel.
+    Test,
+}
+
+impl Why {
+    /// The word for it in JSON and in text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Reopened => "reopened",
+            Self::Updated => "updated",
+            Self::Escalated => "escalated",
+            Self::Unacknowledged => "unacknowledged",
+            Self::Repeated => "repeated",
+            Self::Resolved => "resolved",
+            Self::Digest => "digest",
+            Self::Test => "test",
+        }
+    }
+}
+
+impl From<Change> for Why {
+    /// Why a change is told. (An acknowledgement is told as an update.)
+    fn from(change: Change) -> Self {
+        match change {
+            Change::Opened => Self::Opened,
+            Change::Reopened => Self::Reopened,
+            Change::Updated | Change::Acknowledged => Self::Updated,
+            Change::Escalated => Self::Escalated,
+            Change::Resolved => Self::Resolved,
+        }
+    }
 }
 
 /// What a notification is about.
@@ -40,6 +137,11 @@ pub enum About {
         /// The incident.
         incident: Box<Incident>,
     },
+    /// Several incidents of one group.
+    Group {
+        /// The group.
+        incidents: Grouped,
+    },
     /// What exceeded the rate of the channel.
     Digest {
         /// What it was.
@@ -47,159 +149,192 @@ pub enum About {
     },
 }
 
-/// What exceeded the rate of a channel, added up.
+/// Incidents of one group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Digest {
-    /// The first incident in it.
-    pub first_incident_id: String,
-    /// When it began.
-    pub since: Timestamp,
-    /// Incidents that opened.
-    pub opened: u64,
-    /// Incidents that grew, each time counted.
-    pub updated: u64,
-    /// Incidents that resolved.
+pub struct Grouped {
+    /// The labels that they share, by which they are grouped.
+    pub by: BTreeMap<String, String>,
+    /// How many go on.
+    pub firing: u64,
+    /// How many are newly over.
     pub resolved: u64,
-    /// Errors that these events are about, each counted once.
+    /// Errors in all of them.
     pub errors: u64,
-    /// The worst severity.
-    pub severity: Severity,
-    /// The five worst incidents.
-    pub top: Vec<Line>,
-    /// What else was held back until now.
-    pub suppressed: u64,
-}
-
-/// One incident in a digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Line {
-    /// How bad it is.
-    pub severity: Severity,
-    /// Errors in it.
-    pub count: u64,
-    /// Which incident.
-    pub incident_id: String,
-    /// What has become of it.
-    pub event: Change,
-    /// The code of its errors.
-    pub code: String,
-    /// The message that its errors share.
-    pub message: String,
-}
-
-impl Digest {
-    /// An empty digest that begins with this incident.
-    pub fn since(incident: &Incident, at: Timestamp) -> Self {
-        Self {
-            first_incident_id: incident.incident_id.clone(),
-            since: at,
-            opened: 0,
-            updated: 0,
-            resolved: 0,
-            errors: 0,
-            severity: Severity::Low,
-            top: Vec::new(),
-            suppressed: 0,
-        }
-    }
-
-    /// Adds what became of an incident, and what was held back before it.
-    pub fn add(&mut self, incident: &Incident, suppressed: u64) {
-        match incident.event {
-            Change::Opened => self.opened += 1,
-            Change::Updated => self.updated += 1,
-            Change::Resolved => self.resolved += 1,
-        }
-        self.errors += incident.new_errors;
-        self.severity = self.severity.max(incident.severity);
-        self.suppressed += suppressed;
-        self.top.retain(|line| line.incident_id != incident.incident_id);
-        self.top.push(Line {
-            severity: incident.severity,
-            count: incident.count,
-            incident_id: incident.incident_id.clone(),
-            event: incident.event,
-            code: incident.code.clone(),
-            message: incident.message.clone(),
-        });
-        self.top.sort_by(|a, b| (b.severity, b.count, &a.incident_id).cmp(&(a.severity, a.count, &b.incident_id)));
-        self.top.truncate(TOP);
-    }
-
-    /// What became of incidents, that this digest is about: the held back not counted.
-    pub fn events(&self) -> u64 {
-        self.opened + self.updated + self.resolved
-    }
+    /// The worst of them, at most [`GROUP_INCIDENTS_MAX`], those that go on first.
+    pub list: Vec<Incident>,
 }
 
 impl Notification {
     /// A notification about one incident.
-    pub fn of_incident(channel: &str, at: Timestamp, incident: Incident, suppressed: u64) -> Self {
-        let Incident { event, severity, count, .. } = incident;
-        let what = if event == Change::Updated { format!("updated-{count}") } else { event.as_str().to_owned() };
+    pub fn of_incident(
+        id: String,
+        channel: &str,
+        at: Timestamp,
+        why: Why,
+        group: &str,
+        incident: Incident,
+        held: Held,
+    ) -> Self {
+        let Incident { severity, count, .. } = incident;
         let services = incident.services.join(", ");
-        let mut text = format!(
-            "{}\n{count} errors, {} a minute, in {services}\nfirst seen {}, last seen {}\n",
-            incident.message, incident.rate_per_minute, incident.first_seen, incident.last_seen,
+        let mut text = format!("{}\n", incident.message);
+        text += &format!("{}\n", reason(why, &incident));
+        text += &format!(
+            "{count} errors, {} a minute, {}, in {services}\n",
+            incident.rate_per_minute,
+            incident.trend.as_str(),
         );
+        text += &format!("first seen {:.0}, last seen {:.0}\n", incident.first_seen, incident.last_seen);
         if incident.users > 0 {
             text += &format!("users: {}\n", incident.users);
         }
-        if let Some(sample) = incident.samples.first() {
+        if let Some(sample) = incident.samples.last() {
             text += &format!("for example: {}\n", sample.message);
         }
+        if let Some(said) = &incident.acknowledged {
+            text += &format!("acknowledged by {}\n", said.by);
+        }
+        let what = if why == Why::Test { "test" } else { what(why, &incident) };
         Self {
-            notification_id: format!("{channel}.{}.{what}", incident.incident_id),
+            notification_id: id,
             channel: channel.to_owned(),
             at,
-            title: format!(
-                "[{}] {} {}: {count} errors in {services}",
-                severity.as_str(),
-                incident.code,
-                event.as_str()
-            ),
-            text: text + &held_back(suppressed),
+            title: format!("[{}] {} {what}: {count} errors in {services}", severity.as_str(), incident.code),
+            text: text + &held.said(),
             severity,
+            status: if incident.is_over() { Status::Resolved } else { Status::Firing },
+            why,
+            group: group.to_owned(),
             about: About::Incident { incident: Box::new(incident) },
-            suppressed,
+            news: 0,
+            held,
+        }
+    }
+
+    /// A notification about several incidents of one group, those that go on first, the worst of each first.
+    pub fn of_group(
+        id: String,
+        channel: &str,
+        at: Timestamp,
+        why: Why,
+        group: &str,
+        mut incidents: Grouped,
+        held: Held,
+    ) -> Self {
+        let Grouped { firing, resolved, errors, .. } = incidents;
+        let worst = incidents.list.iter().filter(|incident| firing == 0 || !incident.is_over());
+        let severity = worst.map(|incident| incident.severity).max().unwrap_or_default();
+        let by: Vec<String> = incidents.by.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        let counts = match (firing, resolved) {
+            (0, 1) => "1 incident resolved".to_owned(),
+            (0, resolved) => format!("{resolved} incidents resolved"),
+            (1, 0) => "1 incident firing".to_owned(),
+            (firing, 0) => format!("{firing} incidents firing"),
+            (1, resolved) => format!("1 incident firing, {resolved} resolved"),
+            (firing, resolved) => format!("{firing} incidents firing, {resolved} resolved"),
+        };
+        let mut text = String::new();
+        for incident in &incidents.list {
+            let Incident { code, severity, event, count, message, .. } = incident;
+            text += &format!("[{}] {code} {}: {count} errors: {message}\n", severity.as_str(), event.as_str());
+        }
+        incidents.list.truncate(GROUP_INCIDENTS_MAX);
+        let left = (firing + resolved).saturating_sub(incidents.list.len() as u64);
+        if left > 0 {
+            text += &format!("and {left} more\n");
+        }
+        let of = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
+        Self {
+            notification_id: id,
+            channel: channel.to_owned(),
+            at,
+            title: format!("[{}] {counts}{of}: {errors} errors", severity.as_str()),
+            text: text + &held.said(),
+            severity,
+            status: if firing == 0 { Status::Resolved } else { Status::Firing },
+            why,
+            group: group.to_owned(),
+            about: About::Group { incidents },
+            news: 0,
+            held,
         }
     }
 
     /// A notification about what exceeded the rate of the channel.
     pub fn of_digest(channel: &str, at: Timestamp, digest: Digest) -> Self {
-        let Digest { errors, suppressed, severity, .. } = digest;
-        let mut text = format!("{} since {}\n", added_up(&digest), digest.since);
+        let Digest { errors, severity, .. } = digest;
+        let mut text =
+            format!("{} since {}: more than the channel's rate allows one by one\n", added_up(&digest), digest.since);
         for line in &digest.top {
             let (severity, event) = (line.severity.as_str(), line.event.as_str());
             text += &format!("[{severity}] {} {event}: {} errors: {}\n", line.code, line.count, line.message);
         }
+        let id = format!(
+            "{channel}.digest.{}.{}.{}",
+            digest.since.as_millisecond(),
+            digest.first_incident_id,
+            digest.events()
+        );
         Self {
-            notification_id: format!("{channel}.digest.{}.{}", digest.first_incident_id, digest.events()),
+            group: crate::fingerprint::hex(crate::fingerprint::hash(&["digest", &id])),
+            notification_id: id,
             channel: channel.to_owned(),
             at,
             title: format!("[{}] {}, {errors} errors", severity.as_str(), added_up(&digest)),
-            text: text + &held_back(suppressed),
+            text: text + &digest.held.said(),
             severity,
+            status: if digest.ongoing == 0 && digest.events() == digest.resolved {
+                Status::Resolved
+            } else {
+                Status::Firing
+            },
+            why: Why::Digest,
+            news: digest.events(),
+            held: digest.held.clone(),
             about: About::Digest { digest },
-            suppressed,
+        }
+    }
+
+    /// The incidents that it holds whole; a digest holds none.
+    pub fn incidents(&self) -> &[Incident] {
+        match &self.about {
+            About::Incident { incident } => std::slice::from_ref(incident),
+            About::Group { incidents } => &incidents.list,
+            About::Digest { .. } => &[],
         }
     }
 }
 
-/// `38 incidents opened, 2 resolved`: what there is none of is not said.
-fn added_up(digest: &Digest) -> String {
-    let parts = [(digest.opened, "opened"), (digest.updated, "updated"), (digest.resolved, "resolved")];
-    let said: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).collect();
-    let word = |(at, (n, what)): (usize, &&(u64, &str))| match (at, n) {
-        (0, 1) => format!("1 incident {what}"),
-        (0, n) => format!("{n} incidents {what}"),
-        (_, n) => format!("{n} {what}"),
-    };
-    said.iter().enumerate().map(word).collect::<Vec<_>>().join(", ")
+/// What has become of an incident, in the word of the title.
+fn what(why: Why, incident: &Incident) -> &'static str {
+    match why {
+        Why::Unacknowledged => "unacknowledged",
+        Why::Repeated => "still going on",
+        Why::Opened | Why::Reopened | Why::Updated | Why::Escalated | Why::Resolved | Why::Digest | Why::Test => {
+            incident.event.as_str()
+        }
+    }
 }
 
-fn held_back(suppressed: u64) -> String {
-    if suppressed == 0 { String::new() } else { format!("and {suppressed} more events that were held back\n") }
+/// Why an incident is told, in a few words.
+fn reason(why: Why, incident: &Incident) -> String {
+    let window = Period(std::time::Duration::from_millis(incident.window_ms));
+    let (threshold, count) = (incident.threshold, incident.count);
+    match (why, incident.event) {
+        (Why::Test, _) => "a test: nothing is wrong".to_owned(),
+        (Why::Unacknowledged, _) => format!("nobody has acknowledged it since {}", incident.opened_at),
+        (Why::Repeated, _) => format!("it still goes on, since {}", incident.opened_at),
+        (_, Change::Opened) => format!("{threshold} errors within {window}"),
+        (_, Change::Reopened) => match &incident.last_resolved_at {
+            Some(at) => format!("it is back: {threshold} errors within {window}, resolved before at {at}"),
+            None => format!("it is back: {threshold} errors within {window}"),
+        },
+        (_, Change::Updated | Change::Acknowledged) => format!("it has grown to {count} errors"),
+        (_, Change::Escalated) => format!("it has become worse: {count} errors, where {threshold} open an incident"),
+        (_, Change::Resolved) => match &incident.resolved_by {
+            Some(said) => format!("{} says that it is over", said.by),
+            None => "no error for the quiet period".to_owned(),
+        },
+    }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{Build, Delivery, Handler, Kind, Map, Pending, Problem, World};
+use crate::{Build, ChannelTerms, Delivery, Handler, Kind, Map, Pending, Problem, World};
 
 /// A world with these files in whatever folder is asked for, and this handler.
 #[derive(Default)]
@@ -30,11 +30,7 @@ impl World for Memory {
         self.handler.clone().ok_or_else(|| vec![Problem::new(&["http"], "is not a URL")])
     }
 
-    fn has_channel(&self, _: &str) -> bool {
-        false
-    }
-
-    fn channel_rates(&self) -> Vec<(String, u32)> {
+    fn channels(&self) -> Vec<ChannelTerms> {
         Vec::new()
     }
 }

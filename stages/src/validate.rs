@@ -17,6 +17,7 @@ pub const KIND: Kind = Kind {
     about: "checks each event against the JSON Schema of its type and version",
     options: || schemars::schema_for!(Options),
     build: Build::Map(build),
+    follows: &[],
 };
 
 /// Violations that a failure's message lists.

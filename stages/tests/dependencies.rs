@@ -11,6 +11,7 @@ const ALLOWED: &[&str] = &[
     "jiff",
     "jsonschema",
     "minijinja",
+    "regex",
     "schemars",
     "serde",
     "serde_json",

@@ -107,7 +107,7 @@ fn the_shipped_pipeline_checks_clean() {
 
         recovery of payments: when its breaker closes, letters of TimeoutError or ConnectionError or HttpServerError, younger than 1d, redriven fewer than 3 times, at 50/s; the rest is marked permanent
 
-        pipeline.toml: fine. 2 sources, 5 stages, 3 channels
+        pipeline.toml: fine. 2 sources, 5 stages, 4 channels
     "#]]
     .assert_eq(&as_text("pipeline.toml", &loaded, false));
 }
@@ -127,10 +127,14 @@ fn the_shipped_pipeline_is_drawn_as_text_mermaid_and_dot() {
         └──▶ errors         aggregate-errors
             └──▶ alerts     alert
                 ├──▶ channel.log
-                ├──▶ channel.ops
+                ├──▶ channel.ws
+                ├──▶ channel.email
                 └──▶ channel.oncall
 
         failures of validate, orders, payments
+        └──▶ errors         (drawn above)
+
+        monitor             what the monitor finds
         └──▶ errors         (drawn above)
     "#]]
     .assert_eq(&draw(&pipeline, Format::Text));
@@ -138,6 +142,7 @@ fn the_shipped_pipeline_is_drawn_as_text_mermaid_and_dot() {
         flowchart LR
           n_source_2e_events(["source.events<br/>events.>"])
           n_source_2e_errors(["source.errors<br/>errors.>"])
+          n_monitor(["monitor"])
           n_validate["validate<br/>validate"]
           n_orders["orders<br/>handle"]
           n_payments["payments<br/>handle"]
@@ -150,9 +155,11 @@ fn the_shipped_pipeline_is_drawn_as_text_mermaid_and_dot() {
           n_orders -. failed .-> n_errors
           n_payments -. failed .-> n_errors
           n_validate -. failed .-> n_errors
+          n_monitor --> n_errors
           n_errors --> n_alerts
           n_alerts --> n_channel_2e_log[/"channel.log"/]
-          n_alerts --> n_channel_2e_ops[/"channel.ops"/]
+          n_alerts --> n_channel_2e_ws[/"channel.ws"/]
+          n_alerts --> n_channel_2e_email[/"channel.email"/]
           n_alerts --> n_channel_2e_oncall[/"channel.oncall"/]
     "#]]
     .assert_eq(&draw(&pipeline, Format::Mermaid));
@@ -174,9 +181,11 @@ fn the_shipped_pipeline_is_drawn_as_text_mermaid_and_dot() {
           "orders" -> "errors" [style=dashed, label="failed"];
           "payments" -> "errors" [style=dashed, label="failed"];
           "validate" -> "errors" [style=dashed, label="failed"];
+          "monitor" -> "errors";
           "errors" -> "alerts";
           "alerts" -> "channel.log";
-          "alerts" -> "channel.ops";
+          "alerts" -> "channel.ws";
+          "alerts" -> "channel.email";
           "alerts" -> "channel.oncall";
         }
     "#]]

@@ -291,7 +291,7 @@ async fn a_page_says_the_command_for_the_next_one() {
             &["stats"],
             expect![[r#"
         exit 1
-        5 dead letters, 0 in the last hour, 5 in the last 24 h
+        5 dead letters, 0 in the last hour, 0 in the last 24 h
         oldest 2026-11-21T08:00:00.000Z, newest 2026-11-21T08:00:00.000Z; payloads 10B, the stream 2235B
 
         STAGE  ALL  EXHAUSTED

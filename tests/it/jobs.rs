@@ -102,7 +102,7 @@ fn plain(count: usize) -> impl Iterator<Item = Value> {
 async fn job(mill: &Mill, filter: LetterFilter) -> Job {
     let last = mill.broker.stream_state("shop-dlq").await.unwrap().last_seq;
     let now = SystemTime::now();
-    Job::new(job::new_id(now), Kind::Redrive, filter, last, "me@here", now)
+    Job::new(job::new_id('r', now), Kind::Redrive, filter, last, "me@here", now)
 }
 
 fn of_work() -> LetterFilter {

@@ -1,6 +1,7 @@
 //! One test binary: one file per behaviour; `support` starts the servers.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
+mod alerting;
 mod bad_events;
 mod breaker;
 mod broker;
@@ -17,6 +18,7 @@ mod observe;
 mod recovery;
 mod reduce;
 mod server;
+mod shell;
 mod support;
 mod tidy;
 mod topology;

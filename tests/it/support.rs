@@ -2,8 +2,10 @@
 
 use std::{
     fmt::Debug,
-    path::Path,
-    sync::Arc,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -269,6 +271,47 @@ pub(crate) fn stream(name: &str, subject: &str, retention: Retention) -> StreamS
 /// Whether a process of this id is there.
 pub(crate) fn is_alive(pid: u32) -> bool {
     std::process::Command::new("sh").args(["-c", &format!("kill -0 {pid} 2>/dev/null")]).status().unwrap().success()
+}
+
+/// A process that is killed when it is dropped.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Running {
+    pub(crate) fn kill(&mut self) {
+        // It fails only for a process that has ended and was waited for.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The folder of a package for Python, such as `nats-py==2.16.0`. It is installed once, beside the compiled tests.
+pub(crate) fn python_package(package: &str) -> PathBuf {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = cache.join(package);
+    if folder.is_dir() {
+        return folder;
+    }
+    fs::create_dir_all(cache).unwrap();
+    let fresh = TempDir::new_in(cache).unwrap();
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(fresh.path());
+    let output = pip.arg(package).stdin(Stdio::null()).output();
+    let said = output.as_ref().map_or_else(ToString::to_string, |o| String::from_utf8_lossy(&o.stderr).into_owned());
+    let done = output.is_ok_and(|output| output.status.success());
+    assert!(done, "could not install {package}, which this test uses; it needs python3 with pip: {said}");
+    // Another run may have been quicker; then its copy is as good.
+    if fs::rename(fresh.path(), &folder).is_err() {
+        assert!(folder.is_dir(), "could not put {package} into {}", folder.display());
+    }
+    folder
 }
 
 /// What failed, of something that must fail.

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, time::Duration};
 use expect_test::expect;
 use millstream::{
     broker::{AdminError, Outgoing},
+    channels::Words,
     config::{
         Pipeline,
         pipeline::{Channel, Input, Nats, Observe, Source, Stage, Storage},
@@ -79,6 +80,7 @@ fn shop() -> Pipeline {
                     Input::Failed("orders".to_owned()),
                     Input::Failed("validate".to_owned()),
                     Input::Source("errors".to_owned()),
+                    Input::Findings,
                 ],
             ),
             stage("alerts", "alert", &[results("errors")]),
@@ -87,7 +89,9 @@ fn shop() -> Pipeline {
             name: "ops".to_owned(),
             kind: "log".to_owned(),
             options: json!({}),
+            words: Words::default(),
             rate_per_minute: 10,
+            send_resolved: true,
             policy: Policy::default(),
         }],
         storage: Storage {
@@ -127,9 +131,11 @@ fn the_shop_needs_these_feeds() {
         notify-ops <- shop-notify shop-notify-ops Edge ["shop.notify.ops"]
         notify-ops <- shop-retry shop-notify-ops Retry ["shop.retry.notify-ops"]
         notify-ops <- shop-retry shop-notify-ops+alone Alone ["shop.alone.notify-ops"]
-        errors reads shop-failed Failed ["shop.failed.orders.>", "shop.failed.validate.>"]
+        errors reads shop-failed Failed ["shop.failed.orders.>", "shop.failed.validate.>", "shop.finding.>"]
         errors reads shop-in-errors Source(Error) []
+        errors reads KV_shop-state Said ["$KV.shop-state.incident.>"]
         alerts reads shop-out-errors Edge []
+        alerts reads KV_shop-state Said ["$KV.shop-state.silence.>"]
     "#]]
     .assert_eq(&text);
     assert!(topology.feeds("audit").is_empty());
@@ -148,7 +154,7 @@ fn the_shop_needs_these_streams() {
     expect![[r#"
         KV_shop-state Limits age None window 120000 ms $KV.shop-state.>
         KV_shop-workers Limits age Some(15) window 15000 ms $KV.shop-workers.>
-        shop-failed Limits age Some(604800) window 120000 ms shop.failed.>
+        shop-failed Limits age Some(604800) window 120000 ms shop.failed.> shop.finding.>
         shop-dlq Limits age Some(2592000) window 120000 ms shop.dlq.>
         shop-retry WorkQueue age None window 120000 ms shop.retry.* shop.alone.* shop.parked.*
         shop-notify WorkQueue age None window 120000 ms shop.notify.*
@@ -278,7 +284,7 @@ async fn what_is_no_longer_named_is_deleted_only_where_it_is_empty() {
     let broker = server.connect().await;
     broker.publish(Outgoing::new("errors.a", "x")).await.unwrap();
     pipeline.sources.remove(1);
-    pipeline.stages[3].inputs.pop();
+    pipeline.stages[3].inputs.retain(|input| !matches!(input, Input::Source(_)));
     let topology = Topology::of(&pipeline);
     for _ in 0..2 {
         let plan = diff(&topology, &broker).await.unwrap();

@@ -16,6 +16,7 @@ use super::{Dlq, lines};
 use crate::{
     broker::{StoredMessage, get},
     cli::key_value,
+    commands::people::who,
     commands::printable,
     dead_letter::{
         LetterRecord, edit, letter,
@@ -126,17 +127,9 @@ async fn store(
         Err(_) if no_check => None,
         Err(error) => return Err(unfit(error)),
     };
-    let all = edit::edited(letter, event.as_ref(), &editor_name(), SystemTime::now());
+    let all = edit::edited(letter, event.as_ref(), &who(), SystemTime::now());
     let Dlq { letters, .. } = dlq;
     Ok(edit::put(&letters.broker, &letters.names, letter, all, body.clone()).await?)
-}
-
-/// `user@host`, as far as they are known.
-fn editor_name() -> String {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "someone".into());
-    let host = variable("HOSTNAME").or_else(|| std::fs::read_to_string("/etc/hostname").ok());
-    host.map_or_else(|| user.clone(), |host| format!("{user}@{}", host.trim()))
 }
 
 /// A payload as it was edited.

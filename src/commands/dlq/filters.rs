@@ -7,11 +7,9 @@ use millstream_stages::settle::Reason;
 
 use crate::{
     broker::Broker,
+    commands::people::moment,
     config::{Pipeline, pipeline::Channel},
-    dead_letter::{
-        LetterFilter,
-        filter::{self, FilterError, Selecting},
-    },
+    dead_letter::{LetterFilter, filter::Selecting},
     topology::Names,
 };
 
@@ -90,16 +88,8 @@ impl Filters {
             bail!("there is no reason \"{reason}\"; the reasons are {reasons}")
         }
         let now = SystemTime::now();
-        let moment = |text: &Option<String>, flag: &str| {
-            let read = text.as_deref().map(|text| filter::moment(text, now)).transpose();
-            read.map_err(|error| match error {
-                FilterError::Time(text) => anyhow::anyhow!(
-                    "{flag} \"{text}\" is not a time: write it as RFC 3339, such as 2026-11-21T08:00:00Z, or as how \
-                     long ago, such as 24h"
-                ),
-                error @ FilterError::Condition { .. } => error.into(),
-            })
-        };
+        let moment =
+            |text: &Option<String>, flag: &str| text.as_deref().map(|text| moment(text, flag, now)).transpose();
         let filter = LetterFilter {
             letters: Vec::new(),
             stage: self.stage.clone(),

@@ -2,14 +2,9 @@
 
 use std::{io::IsTerminal as _, process::ExitCode, time::SystemTime};
 
-use super::{
-    Dlq,
-    filters::Filters,
-    lines,
-    ls::{NARROW, when},
-};
+use super::{Dlq, filters::Filters, lines, ls::NARROW};
 use crate::{
-    commands::{count, found, table::Table},
+    commands::{count, found, people::when, table::Table},
     dead_letter::groups::Groups,
     limits,
 };

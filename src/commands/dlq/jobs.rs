@@ -8,13 +8,19 @@ use std::{
 
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
-use millstream_stages::{headers, units::Period};
+use millstream_stages::units::Period;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{count, printable, table::Table, terminal_width},
+    super::{
+        count,
+        people::{when, who},
+        printable,
+        table::Table,
+        terminal_width,
+    },
     filters::quoted,
-    ls::{NARROW, when},
+    ls::NARROW,
 };
 use crate::{
     broker::Broker,
@@ -404,20 +410,8 @@ fn which(job: &Job) -> String {
     if parts.is_empty() { "--all".to_owned() } else { parts.join(" ") }
 }
 
-/// Who is at the keyboard: `user@host`.
-pub(super) fn who() -> String {
-    let user = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_else(|_| "somebody".to_owned());
-    let host = host();
-    headers::clean(&format!("{user}@{host}"))
-}
-
 /// A name for this process, as the runner of a job.
 pub(super) fn runner() -> String {
     let now = jiff::Timestamp::now().as_millisecond() % 1_000_000;
     format!("{} (command line, process {}-{now})", who(), std::process::id())
-}
-
-fn host() -> String {
-    let name = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
-    name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".to_owned())
 }

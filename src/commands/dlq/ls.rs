@@ -12,10 +12,9 @@ use super::{
 };
 use crate::{
     broker::AdminError,
-    commands::table::Table,
+    commands::{people::when, table::Table},
     dead_letter::{
         LetterRecord,
-        letter::parse_rfc3339,
         read::{Seen, Span},
     },
     limits,
@@ -169,35 +168,4 @@ fn marks(letter: &LetterRecord) -> String {
         ("completed late", letter.completed_at.is_some()),
     ];
     marks.into_iter().filter(|(_, is)| *is).map(|(mark, _)| mark).collect::<Vec<_>>().join(", ")
-}
-
-/// A time as people read it on a terminal, where `now` says so; else as it is.
-pub(super) fn when(rfc3339: &str, now: Option<SystemTime>) -> String {
-    let ago = now.and_then(|now| now.duration_since(parse_rfc3339(rfc3339)?).ok());
-    let Some(ago) = ago else { return rfc3339.to_owned() };
-    match ago.as_secs() {
-        seconds @ 0..60 => format!("{seconds}s ago"),
-        seconds @ 60..3600 => format!("{}m ago", seconds / 60),
-        seconds @ 3600..172_800 => format!("{}h ago", seconds / 3600),
-        seconds => format!("{}d ago", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn a_time_is_how_long_ago_on_a_terminal_and_exact_elsewhere() {
-        let at = "2026-11-21T08:00:00.000Z";
-        let then = parse_rfc3339(at).unwrap();
-        let told = |seconds| when(at, Some(then + Duration::from_secs(seconds)));
-        let all = [0, 59, 61, 3600, 100_000, 172_800].map(told);
-        assert_eq!(all, ["0s ago", "59s ago", "1m ago", "1h ago", "27h ago", "2d ago"]);
-        assert_eq!(when(at, None), at);
-        // Clocks differ: what is in the future is told as it is.
-        assert_eq!(when(at, Some(then - Duration::from_secs(5))), at);
-    }
 }

@@ -6,7 +6,6 @@ mod export;
 mod filters;
 mod groups;
 mod jobs;
-mod lines;
 mod ls;
 mod redrive;
 mod show;
@@ -18,7 +17,7 @@ use anyhow::Context as _;
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::App;
+use super::{App, lines};
 use crate::{
     broker::{AdminError, Broker, StoredMessage},
     config::Pipeline,

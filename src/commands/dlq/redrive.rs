@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::{Dlq, filters, jobs};
 use crate::{
     broker::get,
+    commands::people::who,
     config::written::Rate,
     dead_letter::{
         LetterFilter, LetterRecord,
@@ -125,7 +126,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(1));
     }
     let now = SystemTime::now();
-    let mut job = Job::new(new_id(now), Kind::Redrive, filter, last, &super::jobs::who(), now);
+    let mut job = Job::new(new_id('r', now), Kind::Redrive, filter, last, &who(), now);
     job.per_second = args.rate.map(per_second);
     job.max_redrives = args.max_redrives;
     job.canary = args.canary.map(|count| Canary::new(count, args.stop_above.unwrap_or(0.0)));

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::S
 
 use millstream_stages::units::Size;
 
-use super::{Dlq, filters::Filters, lines, ls::when};
+use super::{Dlq, filters::Filters, lines};
 use crate::{
-    commands::{found, table::Table},
+    commands::{found, people::when, table::Table},
     dead_letter::groups::Stats,
 };
 

@@ -20,6 +20,7 @@ use crate::{
 pub struct Breakers {
     broker: Broker,
     bucket: String,
+    names: Names,
     of: BTreeMap<String, Arc<Breaker>>,
     none: Arc<Breaker>,
     untold: Arc<Notify>,
@@ -40,6 +41,7 @@ impl Breakers {
         let breakers = Self {
             of: of.collect(),
             bucket: pipeline.names().state_bucket(),
+            names: pipeline.names(),
             broker: broker.clone(),
             none: Arc::new(Breaker::none()),
             untold,
@@ -117,7 +119,13 @@ impl Breakers {
             _ => self.broker.kv_update(&self.bucket, &key, record.written(), revision).await,
         };
         match written {
-            Ok(revision) => breaker.told(record, revision),
+            Ok(revision) => {
+                breaker.told(record, revision);
+                // The fleet hears of it first. Should the finding be lost, the next probe that fails makes another.
+                if let Some(finding) = record.finding(stage, revision) {
+                    self.broker.publish(finding.message(&self.names)).await?;
+                }
+            }
             // Another worker was first, or an earlier try of ours whose answer was lost.
             Err(CommitError::Fenced { .. }) => {
                 self.look(stage, breaker).await?;

@@ -1,11 +1,11 @@
 //! Record: what the fleet knows of one breaker, as the value of one key.
 
 use jiff::{SignedDuration, Timestamp};
-use millstream_stages::{Failure, text};
+use millstream_stages::{Failure, incident::Severity, text};
 use serde::{Deserialize, Serialize};
 use tokio::time::Duration;
 
-use crate::limits;
+use crate::{limits, observe::finding::Finding};
 
 /// What the fleet knows of one breaker. Half open is not among it: each worker finds that out by itself.
 ///
@@ -63,6 +63,18 @@ impl Record {
             closed_at: None,
             by: by.to_owned(),
         }
+    }
+
+    /// What the monitor has found, where it is open: each time that it opens or a probe fails, so that the incident goes on for as
+    /// long as the outage does.
+    pub(super) fn finding<'a>(&self, stage: &'a str, revision: u64) -> Option<Finding<'a>> {
+        (self.state == RecordState::Open).then(|| Finding {
+            code: "BreakerOpened",
+            severity: Severity::High,
+            message: format!("the circuit breaker is open: {}", self.reason),
+            stage,
+            id: format!("breaker.{stage}.{revision}"),
+        })
     }
 
     /// Closes it; what was said of its opening stays.

@@ -1,15 +1,17 @@
-//! Cell: what is known of one fingerprint, and when it opens, grows and resolves.
+//! Cell: what is known of one fingerprint, and when it opens, grows, gets worse and is over.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::{Terms, report::Report};
+use super::{
+    report::Report,
+    rules::{About, Part, Terms},
+    stored::{Minutes, ShortSample, Times, Users, digits},
+};
 use crate::{
-    Emission,
-    fingerprint::{cut, hash, hex},
-    incident::{Change, Incident, Sample, Severity, timestamp},
+    fingerprint::cut,
+    incident::{Change, Said, Severity},
 };
 
 /// Text from outside that is kept: the rest of it adds nothing that a person needs.
@@ -18,168 +20,252 @@ const TEXT_BYTES_MAX: usize = 512;
 const NAME_BYTES_MAX: usize = 256;
 const SAMPLES_MAX: usize = 3;
 const SERVICES_MAX: usize = 10;
-/// Different users that are told apart.
-const USERS_MAX: usize = 100;
 
-/// What is known of one fingerprint. It is one key of the state.
+/// What is known of one fingerprint. It is one key of the state, hence the short names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Cell {
+    /// The fingerprint.
+    #[serde(rename = "f", with = "digits")]
+    pub(super) key: u64,
+    #[serde(rename = "c")]
     pub(super) code: String,
-    message: String,
-    services: BTreeSet<String>,
+    /// Who reported it, in the order in which they did.
+    #[serde(rename = "s")]
+    pub(super) services: Vec<String>,
+    /// The stage, of a failed attempt.
+    #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
+    pub(super) stage: Option<String>,
+    /// The tenant of its first error, unless it is a label.
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    /// What else the fingerprint is made of.
+    #[serde(rename = "l", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(rename = "m")]
+    pub(super) message: String,
     /// The worst that a reporter said since it was last quiet.
+    #[serde(rename = "v", default, skip_serializing_if = "Option::is_none")]
     severity: Option<Severity>,
     /// Errors ever.
+    #[serde(rename = "n")]
     pub(super) total: u64,
-    first_seen_ms: u64,
+    #[serde(rename = "a")]
+    pub(super) first_seen_ms: u64,
+    #[serde(rename = "z")]
     pub(super) last_seen_ms: u64,
-    /// When the latest errors were stored, in order, at most the threshold.
-    latest_ms: VecDeque<u64>,
-    samples: Vec<Sample>,
-    /// Hashes of the users it happened to.
-    users: BTreeSet<u64>,
+    /// When the latest errors were stored, at most the threshold, while no incident is open.
+    #[serde(rename = "w", default, skip_serializing_if = "Times::is_empty")]
+    latest: Times,
+    #[serde(rename = "b")]
+    pub(super) minutes: Minutes,
+    #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) samples: Vec<ShortSample>,
+    #[serde(rename = "u", default, skip_serializing_if = "Users::is_none")]
+    pub(super) users: Users,
     /// How often it opened.
-    generation: u64,
+    #[serde(rename = "g")]
+    pub(super) generation: u64,
+    /// When the incident before was over.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub(super) resolved_ms: Option<u64>,
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     pub(super) open: Option<Open>,
+    /// The number of the rule that holds, which follows from the rest.
+    #[serde(skip)]
+    pub(super) rule: usize,
 }
 
 /// An open incident.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Open {
-    started_ms: u64,
-    opened_ms: u64,
+    #[serde(rename = "s")]
+    pub(super) started_ms: u64,
+    #[serde(rename = "o")]
+    pub(super) opened_ms: u64,
+    /// The sequence of the error that opened it, which tells it from every other of its fingerprint.
+    #[serde(rename = "q")]
+    pub(super) opened_seq: u64,
     /// Errors in it.
-    count: u64,
+    #[serde(rename = "c")]
+    pub(super) count: u64,
     /// Errors that were told of.
-    told: u64,
+    #[serde(rename = "t")]
+    pub(super) told: u64,
     /// The count at which it is told of again.
+    #[serde(rename = "n")]
     next: u64,
+    /// The worst that was told.
+    #[serde(rename = "v")]
+    pub(super) severity: Severity,
+    /// Who has taken it on.
+    #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
+    pub(super) acknowledged: Option<Said>,
 }
 
 impl Cell {
-    pub(super) fn new(report: &Report<'_>, message: &str, at_ms: u64) -> Self {
+    pub(super) fn new(key: u64, report: &Report<'_>, parts: &[Part], message: &str, at_ms: u64) -> Self {
+        let name = |text: &str| cut(text, NAME_BYTES_MAX).to_owned();
+        let extra = parts.iter().filter(|part| part.is_extra());
+        let labels = extra.map(|part| (part.name().into_owned(), name(&part.value(report, message))));
+        let labels: BTreeMap<_, _> = labels.filter(|(_, value)| !value.is_empty()).collect();
         Self {
-            code: cut(&report.error_code, NAME_BYTES_MAX).to_owned(),
+            key,
+            code: name(&report.error_code),
+            services: Vec::new(),
+            stage: report.stage().map(name),
+            tenant: report.tenant().filter(|_| !labels.contains_key("tenant")).map(name),
+            labels,
             message: cut(message, TEXT_BYTES_MAX).to_owned(),
-            services: BTreeSet::new(),
             severity: None,
             total: 0,
             first_seen_ms: at_ms,
             last_seen_ms: at_ms,
-            latest_ms: VecDeque::new(),
+            latest: Times::default(),
+            minutes: Minutes::default(),
             samples: Vec::new(),
-            users: BTreeSet::new(),
+            users: Users::default(),
             generation: 0,
+            resolved_ms: None,
             open: None,
+            rule: 0,
         }
     }
 
-    /// Counts one error, and says what becomes of its incident.
-    pub(super) fn count(&mut self, report: &Report<'_>, at_ms: u64, terms: &Terms<'_>) -> Option<Change> {
-        self.total += 1;
-        self.first_seen_ms = self.first_seen_ms.min(at_ms);
-        self.last_seen_ms = self.last_seen_ms.max(at_ms);
-        self.severity = self.severity.max(report.severity());
-        self.note(report, at_ms);
-        // Several streams may bring errors a little out of order.
-        let place = self.latest_ms.partition_point(|ms| *ms <= at_ms);
-        self.latest_ms.insert(place, at_ms);
-        while self.latest_ms.len() > terms.threshold {
-            self.latest_ms.pop_front();
+    /// What rules go by. Only what is kept, so that a restart under other rules decides as if they had always held.
+    pub(super) fn about(&self) -> About<'_> {
+        About {
+            code: &self.code,
+            service: self.services.first().map_or("", String::as_str),
+            stage: self.stage.as_deref(),
+            tenant: self.tenant.as_deref().or(self.labels.get("tenant").map(String::as_str)),
+            severity: self.severity,
         }
+    }
+
+    /// How many times are kept of it.
+    #[cfg(test)]
+    pub(super) fn latest_len(&self) -> usize {
+        self.latest.len()
+    }
+
+    /// When its quiet period is over, where an incident is open.
+    pub(super) fn due_ms(&self, terms: &Terms) -> Option<u64> {
+        self.open.as_ref().map(|_| self.last_seen_ms.saturating_add(terms.quiet_ms))
+    }
+
+    /// Notes an error, before it is known which rule holds; true where another may.
+    pub(super) fn note(&mut self, report: &Report<'_>, at_ms: u64, terms: &Terms) -> bool {
+        let (before, is_new) = (self.severity, self.total == 0);
+        // What was before so long a pause can open nothing any more, and says nothing of what comes now.
+        let pause_ms = terms.quiet_ms.max(terms.window_ms);
+        if self.open.is_none() && at_ms.saturating_sub(self.last_seen_ms) > pause_ms {
+            self.forget_errors();
+        }
+        self.total += 1;
+        let before_ms = self.last_seen_ms;
+        self.first_seen_ms = self.first_seen_ms.min(at_ms);
+        self.last_seen_ms = before_ms.max(at_ms);
+        self.minutes.add(at_ms, before_ms, self.last_seen_ms);
+        self.severity = self.severity.max(report.severity());
+        if self.services.len() < SERVICES_MAX {
+            let service = cut(&report.service_name, NAME_BYTES_MAX);
+            if !self.services.iter().any(|known| known == service) {
+                self.services.push(service.to_owned());
+            }
+        }
+        if let Some(user) = report.user() {
+            self.users.add(user);
+        }
+        self.sample(report, at_ms);
+        is_new || self.severity != before
+    }
+
+    /// Keeps the errors that led to an incident, not the oldest ever.
+    fn sample(&mut self, report: &Report<'_>, at_ms: u64) {
+        if self.samples.len() >= SAMPLES_MAX {
+            if self.open.is_some() {
+                return;
+            }
+            self.samples.remove(0);
+        }
+        let short = |id: Option<&str>| id.map(|text| cut(text, NAME_BYTES_MAX).to_owned());
+        self.samples.push(ShortSample {
+            at_ms,
+            message: cut(&report.message, TEXT_BYTES_MAX).to_owned(),
+            event_id: short(report.metadata.event_id.text()),
+            trace_id: short(report.metadata.trace_id.text()),
+        });
+    }
+
+    /// Counts the error that was just noted, and says what becomes of its incident.
+    pub(super) fn count(&mut self, at_ms: u64, seq: u64, terms: &Terms) -> Option<Change> {
+        let severity = self.severity_by(terms, self.open.as_ref().map_or(0, |open| open.count + 1));
         if let Some(open) = &mut self.open {
             open.count += 1;
-            if open.count < open.next {
-                return None;
+            let has_doubled = open.count >= open.next;
+            while open.count >= open.next {
+                open.next = open.next.saturating_mul(2);
             }
-            open.next = open.next.saturating_mul(2);
-            return Some(Change::Updated);
+            if severity > open.severity {
+                open.severity = severity;
+                return Some(Change::Escalated);
+            }
+            return has_doubled.then_some(Change::Updated);
         }
-        let (first, last) = (self.latest_ms.front().copied()?, self.latest_ms.back().copied()?);
-        if self.latest_ms.len() < terms.threshold || last - first > terms.window_ms {
+        self.latest.add(at_ms, terms.threshold);
+        let (first, last) = self.latest.ends()?;
+        if self.latest.len() < terms.threshold || last - first > terms.window_ms {
             return None;
         }
         self.generation += 1;
-        let count = self.latest_ms.len() as u64;
-        self.open = Some(Open { started_ms: first, opened_ms: at_ms, count, told: 0, next: count.saturating_mul(2) });
-        Some(Change::Opened)
+        let count = self.latest.len() as u64;
+        self.latest.clear();
+        self.open = Some(Open {
+            started_ms: first,
+            opened_ms: at_ms,
+            opened_seq: seq,
+            count,
+            told: 0,
+            next: count.saturating_mul(2),
+            severity,
+            acknowledged: None,
+        });
+        Some(if self.generation == 1 { Change::Opened } else { Change::Reopened })
     }
 
-    /// Keeps what a person may want to see of an error.
-    fn note(&mut self, report: &Report<'_>, at_ms: u64) {
-        if self.services.len() < SERVICES_MAX {
-            let service = cut(&report.service_name, NAME_BYTES_MAX);
-            if !self.services.contains(service) {
-                self.services.insert(service.to_owned());
-            }
+    /// How bad an incident of so many errors is.
+    fn severity_by(&self, terms: &Terms, count: u64) -> Severity {
+        let mut severity = terms.severity.or(self.severity).unwrap_or(terms.otherwise);
+        let mut next = (terms.threshold as u64).saturating_mul(terms.escalate);
+        while terms.escalate > 1 && count >= next && severity < Severity::Critical {
+            severity = severity.worse();
+            next = next.saturating_mul(terms.escalate);
         }
-        if self.users.len() < USERS_MAX
-            && let Some(user) = report.user()
-        {
-            self.users.insert(hash(&[&user]));
-        }
-        // The errors that led to the incident, not the oldest ever.
-        if self.open.is_none() && self.samples.len() == SAMPLES_MAX {
-            self.samples.remove(0);
-        }
-        if self.samples.len() < SAMPLES_MAX {
-            let short = |id: &Value| id.as_str().map(|text| cut(text, NAME_BYTES_MAX).to_owned());
-            let metadata = report.metadata();
-            self.samples.push(Sample {
-                at: timestamp(at_ms),
-                message: cut(&report.message, TEXT_BYTES_MAX).to_owned(),
-                event_id: short(&metadata.event_id),
-                trace_id: short(&metadata.trace_id),
-            });
-        }
+        severity
     }
 
-    /// Forgets what belongs to the incident that is over; what comes is counted anew.
-    pub(super) fn close(&mut self) {
+    /// Notes that someone has taken the incident on; true where that is news.
+    pub(super) fn acknowledge(&mut self, said: Said) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        if open.acknowledged.as_ref().is_some_and(|before| before.by == said.by) {
+            return false;
+        }
+        open.acknowledged = Some(said);
+        true
+    }
+
+    /// Ends the incident; what comes is counted anew.
+    pub(super) fn close(&mut self, at_ms: u64) {
         self.open = None;
-        self.latest_ms.clear();
-        self.samples.clear();
-        self.users.clear();
-        self.severity = None;
+        self.resolved_ms = Some(at_ms);
+        self.forget_errors();
     }
 
-    /// Tells what became of the open incident.
-    pub(super) fn tell(&mut self, key: u64, change: Change, terms: &Terms<'_>) -> Option<Emission> {
-        let open = self.open.as_mut()?;
-        let fingerprint = hex(key);
-        let span_ms = self.last_seen_ms.saturating_sub(open.started_ms).max(1000);
-        let per_minute = open.count as f64 * 60_000.0 / span_ms as f64;
-        let resolved_ms = self.last_seen_ms.saturating_add(terms.quiet_ms);
-        let incident = Incident {
-            incident_id: format!("{fingerprint}-{}", self.generation),
-            event: change,
-            generation: self.generation,
-            code: self.code.clone(),
-            severity: terms.severity.or(self.severity).unwrap_or(terms.otherwise),
-            message: self.message.clone(),
-            services: self.services.iter().cloned().collect(),
-            count: open.count,
-            new_errors: open.count - open.told,
-            total: self.total,
-            rate_per_minute: (per_minute * 10.0).round() / 10.0,
-            first_seen: timestamp(self.first_seen_ms),
-            last_seen: timestamp(self.last_seen_ms),
-            opened_at: timestamp(open.opened_ms),
-            resolved_at: (change == Change::Resolved).then(|| timestamp(resolved_ms)),
-            users: self.users.len() as u64,
-            samples: self.samples.clone(),
-            channels: terms.channels.to_vec(),
-            fingerprint,
-        };
-        open.told = open.count;
-        let what = match change {
-            Change::Opened | Change::Resolved => change.as_str().to_owned(),
-            Change::Updated => format!("updated-{}", open.count),
-        };
-        Some(Emission {
-            id: format!("{}.{}.{what}", incident.fingerprint, incident.generation),
-            route: change.as_str().to_owned(),
-            body: serde_json::to_vec(&incident).expect("an incident is plain data"),
-        })
+    /// Forgets what the errors so far said.
+    fn forget_errors(&mut self) {
+        self.latest.clear();
+        self.samples.clear();
+        self.users = Users::default();
+        self.severity = None;
     }
 }

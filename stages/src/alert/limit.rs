@@ -17,10 +17,23 @@ use governor::{
     state::{NotKeyed, StateStore},
 };
 
-/// A share of a channel's rate. What it has let through is one number, which can be stored and put back.
+/// The rate of a channel. What it has let through is one number, which can be stored and put back.
 pub(super) struct Limit {
     limiter: RateLimiter<NotKeyed, Taken, FakeRelativeClock, NoOpMiddleware<Nanos>>,
     taken: Taken,
+    every_ns: u64,
+    burst: u32,
+}
+
+/// How much must remain for what is more pressing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Need {
+    /// Half of what may go at once must remain.
+    Ordinary,
+    /// A quarter must remain.
+    Opening,
+    /// Nothing need remain.
+    Urgent,
 }
 
 /// Where governor keeps its one number: the theoretical arrival time, in nanoseconds since 1970; 0 at first.
@@ -44,26 +57,104 @@ impl Limit {
     /// Lets `most` notifications through in any minute, a quarter of them at once.
     ///
     /// A bucket of `b` that is refilled every `t` lets through `b + 60 s / t - 1` in a minute at the most,
-    /// so that `t` is `60 s / (most - b + 1)`. Where `most` is 0 there is no limit to take from.
-    pub(super) fn per_minute(most: u32, taken: u64) -> Option<Self> {
-        let burst = NonZeroU32::new((most / 4).max(1).min(most))?;
+    /// so that `t` is `60 s / (most - b + 1)`. A rate of 0 is taken for 1.
+    pub(super) fn per_minute(most: u32, taken: u64) -> Self {
+        let most = most.max(1);
+        let burst = NonZeroU32::new(most / 4).unwrap_or(NonZeroU32::MIN);
         // Rounded up: no minute may hold one too many.
-        let every = Duration::from_nanos(60_000_000_000_u64.div_ceil(u64::from(most - burst.get() + 1)));
-        let quota = Quota::with_period(every)?.allow_burst(burst);
+        let every_ns = 60_000_000_000_u64.div_ceil(u64::from(most - burst.get() + 1));
+        let quota = Quota::with_period(Duration::from_nanos(every_ns)).expect("a minute over a u32 is not zero");
         let taken = Taken(Arc::new(taken.into()));
-        Some(Self { limiter: RateLimiter::new(quota, taken.clone(), FakeRelativeClock::default()), taken })
+        let limiter = RateLimiter::new(quota.allow_burst(burst), taken.clone(), FakeRelativeClock::default());
+        Self { limiter, taken, every_ns, burst: burst.get() }
     }
 
-    /// Takes one from the share, or says when there will be one, in milliseconds since 1970.
-    pub(super) fn take(&self, now_ms: u64) -> Result<(), u64> {
-        let clock = self.limiter.clock();
+    /// Takes one, if there is one for such a need.
+    pub(super) fn take(&self, need: Need, now_ms: u64) -> bool {
         let now = Nanos::from(Duration::from_millis(now_ms));
+        // A worker whose clock was ahead may have left a time that lies further ahead than a full bucket: it would stop the channel.
+        let full = now.as_u64().saturating_add(self.every_ns.saturating_mul(u64::from(self.burst)));
+        self.taken.0.fetch_min(full, Relaxed);
+        if now_ms < self.earliest_ms(need) {
+            return false;
+        }
+        let clock = self.limiter.clock();
         clock.advance(now.duration_since(clock.now()).into());
-        self.limiter.check().map_err(|not_until| not_until.earliest_possible().as_u64().div_ceil(1_000_000))
+        self.limiter.check().is_ok()
+    }
+
+    /// When there will be one for such a need, in milliseconds since 1970, if nothing is taken until then.
+    pub(super) fn earliest_ms(&self, need: Need) -> u64 {
+        let remains = match need {
+            Need::Ordinary => self.burst / 2,
+            Need::Opening => self.burst / 4,
+            Need::Urgent => 0,
+        };
+        let bucket = self.every_ns.saturating_mul(u64::from(self.burst - 1 - remains.min(self.burst - 1)));
+        self.taken().saturating_sub(bucket).div_ceil(1_000_000)
     }
 
     /// What it has let through, to be stored.
     pub(super) fn taken(&self) -> u64 {
         self.taken.0.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_700_000_000_000;
+
+    fn taken_at_once(per_minute: u32) -> [usize; 3] {
+        let limit = Limit::per_minute(per_minute, 0);
+        [Need::Ordinary, Need::Opening, Need::Urgent].map(|need| (0..99).take_while(|_| limit.take(need, NOW)).count())
+    }
+
+    #[test]
+    fn what_is_more_pressing_finds_more() {
+        assert_eq!(taken_at_once(20), [3, 1, 1]);
+        assert_eq!(taken_at_once(80), [10, 5, 5]);
+        assert_eq!(taken_at_once(8), [1, 1, 0]);
+        assert_eq!(taken_at_once(1), [1, 0, 0]);
+    }
+
+    #[test]
+    fn the_earliest_time_is_when_it_can_be_taken() {
+        let limit = Limit::per_minute(20, 0);
+        while limit.take(Need::Urgent, NOW) {}
+        for need in [Need::Urgent, Need::Opening, Need::Ordinary] {
+            let at = limit.earliest_ms(need);
+            assert!(at > NOW && !limit.take(need, at - 1) && limit.take(need, at), "{need:?}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_does_not_stop_the_channel() {
+        let limit = Limit::per_minute(20, (NOW + 86_400_000) * 1_000_000);
+        assert!(!limit.take(Need::Urgent, NOW));
+        assert!(limit.earliest_ms(Need::Urgent) < NOW + 4000);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_minute_holds_more_than_the_rate(
+            most in 1..60_u32,
+            steps in proptest::collection::vec((0..4_u8, 0..4000_u64), 50..400),
+        ) {
+            let (limit, mut now_ms, mut taken) = (Limit::per_minute(most, 0), NOW, Vec::new());
+            for (need, wait) in steps {
+                let need = [Need::Ordinary, Need::Opening, Need::Urgent, Need::Urgent][usize::from(need)];
+                now_ms += wait;
+                // Whatever can be taken is taken.
+                while limit.take(need, now_ms) {
+                    taken.push(now_ms);
+                }
+            }
+            for (n, from) in taken.iter().enumerate() {
+                let within = taken[n..].iter().take_while(|at| *at - from < 60_000).count();
+                proptest::prop_assert!(within <= most as usize, "{} within a minute of {}", within, most);
+            }
+        }
     }
 }

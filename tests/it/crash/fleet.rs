@@ -5,7 +5,6 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -17,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::ledger::Published;
-use crate::support::DEADLINE;
+use crate::support::{DEADLINE, Running, python_package};
 
 const NATS_PY: &str = "nats-py==2.16.0";
 
@@ -27,9 +26,6 @@ pub(super) struct Fleet {
     set: Vec<(String, String)>,
     workers: Vec<Running>,
 }
-
-/// A process that is killed when it is dropped.
-pub(super) struct Running(Child);
 
 impl Fleet {
     /// A fleet of the example that the repository ships, used as it is but for what `set` says.
@@ -138,20 +134,6 @@ impl Drop for Fleet {
     }
 }
 
-impl Running {
-    fn kill(&mut self) {
-        // It fails only for a process that has ended and was waited for.
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 async fn ended(child: &mut Child) -> ExitStatus {
     let began = Instant::now();
     loop {
@@ -177,7 +159,7 @@ impl Publisher {
         let mut command = Command::new("python3");
         command.arg(script).args(["--url", url, "--ledger"]).arg(&ledger);
         command.args(["--count", &count.to_string(), "--rate", &rate.to_string()]).args(more);
-        command.env("PYTHONPATH", nats_py()).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+        command.env("PYTHONPATH", python_package(NATS_PY)).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
         let log = File::create(folder.join("publisher.log")).unwrap();
         Self { process: Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap()), ledger }
     }
@@ -193,30 +175,4 @@ impl Publisher {
         File::open(&self.ledger).unwrap().read_to_string(&mut text).unwrap();
         text.lines().map(Published::read).collect()
     }
-}
-
-/// The folder of the Python client. It is installed once, beside the compiled tests.
-fn nats_py() -> &'static Path {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    FOLDER.get_or_init(|| {
-        let cache = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let folder = cache.join(NATS_PY);
-        if folder.is_dir() {
-            return folder;
-        }
-        fs::create_dir_all(cache).unwrap();
-        let fresh = TempDir::new_in(cache).unwrap();
-        let mut pip = Command::new("python3");
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(fresh.path());
-        let output = pip.arg(NATS_PY).stdin(Stdio::null()).output();
-        let said =
-            output.as_ref().map_or_else(ToString::to_string, |o| String::from_utf8_lossy(&o.stderr).into_owned());
-        let done = output.is_ok_and(|output| output.status.success());
-        assert!(done, "could not install {NATS_PY}, which this test publishes with; it needs python3 with pip: {said}");
-        // Another run may have been quicker; then its copy is as good.
-        if fs::rename(fresh.path(), &folder).is_err() {
-            assert!(folder.is_dir(), "could not put {NATS_PY} into {}", folder.display());
-        }
-        folder
-    })
 }

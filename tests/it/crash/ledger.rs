@@ -10,6 +10,7 @@ use millstream::{
     broker::{AdminError, Broker, StoredMessage},
     config::Pipeline,
     dead_letter::LetterRecord,
+    incidents::known,
     topology::Topology,
 };
 use serde_json::Value;
@@ -110,9 +111,13 @@ async fn under_way(broker: &Broker, pipeline: &Pipeline) -> Result<Vec<String>, 
         let offsets: Value = offsets.map(|(value, _)| serde_json::from_slice(&value).unwrap()).unwrap_or_default();
         for read in topology.reads(&stage.name) {
             let applied = offsets["streams"][&read.stream].as_u64().unwrap_or(0);
-            let last = broker.stream_state(&read.stream).await?.last_seq;
-            if applied < last {
-                busy.push(format!("{}: {applied} of {last} read from {}", stage.name, read.stream));
+            // Not up to the stream's last message: that may be none of the stage's, as a key of the state bucket is.
+            let everything = [">".to_owned()];
+            for filter in if read.filters.is_empty() { &everything } else { read.filters.as_slice() } {
+                if let Some(unread) = broker.next_on_subject(&read.stream, filter, applied + 1).await? {
+                    let (stage, stream, seq) = (&stage.name, &read.stream, unread.seq);
+                    busy.push(format!("{stage}: {applied} read from {stream}, where {seq} is next"));
+                }
             }
         }
     }
@@ -194,9 +199,9 @@ fn reason_fits(kind: &str, reason: &str) -> bool {
 /// The errors that the incidents count; they must be those on the streams, less those that could not be read.
 pub(super) async fn count_errors(broker: &Broker, pipeline: &Pipeline, letters: &[Letter]) -> u64 {
     let names = pipeline.names();
-    let state = broker.kv_entries(&names.state_bucket(), "errors.state.fp.").await.unwrap();
-    let total = |value: &[u8]| serde_json::from_slice::<Value>(value).unwrap()["total"].as_u64().unwrap();
-    let counted: u64 = state.iter().map(|(_, value, _)| total(value)).sum();
+    let tallies = known::tallies(broker, pipeline).await.unwrap();
+    let all = tallies.iter().flat_map(|(_, tallies)| tallies);
+    let counted: u64 = all.filter(|tally| tally.name == "errors_counted_total").map(|tally| tally.value).sum();
     let mut stored = 0;
     for stream in [names.failed_stream(), names.source_stream("errors")] {
         stored += broker.stream_state(&stream).await.unwrap().messages;

@@ -2,6 +2,7 @@
 
 mod fleet;
 mod ledger;
+mod mail;
 mod service;
 
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::support::{TestServer, eventually};
 use fleet::{Fleet, Publisher};
 use ledger::Totals;
+use mail::Mail;
 use service::Service;
 
 /// These tests keep every core busy: side by side they would measure one another.
@@ -45,6 +47,7 @@ impl Chance {
 struct Shop {
     fleet: Fleet,
     service: Service,
+    _mail: Mail,
     broker: Broker,
     server: TestServer,
 }
@@ -57,6 +60,7 @@ impl Shop {
     async fn open_with(workers: usize, takes: Duration, ack_wait: &str, more: &[(&str, String)]) -> Self {
         let server = TestServer::start().await;
         let service = Service::start(takes).await;
+        let mail = Mail::start().await;
         let at = service.address;
         let set = [
             ("nats.url", server.server.url().to_owned()),
@@ -67,6 +71,8 @@ impl Shop {
             ("stage.orders.handler.http", format!("http://{at}/orders")),
             ("stage.payments.handler.http", format!("http://{at}/payments")),
             ("channel.oncall.url", format!("http://{at}/alerts")),
+            ("channel.email.smtp", mail.address.to_string()),
+            ("channel.ws.listen", "127.0.0.1:0".to_owned()),
             ("retry.default.backoff.exponential", "200ms".to_owned()),
             ("retry.payments.backoff.linear", "100ms".to_owned()),
         ];
@@ -76,7 +82,7 @@ impl Shop {
             fleet.start();
         }
         let broker = server.connect().await;
-        Self { fleet, service, broker, server }
+        Self { fleet, service, _mail: mail, broker, server }
     }
 
     fn publish(&self, count: usize, rate: u32, more: &[&str]) -> Publisher {

@@ -1,0 +1,38 @@
+//! Listen: messages on a subject as they come, from now on, without a stream: who is not there misses them.
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use super::Broker;
+
+/// A subject that could not be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("could not listen on \"{subject}\"")]
+pub struct ListenError {
+    subject: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Messages on a subject, as they come. A lost connection is made again underneath; what came meanwhile is missed.
+#[derive(Debug)]
+pub struct Listening(async_nats::Subscriber);
+
+impl Broker {
+    /// Listens on a subject, with wildcards. When it returns, the server knows of it.
+    ///
+    /// # Errors
+    /// [`ListenError`] if the subject is none, or the connection is closed for good.
+    pub async fn listen(&self, subject: &str) -> Result<Listening, ListenError> {
+        let failed = |source| ListenError { subject: subject.to_owned(), source };
+        let subscriber = self.client.subscribe(subject.to_owned()).await.map_err(|error| failed(error.into()))?;
+        self.client.flush().await.map_err(|error| failed(error.into()))?;
+        Ok(Listening(subscriber))
+    }
+}
+
+impl Listening {
+    /// The body of the next message; `None` when the connection is closed for good. Nothing is lost if it is dropped.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        Some(self.0.next().await?.payload)
+    }
+}

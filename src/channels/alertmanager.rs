@@ -1,0 +1,236 @@
+//! `alertmanager`: posts the incidents of notifications as alerts to an Alertmanager, by its v2 API.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use millstream_stages::{
+    Delivery, Pending, Problem,
+    incident::{Incident, Severity},
+    notification::{About, Notification, Status},
+    units::Period,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    Built, Channel, ChannelContext, ChannelKind,
+    http::{Keys, Target, default_timeout},
+};
+
+pub(super) const KIND: ChannelKind = ChannelKind {
+    name: "alertmanager",
+    about: "posts the incidents of notifications as alerts to an Alertmanager, by its v2 API",
+    per_minute: 600,
+    options: || schemars::schema_for!(Options),
+    build,
+};
+
+/// The name of the alert that stands for a digest.
+const DIGEST: &str = "MillstreamDigest";
+
+/// The keys of an `alertmanager` channel.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    /// The URL of the Alertmanager, such as `http://alertmanager:9093`; `/api/v2/alerts` is added. It is a secret: nothing shows it.
+    url: String,
+    /// A user name for basic authentication; goes with `password`.
+    #[serde(default)]
+    user: Option<String>,
+    /// The user's password. It is never shown.
+    #[serde(default)]
+    password: Option<String>,
+    /// Headers to add, such as `authorization = "Bearer ${TOKEN}"`. Their values are never shown.
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    /// When an alert ends of which nothing more is heard. Longer than the `repeat_interval` of the routes that lead here: an
+    /// alert that goes on is sent again that often. (Alertmanager itself would end it after its `resolve_timeout`, 5 minutes.)
+    #[serde(default = "default_expire")]
+    expire: Period,
+    /// Where an alert's link leads, such as a dashboard.
+    #[serde(default)]
+    link: Option<String>,
+    /// How long a call may take.
+    #[serde(default = "default_timeout")]
+    timeout: Period,
+    /// Whether the URL may lead to loopback, link-local and private addresses.
+    #[serde(default)]
+    allow_private: bool,
+}
+
+fn default_expire() -> Period {
+    Period::seconds(12 * 3600)
+}
+
+/// One alert, as `postableAlert` of the v2 API.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Alert {
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+    starts_at: Timestamp,
+    ends_at: Timestamp,
+    #[serde(rename = "generatorURL", skip_serializing_if = "Option::is_none")]
+    generator_url: Option<String>,
+}
+
+struct Alertmanager {
+    target: Target,
+    pipeline: String,
+    expire: SignedDuration,
+    link: Option<String>,
+}
+
+fn build(options: &Value, context: &ChannelContext) -> Built {
+    let options: Options = super::read(options)?;
+    let url = format!("{}/api/v2/alerts", options.url.trim_end_matches('/'));
+    let keys = Keys {
+        url: &url,
+        timeout: options.timeout,
+        allow_private: options.allow_private,
+        headers: &options.headers,
+        secret: options.password.as_deref(),
+    };
+    let mut problems = Vec::new();
+    let target = Target::new(&keys, context).map_err(|found| problems.extend(found)).ok();
+    if options.expire.0 < Duration::from_secs(60) {
+        problems.push(Problem::new(&["expire"], "an alert should not end in less than a minute"));
+    }
+    let link = options.link.as_deref().map(reqwest::Url::parse).transpose();
+    let link = link.map_err(|error| problems.push(Problem::new(&["link"], format!("not a URL: {error}"))));
+    let target = match (&options.user, &options.password, target) {
+        (Some(user), Some(password), Some(target)) => Some(target.basic_auth(user, password)),
+        (None, None, target) => target,
+        (Some(_), Some(_), None) => None,
+        (user, _, _) => {
+            let (given, absent) = if user.is_some() { ("user", "password") } else { ("password", "user") };
+            problems.push(Problem::new(&[given], format!("\"{given}\" and \"{absent}\" go together")));
+            None
+        }
+    };
+    match (target, link) {
+        (Some(target), Ok(link)) if problems.is_empty() => Ok(Arc::new(Alertmanager {
+            target,
+            pipeline: context.pipeline.clone(),
+            expire: SignedDuration::try_from(options.expire.0).unwrap_or(SignedDuration::MAX),
+            link: link.map(Into::into),
+        })),
+        _ => Err(problems),
+    }
+}
+
+impl Alertmanager {
+    fn alerts(&self, notification: &Notification, now: Timestamp) -> Vec<Alert> {
+        if let About::Digest { .. } = notification.about {
+            return vec![self.digest(notification, now)];
+        }
+        notification.incidents().iter().flat_map(|incident| self.incident(incident, notification, now)).collect()
+    }
+
+    /// The alert of an incident, and, since the severity is one of the labels that an alert is known by, the end of what it was
+    /// before it became worse.
+    fn incident(&self, incident: &Incident, notification: &Notification, now: Timestamp) -> Vec<Alert> {
+        let mut labels: BTreeMap<String, String> =
+            incident.labels.iter().map(|(name, value)| (label_name(name), value.clone())).collect();
+        labels.insert("alertname".to_owned(), incident.code.clone());
+        labels.insert("severity".to_owned(), incident.severity.as_str().to_owned());
+        labels.insert("fingerprint".to_owned(), incident.fingerprint.clone());
+        labels.insert("pipeline".to_owned(), self.pipeline.clone());
+        if let Some(service) = incident.services.first() {
+            labels.insert("service".to_owned(), service.clone());
+        }
+        // An empty label is none.
+        labels.retain(|_, value| !value.is_empty());
+        let summary = if notification.incidents().len() == 1 { &notification.title } else { &incident.message };
+        let annotations = [
+            ("summary", summary.clone()),
+            ("description", incident.message.clone()),
+            ("errors", incident.count.to_string()),
+            ("incident", incident.incident_id.clone()),
+        ];
+        let starts_at = incident.opened_at.min(now);
+        let ends_at = if incident.is_over() { incident.resolved_at.unwrap_or(now).min(now) } else { self.later(now) };
+        let alert = Alert {
+            annotations: annotations.map(|(name, text)| (name.to_owned(), text)).into(),
+            ends_at: ends_at.max(starts_at),
+            generator_url: self.link.clone(),
+            labels,
+            starts_at,
+        };
+        let before = [Severity::Low, Severity::Medium, Severity::High];
+        let before = before.into_iter().filter(|severity| !incident.event.begins() && *severity < incident.severity);
+        let ended = |severity: Severity| {
+            let mut ended = alert.clone();
+            ended.labels.insert("severity".to_owned(), severity.as_str().to_owned());
+            Alert { ends_at: now, ..ended }
+        };
+        let mut alerts: Vec<Alert> = before.map(ended).collect();
+        alerts.push(alert);
+        alerts
+    }
+
+    /// The alert of a digest: it ends by itself, since nothing ever says that a digest is over.
+    fn digest(&self, notification: &Notification, now: Timestamp) -> Alert {
+        let labels = [
+            ("alertname", DIGEST),
+            ("severity", notification.severity.as_str()),
+            ("pipeline", &self.pipeline),
+            ("channel", &notification.channel),
+        ];
+        let annotations = [("summary", &notification.title), ("description", &notification.text)];
+        let quarter = now.checked_add(SignedDuration::from_mins(15)).unwrap_or(now);
+        Alert {
+            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            annotations: annotations.map(|(name, value)| (name.to_owned(), value.clone())).into(),
+            starts_at: notification.at.min(now),
+            ends_at: if notification.status == Status::Resolved { now } else { quarter },
+            generator_url: self.link.clone(),
+        }
+    }
+
+    fn later(&self, now: Timestamp) -> Timestamp {
+        now.checked_add(self.expire).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// A name as Prometheus takes it: `[a-zA-Z_][a-zA-Z0-9_]*`.
+fn label_name(name: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let name: String = name.chars().map(|c| if fits(c) { c } else { '_' }).collect();
+    if name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() { format!("_{name}") } else { name }
+}
+
+impl Channel for Alertmanager {
+    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()> {
+        Box::pin(async move {
+            let now = delivery.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let now = SignedDuration::try_from(now).ok().and_then(|since| Timestamp::from_duration(since).ok());
+            let alerts = self.alerts(notification, now.unwrap_or(notification.at));
+            self.target.post_json(&alerts, delivery).await?;
+            Ok(())
+        })
+    }
+
+    fn preview(&self, notification: &Notification) -> String {
+        self.target.blot(&super::pretty(&self.alerts(notification, notification.at)))
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        Some(self.target.timeout())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_has_a_name_that_prometheus_takes() {
+        assert_eq!(["tenant", "a.b-c", "1st", "", "ü"].map(label_name), ["tenant", "a_b_c", "_1st", "_", "_"]);
+    }
+}

@@ -1,0 +1,250 @@
+//! HTTP: the one client of channels: no redirects, no proxies, no private addresses, bounded answers, errors without addresses.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use millstream_stages::{Delivery, Failure, Problem, failure::class, headers, replies, units::Period};
+use reqwest::{
+    Client, Url,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    redirect,
+};
+
+use super::{
+    ChannelContext,
+    address::{PublicOnly, is_private, literal},
+    blots::Blots,
+};
+use crate::limits;
+
+/// The class of an answer that is none: the status says yes, and the rest is not what the provider says then.
+pub(super) const UNEXPECTED: &str = "UnexpectedAnswer";
+/// The class of a request that the provider refuses in an answer whose status says yes.
+pub(super) const REFUSED: &str = "RefusedError";
+
+/// How long a call may take unless told.
+pub(super) fn default_timeout() -> Period {
+    Period::seconds(10)
+}
+
+/// Where a channel posts to.
+pub(super) struct Target {
+    client: Client,
+    url: Url,
+    headers: HeaderMap,
+    timeout: Duration,
+    /// The channel's name: what errors say in place of the URL.
+    name: String,
+    blots: Blots,
+}
+
+/// What [`Target::new`] makes one of.
+pub(super) struct Keys<'a> {
+    pub(super) url: &'a str,
+    pub(super) timeout: Period,
+    pub(super) allow_private: bool,
+    /// Headers of every request.
+    pub(super) headers: &'a BTreeMap<String, String>,
+    /// A secret besides the URL and the headers.
+    pub(super) secret: Option<&'a str>,
+}
+
+impl Target {
+    /// A target, or everything that is wrong with its keys. No message repeats the URL.
+    pub(super) fn new(keys: &Keys<'_>, context: &ChannelContext) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let url = url(keys.url, keys.allow_private).map_err(|problem| problems.push(problem)).ok();
+        let mut blots = Blots::default();
+        keys.secret.into_iter().for_each(|secret| blots.add(secret));
+        let mut headers = HeaderMap::new();
+        for (name, value) in keys.headers {
+            blots.add(value);
+            value.split_whitespace().for_each(|part| blots.add(part));
+            match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                (Ok(name), Ok(mut value)) => {
+                    value.set_sensitive(true);
+                    headers.insert(name, value);
+                }
+                (Err(_), _) => {
+                    problems.push(Problem::new(&["headers", name], format!("\"{name}\" is not the name of a header")))
+                }
+                (_, Err(_)) => problems.push(Problem::new(&["headers", name], "the value has control characters")),
+            }
+        }
+        let Some(url) = url.filter(|_| problems.is_empty()) else { return Err(problems) };
+        blots.add_url(&url);
+        let client = client(&url, keys.timeout.0, keys.allow_private).map_err(|error| {
+            vec![Problem::new(&["url"], format!("no HTTP client: {}", root_cause(&error.without_url())))]
+        })?;
+        Ok(Self { client, url, headers, timeout: keys.timeout.0, name: context.name.clone(), blots })
+    }
+
+    /// Says who we are, with a user and a password, in every request.
+    pub(super) fn basic_auth(mut self, user: &str, password: &str) -> Self {
+        use base64::Engine as _;
+        let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        self.blots.add(password);
+        self.blots.add(&pair);
+        let mut value = HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is fit for a header");
+        value.set_sensitive(true);
+        self.headers.insert(AUTHORIZATION, value);
+        self
+    }
+
+    /// The URL.
+    pub(super) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// How long a call may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// A text without the channel's secrets.
+    pub(super) fn blot(&self, text: &str) -> String {
+        self.blots.blot(text)
+    }
+
+    /// Posts JSON, and reads the answer if its status says yes.
+    pub(super) async fn post_json(&self, json: &impl serde::Serialize, delivery: &Delivery) -> Result<Answer, Failure> {
+        self.post_json_to(self.url.clone(), json, delivery).await?.accepted(self)
+    }
+
+    /// Posts JSON to a URL of the target, and reads the answer whatever its status.
+    pub(super) async fn post_json_to(
+        &self,
+        url: Url,
+        json: &impl serde::Serialize,
+        delivery: &Delivery,
+    ) -> Result<Answer, Failure> {
+        let body = serde_json::to_vec(json).expect("a message to a provider is plain data");
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.post(url, headers, body, delivery).await
+    }
+
+    /// Posts a body to a URL of the target.
+    pub(super) async fn post(
+        &self,
+        url: Url,
+        headers: HeaderMap,
+        body: Vec<u8>,
+        delivery: &Delivery,
+    ) -> Result<Answer, Failure> {
+        let mut request = self.client.post(url).headers(headers).headers(self.headers.clone());
+        if let Some(traceparent) = &delivery.traceparent {
+            request = request.header(headers::TRACEPARENT, headers::clean(traceparent));
+        }
+        let mut response = request.body(body).send().await.map_err(|error| self.no_answer(error))?;
+        let status = response.status().as_u16();
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after.and_then(|value| replies::retry_after(value, delivery.now));
+        let mut body = Vec::new();
+        let whole = loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() < limits::HTTP_DISCARD_BYTES_MAX => body.extend_from_slice(&chunk),
+                Ok(None) => break Ok(()),
+                // It goes on: past the bound a new connection is cheaper than what is left.
+                Ok(Some(_)) => break Ok(()),
+                Err(error) => break Err(self.no_answer(error)),
+            }
+        };
+        Ok(Answer { status, retry_after, body: self.blot(&String::from_utf8_lossy(&body)), whole })
+    }
+
+    /// That no answer came.
+    fn no_answer(&self, error: reqwest::Error) -> Failure {
+        let (name, error) = (&self.name, error.without_url());
+        if error.is_timeout() && !error.is_connect() {
+            return Failure::retry(
+                class::TIMEOUT,
+                format!("no answer on channel \"{name}\" in {}", Period(self.timeout)),
+            );
+        }
+        let cause = self.blot(&root_cause(&error));
+        Failure::retry(class::CONNECTION, format!("could not reach channel \"{name}\": {cause}"))
+    }
+
+    /// A failure as this channel's: it says which, and shows no secret.
+    pub(super) fn failure(&self, failure: Failure) -> Failure {
+        Failure { message: format!("channel \"{}\": {}", self.name, self.blot(&failure.message)), ..failure }
+    }
+
+    /// That the answer is not the provider's: something else may have given it, and nothing is known to have arrived.
+    pub(super) fn unexpected(&self, answer: &Answer) -> Failure {
+        let said = millstream_stages::text::excerpt(&answer.body, 200);
+        let message = format!("http {} with an answer that is not the provider's: {said}", answer.status);
+        self.failure(Failure::retry(UNEXPECTED, message))
+    }
+}
+
+/// What a server answered.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    retry_after: Option<Duration>,
+    /// Its body, as far as it was read, without the channel's secrets.
+    pub(super) body: String,
+    /// Whether it was read to its end.
+    whole: Result<(), Failure>,
+}
+
+impl Answer {
+    /// The answer, if its status says yes.
+    ///
+    /// # Errors
+    /// What the status means; see [`replies::http_reply`].
+    pub(super) fn accepted(self, target: &Target) -> Result<Self, Failure> {
+        let meant = replies::http_reply(self.status, self.retry_after, &self.body);
+        meant.map_err(|failure| target.failure(failure))?;
+        Ok(self)
+    }
+
+    /// The body as JSON of the provider's own shape.
+    ///
+    /// # Errors
+    /// That it broke off, or is not of that shape.
+    pub(super) fn json<T: serde::de::DeserializeOwned>(&self, target: &Target) -> Result<T, Failure> {
+        self.whole.clone()?;
+        serde_json::from_str(&self.body).map_err(|_| target.unexpected(self))
+    }
+}
+
+/// The URL of a channel. It is a secret, so no message repeats it.
+fn url(text: &str, allow_private: bool) -> Result<Url, Problem> {
+    let hint = "write it like \"https://hooks.example.com/T1/B2\"";
+    let url = match Url::parse(text) {
+        Ok(url) if ["http", "https"].contains(&url.scheme()) => url,
+        Ok(_) => return Err(Problem::new(&["url"], "only http and https URLs can be posted to").hint(hint)),
+        Err(error) => return Err(Problem::new(&["url"], format!("not a URL: {error}")).hint(hint)),
+    };
+    if !allow_private && url.host_str().and_then(literal).is_some_and(is_private) {
+        let problem = Problem::new(&["url"], "the URL leads to a private address");
+        return Err(problem.hint("set allow_private = true if it should"));
+    }
+    Ok(url)
+}
+
+fn client(url: &Url, timeout: Duration, allow_private: bool) -> Result<Client, reqwest::Error> {
+    // Fails where a provider is installed already, which is as good.
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let client = Client::builder()
+        .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(limits::HTTP_CONNECT_TIMEOUT)
+        .pool_idle_timeout(limits::HTTP_IDLE)
+        .timeout(timeout);
+    let client = if allow_private { client } else { client.dns_resolver(Arc::new(PublicOnly)) };
+    // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a bare container).
+    if url.scheme() == "http" { client.tls_certs_only([]).build() } else { client.build() }
+}
+
+/// The innermost error: what the system or the peer said.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut root = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    headers::clean(&root.to_string())
+}

@@ -1,0 +1,216 @@
+//! `alert simulate`: stored errors run through the rules in memory: what would have been sent, when, and what held back and why.
+
+use std::{
+    collections::BTreeMap,
+    io::IsTerminal as _,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use millstream_stages::{alert::Explained, notification::Why, simulate::Outcome};
+
+use crate::{
+    commands::{App, count, lines::Lines, people, printable, table::Table},
+    config::Pipeline,
+    dead_letter::letter::parse_rfc3339,
+    incidents::{
+        known,
+        simulate::{Span, simulate},
+    },
+    limits,
+};
+
+/// What `alert simulate` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  millstream alert simulate                                  the last 24 hours, by the rules as they are
+  millstream alert simulate --since 7d --config new.toml     a week, by rules that are not applied yet
+  millstream alert simulate --held                           and each change that was held back, with the reason
+  millstream alert simulate --channel oncall --json | jq -r .title
+
+It reads failed attempts, errors that services reported, and findings of the monitor, as far as they are stored; nothing is
+written and nothing is sent. Silences that are on record count, with their times; acknowledgements do not.")]
+pub(super) struct Args {
+    /// Errors stored at this time or later: RFC 3339, or how long ago
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    since: String,
+    /// Errors stored before this time: RFC 3339, or how long ago; now unless told
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Only what goes to this channel
+    #[arg(long, value_name = "NAME")]
+    channel: Option<String>,
+    /// Each change that was held back, too, with the reason
+    #[arg(long)]
+    held: bool,
+    /// How many notifications are shown at the most; the last ones
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// JSON: one notification, or (with --held) one held change, per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Simulates a span.
+///
+/// # Errors
+/// The stored errors could not be read.
+pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    let pipeline = app.pipeline()?;
+    if known::aggregates(&pipeline).next().is_none() || known::alerts(&pipeline).next().is_none() {
+        bail!("there are no rules to simulate\n hint: add stages of kind \"aggregate-errors\" and \"alert\"");
+    }
+    if let Some(channel) = &args.channel {
+        super::channel(&pipeline, channel)?;
+    }
+    ensure!(args.json || args.limit <= limits::TABLE_ROWS_MAX, "a table has at most {} rows", limits::TABLE_ROWS_MAX);
+    let now = SystemTime::now();
+    let moment = |text: &str, flag: &str| -> anyhow::Result<SystemTime> {
+        parse_rfc3339(&people::moment(text, flag, now)?).context("a time is a time")
+    };
+    let until = args.until.as_deref().map_or(Ok(now), |until| moment(until, "--until"))?;
+    let span = Span { since: moment(&args.since, "--since")?, until };
+    ensure!(span.since < span.until, "--since is not before --until");
+    let broker = app.connect(&pipeline).await?;
+    let bar = progress(span);
+    let mut read = 0_u64;
+    let (mut outcome, mut alerts) = simulate(&broker, &pipeline, span, |at| {
+        read += 1;
+        if read.is_multiple_of(256) {
+            bar.set_position(at.duration_since(span.since).unwrap_or_default().as_secs());
+        }
+    })
+    .await?;
+    bar.finish_and_clear();
+    let mut held: Vec<Explained> = alerts.iter_mut().flat_map(|alert| alert.take_explained()).collect();
+    if let Some(channel) = &args.channel {
+        outcome.sent.retain(|notification| notification.channel == *channel);
+        held.retain(|held| held.channel == *channel);
+    }
+    held.sort_by_key(|held| held.at_ms);
+    match args.json {
+        true => json(&args, &outcome, &held)?,
+        false => text(&args, &pipeline, span, &outcome, &held),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Progress on stderr, through the span, where it takes long.
+fn progress(span: Span) -> ProgressBar {
+    let bar = ProgressBar::new(span.until.duration_since(span.since).unwrap_or_default().as_secs());
+    let style = ProgressStyle::with_template("reading stored errors {bar:30} {percent}%  {elapsed}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}
+
+fn json(args: &Args, outcome: &Outcome, held: &[Explained]) -> anyhow::Result<()> {
+    let mut all: Vec<(jiff::Timestamp, String)> = Vec::new();
+    for told in &outcome.sent {
+        all.push((told.at, serde_json::to_string(told)?));
+    }
+    for back in held.iter().filter(|_| args.held) {
+        all.push((at(back.at_ms), serde_json::to_string(back)?));
+    }
+    all.sort_by_key(|(at, _)| *at);
+    let mut lines = Lines::stdout();
+    for (_, line) in &all {
+        if !lines.line(line)? {
+            break;
+        }
+    }
+    lines.flush()?;
+    Ok(())
+}
+
+fn text(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held: &[Explained]) {
+    let sent = &outcome.sent;
+    if !sent.is_empty() {
+        let shown = &sent[sent.len().saturating_sub(args.limit)..];
+        if shown.len() < sent.len() {
+            println!(
+                "{} before these; --limit {} shows all",
+                count(sent.len() - shown.len(), "notification"),
+                sent.len()
+            );
+        }
+        let mut table = Table::new(&["AT", "CHANNEL", "WHY", "TITLE"]);
+        for told in shown {
+            table.row([clock(told.at), told.channel.clone(), told.why.as_str().to_owned(), told.title.clone()]);
+        }
+        table.print();
+        println!();
+    }
+    if args.held && !held.is_empty() {
+        let mut table = Table::new(&["AT", "CHANNEL", "HELD BACK", "INCIDENT", "EVENT", "CODE", "BECAUSE"]);
+        for back in held.iter().take(limits::TABLE_ROWS_MAX) {
+            table.row([
+                clock(at(back.at_ms)),
+                back.channel.clone(),
+                back.hold.as_str().to_owned(),
+                back.incident_id.chars().take(8).collect(),
+                back.event.as_str().to_owned(),
+                back.code.clone(),
+                back.why.clone(),
+            ]);
+        }
+        table.print();
+        println!();
+    }
+    summary(args, pipeline, span, outcome, held);
+}
+
+fn summary(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held: &[Explained]) {
+    let began = outcome.incidents.iter().filter(|incident| incident.event.begins()).count();
+    let rejected = match outcome.rejected {
+        0 => String::new(),
+        n => format!(", and {n} messages that are no error events"),
+    };
+    println!(
+        "{} to {} in pipeline \"{}\": {}{rejected}",
+        clock(jiff::Timestamp::try_from(span.since).unwrap_or(jiff::Timestamp::MIN)),
+        clock(jiff::Timestamp::try_from(span.until).unwrap_or(jiff::Timestamp::MAX)),
+        pipeline.name,
+        count(usize::try_from(outcome.errors).unwrap_or(usize::MAX), "error"),
+    );
+    println!("  {} began, {} in all", count(began, "incident"), count(outcome.incidents.len(), "change"));
+    let mut by_channel: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
+    for told in &outcome.sent {
+        let of = by_channel.entry(&told.channel).or_default();
+        of.0 += 1;
+        of.1 += usize::from(told.why == Why::Digest);
+    }
+    let mut by_reason: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for back in held {
+        by_channel.entry(&back.channel).or_default().2 += 1;
+        *by_reason.entry((&back.channel, back.hold.as_str())).or_default() += 1;
+    }
+    if by_channel.is_empty() {
+        println!("  nothing would have been sent");
+    }
+    for (channel, (sent, digests, back)) in &by_channel {
+        let digests = if *digests > 0 { format!(", {} of them", count(*digests, "digest")) } else { String::new() };
+        let reasons: Vec<String> = by_reason
+            .iter()
+            .filter(|((of, _), _)| of == channel)
+            .map(|((_, reason), n)| format!("{n} {reason}"))
+            .collect();
+        let held = if *back > 0 { format!("; held back: {}", reasons.join(", ")) } else { String::new() };
+        println!("  {}: {}{digests}{held}", printable(channel), count(*sent, "notification"));
+    }
+    if !held.is_empty() && !args.held {
+        println!("why?  add --held");
+    }
+}
+
+fn at(ms: u64) -> jiff::Timestamp {
+    i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or(jiff::Timestamp::MAX)
+}
+
+/// A time to the second: on a terminal as people read it, else RFC 3339. Always UTC.
+fn clock(at: jiff::Timestamp) -> String {
+    let format = if std::io::stdout().is_terminal() { "%m-%d %H:%M:%S" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    at.strftime(format).to_string()
+}

@@ -1,0 +1,228 @@
+//! `silence`: notifications held back for a while: add, list, remove.
+
+use std::{io::IsTerminal as _, process::ExitCode, time::SystemTime};
+
+use anyhow::{Context as _, bail, ensure};
+use jiff::Timestamp;
+use millstream_stages::{
+    matcher::{Matcher, Matchers},
+    operator::Silence,
+    units::Period,
+};
+
+use super::{App, count, found, people, people::when, printable, table::Table};
+use crate::{
+    broker::Broker,
+    config::Pipeline,
+    dead_letter::job::new_id,
+    incidents::{
+        known,
+        silences::{self, Phase},
+    },
+    limits,
+};
+
+/// What `silence` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  millstream silence add code=PAYMENT_GATEWAY_UNAVAILABLE --for 2h --reason 'provider maintenance'
+  millstream silence add service=shop/orders 'severity!=critical' --for 30m --reason deploy
+  millstream silence ls
+  millstream silence rm s-20261121-101502-ab12
+
+Incidents go on and are counted; `millstream incidents ls` shows them. What still goes on when the silence ends is told then.")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Hold back notifications of incidents that fit every matcher
+    #[command(after_help = "Examples:
+  millstream silence add code=X --for 2h --reason 'known, being mended'
+  millstream silence add 'code=~DEVICE_.*' stage=orders --for 8h --from 2026-11-21T22:00:00Z --reason maintenance
+
+A matcher is LABEL=VALUE, LABEL!=VALUE, LABEL=~REGEX or LABEL!~REGEX. The labels of an incident are code, severity, service,
+fingerprint, stage (of failed attempts), and what else its fingerprint is made of; `incidents show` prints them.")]
+    Add {
+        /// Conditions that must all hold, such as severity=high or 'code=~PAY.*'
+        #[arg(required = true, value_name = "MATCHER")]
+        matchers: Vec<String>,
+        /// For how long, such as 2h
+        #[arg(long = "for", value_name = "TIME")]
+        duration: Period,
+        /// When it begins, RFC 3339; now unless told
+        #[arg(long, value_name = "TIME")]
+        from: Option<Timestamp>,
+        /// Why, for those who wonder why nothing came
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        /// Who says so; who is at the keyboard unless told
+        #[arg(long, value_name = "NAME")]
+        by: Option<String>,
+        /// JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List silences that hold or will hold
+    #[command(after_help = "Examples:
+  millstream silence ls
+  millstream silence ls --all --json | jq -r .id
+
+Exit status: 0 there are none, 1 there are some, 2 could not tell.")]
+    Ls {
+        /// Those that are over, too; they stay on record for 7 days
+        #[arg(long)]
+        all: bool,
+        /// JSON, one silence per line
+        #[arg(long)]
+        json: bool,
+    },
+    /// End a silence now
+    #[command(after_help = "Examples:
+  millstream silence rm s-20261121-101502-ab12")]
+    Rm {
+        /// Its id, as `ls` prints it; its beginning is enough
+        silence: String,
+        /// JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Runs one of the subcommands.
+///
+/// # Errors
+/// The broker cannot be read or written; there is no such silence.
+pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    let pipeline = app.pipeline()?;
+    if known::alerts(&pipeline).next().is_none() {
+        bail!("the pipeline sends no notifications\n hint: add a stage of kind = \"alert\"");
+    }
+    let broker = app.connect(&pipeline).await?;
+    super::must_exist(&broker, &pipeline.names().state_stream()).await?;
+    match args.command {
+        Command::Add { matchers, duration, from, reason, by, json } => {
+            let silence = silence(&matchers, duration, from, reason, by)?;
+            add(&broker, &pipeline, silence, json).await
+        }
+        Command::Ls { all, json } => ls(&broker, &pipeline, all, json).await,
+        Command::Rm { silence, json } => rm(&broker, &pipeline, &silence, json).await,
+    }
+}
+
+/// The silence that the arguments mean.
+fn silence(
+    matchers: &[String],
+    duration: Period,
+    from: Option<Timestamp>,
+    reason: String,
+    by: Option<String>,
+) -> anyhow::Result<Silence> {
+    let read = matchers.iter().map(|text| text.parse::<Matcher>().map_err(anyhow::Error::msg));
+    let matchers = Matchers(read.collect::<anyhow::Result<_>>()?);
+    ensure!(!duration.0.is_zero(), "--for 0s would hold nothing back");
+    ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for those who wonder why nothing came");
+    let now = Timestamp::now();
+    let starts_at = from.unwrap_or(now);
+    let ends_at = silences::later(starts_at, duration.0);
+    ensure!(ends_at > now, "it would be over already: it begins at {starts_at} and ends at {ends_at}");
+    let id = new_id('s', SystemTime::now());
+    Ok(Silence { id, matchers, by: by.unwrap_or_else(people::who), reason, made_at: now, starts_at, ends_at })
+}
+
+async fn add(broker: &Broker, pipeline: &Pipeline, silence: Silence, json: bool) -> anyhow::Result<ExitCode> {
+    let names = pipeline.names();
+    let there = silences::all(broker, &names).await?;
+    ensure!(
+        there.len() < limits::SILENCES_MAX,
+        "there are {} silences on record, which is the most\n hint: a few with wider matchers hold back as much",
+        there.len()
+    );
+    silences::put(broker, &names, &silence).await?;
+    let open = known::open(broker, pipeline).await?;
+    let fitting: Vec<&str> = open
+        .iter()
+        .filter(|(_, incident)| silence.matchers.match_all(&incident.labels))
+        .map(|(_, incident)| incident.code.as_str())
+        .collect();
+    if json {
+        println!("{}", serde_json::json!({ "silence": silence, "openIncidents": fitting.len() }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{}", silence.id);
+    println!("holds back {} until {}", printable(&silence.matchers.to_string()), silence.ends_at);
+    match fitting.as_slice() {
+        [] => println!("no incident that goes on fits it now"),
+        [first] => println!("1 incident that goes on fits it: {}", printable(first)),
+        [first, ..] => println!("{} incidents that go on fit it, such as {}", fitting.len(), printable(first)),
+    }
+    println!("end it:  millstream silence rm {}", silence.id);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ls(broker: &Broker, pipeline: &Pipeline, all: bool, json: bool) -> anyhow::Result<ExitCode> {
+    let now = Timestamp::now();
+    let mut silences = silences::all(broker, &pipeline.names()).await?;
+    silences.retain(|silence| all || Phase::of(silence, now) != Phase::Expired);
+    if json {
+        for silence in &silences {
+            let mut line = serde_json::to_value(silence)?;
+            line["state"] = Phase::of(silence, now).as_str().into();
+            println!("{line}");
+        }
+        return Ok(found(!silences.is_empty()));
+    }
+    if silences.is_empty() {
+        println!("no silences{}", if all { "" } else { " that hold; --all lists those that are over" });
+        return Ok(found(false));
+    }
+    let clock = std::io::stdout().is_terminal().then(SystemTime::now);
+    let mut table = Table::new(&["SILENCE", "STATE", "MADE", "ENDS", "BY", "MATCHERS", "REASON"]);
+    for silence in &silences {
+        let ends = match (clock, silence.ends_at.duration_since(now).try_into()) {
+            (Some(_), Ok(left)) => format!("in {}", people::short(left)),
+            (Some(_), Err(_)) => when(&silence.ends_at.to_string(), clock),
+            (None, _) => silence.ends_at.to_string(),
+        };
+        table.row([
+            silence.id.clone(),
+            Phase::of(silence, now).as_str().to_owned(),
+            when(&silence.made_at.to_string(), clock),
+            ends,
+            silence.by.clone(),
+            silence.matchers.to_string(),
+            silence.reason.clone(),
+        ]);
+    }
+    table.print();
+    println!();
+    println!("{}", count(silences.len(), "silence"));
+    Ok(found(true))
+}
+
+async fn rm(broker: &Broker, pipeline: &Pipeline, id: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let now = Timestamp::now();
+    let names = pipeline.names();
+    let all = silences::all(broker, &names).await?;
+    let mut meant = all.into_iter().filter(|silence| silence.id.starts_with(id));
+    let hint = "`millstream silence ls` lists them";
+    let first = meant.next().with_context(|| format!("there is no silence \"{}\"\n hint: {hint}", printable(id)))?;
+    if let Some(second) = meant.next() {
+        bail!("\"{}\" could be {} or {}\n hint: type more of it", printable(id), first.id, second.id);
+    }
+    if Phase::of(&first, now) == Phase::Expired {
+        bail!("silence {} was over at {} already", first.id, first.ends_at);
+    }
+    let ended = silences::end(broker, &names, first).await?;
+    if json {
+        println!("{}", serde_json::to_string(&ended)?);
+    } else {
+        println!(
+            "{} is over; what it held back and still goes on is told with the next notification of its group",
+            ended.id
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}

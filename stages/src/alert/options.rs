@@ -1,0 +1,147 @@
+//! Options: the keys of an `alert` stage, as `pipeline.toml` writes them.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::{incident::Severity, matcher::Matcher, units::Period};
+
+/// The keys of an `alert` stage: the root of its routes, which takes what no route below takes, and what holds for all of them.
+///
+/// The vocabulary and, unless a key says otherwise, the meanings are Alertmanager's.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Options {
+    /// Where incidents go that no route takes. An incident whose own rule (`channels` in a rule of `aggregate-errors`) names
+    /// channels goes to those in place of the channels of whatever route it takes.
+    pub(super) channels: Vec<String>,
+    /// The labels whose values make incidents one group, which is told together; `["..."]`: every label.
+    pub(super) group_by: Vec<String>,
+    /// How long a new group waits for more before it is first told. (Alertmanager: 30s.)
+    pub(super) group_wait: Period,
+    /// News of a group is told at most so often. What is worse than what was told, and a new critical incident, is told at once;
+    /// and what comes after a longer pause need not wait for the next full interval. (In Alertmanager both wait.)
+    pub(super) group_interval: Period,
+    /// What still goes on is told again after so long, unless someone has acknowledged it.
+    pub(super) repeat_interval: Period,
+    /// Nothing is told within these times: names of `time` tables. (In Alertmanager the root has none.) The end of what was told
+    /// before waits until the time is over, where Alertmanager forgets it.
+    pub(super) mute: Vec<String>,
+    /// Nothing is told outside of these times: names of `time` tables.
+    pub(super) active: Vec<String>,
+    /// Who else is told when nobody acknowledges. (Not in Alertmanager.)
+    pub(super) escalate: Vec<StepOptions>,
+    /// Where incidents go: the first that fits wins, and of its own routes the first that fits.
+    pub(super) route: Vec<RouteOptions>,
+    /// Which incidents explain which others, so that those are not told.
+    pub(super) inhibit: Vec<InhibitOptions>,
+    /// Times that `mute` and `active` name. Several tables of one name are alternatives.
+    pub(super) time: Vec<TimeOptions>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            channels: vec!["log".to_owned()],
+            group_by: vec!["fingerprint".to_owned()],
+            group_wait: Period::default(),
+            group_interval: Period::seconds(300),
+            repeat_interval: Period::seconds(4 * 3600),
+            mute: Vec::new(),
+            active: Vec::new(),
+            escalate: Vec::new(),
+            route: Vec::new(),
+            inhibit: Vec::new(),
+            time: Vec::new(),
+        }
+    }
+}
+
+/// Where some incidents go. What it does not set is as in the route above it, except `mute` and `active`, as in Alertmanager.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Route")]
+pub(super) struct RouteOptions {
+    /// The incidents it is for: all of these hold.
+    #[schemars(with = "Vec<Matcher>")]
+    pub(super) matchers: Vec<String>,
+    /// Severities it is for, besides; empty: all.
+    pub(super) severity: Vec<Severity>,
+    /// Error codes it is for, besides, with `*` for any text; empty: all.
+    pub(super) code: Vec<String>,
+    /// Where they go; an empty list: nowhere.
+    pub(super) channels: Option<Vec<String>>,
+    /// The labels whose values make incidents one group.
+    pub(super) group_by: Option<Vec<String>>,
+    /// How long a new group waits for more before it is first told.
+    pub(super) group_wait: Option<Period>,
+    /// News of a group is told at most so often.
+    pub(super) group_interval: Option<Period>,
+    /// What still goes on is told again after so long.
+    pub(super) repeat_interval: Option<Period>,
+    /// Nothing is told within these times. Not inherited.
+    pub(super) mute: Vec<String>,
+    /// Nothing is told outside of these times. Not inherited.
+    pub(super) active: Vec<String>,
+    /// Who else is told when nobody acknowledges. Inherited: an empty list ends it.
+    pub(super) escalate: Option<Vec<StepOptions>>,
+    /// Whether the routes after it are looked at as well.
+    #[serde(rename = "continue")]
+    pub(super) go_on: bool,
+    /// Routes below it, for some of its incidents.
+    pub(super) route: Vec<RouteOptions>,
+}
+
+/// One step of an escalation.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct StepOptions {
+    /// How long after the group was first told, if nobody has acknowledged it by then.
+    pub(super) after: Period,
+    /// Who is told then, and from then on.
+    pub(super) channels: Vec<String>,
+}
+
+/// While an incident that fits `source` goes on, those that fit `target` are not told.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct InhibitOptions {
+    /// The incidents that explain others.
+    #[schemars(with = "Vec<Matcher>")]
+    pub(super) source: Vec<String>,
+    /// The incidents that are explained. One that fits both sides is not inhibited by another that fits both.
+    #[schemars(with = "Vec<Matcher>")]
+    pub(super) target: Vec<String>,
+    /// The labels in which both agree. One that both lack has the same value, as in Alertmanager.
+    #[serde(default)]
+    pub(super) equal: Vec<String>,
+}
+
+/// A time that recurs, with Alertmanager's ranges. What is not given does not restrict it.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct TimeOptions {
+    /// What `mute` and `active` call it.
+    pub(super) name: String,
+    /// Times of day, such as `09:00-17:00`, the end not included. One that ends before it begins passes midnight, and belongs to
+    /// the day on which it begins. (Alertmanager has no such.)
+    #[serde(default)]
+    pub(super) times: Vec<String>,
+    /// Days of the week: `mon-fri`, `sunday`.
+    #[serde(default)]
+    pub(super) weekdays: Vec<String>,
+    /// Days of the month: `1-5`; from its end: `-1`, `-7--1`.
+    #[serde(default)]
+    pub(super) days: Vec<String>,
+    /// Months: `12`, `jan-mar`.
+    #[serde(default)]
+    pub(super) months: Vec<String>,
+    /// Years: `2026`, `2026-2028`.
+    #[serde(default)]
+    pub(super) years: Vec<String>,
+    /// The time zone, by its IANA name.
+    #[serde(default)]
+    pub(super) zone: Option<String>,
+}
