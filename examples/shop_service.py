@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The HTTP service that the example pipeline calls, to break and to mend.
+"""The HTTP service that the example pipeline calls, to break and to mend. It prints what is posted to /alerts and /chat.
 
     python3 examples/shop_service.py                  serve on 127.0.0.1:9000
     python3 examples/shop_service.py --refuse USD     the same with a bug: it refuses orders in USD
@@ -35,8 +35,11 @@ class Shop(BaseHTTPRequestHandler):
     handled = 0
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        currency = json.loads(body).get("eventData", {}).get("currency") if self.path != "/alerts" else None
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        if self.path in ("/alerts", "/chat"):
+            print(f"{self.path}: {body.get('title') or body.get('text')}", flush=True)
+            return self.answer(200, "ok")
+        currency = body.get("eventData", {}).get("currency")
         if args.refuse and currency == args.refuse:
             return self.answer(422, f"no exchange rate for {currency}")
         Shop.handled += 1
