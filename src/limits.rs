@@ -137,8 +137,6 @@ pub const SILENCES_MAX: usize = 1000;
 pub const SILENCES_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// How long a command waits to see that a stage has taken in what an operator said.
 pub const SAID_WAIT: Duration = Duration::from_secs(3);
-/// Notifications and held changes of a simulation that are kept to be shown.
-pub const SIMULATED_MAX: usize = 100_000;
 /// Messages after which a reduce stage that has something to tell tells it, though more messages are there to be read. Many
 /// emissions are published as fast together as one alone; a flood must not keep them back.
 pub const NEWS_AFTER_INPUTS: usize = 64;

@@ -25,7 +25,7 @@ pub use listen::{ListenError, Listening};
 pub use objects::{ConsumerSpec, FoundConsumer, Retention, StreamSpec};
 pub use publish::{Expects, Outgoing, PublishError, Stored};
 pub use pull::{Delivered, Pull, PullError};
-pub use read::{Scan, StoredMessage};
+pub use read::{Scan, StoredMessage, unix_ms};
 pub use request::{Answer, RequestError};
 
 /// A connection to the broker. Cheap to clone.

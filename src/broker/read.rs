@@ -1,6 +1,6 @@
 //! Read: messages of a stream in order, by offset, without settling anything.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::jetstream::{
     self,
@@ -36,6 +36,11 @@ impl StoredMessage {
     }
 }
 
+/// A time in milliseconds since 1970, as reduce stages are told it.
+pub fn unix_ms(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// Where the server says how large the payload is that it left out.
 const HEADERS_ONLY_SIZE: &str = "Nats-Msg-Size";
 
@@ -66,6 +71,12 @@ pub(super) struct Reading {
     pub(super) since: Option<SystemTime>,
     /// Whether payloads are left out.
     pub(super) headers_only: bool,
+}
+
+impl Reading {
+    fn of(stream: &str, filters: &[String], from_seq: u64) -> Self {
+        Self { stream: stream.to_owned(), filters: filters.to_vec(), from_seq, ..Self::default() }
+    }
 }
 
 /// Where a reading ends.
@@ -115,8 +126,7 @@ impl Broker {
         filters: &[String],
         from_seq: u64,
     ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
-        let reading = Reading { stream: stream.to_owned(), filters: filters.to_vec(), from_seq, ..Reading::default() };
-        self.read(reading, End::Never)
+        self.read(Reading::of(stream, filters, from_seq), End::Never)
     }
 
     /// The same up to what is stored by the time that all of it is read.
@@ -126,8 +136,7 @@ impl Broker {
         filters: &[String],
         from_seq: u64,
     ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
-        let reading = Reading { stream: stream.to_owned(), filters: filters.to_vec(), from_seq, ..Reading::default() };
-        self.read(reading, End::NothingLeft)
+        self.read(Reading::of(stream, filters, from_seq), End::NothingLeft)
     }
 
     pub(super) fn read(

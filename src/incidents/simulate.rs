@@ -1,9 +1,6 @@
 //! Simulate: the errors that the broker holds, in the order in which they were stored, run through the rules of a configuration.
 
-use std::{
-    pin::Pin,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{pin::Pin, time::SystemTime};
 
 use futures_util::{Stream, StreamExt as _, stream::Peekable};
 use millstream_stages::{
@@ -17,7 +14,7 @@ use super::{
     known::{aggregates, alerts, build_aggregate, build_alert},
 };
 use crate::{
-    broker::{AdminError, Broker, Scan, StoredMessage},
+    broker::{AdminError, Broker, Scan, StoredMessage, unix_ms},
     config::{Pipeline, pipeline::Input},
     topology::{FeedInput, Topology},
 };
@@ -124,8 +121,4 @@ async fn earliest(reads: &mut [Read]) -> Result<Option<usize>, IncidentsError> {
         }
     }
     Ok(first.map(|(at, _)| at))
-}
-
-fn unix_ms(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

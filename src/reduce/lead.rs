@@ -1,9 +1,6 @@
 //! Lead: the loop of the one worker that runs a stage: read, apply, publish, commit.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use futures_util::{
     FutureExt as _, StreamExt as _, TryStreamExt as _,
@@ -20,7 +17,7 @@ use super::{
     checkpoint::{Checkpoint, Offsets},
 };
 use crate::{
-    broker::{AdminError, Broker, PublishError, StoredMessage},
+    broker::{AdminError, Broker, PublishError, StoredMessage, unix_ms},
     config::{Pipeline, pipeline::Stage},
     dead_letter::letter::store,
     limits,
@@ -272,20 +269,20 @@ impl<'a> Leader<'a> {
 
     /// Writes the checkpoint, and waits until it is written.
     async fn commit(&self, term: &mut Term<'a>) -> Result<(), StepDown> {
-        if let Some(committing) = term.committing.take() {
-            self.committed(term, committing.await?);
-        }
+        self.finish(term).await?;
         if term.batch.due.is_some() {
             self.begin_commit(term);
         }
-        match term.committing.take() {
-            Some(committing) => {
-                let committed = committing.await?;
-                self.committed(term, committed);
-                Ok(())
-            }
-            None => Ok(()),
+        self.finish(term).await
+    }
+
+    /// Waits for the commit that is being written, if one is.
+    async fn finish(&self, term: &mut Term<'a>) -> Result<(), StepDown> {
+        if let Some(committing) = term.committing.take() {
+            let committed = committing.await?;
+            self.committed(term, committed);
         }
+        Ok(())
     }
 }
 
@@ -323,9 +320,4 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
-}
-
-/// Milliseconds since 1970.
-fn unix_ms(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -222,6 +222,6 @@ pub struct Sample {
 }
 
 /// Milliseconds since 1970 as a time; what lies past the year 9999 is the end of it.
-pub(crate) fn timestamp(at_ms: u64) -> Timestamp {
+pub fn timestamp(at_ms: u64) -> Timestamp {
     i64::try_from(at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
 }

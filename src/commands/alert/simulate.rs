@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use millstream_stages::{alert::Explained, notification::Why, simulate::Outcome};
+use millstream_stages::{alert::Explained, incident::timestamp, notification::Why, simulate::Outcome};
 
 use crate::{
     commands::{App, count, lines::Lines, people, printable, table::Table},
@@ -112,7 +112,7 @@ fn json(args: &Args, outcome: &Outcome, held: &[Explained]) -> anyhow::Result<()
         all.push((told.at, serde_json::to_string(told)?));
     }
     for back in held.iter().filter(|_| args.held) {
-        all.push((at(back.at_ms), serde_json::to_string(back)?));
+        all.push((timestamp(back.at_ms), serde_json::to_string(back)?));
     }
     all.sort_by_key(|(at, _)| *at);
     let mut lines = Lines::stdout();
@@ -147,7 +147,7 @@ fn text(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held: &
         let mut table = Table::new(&["AT", "CHANNEL", "HELD BACK", "INCIDENT", "EVENT", "CODE", "BECAUSE"]);
         for back in held.iter().take(limits::TABLE_ROWS_MAX) {
             table.row([
-                clock(at(back.at_ms)),
+                clock(timestamp(back.at_ms)),
                 back.channel.clone(),
                 back.hold.as_str().to_owned(),
                 back.incident_id.chars().take(8).collect(),
@@ -203,10 +203,6 @@ fn summary(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held
     if !held.is_empty() && !args.held {
         println!("why?  add --held");
     }
-}
-
-fn at(ms: u64) -> jiff::Timestamp {
-    i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or(jiff::Timestamp::MAX)
 }
 
 /// A time to the second: on a terminal as people read it, else RFC 3339. Always UTC.
