@@ -14,12 +14,14 @@
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
 
 pub mod broker;
+mod causes;
 pub mod channels;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod dead_letter;
 pub mod handlers;
+mod http_client;
 pub mod incidents;
 pub mod limits;
 pub mod map;

@@ -9,6 +9,8 @@ use std::{
 
 use tokio::{process::Command, sync::Mutex};
 
+use crate::causes::chain;
+
 /// The version that is installed.
 pub(super) const VERSION: &str = "2.15.1";
 
@@ -199,10 +201,4 @@ fn make_executable(_: &Path) -> io::Result<()> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// An error and its causes, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

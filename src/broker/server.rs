@@ -11,7 +11,7 @@ use super::{
     connect::{SERVER_VERSION_MIN, version_of},
     install::{self, InstallError},
 };
-use crate::limits;
+use crate::{causes::chain, limits};
 
 /// The variable that names a nats-server to use.
 pub const PROGRAM_VARIABLE: &str = "MILLSTREAM_NATS_SERVER";
@@ -148,9 +148,7 @@ impl Server {
                 Ok(program) => return Ok(program),
                 Err(why) => why,
             },
-            Err(errors) => {
-                errors.iter().map(|error: &InstallError| install::chain(error)).collect::<Vec<_>>().join("; ")
-            }
+            Err(errors) => errors.iter().map(|error: &InstallError| chain(error)).collect::<Vec<_>>().join("; "),
         };
         Err(ServerError::None { why })
     }

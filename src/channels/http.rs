@@ -6,7 +6,6 @@ use millstream_stages::{Delivery, Failure, Problem, failure::class, headers, rep
 use reqwest::{
     Client, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
-    redirect,
 };
 
 use super::{
@@ -14,7 +13,7 @@ use super::{
     address::{PublicOnly, is_private, literal},
     blots::Blots,
 };
-use crate::limits;
+use crate::{causes::root_cause, http_client, limits};
 
 /// The class of an answer that is none: the status says yes, and the rest is not what the provider says then.
 pub(super) const UNEXPECTED: &str = "UnexpectedAnswer";
@@ -72,7 +71,11 @@ impl Target {
         }
         let Some(url) = url.filter(|_| problems.is_empty()) else { return Err(problems) };
         blots.add_url(&url);
-        let client = client(&url, keys.timeout.0, keys.allow_private).map_err(|error| {
+        let resolving = |client: reqwest::ClientBuilder| match keys.allow_private {
+            true => client,
+            false => client.dns_resolver(Arc::new(PublicOnly)),
+        };
+        let client = http_client::build(&url, keys.timeout.0, resolving).map_err(|error| {
             vec![Problem::new(&["url"], format!("no HTTP client: {}", root_cause(&error.without_url())))]
         })?;
         Ok(Self { client, url, headers, timeout: keys.timeout.0, name: context.name.clone(), blots })
@@ -222,29 +225,4 @@ fn url(text: &str, allow_private: bool) -> Result<Url, Problem> {
         return Err(problem.hint("set allow_private = true if it should"));
     }
     Ok(url)
-}
-
-fn client(url: &Url, timeout: Duration, allow_private: bool) -> Result<Client, reqwest::Error> {
-    // Fails where a provider is installed already, which is as good.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let client = Client::builder()
-        .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .referer(false)
-        .connect_timeout(limits::HTTP_CONNECT_TIMEOUT)
-        .pool_idle_timeout(limits::HTTP_IDLE)
-        .timeout(timeout);
-    let client = if allow_private { client } else { client.dns_resolver(Arc::new(PublicOnly)) };
-    // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a bare container).
-    if url.scheme() == "http" { client.tls_certs_only([]).build() } else { client.build() }
-}
-
-/// The innermost error: what the system or the peer said.
-pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut root = error;
-    while let Some(source) = root.source() {
-        root = source;
-    }
-    headers::clean(&root.to_string())
 }

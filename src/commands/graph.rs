@@ -158,7 +158,7 @@ fn handler(stage: &Stage) -> Option<&str> {
 
 /// The channels that a stage's notifications may go to.
 fn channels<'a>(pipeline: &'a Pipeline, stage: &Stage) -> Vec<&'a str> {
-    if stage.kind.name != millstream_stages::alert::KIND.name {
+    if !stage.notifies() {
         return Vec::new();
     }
     let named = |name: &str| pipeline.stages.iter().any(|stage| warnings::names_channel(&stage.options, name));

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use millstream_stages::{ChannelTerms, Envelope, Kind, Problem, breaker, retry::Policy};
+use millstream_stages::{ChannelTerms, Envelope, Kind, Problem, aggregate_errors, alert, breaker, retry::Policy};
 use serde_json::Value;
 
 use crate::{
@@ -222,7 +222,7 @@ impl Pipeline {
     /// What is wrong with the channel's keys.
     pub fn deliver(&self, channel: &Channel, broker: Option<Broker>) -> Result<Deliver, Vec<Problem>> {
         let names = self.names();
-        let incidents = self.stages.iter().filter(|stage| stage.kind.name == "aggregate-errors");
+        let incidents = self.stages.iter().filter(|stage| stage.aggregates());
         let context = ChannelContext {
             name: channel.name.clone(),
             pipeline: self.name.clone(),
@@ -279,6 +279,16 @@ impl Channel {
 }
 
 impl Stage {
+    /// Whether it makes incidents of errors.
+    pub fn aggregates(&self) -> bool {
+        self.kind.name == aggregate_errors::KIND.name
+    }
+
+    /// Whether what it emits are notifications.
+    pub fn notifies(&self) -> bool {
+        self.kind.name == alert::KIND.name
+    }
+
     /// Whether it maps events (and does not reduce them).
     pub fn is_map(&self) -> bool {
         matches!(self.kind.build, millstream_stages::Build::Map(_))

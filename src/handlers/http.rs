@@ -10,14 +10,13 @@ use millstream_stages::{
 use reqwest::{
     Client, Method, Request, Response, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
-    redirect,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{HandlerContext, HandlerKind, Output, idempotency_key, options};
-use crate::limits;
+use crate::{causes::root_cause, http_client, limits};
 
 pub(super) const KIND: HandlerKind = HandlerKind {
     name: "http",
@@ -96,7 +95,7 @@ fn build(options: &Value, _: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Pr
     let not_built = |error: reqwest::Error| {
         vec![Problem::new(&["http"], format!("no HTTP client: {}", root_cause(&error.without_url())))]
     };
-    let client = client(&url, options.timeout.0).map_err(not_built)?;
+    let client = http_client::build(&url, options.timeout.0, |client| client).map_err(not_built)?;
     let method = match options.method {
         Verb::Post => Method::POST,
         Verb::Put => Method::PUT,
@@ -135,20 +134,6 @@ fn extra_headers(options: &BTreeMap<String, String>) -> Result<HeaderMap, Vec<Pr
         }
     }
     if problems.is_empty() { Ok(headers) } else { Err(problems) }
-}
-
-fn client(url: &Url, timeout: Duration) -> Result<Client, reqwest::Error> {
-    // Fails where a provider is installed already, which is as good.
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let client = Client::builder()
-        .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .connect_timeout(limits::HTTP_CONNECT_TIMEOUT)
-        .pool_idle_timeout(limits::HTTP_IDLE)
-        .timeout(timeout);
-    // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a bare container).
-    if url.scheme() == "http" { client.tls_certs_only([]).build() } else { client.build() }
 }
 
 impl Handler for Http {
@@ -234,13 +219,4 @@ fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| {
         HeaderValue::from_str(&headers::clean(text)).expect("a cleaned text has no control characters")
     })
-}
-
-/// The innermost error: what the system or the peer said.
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut root = error;
-    while let Some(source) = root.source() {
-        root = source;
-    }
-    headers::clean(&root.to_string())
 }

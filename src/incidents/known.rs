@@ -1,11 +1,6 @@
 //! Known: the incidents and the numbers that reduce stages have in their checkpoints.
 
-use millstream_stages::{
-    Reduce, Tally,
-    aggregate_errors::{self, AggregateErrors},
-    alert::{self, Alert},
-    incident::Incident,
-};
+use millstream_stages::{Reduce, Tally, aggregate_errors::AggregateErrors, alert::Alert, incident::Incident};
 
 use super::{IncidentsError, cannot_build, in_world};
 use crate::{
@@ -16,12 +11,12 @@ use crate::{
 
 /// The `aggregate-errors` stages of a pipeline.
 pub fn aggregates(pipeline: &Pipeline) -> impl Iterator<Item = &Stage> {
-    pipeline.stages.iter().filter(|stage| stage.kind.name == aggregate_errors::KIND.name)
+    pipeline.stages.iter().filter(|stage| stage.aggregates())
 }
 
 /// The `alert` stages of a pipeline.
 pub fn alerts(pipeline: &Pipeline) -> impl Iterator<Item = &Stage> {
-    pipeline.stages.iter().filter(|stage| stage.kind.name == alert::KIND.name)
+    pipeline.stages.iter().filter(|stage| stage.notifies())
 }
 
 /// An `aggregate-errors` stage as its options say, without state.

@@ -52,7 +52,7 @@ impl Exporter {
     /// [`OtlpError::Endpoint`]. A collector that is not there is no error: it may come.
     pub fn new(endpoint: &str, share: f64, pipeline: &str, worker: &str) -> Result<Self, OtlpError> {
         // Installed by `main` already, except where the library is used by itself.
-        rustls::crypto::ring::default_provider().install_default().ok();
+        crate::broker::install_tls_provider();
         let http = Http::builder()
             .with_http()
             .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     broker::{AdminError, Broker, PublishError, StoredMessage, unix_ms},
+    causes::chain,
     config::{Pipeline, pipeline::Stage},
     dead_letter::letter::store,
     limits,
@@ -162,7 +163,7 @@ impl<'a> Leader<'a> {
         let message = match read {
             Ok(message) => message,
             Err(error) => {
-                tracing::warn!(stage = %self.stage.name, error = super::chain(&error), "reading is interrupted");
+                tracing::warn!(stage = %self.stage.name, error = chain(&error), "reading is interrupted");
                 return;
             }
         };
@@ -200,7 +201,7 @@ impl<'a> Leader<'a> {
                     Ok(Some(unread)) => until_ms = until_ms.min(unix_ms(unread.stored_at)),
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::warn!(stage = %self.stage.name, error = super::chain(&error), "a timer has to wait");
+                        tracing::warn!(stage = %self.stage.name, error = chain(&error), "a timer has to wait");
                         term.ask_after = Instant::now() + limits::STEP_DOWN_WAIT;
                         return Ok(());
                     }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::{AdminError, Broker, CommitError, Lease, PublishError},
+    causes::chain,
     config::{Pipeline, pipeline::Stage},
     limits,
     observe::ReduceMetrics,
@@ -99,15 +100,4 @@ pub async fn run(
             }
         }
     }
-}
-
-/// An error and what it comes from, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -296,10 +296,10 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
             )
         },
     ];
-    if !pipeline.channels.is_empty() || pipeline.stages.iter().any(notifies) {
+    if !pipeline.channels.is_empty() || pipeline.stages.iter().any(Stage::notifies) {
         streams.push(stream(names.notify_stream(), Retention::WorkQueue, vec![names.notify_subject("*")]));
     }
-    for stage in pipeline.stages.iter().filter(|stage| !notifies(stage)) {
+    for stage in pipeline.stages.iter().filter(|stage| !stage.notifies()) {
         let results = Input::Results(stage.name.clone());
         let out =
             |retention| stream(names.out_stream(&stage.name), retention, vec![names.out_filter(&stage.name, ">")]);
@@ -326,11 +326,6 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         streams.push(StreamSpec { max_bytes: source.max_bytes, ..aged(spec, source.max_age) });
     }
     streams
-}
-
-/// Whether a stage's emissions are notifications.
-fn notifies(stage: &Stage) -> bool {
-    stage.kind.name == millstream_stages::alert::KIND.name
 }
 
 /// A stream whose messages are kept for so long; the server refuses a duplicate window that is longer.

@@ -21,6 +21,7 @@ use super::{
     Built, Channel, ChannelContext, ChannelKind,
     address::{is_private, literal},
 };
+use crate::causes::root_cause;
 
 pub(super) const KIND: ChannelKind = ChannelKind {
     name: "email",
@@ -141,7 +142,7 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
 /// The certificates in a PEM file.
 fn authority(base: &Path, path: &str) -> Result<Vec<u8>, Problem> {
     let wrong = |why: String| Problem::new(&["ca"], format!("could not read the certificates in \"{path}\": {why}"));
-    let pem = std::fs::read(base.join(path)).map_err(|error| wrong(super::http::root_cause(&error)))?;
+    let pem = std::fs::read(base.join(path)).map_err(|error| wrong(root_cause(&error)))?;
     if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
         return Err(wrong("there is none in it".to_owned()).hint("it is a PEM file with -----BEGIN CERTIFICATE-----"));
     }

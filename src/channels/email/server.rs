@@ -27,11 +27,10 @@ use super::{
     super::{
         address::{self, LEADS_INSIDE},
         blots::Blots,
-        http::root_cause,
     },
     connections::{Connections, How},
 };
-use crate::limits;
+use crate::{causes::root_cause, limits};
 
 /// The class of what a mail server says it cannot do now.
 pub(super) const SMTP_LATER: &str = "SmtpTemporaryError";

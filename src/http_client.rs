@@ -1,0 +1,27 @@
+//! HTTP client: how handlers and channels call out: no redirects, no proxies, bounded waits.
+
+use std::time::Duration;
+
+use reqwest::{Client, ClientBuilder, Error, Url, redirect};
+
+use crate::{broker::install_tls_provider, limits};
+
+/// A client that calls this URL, and may take so long for it. `set` adds what is the caller's own.
+pub(crate) fn build(
+    url: &Url,
+    timeout: Duration,
+    set: impl FnOnce(ClientBuilder) -> ClientBuilder,
+) -> Result<Client, Error> {
+    install_tls_provider();
+    let client = Client::builder()
+        .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(limits::HTTP_CONNECT_TIMEOUT)
+        .pool_idle_timeout(limits::HTTP_IDLE)
+        .timeout(timeout);
+    let client = set(client);
+    // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a bare container).
+    if url.scheme() == "http" { client.tls_certs_only([]).build() } else { client.build() }
+}
