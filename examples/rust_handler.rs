@@ -1,7 +1,8 @@
-//! A pipeline with a handler of your own in Rust: this program is the whole `millstream` command line, plus `enrich`.
+//! A pipeline with a handler of your own in Rust: this program is the whole `millstream` command
+//! line, plus `enrich`.
 //!
-//! Name it in `pipeline.toml`: `handler = { rust = "enrich", timeout = "2s" }`. Then, as with `millstream` itself:
-//! `cargo run --example rust_handler -- check`, `… -- run`.
+//! Name it in `pipeline.toml`: `handler = { rust = "enrich", timeout = "2s" }`. Then, as with
+//! `millstream` itself: `cargo run --example rust_handler -- check`, `… -- run`.
 
 use std::process::ExitCode;
 
@@ -12,9 +13,11 @@ fn main() -> ExitCode {
     millstream::Millstream::new().handler("enrich", enrich).main()
 }
 
-/// Adds the price with tax. It may be called again for the same event, so it does the same each time.
+/// Adds the price with tax. It may be called again for the same event, so it does the same each
+/// time.
 async fn enrich(event: Event, _: Delivery) -> Result<Reply, Failure> {
-    let mut order: Value = event.json().map_err(|error| Failure::reject("ValidationError", error))?.clone();
+    let mut order: Value =
+        event.json().map_err(|error| Failure::reject("ValidationError", error))?.clone();
     let Some(amount) = order["eventData"]["amount"].as_f64() else {
         return Err(Failure::reject("ValidationError", "the order has no amount"));
     };

@@ -50,7 +50,13 @@ pub struct Common {
     #[arg(long, global = true, value_name = "FILTER", env = "MILLSTREAM_LOG")]
     pub log: Option<String>,
     /// How to log
-    #[arg(long, global = true, value_enum, default_value = "console", env = "MILLSTREAM_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "console",
+        env = "MILLSTREAM_LOG_FORMAT"
+    )]
     pub log_format: LogFormat,
 }
 
@@ -90,8 +96,8 @@ enum Command {
 
 /// The command line, with the Rust handlers that a program adds to it.
 ///
-/// A program of your own that registers handlers is the whole of Millstream plus those handlers; see
-/// `examples/rust_handler.rs`.
+/// A program of your own that registers handlers is the whole of Millstream plus those handlers;
+/// see `examples/rust_handler.rs`.
 #[derive(Debug, Default)]
 pub struct Millstream {
     registry: Registry,
@@ -170,6 +176,7 @@ impl Command {
 
 /// A `KEY=VALUE` of the command line.
 pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE, such as nats.url=nats://127.0.0.1:4222")?;
+    let (key, value) =
+        text.split_once('=').ok_or("expected KEY=VALUE, such as nats.url=nats://127.0.0.1:4222")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }

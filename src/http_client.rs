@@ -22,6 +22,7 @@ pub(crate) fn build(
         .pool_idle_timeout(limits::HTTP_IDLE)
         .timeout(timeout);
     let client = set(client);
-    // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a bare container).
+    // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a
+    // bare container).
     if url.scheme() == "http" { client.tls_certs_only([]).build() } else { client.build() }
 }

@@ -35,15 +35,25 @@ pub struct Options {
 impl Options {
     /// A name unlike any other worker's.
     fn id(&self) -> String {
-        format!("{}-{}-{}", host(), std::process::id(), jiff::Timestamp::now().as_millisecond() % 1_000_000)
+        format!(
+            "{}-{}-{}",
+            host(),
+            std::process::id(),
+            jiff::Timestamp::now().as_millisecond() % 1_000_000
+        )
     }
 }
 
 /// The name of this host, as far as a key may hold it.
 fn host() -> String {
-    let name = std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
-    let name: String =
-        name.unwrap_or_default().trim().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    let name =
+        std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
+    let name: String = name
+        .unwrap_or_default()
+        .trim()
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '-')
+        .collect();
     if name.is_empty() { "worker".to_owned() } else { name }
 }
 
@@ -95,7 +105,11 @@ impl Worker {
     ///
     /// # Errors
     /// [`WorkerError`]; nothing keeps running.
-    pub async fn start(broker: Broker, pipeline: Arc<Pipeline>, options: Options) -> Result<Self, WorkerError> {
+    pub async fn start(
+        broker: Broker,
+        pipeline: Arc<Pipeline>,
+        options: Options,
+    ) -> Result<Self, WorkerError> {
         let metrics = Metrics::new(&pipeline);
         let readiness = Arc::new(Readiness::default());
         let mut worker = Self {
@@ -112,7 +126,8 @@ impl Worker {
         let selected = Selected::of(&pipeline, options.stages.as_deref())?;
         if let Some(listen) = pipeline.observe.listen {
             let (metrics, readiness) = (Arc::clone(&worker.metrics), Arc::clone(&worker.readiness));
-            worker.listening = Some(observe::serve(listen, metrics, readiness, worker.stop.clone()).await?);
+            worker.listening =
+                Some(observe::serve(listen, metrics, readiness, worker.stop.clone()).await?);
         }
         let id = options.id();
         let breakers = map::Breakers::load(&worker.broker, &pipeline, &worker.metrics, &id).await;
@@ -133,7 +148,8 @@ impl Worker {
         let (sweep, sweeper, stop) = (Sweep::new(afterwards), id.clone(), worker.stop.clone());
         worker.tasks.spawn(async move { sweep.run(&sweeper, stop).await });
         let record = WorkerRecord::new(&id, &host(), &pipeline.config_hash);
-        let (broker, metrics, stop) = (worker.broker.clone(), Arc::clone(&worker.metrics), worker.stop.clone());
+        let (broker, metrics, stop) =
+            (worker.broker.clone(), Arc::clone(&worker.metrics), worker.stop.clone());
         worker.tasks.spawn(beat::run(broker, Arc::clone(&pipeline), metrics, record, stop));
         Ok(worker)
     }
@@ -153,16 +169,23 @@ impl Worker {
                 // A chained stage runs inside the one it reads.
                 Build::Map(_) if stage.chain => {}
                 Build::Map(_) => {
-                    let built = map::Line::build(pipeline, stage, &world.lend(), &self.metrics, breakers);
+                    let built =
+                        map::Line::build(pipeline, stage, &world.lend(), &self.metrics, breakers);
                     let line = built.map_err(|problems| cannot_build(&stage.name, &problems))?;
                     self.spawn_map(pipeline, line, stage.ack_wait, stage.concurrency, &topology);
                 }
                 Build::Reduce(build) => {
-                    build(&stage.options, &world.lend()).map_err(|problems| cannot_build(&stage.name, &problems))?;
-                    let (broker, pipeline, stage) = (self.broker.clone(), Arc::clone(pipeline), stage.clone());
-                    let (metrics, readiness, stop) =
-                        (self.metrics.reduce(&stage.name), Arc::clone(&self.readiness), self.stop.clone());
-                    let (world, id) = (RunWorld::new(&pipeline, &self.broker, registry), id.to_owned());
+                    build(&stage.options, &world.lend())
+                        .map_err(|problems| cannot_build(&stage.name, &problems))?;
+                    let (broker, pipeline, stage) =
+                        (self.broker.clone(), Arc::clone(pipeline), stage.clone());
+                    let (metrics, readiness, stop) = (
+                        self.metrics.reduce(&stage.name),
+                        Arc::clone(&self.readiness),
+                        self.stop.clone(),
+                    );
+                    let (world, id) =
+                        (RunWorld::new(&pipeline, &self.broker, registry), id.to_owned());
                     self.tasks.spawn(async move {
                         let fresh = || {
                             build(&stage.options, &world.lend())
@@ -170,7 +193,9 @@ impl Worker {
                         };
                         let condition = format!("stage {}", stage.name);
                         readiness.ok(&condition);
-                        if let Err(error) = reduce::run(broker, pipeline, &stage, &id, fresh, metrics, stop).await {
+                        if let Err(error) =
+                            reduce::run(broker, pipeline, &stage, &id, fresh, metrics, stop).await
+                        {
                             readiness.failing(&condition, error.to_string());
                             tracing::error!(stage = stage.name, error = %error, "a stage stopped");
                         }
@@ -191,7 +216,8 @@ impl Worker {
             if let Some(endpoint) = deliver.endpoint(self.stop.clone()) {
                 self.tasks.spawn(endpoint);
             }
-            let line = map::Line::alone(&name, Box::new(deliver), channel.policy.clone(), &self.metrics);
+            let line =
+                map::Line::alone(&name, Box::new(deliver), channel.policy.clone(), &self.metrics);
             stages.push(self.map_stage(
                 pipeline,
                 line,
@@ -201,15 +227,24 @@ impl Worker {
             ));
         }
         let (broker, bucket) = (self.broker.clone(), pipeline.names().state_bucket());
-        let sole = map::Sole { broker, bucket, lease: Names::CHANNELS_LEASE, worker: id.to_owned(), stages };
+        let sole = map::Sole {
+            broker,
+            bucket,
+            lease: Names::CHANNELS_LEASE,
+            worker: id.to_owned(),
+            stages,
+        };
         self.tasks.spawn(sole.run(self.stop.clone(), self.abandon.clone()));
         Ok(())
     }
 
     /// Redrives and recoveries: the jobs that nobody else runs.
     fn start_jobs(&mut self, pipeline: &Pipeline, id: &str) {
-        let context =
-            Context { broker: self.broker.clone(), names: pipeline.names(), metrics: Some(Arc::clone(&self.metrics)) };
+        let context = Context {
+            broker: self.broker.clone(),
+            names: pipeline.names(),
+            metrics: Some(Arc::clone(&self.metrics)),
+        };
         let fleet = Fleet { context: context.clone(), worker: id.to_owned() };
         self.tasks.spawn(fleet.run(self.stop.clone()));
         self.tasks.spawn(Recovery::of(pipeline, context, id).run(self.stop.clone()));
@@ -239,7 +274,8 @@ impl Worker {
         concurrency: usize,
         topology: &Topology,
     ) -> (Arc<map::Stage>, Vec<map::Feed>) {
-        let feeds: Vec<map::Feed> = topology.feeds(line.name()).into_iter().map(Into::into).collect();
+        let feeds: Vec<map::Feed> =
+            topology.feeds(line.name()).into_iter().map(Into::into).collect();
         let alone = topology.alone(line.name());
         let stage = Arc::new(map::Stage {
             broker: self.broker.clone(),
@@ -273,7 +309,8 @@ impl Worker {
         }
     }
 
-    /// Drains: stops pulling, finishes what is in hand, and gives up on that after [`limits::DRAIN`] or at `abandon`.
+    /// Drains: stops pulling, finishes what is in hand, and gives up on that after
+    /// [`limits::DRAIN`] or at `abandon`.
     pub async fn drain(mut self, abandon: impl Future<Output = ()>) {
         self.stop.cancel();
         tokio::pin!(abandon);
@@ -300,7 +337,8 @@ impl std::fmt::Debug for Worker {
     }
 }
 
-/// What stages are built with while they run: the folder of the configuration, its channels, and real handlers.
+/// What stages are built with while they run: the folder of the configuration, its channels, and
+/// real handlers.
 struct RunWorld {
     pipeline: Arc<Pipeline>,
     channels: Vec<ChannelTerms>,
@@ -309,8 +347,11 @@ struct RunWorld {
 
 impl RunWorld {
     fn new(pipeline: &Arc<Pipeline>, broker: &Broker, registry: &Registry) -> Self {
-        let context =
-            HandlerContext { broker: Some(broker.clone()), base: pipeline.base.clone(), registered: registry.clone() };
+        let context = HandlerContext {
+            broker: Some(broker.clone()),
+            base: pipeline.base.clone(),
+            registered: registry.clone(),
+        };
         Self {
             pipeline: Arc::clone(pipeline),
             channels: pipeline.channels.iter().map(pipeline::Channel::terms).collect(),
@@ -328,7 +369,8 @@ struct Selected(Option<Vec<String>>);
 
 impl Selected {
     fn of(pipeline: &Pipeline, names: Option<&[String]>) -> Result<Self, WorkerError> {
-        let all: Vec<String> = pipeline.stages.iter().map(|stage: &pipeline::Stage| stage.name.clone()).collect();
+        let all: Vec<String> =
+            pipeline.stages.iter().map(|stage: &pipeline::Stage| stage.name.clone()).collect();
         if let Some(stage) = names.into_iter().flatten().find(|name| !all.contains(name)) {
             return Err(WorkerError::UnknownStage { stage: stage.clone(), known: all.join(", ") });
         }
@@ -345,6 +387,8 @@ impl Selected {
 }
 
 fn cannot_build(stage: &str, problems: &[Problem]) -> WorkerError {
-    let problem = problems.first().map_or_else(|| "no reason given".to_owned(), |problem| problem.message.clone());
+    let problem = problems
+        .first()
+        .map_or_else(|| "no reason given".to_owned(), |problem| problem.message.clone());
     WorkerError::Stage { stage: stage.to_owned(), problem }
 }

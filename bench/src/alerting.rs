@@ -1,4 +1,5 @@
-//! Alerting: from an error to whoever is to know of it, and the memory of the worker that sees to it.
+//! Alerting: from an error to whoever is to know of it, and the memory of the worker that sees to
+//! it.
 
 use std::{
     collections::BTreeMap,
@@ -88,7 +89,10 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
         tokio::spawn(browse(port, Arc::clone(&sockets))),
     ];
     tokio::time::sleep(Duration::from_secs(4)).await;
-    ensure!(!watching.iter().any(tokio::task::JoinHandle::is_finished), "a listener ended before the first error");
+    ensure!(
+        !watching.iter().any(tokio::task::JoinHandle::is_finished),
+        "a listener ended before the first error"
+    );
     let rest = resident_mib(pid)?;
     let jetstream = jetstream::new(async_nats::connect(shop.server.url()).await?);
     let mut published = BTreeMap::new();
@@ -107,7 +111,9 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
         let seen = all(seen);
         let took: Vec<f64> = seen
             .iter()
-            .filter_map(|(code, at)| Some(at.duration_since(*published.get(code)?).as_secs_f64() * 1000.0))
+            .filter_map(|(code, at)| {
+                Some(at.duration_since(*published.get(code)?).as_secs_f64() * 1000.0)
+            })
             .collect();
         println!(
             "error published to {what:<10} {:>5} times   p50 {:>6.1} ms   p99 {:>6.1} ms",
@@ -128,7 +134,10 @@ fn all(seen: &Seen) -> BTreeMap<String, Instant> {
 
 fn note(seen: &Seen, code: Option<&str>) {
     if let Some(code) = code {
-        seen.lock().unwrap_or_else(PoisonError::into_inner).entry(code.to_owned()).or_insert_with(Instant::now);
+        seen.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(code.to_owned())
+            .or_insert_with(Instant::now);
     }
 }
 
@@ -147,7 +156,9 @@ async fn hear(url: String, seen: Seen) -> Result<()> {
 async fn browse(port: u16, seen: Seen) -> Result<()> {
     let connect = async || {
         let mut request = format!("ws://127.0.0.1:{port}/live").into_client_request()?;
-        request.headers_mut().insert("authorization", "Bearer bench-token-of-the-benchmark".parse()?);
+        request
+            .headers_mut()
+            .insert("authorization", "Bearer bench-token-of-the-benchmark".parse()?);
         anyhow::Ok(tokio_tungstenite::connect_async(request).await?.0)
     };
     let mut socket = loop {
@@ -192,7 +203,10 @@ async fn converse(stream: tokio::net::TcpStream, seen: &Seen) -> Result<()> {
     while let Some(line) = lines.next_line().await? {
         if data {
             if let Some(text) = line.strip_prefix("Subject: ") {
-                subject = text.split_whitespace().find(|word| word.starts_with("ERROR_")).map(str::to_owned);
+                subject = text
+                    .split_whitespace()
+                    .find(|word| word.starts_with("ERROR_"))
+                    .map(str::to_owned);
             }
             if line != "." {
                 continue;

@@ -37,7 +37,9 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
         };
         let ratio = stage_rate / bare_rate;
         ratios.push(ratio);
-        println!("round {round}: bare {bare_rate:>8.0}/s   validate {stage_rate:>8.0}/s   ratio {ratio:.2}");
+        println!(
+            "round {round}: bare {bare_rate:>8.0}/s   validate {stage_rate:>8.0}/s   ratio {ratio:.2}"
+        );
     }
     println!("median ratio {:.2}", median(ratios));
     shop.close().await

@@ -1,4 +1,5 @@
-//! Letters: how long it takes to store what becomes of a failed attempt, and how fast letters are redriven.
+//! Letters: how long it takes to store what becomes of a failed attempt, and how fast letters are
+//! redriven.
 
 use std::{
     path::Path,
@@ -72,7 +73,9 @@ pub(crate) fn registry(handled: &Arc<AtomicU64>) -> Registry {
                     return Ok(Reply::Pass);
                 }
                 match delivery.attempt {
-                    _ if event.id.ends_with('0') => Err(Failure::reject("Refused", "it is refused for good")),
+                    _ if event.id.ends_with('0') => {
+                        Err(Failure::reject("Refused", "it is refused for good"))
+                    }
                     1 => Err(Failure::retry("Flaky", "it fails the first time")),
                     _ => Ok(Reply::Pass),
                 }
@@ -96,12 +99,19 @@ async fn settling(args: &Args, shop: &Shop, bare: &Bare) -> Result<()> {
     let stage = worker.metrics().stage("work");
     bare.publish_evenly(args.events, args.rate).await?;
     let letters = args.events / 10;
-    until("the letters", async || Ok(stage.settling(Outcome::DeadLettered).count() >= letters)).await?;
-    println!("{} events that fail, {}/s; from the failure until it is stored:", args.events, args.rate);
-    let shown = |q: Option<Duration>| q.map_or("-".to_owned(), |q| format!("{:.2} ms", q.as_secs_f64() * 1000.0));
-    for (what, outcome) in
-        [("retry (error event)", Outcome::Retried), ("dead letter (error event, letter)", Outcome::DeadLettered)]
-    {
+    until("the letters", async || Ok(stage.settling(Outcome::DeadLettered).count() >= letters))
+        .await?;
+    println!(
+        "{} events that fail, {}/s; from the failure until it is stored:",
+        args.events, args.rate
+    );
+    let shown = |q: Option<Duration>| {
+        q.map_or("-".to_owned(), |q| format!("{:.2} ms", q.as_secs_f64() * 1000.0))
+    };
+    for (what, outcome) in [
+        ("retry (error event)", Outcome::Retried),
+        ("dead letter (error event, letter)", Outcome::DeadLettered),
+    ] {
         let took = stage.settling(outcome);
         let (count, p50, p99) = (took.count(), took.quantile(0.5), took.quantile(0.99));
         println!("  {what:<34} {count:>7} times   p50 {:>8}   p99 {:>8}", shown(p50), shown(p99));
@@ -119,7 +129,10 @@ async fn redriving(args: &Args, shop: &Shop, bare: &Bare, handled: &Arc<AtomicU6
     let first = last + 1;
     store(shop, args.letters, "bare").await?;
     let bare_rate = bare_redrive(bare, &dlq, first, args.letters).await?;
-    println!("{} letters; a bare client reads, publishes and deletes {bare_rate:>7.0}/s", args.letters);
+    println!(
+        "{} letters; a bare client reads, publishes and deletes {bare_rate:>7.0}/s",
+        args.letters
+    );
 
     let stage = LetterFilter { stage: Some("work".to_owned()), ..LetterFilter::default() };
     let class = LetterFilter { class: Some("*".to_owned()), ..stage.clone() };
@@ -127,13 +140,19 @@ async fn redriving(args: &Args, shop: &Shop, bare: &Bare, handled: &Arc<AtomicU6
     for (what, filter) in [("--stage work", stage), ("--stage work --class '*'", class)] {
         store(shop, args.letters, "redriven").await?;
         let rate = redrive(shop, filter, args.letters).await?;
-        println!("dlq redrive {what:<26} {rate:>7.0}/s   {:.2} of the bare client", rate / bare_rate);
+        println!(
+            "dlq redrive {what:<26} {rate:>7.0}/s   {:.2} of the bare client",
+            rate / bare_rate
+        );
         sent += args.letters;
     }
     let began = Instant::now();
     let worker = shop.work(&[]).await?;
     until("the redriven events", async || Ok(handled.load(Ordering::Relaxed) >= sent)).await?;
-    println!("handled again                          {:>7.0}/s", sent as f64 / began.elapsed().as_secs_f64());
+    println!(
+        "handled again                          {:>7.0}/s",
+        sent as f64 / began.elapsed().as_secs_f64()
+    );
     worker.drain(std::future::pending()).await;
     Ok(())
 }
@@ -141,14 +160,17 @@ async fn redriving(args: &Args, shop: &Shop, bare: &Bare, handled: &Arc<AtomicU6
 /// Runs a job to its end; letters a second.
 async fn redrive(shop: &Shop, filter: LetterFilter, count: u64) -> Result<f64> {
     let names = shop.pipeline.names();
-    let (last, now) = (shop.broker.stream_state(&names.dlq_stream()).await?.last_seq, SystemTime::now());
+    let (last, now) =
+        (shop.broker.stream_state(&names.dlq_stream()).await?.last_seq, SystemTime::now());
     let job = Job::new(job::new_id('r', now), Kind::Redrive, filter, last, "bench", now);
     let context = Context { broker: shop.broker.clone(), names: names.clone(), metrics: None };
     let began = Instant::now();
     let claim = Claim::create(&Jobs::new(&shop.broker, &names), job, "bench").await?;
     let progress = Progress::of(&claim);
     match job::run(&context, claim, &progress, &CancellationToken::new()).await {
-        Ended::Job(job) if job.counts.redriven == count => Ok(count as f64 / began.elapsed().as_secs_f64()),
+        Ended::Job(job) if job.counts.redriven == count => {
+            Ok(count as f64 / began.elapsed().as_secs_f64())
+        }
         other @ (Ended::Job(_) | Ended::Released(_) | Ended::Taken | Ended::Broker(_)) => {
             bail!("the job did not redrive {count} letters: {other:?}")
         }

@@ -1,7 +1,10 @@
-//! Benchmarks, each against a bare client doing the same broker work on the same server in the same run.
+//! Benchmarks, each against a bare client doing the same broker work on the same server in the same
+//! run.
 //!
-//! `cargo run --release -p bench` prints the throughput of one stage hop; `-- letters`, `-- parked`, `-- outage`, `-- reading`,
-//! `-- memory`, `-- storm` and `-- alerting` measure what happens when things fail. Absolute rates say more about the machine than about us; the ratio is what we hold ourselves to.
+//! `cargo run --release -p bench` prints the throughput of one stage hop; `-- letters`, `--
+//! parked`, `-- outage`, `-- reading`, `-- memory`, `-- storm` and `-- alerting` measure what
+//! happens when things fail. Absolute rates say more about the machine than about us; the ratio is
+//! what we hold ourselves to.
 
 mod alerting;
 mod hop;
@@ -40,7 +43,8 @@ enum What {
     Hop(hop::Args),
     /// How long it takes to store a dead letter or a retry, and how fast letters are redriven
     Letters(letters::Args),
-    /// Fresh events while tens of thousands are parked, and that those survive a restart of the server
+    /// Fresh events while tens of thousands are parked, and that those survive a restart of the
+    /// server
     Parked(parked::Args),
     /// The service behind a stage goes away under load and comes back, and nobody does anything
     Outage(outage::Args),
@@ -48,9 +52,11 @@ enum What {
     Reading(reading::Args),
     /// The memory of a worker beside a million letters and 50 000 parked events
     Memory(memory::Args),
-    /// A million errors in a minute: are counts exact, rates held, criticals told, and is the rest of the pipeline undisturbed?
+    /// A million errors in a minute: are counts exact, rates held, criticals told, and is the rest
+    /// of the pipeline undisturbed?
     Storm(storm::Args),
-    /// How long it takes from an error to its incident, to a WebSocket, to a mail server; and the memory of the alerting worker
+    /// How long it takes from an error to its incident, to a WebSocket, to a mail server; and the
+    /// memory of the alerting worker
     Alerting(alerting::Args),
     /// A worker by itself, to be measured from outside
     #[command(hide = true)]

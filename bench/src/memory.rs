@@ -55,13 +55,21 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     park(&bare, args.parked).await?;
     // Long enough for its gauges and its sweep to have looked at all of it.
     tokio::time::sleep(Duration::from_secs(35)).await;
-    println!("beside {} letters and {} parked        {:>6.1} MiB", args.letters, args.parked, resident_mib(pid)?);
+    println!(
+        "beside {} letters and {} parked        {:>6.1} MiB",
+        args.letters,
+        args.parked,
+        resident_mib(pid)?
+    );
     bare.publish(args.events).await?;
     let names = shop.pipeline.names();
     let mut most: f64 = 0.0;
     until("the events", async || {
         most = most.max(resident_mib(pid)?);
-        let state = shop.broker.consumer_state(&names.source_stream("events"), &names.stage_consumer("work")).await?;
+        let state = shop
+            .broker
+            .consumer_state(&names.source_stream("events"), &names.stage_consumer("work"))
+            .await?;
         Ok(state.num_pending + state.num_ack_pending == 0)
     })
     .await?;
@@ -75,7 +83,8 @@ pub(crate) async fn work(args: &WorkerArgs) -> Result<()> {
     let registry = registry(&Arc::new(AtomicU64::new(0)));
     let pipeline = pipeline(&args.file, &args.url, &registry)?;
     let broker = Broker::connect(&pipeline.nats, "bench worker").await?;
-    let options = Options { stages: (!args.stages.is_empty()).then(|| args.stages.clone()), registry };
+    let options =
+        Options { stages: (!args.stages.is_empty()).then(|| args.stages.clone()), registry };
     let worker = Worker::start(broker, pipeline, options).await?;
     let ended = async {
         let mut rest = Vec::new();
@@ -99,7 +108,10 @@ pub(crate) fn worker(file: &Path, url: &str, stages: &[&str]) -> Result<Child> {
 /// The resident memory of a process.
 pub(crate) fn resident_mib(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("Linux says how much")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("Linux says how much")?;
     let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
 }

@@ -1,4 +1,5 @@
-//! Outage: the service behind a stage goes away under load and comes back, and nobody does anything.
+//! Outage: the service behind a stage goes away under load and comes back, and nobody does
+//! anything.
 
 use std::{
     path::Path,
@@ -29,7 +30,8 @@ pub(crate) struct Args {
     seconds: u64,
 }
 
-/// One stage with a breaker, an outage of whose service would exhaust an event in under two seconds.
+/// One stage with a breaker, an outage of whose service would exhaust an event in under two
+/// seconds.
 const OUTAGE: &str = r#"
 [pipeline]
 name = "bench"
@@ -52,8 +54,11 @@ backoff  = { fixed = "500ms" }
 const CALM: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
-    let (down, calls, handled) =
-        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (down, calls, handled) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let shop = Shop::open(program, OUTAGE, registry(&down, &calls, &handled)).await?;
     let bare = Bare::new(shop.server.url()).await?;
     let workers = [shop.work(&[]).await?, shop.work(&[]).await?];
@@ -74,11 +79,15 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
         down.store(false, Ordering::Relaxed);
         let (back, backlog) = (Instant::now(), args.rate * args.seconds);
         let behind = || {
-            ((began.elapsed().as_secs_f64() * args.rate as f64) as u64).saturating_sub(handled.load(Ordering::Relaxed))
+            ((began.elapsed().as_secs_f64() * args.rate as f64) as u64)
+                .saturating_sub(handled.load(Ordering::Relaxed))
         };
         until("the backlog", async || Ok(behind() < args.rate)).await?;
         let took = back.elapsed().as_secs_f64();
-        println!("backlog of {backlog} drained {took:.1} s after it was back, {:.0} events/s", backlog as f64 / took);
+        println!(
+            "backlog of {backlog} drained {took:.1} s after it was back, {:.0} events/s",
+            backlog as f64 / took
+        );
         anyhow::Ok(())
     };
     let (all, watched) = tokio::join!(publishing, watching);
@@ -88,7 +97,8 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     let names = shop.pipeline.names();
     let letters = shop.broker.stream_state(&names.dlq_stream()).await?.messages;
     let mut spent = 0;
-    let mut failed = std::pin::pin!(shop.broker.scan(&names.failed_stream(), &names.failed_filter("work"), 1));
+    let mut failed =
+        std::pin::pin!(shop.broker.scan(&names.failed_stream(), &names.failed_filter("work"), 1));
     while let Some(record) = failed.try_next().await? {
         spent += u64::from(get(&record.headers, headers::OUTCOME) != Some("defer"));
     }

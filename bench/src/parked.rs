@@ -1,4 +1,5 @@
-//! Parked: fresh events while tens of thousands wait in an hour-long backoff, and that those survive a restart of the server.
+//! Parked: fresh events while tens of thousands wait in an hour-long backoff, and that those
+//! survive a restart of the server.
 
 use std::path::Path;
 
@@ -33,7 +34,11 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     let stored = shop.broker.stream_state(&retry).await?.messages;
     ensure!(stored == args.parked, "{stored} of {} are parked", args.parked);
     let crowded = rounds(args, &shop, &bare, &args.parked.to_string()).await?;
-    println!("fresh throughput beside {} parked events: {:.2} of that beside none", args.parked, crowded / calm);
+    println!(
+        "fresh throughput beside {} parked events: {:.2} of that beside none",
+        args.parked,
+        crowded / calm
+    );
 
     shop.server.kill_hard();
     shop.server.restart().await?;
@@ -48,7 +53,8 @@ async fn rounds(args: &Args, shop: &Shop, bare: &Bare, parked: &str) -> Result<f
     let mut ratios = Vec::new();
     for round in 1..=args.rounds {
         bare.publish(args.events).await?;
-        let (bare_rate, stage_rate) = (bare.hop(args.events).await?, stage_hop(shop, args.events).await?);
+        let (bare_rate, stage_rate) =
+            (bare.hop(args.events).await?, stage_hop(shop, args.events).await?);
         let ratio = stage_rate / bare_rate;
         println!(
             "{parked:>6} parked, round {round}: bare {bare_rate:>8.0}/s   validate {stage_rate:>8.0}/s   ratio {ratio:.2}"
@@ -60,8 +66,9 @@ async fn rounds(args: &Args, shop: &Shop, bare: &Bare, parked: &str) -> Result<f
 
 /// Parks events for an hour, as the engine does: a message schedule each.
 pub(crate) async fn park(bare: &Bare, count: u64) -> Result<()> {
-    let due =
-        millstream::dead_letter::letter::rfc3339(std::time::SystemTime::now() + std::time::Duration::from_secs(3600));
+    let due = millstream::dead_letter::letter::rfc3339(
+        std::time::SystemTime::now() + std::time::Duration::from_secs(3600),
+    );
     let window = Window::new();
     for n in 0..count {
         let mut headers = async_nats::HeaderMap::new();
@@ -75,7 +82,8 @@ pub(crate) async fn park(bare: &Bare, count: u64) -> Result<()> {
         let jetstream = bare.jetstream.clone();
         window
             .run(async move {
-                let stored = jetstream.publish_with_headers(subject, headers, event(n).into()).await?;
+                let stored =
+                    jetstream.publish_with_headers(subject, headers, event(n).into()).await?;
                 Ok(stored.await?)
             })
             .await;

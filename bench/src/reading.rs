@@ -1,4 +1,5 @@
-//! Reading: how long an operator waits for a page, the groups and the totals of a dead-letter stream of any size.
+//! Reading: how long an operator waits for a page, the groups and the totals of a dead-letter
+//! stream of any size.
 
 use std::{
     path::Path,
@@ -40,7 +41,8 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     shop.close().await
 }
 
-/// How long an operator waits for what the `dlq` commands print, without the start of a process and the printing.
+/// How long an operator waits for what the `dlq` commands print, without the start of a process and
+/// the printing.
 async fn measure(letters: &Letters) -> Result<()> {
     let state = letters.broker.stream_state(&letters.stream()).await?;
     println!("{} letters, {} MiB", state.messages, state.bytes >> 20);
@@ -49,10 +51,22 @@ async fn measure(letters: &Letters) -> Result<()> {
     for (name, filter) in [
         ("ls", LetterFilter::default()),
         ("ls --stage work", LetterFilter { stage: text("work"), ..LetterFilter::default() }),
-        ("ls --class Validation*", LetterFilter { class: text("Validation*"), ..LetterFilter::default() }),
-        ("ls --tenant tenant-7", LetterFilter { tenant: text("tenant-7"), ..LetterFilter::default() }),
-        ("ls --since 1m", LetterFilter { since: Some(rfc3339(SystemTime::now())), ..LetterFilter::default() }),
-        ("ls --where (one of all)", LetterFilter { condition: Some(rare), ..LetterFilter::default() }),
+        (
+            "ls --class Validation*",
+            LetterFilter { class: text("Validation*"), ..LetterFilter::default() },
+        ),
+        (
+            "ls --tenant tenant-7",
+            LetterFilter { tenant: text("tenant-7"), ..LetterFilter::default() },
+        ),
+        (
+            "ls --since 1m",
+            LetterFilter { since: Some(rfc3339(SystemTime::now())), ..LetterFilter::default() },
+        ),
+        (
+            "ls --where (one of all)",
+            LetterFilter { condition: Some(rare), ..LetterFilter::default() },
+        ),
     ] {
         let began = Instant::now();
         let selecting = filter.compile()?;

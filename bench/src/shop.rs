@@ -66,7 +66,11 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
-    pub(crate) async fn open(program: Option<&Path>, toml: &str, registry: Registry) -> Result<Self> {
+    pub(crate) async fn open(
+        program: Option<&Path>,
+        toml: &str,
+        registry: Registry,
+    ) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("millstream-bench-{}", std::process::id()));
         std::fs::create_dir_all(folder.join("schemas"))?;
         let file = folder.join("pipeline.toml");
@@ -96,13 +100,19 @@ impl Shop {
 
 pub(crate) fn pipeline(file: &Path, url: &str, registry: &Registry) -> Result<Arc<Pipeline>> {
     let set = [("nats.url".to_owned(), url.to_owned())];
-    let catalogue = Catalogue::new(HandlerContext { registered: registry.clone(), ..HandlerContext::default() });
+    let catalogue = Catalogue::new(HandlerContext {
+        registered: registry.clone(),
+        ..HandlerContext::default()
+    });
     let loaded = config::load(file, &set, &[], &catalogue);
     Ok(Arc::new(loaded.pipeline.with_context(|| config::render(&loaded.reports, false))?))
 }
 
 /// Waits until `reached` says so; says what it waited for if that takes longer than ten minutes.
-pub(crate) async fn until(what: &str, mut reached: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+pub(crate) async fn until(
+    what: &str,
+    mut reached: impl AsyncFnMut() -> Result<bool>,
+) -> Result<()> {
     let began = Instant::now();
     while !reached().await? {
         anyhow::ensure!(began.elapsed() < Duration::from_secs(600), "still waiting: {what}");
@@ -124,9 +134,14 @@ impl Window {
         Self(Arc::new(Semaphore::new(most)), most)
     }
 
-    /// Runs `task` as soon as there is room. One that fails ends the program: what it measures would be something else.
-    pub(crate) async fn run<T: Send>(&self, task: impl Future<Output = Result<T>> + Send + 'static) {
-        let slot = Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed");
+    /// Runs `task` as soon as there is room. One that fails ends the program: what it measures
+    /// would be something else.
+    pub(crate) async fn run<T: Send>(
+        &self,
+        task: impl Future<Output = Result<T>> + Send + 'static,
+    ) {
+        let slot =
+            Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed");
         tokio::spawn(async move {
             if let Err(error) = task.await {
                 eprintln!("error: {error:#}");
@@ -152,7 +167,8 @@ pub(crate) fn event(n: u64) -> String {
     .to_string()
 }
 
-/// A bare client that does the same broker work: pull, publish the same bytes, await the PubAck, ack.
+/// A bare client that does the same broker work: pull, publish the same bytes, await the PubAck,
+/// ack.
 pub(crate) struct Bare {
     pub(crate) jetstream: jetstream::Context,
     consumer: consumer::PullConsumer,
@@ -173,7 +189,11 @@ impl Bare {
     pub(crate) async fn publish(&self, count: u64) -> Result<()> {
         let window = Window::new();
         for n in 0..count {
-            let stored = self.jetstream.publish("events.order.created", event(n).into()).await?.into_future();
+            let stored = self
+                .jetstream
+                .publish("events.order.created", event(n).into())
+                .await?
+                .into_future();
             window.run(async move { Ok(stored.await?) }).await;
         }
         window.done().await;
@@ -190,8 +210,9 @@ impl Bare {
             let due = (began.elapsed().as_millis() as u64 * rate / 1000).min(count);
             for n in sent..due {
                 let jetstream = self.jetstream.clone();
-                let publish =
-                    async move { Ok(jetstream.publish("events.order.created", event(n).into()).await?.await?) };
+                let publish = async move {
+                    Ok(jetstream.publish("events.order.created", event(n).into()).await?.await?)
+                };
                 window.run(publish).await;
             }
             sent = due;
@@ -209,7 +230,9 @@ impl Bare {
             let (jetstream, done) = (self.jetstream.clone(), Arc::clone(&done));
             window
                 .run(async move {
-                    let stored = jetstream.publish("bench.out.validate.order.created", message.payload.clone()).await?;
+                    let stored = jetstream
+                        .publish("bench.out.validate.order.created", message.payload.clone())
+                        .await?;
                     stored.await?;
                     message.ack_with(AckKind::Ack).await.map_err(|error| anyhow::anyhow!(error))?;
                     done.fetch_add(1, Ordering::Relaxed);

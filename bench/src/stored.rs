@@ -30,16 +30,23 @@ pub(crate) async fn store(shop: &Shop, count: u64, id: &str) -> Result<()> {
 /// A letter as the engine writes it; a hundred sorts of failure, over the last 24 hours.
 fn letter(names: &Names, n: u64, of: u64, now: SystemTime, id: &str) -> Outgoing {
     let sort = n * n % 101;
-    let dead_at = rfc3339(now - Duration::from_secs(86_400) + Duration::from_secs(86_400 * n / of.max(1)));
+    let dead_at =
+        rfc3339(now - Duration::from_secs(86_400) + Duration::from_secs(86_400 * n / of.max(1)));
     let mut all = Headers::new();
     for (name, value) in [
         (headers::EVENT_ID, format!("{id}-77aa-7bbb-8ccc-{n:012x}")),
-        (headers::EVENT_TYPE, format!("order.{}", ["created", "paid", "shipped"][(n % 3) as usize])),
+        (
+            headers::EVENT_TYPE,
+            format!("order.{}", ["created", "paid", "shipped"][(n % 3) as usize]),
+        ),
         (headers::ENVELOPE, "domain".to_owned()),
         (headers::TENANT, format!("tenant-{}", n % 1000)),
         (headers::STAGE, "work".to_owned()),
         (headers::REASON, if sort < 80 { "exhausted" } else { "rejected" }.to_owned()),
-        (headers::ERROR_CLASS, if sort < 80 { "TimeoutError" } else { "ValidationError" }.to_owned()),
+        (
+            headers::ERROR_CLASS,
+            if sort < 80 { "TimeoutError" } else { "ValidationError" }.to_owned(),
+        ),
         (headers::ERROR_MESSAGE, format!("service {sort} did not answer within 5 s")),
         (headers::FINGERPRINT, format!("{:016x}", (sort + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))),
         (headers::ATTEMPTS, "5".to_owned()),

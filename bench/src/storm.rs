@@ -130,11 +130,16 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
             }
         }
     });
-    let (storm, handled) =
-        tokio::join!(publish(&jetstream, args), handle(&jetstream, args.rate, args.seconds, &latencies));
+    let (storm, handled) = tokio::join!(
+        publish(&jetstream, args),
+        handle(&jetstream, args.rate, args.seconds, &latencies)
+    );
     let (storm, handled) = (storm?, handled?);
     println!("storm: {}", handled.said(args.rate));
-    println!("       handled in the storm / in the calm: {:.3}", handled.per_second / calm.per_second);
+    println!(
+        "       handled in the storm / in the calm: {:.3}",
+        handled.per_second / calm.per_second
+    );
     println!(
         "       {} errors of {} failures published in {:.1} s ({:.0}/s)",
         args.errors,
@@ -168,7 +173,10 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
 async fn receiver(calls: Calls) -> Result<String> {
     async fn take(State(calls): State<Calls>, body: Bytes) {
         if let Ok(notification) = serde_json::from_slice(&body) {
-            calls.lock().unwrap_or_else(PoisonError::into_inner).push((SystemTime::now(), notification));
+            calls
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((SystemTime::now(), notification));
         }
     }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -210,7 +218,11 @@ async fn handle(
         let due = (began.elapsed().as_micros() as u64 * rate / 1_000_000).min(all);
         for n in sent..due {
             let (jetstream, event) = (jetstream.clone(), stamped(n));
-            window.run(async move { Ok(jetstream.publish("events.order.created", event.into()).await?.await?) }).await;
+            window
+                .run(async move {
+                    Ok(jetstream.publish("events.order.created", event.into()).await?.await?)
+                })
+                .await;
         }
         sent = due;
     }
@@ -241,14 +253,16 @@ async fn hear(url: String, latencies: Arc<Mutex<Vec<f64>>>) -> Result<()> {
     let mut results = client.subscribe("bench.out.validate.>").await?;
     while let Some(message) = results.next().await {
         let event: serde_json::Value = serde_json::from_slice(&message.payload)?;
-        let made: u64 = event["eventData"]["orderId"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+        let made: u64 =
+            event["eventData"]["orderId"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
         let age = micros().saturating_sub(made) as f64 / 1000.0;
         latencies.lock().unwrap_or_else(PoisonError::into_inner).push(age);
     }
     Ok(())
 }
 
-/// What was published, and when the error that reached its threshold was stored, of each critical failure.
+/// What was published, and when the error that reached its threshold was stored, of each critical
+/// failure.
 struct Published {
     took: Duration,
     critical: BTreeMap<String, SystemTime>,
@@ -257,15 +271,18 @@ struct Published {
 async fn publish(jetstream: &jetstream::Context, args: &Args) -> Result<Published> {
     let (began, window) = (Instant::now(), Window::new());
     let critical = Arc::new(Mutex::new(BTreeMap::new()));
-    let seen: Arc<Vec<AtomicU64>> = Arc::new((0..args.criticals).map(|_| AtomicU64::new(0)).collect());
+    let seen: Arc<Vec<AtomicU64>> =
+        Arc::new((0..args.criticals).map(|_| AtomicU64::new(0)).collect());
     let mut ticks = tokio::time::interval(Duration::from_millis(5));
     let mut sent = 0;
     while sent < args.errors {
         ticks.tick().await;
-        let due = (began.elapsed().as_micros() as u64 * args.errors / (args.seconds * 1_000_000)).min(args.errors);
+        let due = (began.elapsed().as_micros() as u64 * args.errors / (args.seconds * 1_000_000))
+            .min(args.errors);
         for n in sent..due {
             let failure = failure(n, args);
-            let (jetstream, critical, seen) = (jetstream.clone(), Arc::clone(&critical), Arc::clone(&seen));
+            let (jetstream, critical, seen) =
+                (jetstream.clone(), Arc::clone(&critical), Arc::clone(&seen));
             let body = error(failure, n, args);
             window
                 .run(async move {
@@ -287,7 +304,8 @@ async fn publish(jetstream: &jetstream::Context, args: &Args) -> Result<Publishe
     Ok(Published { took: began.elapsed(), critical })
 }
 
-/// Which failure error `n` is: the first few are critical, and begin one after another over the first two thirds of the storm.
+/// Which failure error `n` is: the first few are critical, and begin one after another over the
+/// first two thirds of the storm.
 fn failure(n: u64, args: &Args) -> u64 {
     let failure = n % args.fingerprints;
     let begins = failure * args.errors * 2 / (args.criticals.max(1) * 3);
@@ -295,7 +313,11 @@ fn failure(n: u64, args: &Args) -> u64 {
 }
 
 fn error(failure: u64, n: u64, args: &Args) -> String {
-    let code = if failure < args.criticals { format!("CRITICAL_{failure}") } else { format!("ERROR_{}", failure % 50) };
+    let code = if failure < args.criticals {
+        format!("CRITICAL_{failure}")
+    } else {
+        format!("ERROR_{}", failure % 50)
+    };
     serde_json::json!({
         "errorCode": code,
         "severity": "medium",
@@ -320,7 +342,10 @@ fn word(mut n: u64) -> String {
 /// Errors that the checkpoint has counted.
 async fn counted(shop: &Shop) -> Result<u64> {
     let tallies = known::tallies(&shop.broker, &shop.pipeline).await?;
-    let counted = tallies.iter().flat_map(|(_, tallies)| tallies).find(|tally| tally.name == "errors_counted_total");
+    let counted = tallies
+        .iter()
+        .flat_map(|(_, tallies)| tallies)
+        .find(|tally| tally.name == "errors_counted_total");
     Ok(counted.map_or(0, |tally| tally.value))
 }
 
@@ -331,17 +356,23 @@ async fn exact(shop: &Shop, args: &Args) -> Result<u64> {
         *published.entry(failure(n, args)).or_default() += 1;
     }
     let mut wanted: Vec<u64> = published.into_values().collect();
-    let mut found: Vec<u64> =
-        known::open(&shop.broker, &shop.pipeline).await?.iter().map(|(_, incident)| incident.total).collect();
+    let mut found: Vec<u64> = known::open(&shop.broker, &shop.pipeline)
+        .await?
+        .iter()
+        .map(|(_, incident)| incident.total)
+        .collect();
     wanted.sort_unstable();
     found.sort_unstable();
     Ok(wanted.iter().zip(&found).filter(|(a, b)| a == b).count() as u64)
 }
 
 fn sent(calls: &[(SystemTime, Notification)], began: SystemTime) {
-    let digests = calls.iter().filter(|(_, told)| matches!(told.about, About::Digest { .. })).count();
+    let digests =
+        calls.iter().filter(|(_, told)| matches!(told.about, About::Digest { .. })).count();
     let minute = |from: &SystemTime| {
-        let within = |at: &SystemTime| at.duration_since(*from).is_ok_and(|since| since < Duration::from_secs(60));
+        let within = |at: &SystemTime| {
+            at.duration_since(*from).is_ok_and(|since| since < Duration::from_secs(60))
+        };
         calls.iter().filter(|(at, _)| within(at)).count()
     };
     let most = calls.iter().map(|(at, _)| minute(at)).max().unwrap_or(0);
@@ -364,7 +395,9 @@ fn criticals(calls: &[(SystemTime, Notification)], published: &BTreeMap<String, 
     for (code, at) in published {
         let told = calls.iter().find(|(_, told)| names(told, code));
         // What is told before its answer came to the publisher was told at once.
-        waits.extend(told.map(|(told, _)| told.duration_since(*at).unwrap_or_default().as_secs_f64()));
+        waits.extend(
+            told.map(|(told, _)| told.duration_since(*at).unwrap_or_default().as_secs_f64()),
+        );
     }
     let most = waits.iter().copied().fold(0.0, f64::max);
     println!(

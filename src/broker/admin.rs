@@ -95,8 +95,8 @@ pub struct ConsumerState {
     pub num_redelivered: u64,
     /// Pull requests that wait.
     pub num_waiting: u64,
-    /// The stream sequence below which everything is settled. No mark of completion: it stays at what is exhausted, and
-    /// jumps past it later.
+    /// The stream sequence below which everything is settled. No mark of completion: it stays at
+    /// what is exhausted, and jumps past it later.
     pub ack_floor: u64,
     /// The stream sequence of the last message delivered.
     pub delivered: u64,
@@ -115,7 +115,11 @@ impl Broker {
     ///
     /// # Errors
     /// [`AdminError::Read`].
-    pub async fn message(&self, stream: &str, seq: u64) -> Result<Option<StoredMessage>, AdminError> {
+    pub async fn message(
+        &self,
+        stream: &str,
+        seq: u64,
+    ) -> Result<Option<StoredMessage>, AdminError> {
         let opened = self.open_stream(stream).await?;
         match opened.direct_get(seq).await {
             Ok(message) => return Ok(Some(message.into())),
@@ -136,11 +140,19 @@ impl Broker {
     ///
     /// # Errors
     /// [`AdminError::Read`].
-    pub async fn last_on_subject(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, AdminError> {
-        found(stream, self.open_stream(stream).await?.get_last_raw_message_by_subject(subject).await)
+    pub async fn last_on_subject(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StoredMessage>, AdminError> {
+        found(
+            stream,
+            self.open_stream(stream).await?.get_last_raw_message_by_subject(subject).await,
+        )
     }
 
-    /// The first message from `from_seq` on whose subject matches `filter`, from the leader; `None` if there is none.
+    /// The first message from `from_seq` on whose subject matches `filter`, from the leader; `None`
+    /// if there is none.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -164,32 +176,45 @@ impl Broker {
 
     /// Deletes a message. Says whether it was there.
     ///
-    /// The client's own call has the server overwrite the message on disk before it answers, which takes some six
-    /// milliseconds and holds up the stream: 155 a second against tens of thousands (nats-server 2.15.1, `no_erase`).
+    /// The client's own call has the server overwrite the message on disk before it answers, which
+    /// takes some six milliseconds and holds up the stream: 155 a second against tens of thousands
+    /// (nats-server 2.15.1, `no_erase`).
     ///
     /// # Errors
     /// [`AdminError::Change`].
     pub async fn delete_message(&self, stream: &str, seq: u64) -> Result<bool, AdminError> {
         let gone = [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::SEQUENCE_NOT_FOUND];
-        // Of two that delete at once, the server tells one that it failed, for this reason in words.
+        // Of two that delete at once, the server tells one that it failed, for this reason in
+        // words.
         let lost_a_race = |refused: &async_nats::jetstream::Error| {
             refused.error_code() == ErrorCode::STREAM_MESSAGE_DELETE_FAILED
                 && refused.to_string().contains("no message found")
         };
-        let (subject, request) = (format!("STREAM.MSG.DELETE.{stream}"), json!({ "seq": seq, "no_erase": true }));
+        let (subject, request) =
+            (format!("STREAM.MSG.DELETE.{stream}"), json!({ "seq": seq, "no_erase": true }));
         let answer: Result<Response<Deleted>, _> = self.jetstream.request(subject, &request).await;
         match answer.map_err(|error| AdminError::change(stream, error))? {
             Response::Ok(deleted) => Ok(deleted.success),
-            Response::Err { error } if gone.contains(&error.error_code()) || lost_a_race(&error) => Ok(false),
+            Response::Err { error }
+                if gone.contains(&error.error_code()) || lost_a_race(&error) =>
+            {
+                Ok(false)
+            }
             Response::Err { error } => Err(AdminError::change(stream, error)),
         }
     }
 
-    /// Deletes every message on subjects that match `filter` up to `seq`, that one included. Returns how many.
+    /// Deletes every message on subjects that match `filter` up to `seq`, that one included.
+    /// Returns how many.
     ///
     /// # Errors
     /// [`AdminError::Change`].
-    pub async fn purge_up_to(&self, stream: &str, filter: &str, seq: u64) -> Result<u64, AdminError> {
+    pub async fn purge_up_to(
+        &self,
+        stream: &str,
+        filter: &str,
+        seq: u64,
+    ) -> Result<u64, AdminError> {
         let opened = self.open_stream(stream).await?;
         // The server takes the sequence of the first that is to stay.
         let purged = opened.purge().filter(filter).sequence(seq + 1).await;
@@ -201,7 +226,8 @@ impl Broker {
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::Read`].
     pub async fn stream_state(&self, stream: &str) -> Result<StreamState, AdminError> {
-        let opened = self.jetstream.get_stream(stream).await.map_err(|error| no_stream(stream, error))?;
+        let opened =
+            self.jetstream.get_stream(stream).await.map_err(|error| no_stream(stream, error))?;
         let state = &opened.cached_info().state;
         Ok(StreamState {
             messages: state.messages,
@@ -217,16 +243,19 @@ impl Broker {
 
     /// How many messages of a stream are on subjects that match `filter`.
     ///
-    /// A consumer that is made for it and goes at once is told so by the server; the names of the subjects, of which there
-    /// may be a million, are not sent. A work-queue stream lets nobody read beside its consumers, so there they are.
+    /// A consumer that is made for it and goes at once is told so by the server; the names of the
+    /// subjects, of which there may be a million, are not sent. A work-queue stream lets nobody
+    /// read beside its consumers, so there they are.
     ///
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::Read`].
     pub async fn subjects_count(&self, stream: &str, filter: &str) -> Result<u64, AdminError> {
         let read = |error: Source| AdminError::read(stream, error);
-        let opened = self.jetstream.get_stream(stream).await.map_err(|error| no_stream(stream, error))?;
+        let opened =
+            self.jetstream.get_stream(stream).await.map_err(|error| no_stream(stream, error))?;
         if opened.cached_info().config.retention == RetentionPolicy::WorkQueue {
-            let subjects = opened.info_with_subjects(filter).await.map_err(|error| read(error.into()))?;
+            let subjects =
+                opened.info_with_subjects(filter).await.map_err(|error| read(error.into()))?;
             let sum = subjects.try_fold(0, async |sum, (_, count)| Ok(sum + count as u64));
             return sum.await.map_err(|error| read(error.into()));
         }
@@ -250,8 +279,13 @@ impl Broker {
     ///
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::NoConsumer`], [`AdminError::Read`].
-    pub async fn consumer_state(&self, stream: &str, consumer: &str) -> Result<ConsumerState, AdminError> {
-        let opened: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(consumer, stream).await;
+    pub async fn consumer_state(
+        &self,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<ConsumerState, AdminError> {
+        let opened: Result<PullConsumer, _> =
+            self.jetstream.get_consumer_from_stream(consumer, stream).await;
         let opened = opened.map_err(|error| no_consumer(stream, consumer, error))?;
         let info = opened.cached_info();
         Ok(ConsumerState {
@@ -264,38 +298,61 @@ impl Broker {
         })
     }
 
-    /// Settles a message that is exhausted, on behalf of its consumer, as a late ack of its last worker would. On a
-    /// work-queue stream the message then goes; on an interest stream once no other consumer waits for it.
+    /// Settles a message that is exhausted, on behalf of its consumer, as a late ack of its last
+    /// worker would. On a work-queue stream the message then goes; on an interest stream once no
+    /// other consumer waits for it.
     ///
-    /// The ack is made up: the server looks at the stream sequence in its subject and passes over the number of
-    /// deliveries, the consumer sequence, the time and what is pending. A message that is in hand is settled as well,
-    /// under its worker's feet, so make sure first that it is exhausted. One that the consumer was never given is not
-    /// settled, and the server says nothing: that shows as an error after [`crate::limits::REQUEST_TIMEOUT`].
+    /// The ack is made up: the server looks at the stream sequence in its subject and passes over
+    /// the number of deliveries, the consumer sequence, the time and what is pending. A message
+    /// that is in hand is settled as well, under its worker's feet, so make sure first that it is
+    /// exhausted. One that the consumer was never given is not settled, and the server says
+    /// nothing: that shows as an error after [`crate::limits::REQUEST_TIMEOUT`].
     ///
-    /// Source: measured on nats-server 2.15.1 in `tests/it/broker.rs`: interest and work queue, `max_deliver` 1 and 2, in
-    /// and out of order, before and after a restart of the server.
+    /// Source: measured on nats-server 2.15.1 in `tests/it/broker.rs`: interest and work queue,
+    /// `max_deliver` 1 and 2, in and out of order, before and after a restart of the server.
     ///
     /// # Errors
     /// [`AdminError::Change`], also where the consumer is gone.
-    pub async fn settle_for(&self, stream: &str, consumer: &str, seq: u64) -> Result<(), AdminError> {
+    pub async fn settle_for(
+        &self,
+        stream: &str,
+        consumer: &str,
+        seq: u64,
+    ) -> Result<(), AdminError> {
         let subject = format!("$JS.ACK.{stream}.{consumer}.1.{seq}.{seq}.0.0");
-        self.client.request(subject, "+ACK".into()).await.map_err(|error| AdminError::change(stream, error))?;
+        self.client
+            .request(subject, "+ACK".into())
+            .await
+            .map_err(|error| AdminError::change(stream, error))?;
         Ok(())
     }
 
     /// A stream, without asking whether it is there.
-    async fn open_stream(&self, stream: &str) -> Result<async_nats::jetstream::stream::Stream<()>, AdminError> {
-        self.jetstream.get_stream_no_info(stream).await.map_err(|error| AdminError::read(stream, error))
+    async fn open_stream(
+        &self,
+        stream: &str,
+    ) -> Result<async_nats::jetstream::stream::Stream<()>, AdminError> {
+        self.jetstream
+            .get_stream_no_info(stream)
+            .await
+            .map_err(|error| AdminError::read(stream, error))
     }
 }
 
 fn found(
     stream: &str,
-    answer: Result<async_nats::jetstream::message::StreamMessage, async_nats::jetstream::stream::RawMessageError>,
+    answer: Result<
+        async_nats::jetstream::message::StreamMessage,
+        async_nats::jetstream::stream::RawMessageError,
+    >,
 ) -> Result<Option<StoredMessage>, AdminError> {
     answer.map(|message| Some(message.into())).or_else(|error| match error.kind() {
         LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        LastRawMessageErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+        LastRawMessageErrorKind::JetStream(refused)
+            if refused.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
+        {
+            Ok(None)
+        }
         LastRawMessageErrorKind::JetStream(_)
         | LastRawMessageErrorKind::InvalidSubject
         | LastRawMessageErrorKind::Other => Err(AdminError::read(stream, error)),
@@ -303,9 +360,14 @@ fn found(
 }
 
 /// What it means that a stream could not be opened.
-pub(super) fn no_stream(stream: &str, error: async_nats::jetstream::context::GetStreamError) -> AdminError {
+pub(super) fn no_stream(
+    stream: &str,
+    error: async_nats::jetstream::context::GetStreamError,
+) -> AdminError {
     match error.kind() {
-        GetStreamErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+        GetStreamErrorKind::JetStream(refused)
+            if refused.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+        {
             AdminError::NoStream { stream: stream.to_owned() }
         }
         GetStreamErrorKind::JetStream(_)
@@ -321,10 +383,14 @@ pub(super) fn no_consumer(
     error: async_nats::jetstream::stream::ConsumerError,
 ) -> AdminError {
     match error.kind() {
-        ConsumerErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+        ConsumerErrorKind::JetStream(refused)
+            if refused.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+        {
             AdminError::NoStream { stream: stream.to_owned() }
         }
-        ConsumerErrorKind::JetStream(refused) if refused.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
+        ConsumerErrorKind::JetStream(refused)
+            if refused.error_code() == ErrorCode::CONSUMER_NOT_FOUND =>
+        {
             AdminError::NoConsumer { stream: stream.to_owned(), consumer: consumer.to_owned() }
         }
         ConsumerErrorKind::JetStream(_)

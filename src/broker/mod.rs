@@ -1,4 +1,5 @@
-//! Broker: the only room that names `async_nats`: connecting, publishing, pulling, administering, and the embedded server.
+//! Broker: the only room that names `async_nats`: connecting, publishing, pulling, administering,
+//! and the embedded server.
 
 mod admin;
 mod announce;
@@ -47,9 +48,14 @@ pub fn get<'a>(headers: &'a Headers, name: &'static str) -> Option<&'a str> {
     headers.get(HeaderName::from_static(name)).map(HeaderValue::as_str)
 }
 
-/// A value for a header of ours: outside text goes through [`millstream_stages::headers::clean`] first.
+/// A value for a header of ours: outside text goes through [`millstream_stages::headers::clean`]
+/// first.
 pub fn header(text: &str) -> HeaderValue {
     use std::str::FromStr as _;
     let clean = || HeaderValue::from(millstream_stages::headers::clean(text).as_str());
-    if text.chars().any(char::is_control) { clean() } else { HeaderValue::from_str(text).unwrap_or_else(|_| clean()) }
+    if text.chars().any(char::is_control) {
+        clean()
+    } else {
+        HeaderValue::from_str(text).unwrap_or_else(|_| clean())
+    }
 }

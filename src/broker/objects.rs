@@ -58,7 +58,8 @@ pub struct StreamSpec {
     pub keeps_oldest: bool,
 }
 
-/// A durable consumer, as far as we declare it: explicit acks, everything from the beginning, no `backoff`.
+/// A durable consumer, as far as we declare it: explicit acks, everything from the beginning, no
+/// `backoff`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ConsumerSpec {
     /// The stream it reads.
@@ -110,7 +111,10 @@ impl Broker {
     pub async fn streams_of(&self, pipeline: &str) -> Result<Vec<StreamSpec>, AdminError> {
         let found: Result<Vec<_>, _> = self.jetstream.streams().try_collect().await;
         let found = found.map_err(|error| AdminError::read("*", error))?;
-        let ours = found.iter().map(|info| &info.config).filter(|config| owner(&config.metadata) == pipeline);
+        let ours = found
+            .iter()
+            .map(|info| &info.config)
+            .filter(|config| owner(&config.metadata) == pipeline);
         let mut ours: Vec<_> = ours.map(StreamSpec::read).collect();
         ours.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(ours)
@@ -122,7 +126,10 @@ impl Broker {
     /// [`AdminError::Change`].
     pub async fn create_stream(&self, spec: &StreamSpec) -> Result<(), AdminError> {
         let config = spec.over(Config::default());
-        self.jetstream.create_stream(config).await.map_err(|error| AdminError::change(&spec.name, error))?;
+        self.jetstream
+            .create_stream(config)
+            .await
+            .map_err(|error| AdminError::change(&spec.name, error))?;
         Ok(())
     }
 
@@ -132,7 +139,8 @@ impl Broker {
     /// [`AdminError::NoStream`], [`AdminError::Change`].
     pub async fn update_stream(&self, spec: &StreamSpec) -> Result<(), AdminError> {
         let name = &spec.name;
-        let stream = self.jetstream.get_stream(name).await.map_err(|error| admin::no_stream(name, error))?;
+        let stream =
+            self.jetstream.get_stream(name).await.map_err(|error| admin::no_stream(name, error))?;
         let config = spec.over(stream.cached_info().config.clone());
         let updated: Result<_, UpdateStreamError> = self.jetstream.update_stream(config).await;
         updated.map(drop).map_err(|error| AdminError::change(name, error))
@@ -143,15 +151,24 @@ impl Broker {
     /// # Errors
     /// [`AdminError::Change`].
     pub async fn delete_stream(&self, name: &str) -> Result<(), AdminError> {
-        self.jetstream.delete_stream(name).await.map(drop).map_err(|error| AdminError::change(name, error))
+        self.jetstream
+            .delete_stream(name)
+            .await
+            .map(drop)
+            .map_err(|error| AdminError::change(name, error))
     }
 
     /// The consumer of this name, as far as we declare consumers; `None` if there is none.
     ///
     /// # Errors
     /// [`AdminError::Read`].
-    pub async fn find_consumer(&self, stream: &str, name: &str) -> Result<Option<FoundConsumer>, AdminError> {
-        let found: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(name, stream).await;
+    pub async fn find_consumer(
+        &self,
+        stream: &str,
+        name: &str,
+    ) -> Result<Option<FoundConsumer>, AdminError> {
+        let found: Result<PullConsumer, _> =
+            self.jetstream.get_consumer_from_stream(name, stream).await;
         match found.map_err(|error| admin::no_consumer(stream, name, error)) {
             Ok(consumer) => Ok(Some(FoundConsumer::read(consumer.cached_info()))),
             Err(AdminError::NoStream { .. } | AdminError::NoConsumer { .. }) => Ok(None),
@@ -163,8 +180,16 @@ impl Broker {
     ///
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::Read`].
-    pub async fn consumers_of(&self, stream: &str, pipeline: &str) -> Result<Vec<FoundConsumer>, AdminError> {
-        let opened = self.jetstream.get_stream(stream).await.map_err(|error| admin::no_stream(stream, error))?;
+    pub async fn consumers_of(
+        &self,
+        stream: &str,
+        pipeline: &str,
+    ) -> Result<Vec<FoundConsumer>, AdminError> {
+        let opened = self
+            .jetstream
+            .get_stream(stream)
+            .await
+            .map_err(|error| admin::no_stream(stream, error))?;
         let found: Result<Vec<_>, _> = opened.consumers().try_collect().await;
         let found = found.map_err(|error| AdminError::read(stream, error))?;
         let ours = found.iter().filter(|info| owner(&info.config.metadata) == pipeline);
@@ -193,13 +218,20 @@ impl Broker {
     /// # Errors
     /// [`AdminError::NoConsumer`], [`AdminError::Change`].
     pub async fn update_consumer(&self, spec: &ConsumerSpec) -> Result<(), AdminError> {
-        let found: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(&spec.name, &spec.stream).await;
+        let found: Result<PullConsumer, _> =
+            self.jetstream.get_consumer_from_stream(&spec.name, &spec.stream).await;
         let found = found.map_err(|error| admin::no_consumer(&spec.stream, &spec.name, error))?;
-        let config = consumer::FromConsumer::try_from_consumer_config(found.cached_info().config.clone());
-        self.put_consumer(spec, config.map_err(|error| AdminError::change(&spec.stream, error))?).await
+        let config =
+            consumer::FromConsumer::try_from_consumer_config(found.cached_info().config.clone());
+        self.put_consumer(spec, config.map_err(|error| AdminError::change(&spec.stream, error))?)
+            .await
     }
 
-    async fn put_consumer(&self, spec: &ConsumerSpec, config: pull::Config) -> Result<(), AdminError> {
+    async fn put_consumer(
+        &self,
+        spec: &ConsumerSpec,
+        config: pull::Config,
+    ) -> Result<(), AdminError> {
         let config = spec.over(config);
         let created = self.jetstream.create_consumer_on_stream(config, &spec.stream).await;
         created.map(drop).map_err(|error| admin::no_consumer(&spec.stream, &spec.name, error))
@@ -238,7 +270,11 @@ impl StreamSpec {
             allow_direct: true,
             allow_atomic_publish: self.bucket,
             deny_delete: self.bucket,
-            discard: if self.bucket || self.keeps_oldest { DiscardPolicy::New } else { base.discard },
+            discard: if self.bucket || self.keeps_oldest {
+                DiscardPolicy::New
+            } else {
+                base.discard
+            },
             max_messages_per_subject: if self.bucket { 1 } else { base.max_messages_per_subject },
             metadata,
             ..base

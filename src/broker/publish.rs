@@ -31,7 +31,8 @@ pub enum Expects {
     Anything,
     /// Nothing: the subject is a claim that only one may make.
     Nothing,
-    /// The message of this sequence, as its last; the new one takes its place and that of any before (a roll-up).
+    /// The message of this sequence, as its last; the new one takes its place and that of any
+    /// before (a roll-up).
     Replaced(u64),
 }
 
@@ -90,7 +91,8 @@ impl PublishError {
 
     fn failed(subject: String, error: async_nats::jetstream::context::PublishError) -> Self {
         use async_nats::jetstream::{Error, ErrorCode};
-        let refused = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Error>());
+        let refused =
+            std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Error>());
         let source = match refused {
             Some(refused) if refused.error_code() == ErrorCode::STREAM_STORE_FAILED => {
                 Full { said: refused.to_string() }.into()
@@ -104,13 +106,20 @@ impl PublishError {
 impl Outgoing {
     /// A message without headers.
     pub fn new(subject: impl Into<String>, body: impl Into<Bytes>) -> Self {
-        Self { subject: subject.into(), headers: Headers::new(), body: body.into(), expects: Expects::Anything }
+        Self {
+            subject: subject.into(),
+            headers: Headers::new(),
+            body: body.into(),
+            expects: Expects::Anything,
+        }
     }
 
     /// Its bytes as `max_payload` counts them: headers and payload.
     pub fn bytes(&self) -> usize {
         let lines = self.headers.iter().flat_map(|(name, values)| {
-            values.iter().map(move |value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len())
+            values.iter().map(move |value| {
+                AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len()
+            })
         });
         let framing = if self.headers.is_empty() { 0 } else { "NATS/1.0\r\n\r\n".len() };
         framing + lines.sum::<usize>() + self.body.len()
@@ -147,8 +156,8 @@ impl Broker {
         self.publish_made(|| outgoing.clone()).await
     }
 
-    /// Publishes the message that `make` gives, made anew for each try, and waits until it is stored: like
-    /// [`Broker::publish`], without the copy that a second try would need.
+    /// Publishes the message that `make` gives, made anew for each try, and waits until it is
+    /// stored: like [`Broker::publish`], without the copy that a second try would need.
     ///
     /// # Errors
     /// As [`Broker::publish`].
@@ -164,8 +173,12 @@ impl Broker {
             };
             let subject = || make().subject;
             match failed.kind() {
-                PublishErrorKind::WrongLastSequence => return Err(PublishError::NotFirst { subject: subject() }),
-                PublishErrorKind::MaxPayloadExceeded => return Err(PublishError::TooLarge { subject: subject() }),
+                PublishErrorKind::WrongLastSequence => {
+                    return Err(PublishError::NotFirst { subject: subject() });
+                }
+                PublishErrorKind::MaxPayloadExceeded => {
+                    return Err(PublishError::TooLarge { subject: subject() });
+                }
                 PublishErrorKind::StreamNotFound
                 | PublishErrorKind::WrongLastMessageId
                 | PublishErrorKind::TimedOut
@@ -180,7 +193,10 @@ impl Broker {
         }
     }
 
-    async fn try_publish(&self, outgoing: Outgoing) -> Result<Stored, async_nats::jetstream::context::PublishError> {
+    async fn try_publish(
+        &self,
+        outgoing: Outgoing,
+    ) -> Result<Stored, async_nats::jetstream::context::PublishError> {
         let Outgoing { subject, mut headers, body, expects } = outgoing;
         if let Expects::Replaced(_) = expects {
             super::set(&mut headers, "Nats-Rollup", "sub");

@@ -20,9 +20,10 @@ use crate::limits;
 
 /// Deliveries from one durable consumer. Ends when the consumer is gone: open it again.
 ///
-/// The client's own stream of messages goes on asking for as long as it is polled, and drops what is on its way when it
-/// is not. Here whoever pulls says how much it has room for, so that all that was asked for can be taken in at once and
-/// kept alive while it waits, and can be waited for when the pulling ends.
+/// The client's own stream of messages goes on asking for as long as it is polled, and drops what
+/// is on its way when it is not. Here whoever pulls says how much it has room for, so that all that
+/// was asked for can be taken in at once and kept alive while it waits, and can be waited for when
+/// the pulling ends.
 pub struct Pull {
     broker: Broker,
     stream: Arc<str>,
@@ -95,8 +96,14 @@ impl Broker {
     ///
     /// # Errors
     /// [`PullError::Gone`] if there is no such consumer, [`PullError::Open`] for anything else.
-    pub async fn pull(&self, stream: &str, consumer: &str, batch: usize) -> Result<Pull, PullError> {
-        let opened: Result<PullConsumer, _> = self.jetstream.get_consumer_from_stream(consumer, stream).await;
+    pub async fn pull(
+        &self,
+        stream: &str,
+        consumer: &str,
+        batch: usize,
+    ) -> Result<Pull, PullError> {
+        let opened: Result<PullConsumer, _> =
+            self.jetstream.get_consumer_from_stream(consumer, stream).await;
         let consumer: PullConsumer = opened.map_err(|error| {
             let (stream, consumer) = (stream.to_owned(), consumer.to_owned());
             let missing = [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND];
@@ -109,7 +116,9 @@ impl Broker {
                 | ConsumerErrorKind::Request
                 | ConsumerErrorKind::InvalidConsumerType
                 | ConsumerErrorKind::InvalidName
-                | ConsumerErrorKind::Other => PullError::Open { stream, consumer, source: error.into() },
+                | ConsumerErrorKind::Other => {
+                    PullError::Open { stream, consumer, source: error.into() }
+                }
             }
         })?;
         let inbox = self.client.new_inbox();
@@ -120,7 +129,10 @@ impl Broker {
             broker: self.clone(),
             stream: stream.into(),
             subscriber: subscribed.map_err(|error| PullError::Passing { source: error.into() })?,
-            next_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", consumer.cached_info().name),
+            next_subject: format!(
+                "$JS.API.CONSUMER.MSG.NEXT.{stream}.{}",
+                consumer.cached_info().name
+            ),
             inbox,
             room,
             step: room.div_ceil(4),
@@ -149,8 +161,8 @@ impl Pull {
         self.room.max(self.due) + self.step
     }
 
-    /// The next delivery; `None` once the consumer is gone. Asks for more where there is room. Nothing is lost when the
-    /// future is dropped.
+    /// The next delivery; `None` once the consumer is gone. Asks for more where there is room.
+    /// Nothing is lost when the future is dropped.
     ///
     /// # Errors
     /// [`PullError::Passing`]: the next delivery may come all the same.
@@ -177,11 +189,13 @@ impl Pull {
         }
     }
 
-    /// The next delivery of those asked for, without asking for more; `None` once all have come, or none has for
-    /// [`limits::DRAIN_QUIET`]. What comes after the pull was dropped is lost to everyone until its ack wait is over.
+    /// The next delivery of those asked for, without asking for more; `None` once all have come, or
+    /// none has for [`limits::DRAIN_QUIET`]. What comes after the pull was dropped is lost to
+    /// everyone until its ack wait is over.
     pub async fn last(&mut self) -> Option<Delivered> {
         while self.due > 0 && !self.gone {
-            let message = tokio::time::timeout(limits::DRAIN_QUIET, self.subscriber.next()).await.ok()??;
+            let message =
+                tokio::time::timeout(limits::DRAIN_QUIET, self.subscriber.next()).await.ok()??;
             if let Some(Ok(delivered)) = self.take(message) {
                 return Some(delivered);
             }
@@ -209,7 +223,8 @@ impl Pull {
             "idle_heartbeat": limits::PULL_HEARTBEAT.as_nanos() as u64,
         });
         let (subject, inbox) = (self.next_subject.clone(), self.inbox.clone());
-        let sent = self.broker.client.publish_with_reply(subject, inbox, request.to_string().into()).await;
+        let sent =
+            self.broker.client.publish_with_reply(subject, inbox, request.to_string().into()).await;
         sent.map_err(|error| PullError::Passing { source: error.into() })?;
         if self.due == 0 {
             self.heard = Instant::now();
@@ -227,18 +242,26 @@ impl Pull {
         match message.status {
             None | Some(StatusCode::OK) => {
                 self.due = self.due.saturating_sub(1);
-                return Some(Delivered::new(&self.stream, Message { context: self.broker.jetstream.clone(), message }));
+                return Some(Delivered::new(
+                    &self.stream,
+                    Message { context: self.broker.jetstream.clone(), message },
+                ));
             }
             Some(StatusCode::IDLE_HEARTBEAT) => return None,
-            Some(_) if ["Consumer Deleted", "Consumer is push based"].contains(&description.as_str()) => {
+            Some(_)
+                if ["Consumer Deleted", "Consumer is push based"]
+                    .contains(&description.as_str()) =>
+            {
                 self.gone = true;
                 return None;
             }
             Some(_) => {}
         }
         // A request has ended: by its time, or refused. It says how much of it has not come.
-        let left =
-            message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages")?.as_str().parse().ok());
+        let left = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Pending-Messages")?.as_str().parse().ok());
         if let Some(left) = left {
             self.due = self.due.saturating_sub(left);
             return None;
@@ -246,7 +269,9 @@ impl Pull {
         self.due = 0;
         self.ask_after = Instant::now() + limits::PULL_LOOK;
         let status = message.status.map_or(0, |status| status.as_u16());
-        Some(Err(PullError::Passing { source: format!("the server answered {status} {description}").into() }))
+        Some(Err(PullError::Passing {
+            source: format!("the server answered {status} {description}").into(),
+        }))
     }
 
     /// Whether the server has forgotten what was asked for: then it is asked again.

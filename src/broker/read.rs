@@ -38,7 +38,8 @@ impl StoredMessage {
 
 /// A time in milliseconds since 1970, as reduce stages are told it.
 pub fn unix_ms(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    at.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Where the server says how large the payload is that it left out.
@@ -67,7 +68,8 @@ pub(super) struct Reading {
     pub(super) filters: Vec<String>,
     /// The first sequence wanted.
     pub(super) from_seq: u64,
-    /// Only what was stored at this time or later. It says where to begin, until something was read.
+    /// Only what was stored at this time or later. It says where to begin, until something was
+    /// read.
     pub(super) since: Option<SystemTime>,
     /// Whether payloads are left out.
     pub(super) headers_only: bool,
@@ -91,10 +93,11 @@ pub(super) enum End {
 }
 
 impl Broker {
-    /// The messages of a stream on subjects that match `filter` (empty: all), from `from_seq` to what is the last one now.
+    /// The messages of a stream on subjects that match `filter` (empty: all), from `from_seq` to
+    /// what is the last one now.
     ///
-    /// Nothing is settled, whatever the stream's retention. A work-queue stream lets nobody read beside its consumers, so
-    /// there each message is fetched by itself, which is slower.
+    /// Nothing is settled, whatever the stream's retention. A work-queue stream lets nobody read
+    /// beside its consumers, so there each message is fetched by itself, which is slower.
     pub fn scan(
         &self,
         stream: &str,
@@ -116,10 +119,12 @@ impl Broker {
         self.read_to(reading, End::LastAtStart, to_seq)
     }
 
-    /// The messages of a stream on subjects that match any of `filters` (none: all), from `from_seq` on, for ever.
+    /// The messages of a stream on subjects that match any of `filters` (none: all), from
+    /// `from_seq` on, for ever.
     ///
-    /// In stream order, each once. What goes wrong meanwhile (a restart of the server, a lost consumer) is given as an
-    /// error, after which the reading goes on behind the last message that was given: an error is a notice, not an end.
+    /// In stream order, each once. What goes wrong meanwhile (a restart of the server, a lost
+    /// consumer) is given as an error, after which the reading goes on behind the last message that
+    /// was given: an error is a notice, not an end.
     pub fn follow(
         &self,
         stream: &str,
@@ -153,7 +158,15 @@ impl Broker {
         end: End,
         last: Option<u64>,
     ) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
-        let reader = Reader { broker: self.clone(), reading, end, open: None, walks: false, last, failures: 0 };
+        let reader = Reader {
+            broker: self.clone(),
+            reading,
+            end,
+            open: None,
+            walks: false,
+            last,
+            failures: 0,
+        };
         stream::unfold(Some(reader), |reader| async move {
             let mut reader = reader?;
             match reader.next().await {
@@ -166,8 +179,9 @@ impl Broker {
     }
 }
 
-/// A consumer of our own without acks. The client's ordered consumer does the same, but after a missed heartbeat it
-/// returns `Pending` without having asked to be woken (async-nats 0.51, `consumer/pull.rs`, `Ordered::poll_next`).
+/// A consumer of our own without acks. The client's ordered consumer does the same, but after a
+/// missed heartbeat it returns `Pending` without having asked to be woken (async-nats 0.51,
+/// `consumer/pull.rs`, `Ordered::poll_next`).
 struct Open {
     jetstream: jetstream::Context,
     consumer: PullConsumer,
@@ -192,7 +206,10 @@ impl Reader {
     /// The next message; `None` at the end. After an error the next call opens the stream anew.
     async fn next(&mut self) -> Result<Option<StoredMessage>, AdminError> {
         loop {
-            if self.last.is_some_and(|last| self.end == End::LastAtStart && self.reading.from_seq > last) {
+            if self
+                .last
+                .is_some_and(|last| self.end == End::LastAtStart && self.reading.from_seq > last)
+            {
                 return Ok(None);
             }
             if self.walks {
@@ -200,8 +217,8 @@ impl Reader {
             }
             let Some(open) = &mut self.open else {
                 if self.failures > 0 {
-                    let wait =
-                        limits::REOPEN_WAIT_MAX.min(Duration::from_millis(50) * 2_u32.pow(self.failures.min(10)));
+                    let wait = limits::REOPEN_WAIT_MAX
+                        .min(Duration::from_millis(50) * 2_u32.pow(self.failures.min(10)));
                     tokio::time::sleep(wait).await;
                 }
                 self.failures += 1;
@@ -212,13 +229,15 @@ impl Reader {
             };
             let next = match self.end {
                 End::Never => open.messages.try_next().await,
-                // What was to come may be deleted meanwhile; then nothing comes, and nothing says so.
+                // What was to come may be deleted meanwhile; then nothing comes, and nothing says
+                // so.
                 End::LastAtStart | End::NothingLeft => {
                     match tokio::time::timeout(limits::READ_IDLE, open.messages.try_next()).await {
                         Ok(next) => next,
                         Err(_) => match open.consumer.get_info().await {
                             Ok(info)
-                                if info.num_pending == 0 && info.delivered.consumer_sequence == open.consumer_seq =>
+                                if info.num_pending == 0
+                                    && info.delivered.consumer_sequence == open.consumer_seq =>
                             {
                                 return Ok(None);
                             }
@@ -242,7 +261,8 @@ impl Reader {
             }
             open.consumer_seq += 1;
             self.failures = 0;
-            let (seq, pending, stored_at) = (info.stream_sequence, info.pending, info.published.into());
+            let (seq, pending, stored_at) =
+                (info.stream_sequence, info.pending, info.published.into());
             if self.end == End::LastAtStart && self.last.is_some_and(|last| seq > last) {
                 return Ok(None);
             }
@@ -266,7 +286,12 @@ impl Reader {
     /// Opens the stream at the next sequence wanted. Says whether there is nothing to read at all.
     async fn open(&mut self) -> Result<bool, AdminError> {
         let name = self.reading.stream.clone();
-        let stream = self.broker.jetstream.get_stream(&name).await.map_err(|error| admin::no_stream(&name, error))?;
+        let stream = self
+            .broker
+            .jetstream
+            .get_stream(&name)
+            .await
+            .map_err(|error| admin::no_stream(&name, error))?;
         let info = stream.cached_info();
         let last = *self.last.get_or_insert(info.state.last_sequence);
         if self.end != End::Never && (info.state.messages == 0 || last < self.reading.from_seq) {
@@ -281,9 +306,13 @@ impl Reader {
             Some(since) => DeliverPolicy::ByStartTime { start_time: since.into() },
             None => DeliverPolicy::ByStartSequence { start_sequence: from_seq },
         };
-        let read_ahead =
-            if self.reading.headers_only { limits::HEADERS_READ_AHEAD_MAX } else { limits::READ_AHEAD_MAX };
-        let wanted = usize::try_from(last.saturating_sub(from_seq).saturating_add(1)).unwrap_or(usize::MAX);
+        let read_ahead = if self.reading.headers_only {
+            limits::HEADERS_READ_AHEAD_MAX
+        } else {
+            limits::READ_AHEAD_MAX
+        };
+        let wanted =
+            usize::try_from(last.saturating_sub(from_seq).saturating_add(1)).unwrap_or(usize::MAX);
         let config = pull::Config {
             deliver_policy,
             headers_only: self.reading.headers_only,
@@ -294,19 +323,29 @@ impl Reader {
             inactive_threshold: limits::READER_INACTIVE_MAX,
             ..pull::Config::default()
         };
-        let consumer = stream.create_consumer(config).await.map_err(|error| AdminError::read(&name, error))?;
+        let consumer =
+            stream.create_consumer(config).await.map_err(|error| AdminError::read(&name, error))?;
         if self.end != End::Never && consumer.cached_info().num_pending == 0 {
             return Ok(true);
         }
         let messages = consumer
             .stream()
-            .max_messages_per_batch(if self.end == End::LastAtStart { read_ahead.min(wanted) } else { read_ahead })
+            .max_messages_per_batch(if self.end == End::LastAtStart {
+                read_ahead.min(wanted)
+            } else {
+                read_ahead
+            })
             .expires(limits::PULL_EXPIRES)
             .heartbeat(limits::PULL_HEARTBEAT)
             .messages()
             .await
             .map_err(|error| AdminError::read(&name, error))?;
-        self.open = Some(Open { jetstream: self.broker.jetstream.clone(), consumer, messages, consumer_seq: 0 });
+        self.open = Some(Open {
+            jetstream: self.broker.jetstream.clone(),
+            consumer,
+            messages,
+            consumer_seq: 0,
+        });
         Ok(false)
     }
 
@@ -317,12 +356,17 @@ impl Reader {
         loop {
             let mut nearest: Option<StoredMessage> = None;
             for filter in filters {
-                let found = self.broker.next_on_subject(&self.reading.stream, filter, self.reading.from_seq).await?;
+                let found = self
+                    .broker
+                    .next_on_subject(&self.reading.stream, filter, self.reading.from_seq)
+                    .await?;
                 nearest = [nearest, found].into_iter().flatten().min_by_key(|message| message.seq);
             }
             match nearest {
                 Some(message) => {
-                    let beyond = self.last.is_some_and(|last| self.end == End::LastAtStart && message.seq > last);
+                    let beyond = self
+                        .last
+                        .is_some_and(|last| self.end == End::LastAtStart && message.seq > last);
                     self.reading.from_seq = message.seq + 1;
                     return Ok(Some(message).filter(|_| !beyond));
                 }
@@ -351,15 +395,18 @@ impl From<jetstream::message::StreamMessage> for StoredMessage {
     }
 }
 
-/// Deletes the consumer at the server, which would else keep it, and on an interest stream its messages, until it has
-/// been inactive for long enough.
+/// Deletes the consumer at the server, which would else keep it, and on an interest stream its
+/// messages, until it has been inactive for long enough.
 impl Drop for Open {
     fn drop(&mut self) {
         let info = self.consumer.cached_info();
-        let (stream, name, jetstream) = (info.stream_name.clone(), info.name.clone(), self.jetstream.clone());
+        let (stream, name, jetstream) =
+            (info.stream_name.clone(), info.name.clone(), self.jetstream.clone());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // If it fails, the server deletes it a little later by itself.
-            runtime.spawn(async move { jetstream.delete_consumer_from_stream(name, stream).await.ok() });
+            runtime.spawn(
+                async move { jetstream.delete_consumer_from_stream(name, stream).await.ok() },
+            );
         }
     }
 }

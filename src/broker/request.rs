@@ -53,8 +53,8 @@ impl Broker {
     /// Sends a request and waits for the first answer.
     ///
     /// # Errors
-    /// [`RequestError`]. A subject that we may not publish to shows as a timeout: the server tells it to the
-    /// connection, not to the request.
+    /// [`RequestError`]. A subject that we may not publish to shows as a timeout: the server tells
+    /// it to the connection, not to the request.
     pub async fn request(
         &self,
         subject: &str,
@@ -63,17 +63,18 @@ impl Broker {
         timeout: Duration,
     ) -> Result<Answer, RequestError> {
         let request = Request::new().payload(body).headers(headers).timeout(Some(timeout));
-        let answer = self.client.send_request(subject.to_owned(), request).await.map_err(|error| {
-            let subject = subject.to_owned();
-            match error.kind() {
-                RequestErrorKind::NoResponders => RequestError::NoResponders { subject },
-                RequestErrorKind::TimedOut => RequestError::TimedOut { subject, timeout },
-                RequestErrorKind::MaxPayloadExceeded => RequestError::TooLarge { subject },
-                RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
-                    RequestError::Failed { subject, source: error.into() }
+        let answer =
+            self.client.send_request(subject.to_owned(), request).await.map_err(|error| {
+                let subject = subject.to_owned();
+                match error.kind() {
+                    RequestErrorKind::NoResponders => RequestError::NoResponders { subject },
+                    RequestErrorKind::TimedOut => RequestError::TimedOut { subject, timeout },
+                    RequestErrorKind::MaxPayloadExceeded => RequestError::TooLarge { subject },
+                    RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
+                        RequestError::Failed { subject, source: error.into() }
+                    }
                 }
-            }
-        })?;
+            })?;
         Ok(Answer { headers: answer.headers.unwrap_or_default(), body: answer.payload })
     }
 }

@@ -18,9 +18,10 @@ pub const PROGRAM_VARIABLE: &str = "MILLSTREAM_NATS_SERVER";
 
 /// Stands between us and the server, so that the server ends when we do, even by `kill -9`.
 ///
-/// It reads our pipe: a line is the name of a signal to pass on; the end of it means that we are gone. It leaves with
-/// the server's own status. The kernel's "signal at the parent's death" would need `unsafe`, exists on Linux only, and
-/// comes at the death of the *thread* that started the child, which in Tokio's pools is any time.
+/// It reads our pipe: a line is the name of a signal to pass on; the end of it means that we are
+/// gone. It leaves with the server's own status. The kernel's "signal at the parent's death" would
+/// need `unsafe`, exists on Linux only, and comes at the death of the *thread* that started the
+/// child, which in Tokio's pools is any time.
 const GUARD: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
@@ -118,14 +119,16 @@ pub enum ServerError {
 }
 
 impl Server {
-    /// Finds a program: `explicit` or [`PROGRAM_VARIABLE`] if set, else on `PATH` if new enough, else the cached copy,
-    /// else one installed into the cache now.
+    /// Finds a program: `explicit` or [`PROGRAM_VARIABLE`] if set, else on `PATH` if new enough,
+    /// else the cached copy, else one installed into the cache now.
     ///
     /// # Errors
     /// [`ServerError::Named`], or [`ServerError::None`] with the ways to get one.
     pub async fn find(explicit: Option<&Path>) -> Result<Program, ServerError> {
         let named = explicit.map(Path::to_owned);
-        let named = named.or_else(|| std::env::var_os(PROGRAM_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from));
+        let named = named.or_else(|| {
+            std::env::var_os(PROGRAM_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from)
+        });
         if let Some(path) = named {
             return Program::at(&path).await.map_err(|why| ServerError::Named { path, why });
         }
@@ -148,12 +151,17 @@ impl Server {
                 Ok(program) => return Ok(program),
                 Err(why) => why,
             },
-            Err(errors) => errors.iter().map(|error: &InstallError| chain(error)).collect::<Vec<_>>().join("; "),
+            Err(errors) => errors
+                .iter()
+                .map(|error: &InstallError| chain(error))
+                .collect::<Vec<_>>()
+                .join("; "),
         };
         Err(ServerError::None { why })
     }
 
-    /// Starts a server with JetStream on a free loopback port, its data in `data`, and waits until it is ready.
+    /// Starts a server with JetStream on a free loopback port, its data in `data`, and waits until
+    /// it is ready.
     ///
     /// # Errors
     /// [`ServerError::Start`], [`ServerError::NotReady`].
@@ -167,7 +175,8 @@ impl Server {
     /// # Errors
     /// [`ServerError::Start`], [`ServerError::NotReady`].
     pub async fn launch(program: &Program, launch: Launch) -> Result<Self, ServerError> {
-        let mut server = Self { program: program.clone(), launch, guard: None, url: String::new(), pid: 0 };
+        let mut server =
+            Self { program: program.clone(), launch, guard: None, url: String::new(), pid: 0 };
         server.run().await?;
         Ok(server)
     }
@@ -195,13 +204,16 @@ impl Server {
         self.guard = None;
     }
 
-    /// Shuts it down and waits until it is gone; kills it if that takes longer than [`limits::SERVER_STOP_MAX`].
+    /// Shuts it down and waits until it is gone; kills it if that takes longer than
+    /// [`limits::SERVER_STOP_MAX`].
     pub async fn stop(&mut self) {
         if let Some(guard) = &mut self.guard {
             // The end of the pipe is the guard's sign to shut the server down.
             guard.pipe = None;
             let deadline = tokio::time::Instant::now() + limits::SERVER_STOP_MAX;
-            while matches!(guard.process.try_wait(), Ok(None)) && tokio::time::Instant::now() < deadline {
+            while matches!(guard.process.try_wait(), Ok(None))
+                && tokio::time::Instant::now() < deadline
+            {
                 tokio::time::sleep(POLL).await;
             }
         }
@@ -230,8 +242,11 @@ impl Server {
         let deadline = tokio::time::Instant::now() + limits::SERVER_START_MAX;
         loop {
             if let Some((pid, url)) = read_ports(&ports) {
-                self.launch.port =
-                    url.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or(self.launch.port);
+                self.launch.port = url
+                    .rsplit(':')
+                    .next()
+                    .and_then(|port| port.parse().ok())
+                    .unwrap_or(self.launch.port);
                 (self.pid, self.url) = (pid, url);
                 return Ok(());
             }
@@ -251,12 +266,18 @@ impl Server {
     }
 
     fn command(&self, ports: &Path) -> Vec<std::ffi::OsString> {
-        let port = if self.launch.port == 0 { "-1".to_owned() } else { self.launch.port.to_string() };
+        let port =
+            if self.launch.port == 0 { "-1".to_owned() } else { self.launch.port.to_string() };
         let mut command = vec![self.program.path.clone().into_os_string()];
-        command.extend(["--addr", "127.0.0.1", "--port", &port, "--ports_file_dir"].map(Into::into));
+        command
+            .extend(["--addr", "127.0.0.1", "--port", &port, "--ports_file_dir"].map(Into::into));
         command.extend([ports.into(), "--log".into(), self.log_path().into_os_string()]);
         if self.launch.jetstream {
-            command.extend(["--jetstream".into(), "--store_dir".into(), self.launch.data.clone().into_os_string()]);
+            command.extend([
+                "--jetstream".into(),
+                "--store_dir".into(),
+                self.launch.data.clone().into_os_string(),
+            ]);
         }
         if let Some(config) = &self.launch.config {
             command.extend(["--config".into(), config.clone().into_os_string()]);
@@ -279,13 +300,17 @@ const POLL: Duration = Duration::from_millis(10);
 impl Program {
     /// The program at a path, if it runs and is new enough; else one sentence on why not.
     async fn at(path: &Path) -> Result<Self, String> {
-        let output = tokio::process::Command::new(path).arg("--version").stdin(Stdio::null()).output().await;
+        let output =
+            tokio::process::Command::new(path).arg("--version").stdin(Stdio::null()).output().await;
         let output = output.map_err(|error| format!("it does not run: {error}"))?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         // nats-server: v2.15.1
-        let version = said.trim().rsplit(' ').next().unwrap_or_default().trim_start_matches('v').to_owned();
+        let version =
+            said.trim().rsplit(' ').next().unwrap_or_default().trim_start_matches('v').to_owned();
         match version_of(&version) {
-            Some(parsed) if parsed >= SERVER_VERSION_MIN => Ok(Self { path: path.to_owned(), version }),
+            Some(parsed) if parsed >= SERVER_VERSION_MIN => {
+                Ok(Self { path: path.to_owned(), version })
+            }
             Some(_) => Err(format!("its version is {version}, and 2.12 or newer is needed")),
             None => Err(format!("it does not say its version, but {:?}", said.trim())),
         }
@@ -298,7 +323,8 @@ impl Guard {
         guard.args(["-c", GUARD, "millstream-nats-guard"]).args(command);
         guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         #[cfg(unix)]
-        // A group of its own: Ctrl-C in the terminal reaches us, and we then stop the server when we are done with it.
+        // A group of its own: Ctrl-C in the terminal reaches us, and we then stop the server when
+        // we are done with it.
         std::os::unix::process::CommandExt::process_group(&mut guard, 0);
         let mut process = guard.spawn()?;
         let pipe = process.stdin.take();
@@ -331,10 +357,13 @@ fn read_ports(folder: &Path) -> Option<(u32, String)> {
     }
     for entry in std::fs::read_dir(folder).ok()?.flatten() {
         let name = entry.file_name();
-        let pid =
-            name.to_str().and_then(|name| name.strip_prefix("nats-server_")?.strip_suffix(".ports")?.parse().ok());
-        let ports: Option<Ports> = std::fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        if let (Some(pid), Some(url)) = (pid, ports.and_then(|ports| ports.nats.into_iter().next())) {
+        let pid = name.to_str().and_then(|name| {
+            name.strip_prefix("nats-server_")?.strip_suffix(".ports")?.parse().ok()
+        });
+        let ports: Option<Ports> =
+            std::fs::read(entry.path()).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        if let (Some(pid), Some(url)) = (pid, ports.and_then(|ports| ports.nats.into_iter().next()))
+        {
             return Some((pid, url));
         }
     }

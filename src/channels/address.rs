@@ -5,9 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// What is said of a name that leads nowhere else.
-pub(super) const LEADS_INSIDE: &str = "the name leads to a private address, and allow_private is not set";
+pub(super) const LEADS_INSIDE: &str =
+    "the name leads to a private address, and allow_private is not set";
 
-/// Resolves names to public addresses only: what a name leads to is known when it is connected to, not when it is checked.
+/// Resolves names to public addresses only: what a name leads to is known when it is connected to,
+/// not when it is checked.
 pub(super) struct PublicOnly;
 
 impl Resolve for PublicOnly {
@@ -20,9 +22,14 @@ impl Resolve for PublicOnly {
 }
 
 /// The addresses that a name leads to, private ones only where they are allowed.
-pub(super) async fn resolve(host: &str, port: u16, allow_private: bool) -> std::io::Result<Vec<SocketAddr>> {
+pub(super) async fn resolve(
+    host: &str,
+    port: u16,
+    allow_private: bool,
+) -> std::io::Result<Vec<SocketAddr>> {
     let found = tokio::net::lookup_host((host, port)).await?;
-    let allowed: Vec<SocketAddr> = found.filter(|address| allow_private || !is_private(address.ip())).collect();
+    let allowed: Vec<SocketAddr> =
+        found.filter(|address| allow_private || !is_private(address.ip())).collect();
     if allowed.is_empty() { Err(std::io::Error::other(LEADS_INSIDE)) } else { Ok(allowed) }
 }
 
@@ -52,9 +59,10 @@ pub(super) fn is_private(ip: IpAddr) -> bool {
         IpAddr::V6(ip) => {
             let s = ip.segments();
             let embedded = || Ipv4Addr::from((u32::from(s[6]) << 16) | u32::from(s[7]));
-            // IPv4 in IPv6: mapped (::ffff:0:0/96), compatible (::/96), and translated (64:ff9b::/96).
-            let carries_v4 =
-                (s[..5] == [0; 5] && [0, 0xffff].contains(&s[5])) || (s[..6] == [0x64, 0xff9b, 0, 0, 0, 0]);
+            // IPv4 in IPv6: mapped (::ffff:0:0/96), compatible (::/96), and translated
+            // (64:ff9b::/96).
+            let carries_v4 = (s[..5] == [0; 5] && [0, 0xffff].contains(&s[5]))
+                || (s[..6] == [0x64, 0xff9b, 0, 0, 0, 0]);
             ip.is_loopback()
                 || ip.is_unspecified()
                 || ip.is_multicast()
@@ -96,7 +104,14 @@ mod tests {
         ] {
             assert!(is_private(ip.parse().unwrap()), "{ip}");
         }
-        for ip in ["1.1.1.1", "100.63.0.1", "172.32.0.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"] {
+        for ip in [
+            "1.1.1.1",
+            "100.63.0.1",
+            "172.32.0.1",
+            "2606:4700::1111",
+            "::ffff:8.8.8.8",
+            "64:ff9b::808:808",
+        ] {
             assert!(!is_private(ip.parse().unwrap()), "{ip}");
         }
     }

@@ -1,4 +1,5 @@
-//! `alertmanager`: posts the incidents of notifications as alerts to an Alertmanager, by its v2 API.
+//! `alertmanager`: posts the incidents of notifications as alerts to an Alertmanager, by its v2
+//! API.
 
 use std::{
     collections::BTreeMap,
@@ -37,7 +38,8 @@ const DIGEST: &str = "MillstreamDigest";
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// The URL of the Alertmanager, such as `http://alertmanager:9093`; `/api/v2/alerts` is added. It is a secret: nothing shows it.
+    /// The URL of the Alertmanager, such as `http://alertmanager:9093`; `/api/v2/alerts` is added.
+    /// It is a secret: nothing shows it.
     url: String,
     /// A user name for basic authentication; goes with `password`.
     #[serde(default)]
@@ -48,8 +50,9 @@ struct Options {
     /// Headers to add, such as `authorization = "Bearer ${TOKEN}"`. Their values are never shown.
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    /// When an alert ends of which nothing more is heard. Longer than the `repeat_interval` of the routes that lead here: an
-    /// alert that goes on is sent again that often. (Alertmanager itself would end it after its `resolve_timeout`, 5 minutes.)
+    /// When an alert ends of which nothing more is heard. Longer than the `repeat_interval` of the
+    /// routes that lead here: an alert that goes on is sent again that often. (Alertmanager itself
+    /// would end it after its `resolve_timeout`, 5 minutes.)
     #[serde(default = "default_expire")]
     expire: Period,
     /// Where an alert's link leads, such as a dashboard.
@@ -102,14 +105,17 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
         problems.push(Problem::new(&["expire"], "an alert should not end in less than a minute"));
     }
     let link = options.link.as_deref().map(reqwest::Url::parse).transpose();
-    let link = link.map_err(|error| problems.push(Problem::new(&["link"], format!("not a URL: {error}"))));
+    let link =
+        link.map_err(|error| problems.push(Problem::new(&["link"], format!("not a URL: {error}"))));
     let target = match (&options.user, &options.password, target) {
         (Some(user), Some(password), Some(target)) => Some(target.basic_auth(user, password)),
         (None, None, target) => target,
         (Some(_), Some(_), None) => None,
         (user, _, _) => {
-            let (given, absent) = if user.is_some() { ("user", "password") } else { ("password", "user") };
-            problems.push(Problem::new(&[given], format!("\"{given}\" and \"{absent}\" go together")));
+            let (given, absent) =
+                if user.is_some() { ("user", "password") } else { ("password", "user") };
+            problems
+                .push(Problem::new(&[given], format!("\"{given}\" and \"{absent}\" go together")));
             None
         }
     };
@@ -129,12 +135,21 @@ impl Alertmanager {
         if let About::Digest { .. } = notification.about {
             return vec![self.digest(notification, now)];
         }
-        notification.incidents().iter().flat_map(|incident| self.incident(incident, notification, now)).collect()
+        notification
+            .incidents()
+            .iter()
+            .flat_map(|incident| self.incident(incident, notification, now))
+            .collect()
     }
 
-    /// The alert of an incident, and, since the severity is one of the labels that an alert is known by, the end of what it was
-    /// before it became worse.
-    fn incident(&self, incident: &Incident, notification: &Notification, now: Timestamp) -> Vec<Alert> {
+    /// The alert of an incident, and, since the severity is one of the labels that an alert is
+    /// known by, the end of what it was before it became worse.
+    fn incident(
+        &self,
+        incident: &Incident,
+        notification: &Notification,
+        now: Timestamp,
+    ) -> Vec<Alert> {
         let mut labels: BTreeMap<String, String> =
             incident.labels.iter().map(|(name, value)| (label_name(name), value.clone())).collect();
         labels.insert("alertname".to_owned(), incident.code.clone());
@@ -146,7 +161,11 @@ impl Alertmanager {
         }
         // An empty label is none.
         labels.retain(|_, value| !value.is_empty());
-        let summary = if notification.incidents().len() == 1 { &notification.title } else { &incident.message };
+        let summary = if notification.incidents().len() == 1 {
+            &notification.title
+        } else {
+            &incident.message
+        };
         let annotations = [
             ("summary", summary.clone()),
             ("description", incident.message.clone()),
@@ -154,7 +173,11 @@ impl Alertmanager {
             ("incident", incident.incident_id.clone()),
         ];
         let starts_at = incident.opened_at.min(now);
-        let ends_at = if incident.is_over() { incident.resolved_at.unwrap_or(now).min(now) } else { self.later(now) };
+        let ends_at = if incident.is_over() {
+            incident.resolved_at.unwrap_or(now).min(now)
+        } else {
+            self.later(now)
+        };
         let alert = Alert {
             annotations: annotations.map(|(name, text)| (name.to_owned(), text)).into(),
             ends_at: ends_at.max(starts_at),
@@ -163,7 +186,9 @@ impl Alertmanager {
             starts_at,
         };
         let before = [Severity::Low, Severity::Medium, Severity::High];
-        let before = before.into_iter().filter(|severity| !incident.event.begins() && *severity < incident.severity);
+        let before = before
+            .into_iter()
+            .filter(|severity| !incident.event.begins() && *severity < incident.severity);
         let ended = |severity: Severity| {
             let mut ended = alert.clone();
             ended.labels.insert("severity".to_owned(), severity.as_str().to_owned());
@@ -202,14 +227,24 @@ impl Alertmanager {
 fn label_name(name: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let name: String = name.chars().map(|c| if fits(c) { c } else { '_' }).collect();
-    if name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() { format!("_{name}") } else { name }
+    if name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() {
+        format!("_{name}")
+    } else {
+        name
+    }
 }
 
 impl Channel for Alertmanager {
-    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()> {
+    fn send<'a>(
+        &'a self,
+        notification: &'a Notification,
+        delivery: &'a Delivery,
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
             let now = delivery.now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            let now = SignedDuration::try_from(now).ok().and_then(|since| Timestamp::from_duration(since).ok());
+            let now = SignedDuration::try_from(now)
+                .ok()
+                .and_then(|since| Timestamp::from_duration(since).ok());
             let alerts = self.alerts(notification, now.unwrap_or(notification.at));
             self.target.post_json(&alerts, delivery).await?;
             Ok(())
@@ -231,6 +266,9 @@ mod tests {
 
     #[test]
     fn a_label_has_a_name_that_prometheus_takes() {
-        assert_eq!(["tenant", "a.b-c", "1st", "", "ü"].map(label_name), ["tenant", "a_b_c", "_1st", "_", "_"]);
+        assert_eq!(
+            ["tenant", "a.b-c", "1st", "", "ü"].map(label_name),
+            ["tenant", "a_b_c", "_1st", "_", "_"]
+        );
     }
 }

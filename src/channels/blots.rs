@@ -5,12 +5,14 @@ use reqwest::Url;
 /// What a secret is shown as.
 pub const MASK: &str = "***";
 
-/// The shortest part of a URL's path that counts as a secret by itself: `hook` and `api` do not, tokens do.
+/// The shortest part of a URL's path that counts as a secret by itself: `hook` and `api` do not,
+/// tokens do.
 const PATH_SECRET_BYTES_MIN: usize = 6;
 /// The shortest secret that is looked for: a shorter one is in every other word.
 const SECRET_BYTES_MIN: usize = 4;
 
-/// The secrets of one channel. A peer may repeat in its answer what it was sent, so that not even that is shown as it is.
+/// The secrets of one channel. A peer may repeat in its answer what it was sent, so that not even
+/// that is shown as it is.
 #[derive(Clone, Default)]
 pub(super) struct Blots(Vec<String>);
 
@@ -31,7 +33,9 @@ impl Blots {
             self.add(url.path());
         }
         let segments = url.path_segments().into_iter().flatten();
-        segments.filter(|segment| segment.len() >= PATH_SECRET_BYTES_MIN).for_each(|segment| self.add(segment));
+        segments
+            .filter(|segment| segment.len() >= PATH_SECRET_BYTES_MIN)
+            .for_each(|segment| self.add(segment));
         url.query().into_iter().for_each(|query| self.add(query));
         url.query_pairs().for_each(|(_, value)| self.add(&value));
         url.password().into_iter().for_each(|password| self.add(password));
@@ -50,7 +54,10 @@ mod tests {
     #[test]
     fn a_url_and_its_parts_are_taken_out() {
         let mut blots = Blots::default();
-        blots.add_url(&Url::parse("https://me:hunter2@a.example/services/T0/XyZ123?access_token=t0ken").unwrap());
+        blots.add_url(
+            &Url::parse("https://me:hunter2@a.example/services/T0/XyZ123?access_token=t0ken")
+                .unwrap(),
+        );
         blots.add("abc");
         let said = "no /services/T0/XyZ123 here, nor XyZ123, nor t0ken, nor hunter2; abc";
         assert_eq!(blots.blot(said), "no *** here, nor ***, nor ***, nor ***; abc");

@@ -1,8 +1,11 @@
-//! Deliver: the map stage of one channel: puts each notification into the channel's words, bounds it, and hands it over.
+//! Deliver: the map stage of one channel: puts each notification into the channel's words, bounds
+//! it, and hands it over.
 
 use std::{sync::Arc, time::Duration};
 
-use millstream_stages::{Delivery, Event, Failure, Map, Pending, Problem, failure::class, notification::Notification};
+use millstream_stages::{
+    Delivery, Event, Failure, Map, Pending, Problem, failure::class, notification::Notification,
+};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +52,8 @@ impl Words {
     }
 }
 
-/// The map stage that delivers the notifications of one channel, so that they are retried and dead-lettered like any event.
+/// The map stage that delivers the notifications of one channel, so that they are retried and
+/// dead-lettered like any event.
 pub struct Deliver {
     channel: Arc<dyn Channel>,
     wording: Wording,
@@ -61,12 +65,20 @@ impl Deliver {
     ///
     /// # Errors
     /// Everything that is wrong with the kind's own keys and with the templates.
-    pub fn build(kind: &str, options: &Value, words: &Words, context: &ChannelContext) -> Result<Self, Vec<Problem>> {
+    pub fn build(
+        kind: &str,
+        options: &Value,
+        words: &Words,
+        context: &ChannelContext,
+    ) -> Result<Self, Vec<Problem>> {
         match (build(kind, options, context), words.read()) {
             (Ok(channel), Ok(wording)) => Ok(Self { channel, wording, name: context.name.clone() }),
-            (channel, wording) => {
-                Err(channel.err().into_iter().flatten().chain(wording.err().into_iter().flatten()).collect())
-            }
+            (channel, wording) => Err(channel
+                .err()
+                .into_iter()
+                .flatten()
+                .chain(wording.err().into_iter().flatten())
+                .collect()),
         }
     }
 
@@ -74,7 +86,11 @@ impl Deliver {
     ///
     /// # Errors
     /// The channel's, or that a template does not fit.
-    pub async fn send(&self, notification: &Notification, delivery: &Delivery) -> Result<(), Failure> {
+    pub async fn send(
+        &self,
+        notification: &Notification,
+        delivery: &Delivery,
+    ) -> Result<(), Failure> {
         self.channel.send(&self.worded(notification)?, delivery).await
     }
 
@@ -86,17 +102,19 @@ impl Deliver {
         Ok(self.channel.preview(&self.worded(notification)?))
     }
 
-    /// What the channel serves while a worker runs, if it serves anything; see [`Channel::endpoint`].
+    /// What the channel serves while a worker runs, if it serves anything; see
+    /// [`Channel::endpoint`].
     pub fn endpoint(&self, stop: CancellationToken) -> Option<Endpoint> {
         Arc::clone(&self.channel).endpoint(stop)
     }
 
-    /// The notification in the channel's words, within bounds, and with nothing in it that could harm a receiver of text.
+    /// The notification in the channel's words, within bounds, and with nothing in it that could
+    /// harm a receiver of text.
     fn worded(&self, notification: &Notification) -> Result<Notification, Failure> {
         let mut value = serde_json::to_value(notification).expect("a notification is plain data");
         outside::scrub(&mut value);
-        let mut worded: Notification =
-            serde_json::from_value(value).expect("texts in a notification stay texts when they are scrubbed");
+        let mut worded: Notification = serde_json::from_value(value)
+            .expect("texts in a notification stay texts when they are scrubbed");
         let at_channel = |mut failure: Failure| {
             failure.message = format!("channel \"{}\": {}", self.name, failure.message);
             failure
@@ -116,8 +134,10 @@ impl Deliver {
 impl Map for Deliver {
     fn apply<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Vec<Event>> {
         Box::pin(async move {
-            let notification: Notification = serde_json::from_slice(&event.body)
-                .map_err(|error| Failure::reject(class::DECODE, format!("not a notification: {error}")))?;
+            let notification: Notification =
+                serde_json::from_slice(&event.body).map_err(|error| {
+                    Failure::reject(class::DECODE, format!("not a notification: {error}"))
+                })?;
             self.send(&notification, delivery).await?;
             Ok(Vec::new())
         })

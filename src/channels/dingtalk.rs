@@ -23,7 +23,8 @@ use super::{
 pub(super) const KIND: ChannelKind = ChannelKind {
     name: "dingtalk",
     about: "posts notifications to a group robot of DingTalk",
-    // Source: DingTalk's "Custom robot access": 20 messages a minute; past it the robot is refused for ten minutes.
+    // Source: DingTalk's "Custom robot access": 20 messages a minute; past it the robot is refused
+    // for ten minutes.
     per_minute: 20,
     options: || schemars::schema_for!(Options),
     build,
@@ -31,8 +32,8 @@ pub(super) const KIND: ChannelKind = ChannelKind {
 
 /// Codes that mean "later".
 ///
-/// Source: DingTalk's "Global error codes": -1 busy; 88, 90018, 130101, 130103 and 410100 too many messages. What exceeds the
-/// rate is refused for ten minutes.
+/// Source: DingTalk's "Global error codes": -1 busy; 88, 90018, 130101, 130103 and 410100 too many
+/// messages. What exceeds the rate is refused for ten minutes.
 const LATER: [robot::Later; 6] = [
     (-1, None),
     (88, Some(Duration::from_secs(60))),
@@ -42,7 +43,8 @@ const LATER: [robot::Later; 6] = [
     (410_100, Some(Duration::from_secs(600))),
 ];
 
-/// How much of the text is sent, in bytes: a message has 20 000 at the most, and some characters become three bytes.
+/// How much of the text is sent, in bytes: a message has 20 000 at the most, and some characters
+/// become three bytes.
 const TEXT_BYTES_MAX: usize = 5000;
 
 /// The keys of a `dingtalk` channel.
@@ -75,11 +77,22 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
     let Options { url, secret, at, timeout, allow_private } = super::read(options)?;
     let mut problems = Vec::new();
     for (n, number) in at.iter().enumerate() {
-        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit() || b"+-".contains(&byte)) {
-            problems.push(Problem::new(&["at", &n.to_string()], format!("\"{number}\" is not a mobile number")));
+        if number.is_empty()
+            || !number.bytes().all(|byte| byte.is_ascii_digit() || b"+-".contains(&byte))
+        {
+            problems.push(Problem::new(
+                &["at", &n.to_string()],
+                format!("\"{number}\" is not a mobile number"),
+            ));
         }
     }
-    let keys = Keys { url: &url, timeout, allow_private, headers: &BTreeMap::new(), secret: secret.as_deref() };
+    let keys = Keys {
+        url: &url,
+        timeout,
+        allow_private,
+        headers: &BTreeMap::new(),
+        secret: secret.as_deref(),
+    };
     match Target::new(&keys, context) {
         Ok(target) if problems.is_empty() => Ok(Arc::new(DingTalk { target, secret, at })),
         Ok(_) => Err(problems),
@@ -105,25 +118,33 @@ impl DingTalk {
 
     /// The URL with the signature of this moment.
     ///
-    /// Source: DingTalk's "Custom robot security settings": HMAC-SHA256 with the secret over the time in milliseconds, a line
-    /// break and the secret; in base64, percent-encoded.
+    /// Source: DingTalk's "Custom robot security settings": HMAC-SHA256 with the secret over the
+    /// time in milliseconds, a line break and the secret; in base64, percent-encoded.
     fn url(&self, now: SystemTime) -> Url {
         let mut url = self.target.url().clone();
         if let Some(secret) = &self.secret {
             let at = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
             let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
             let signature = STANDARD.encode(hmac::sign(&key, format!("{at}\n{secret}").as_bytes()));
-            url.query_pairs_mut().append_pair("timestamp", &at.to_string()).append_pair("sign", &signature);
+            url.query_pairs_mut()
+                .append_pair("timestamp", &at.to_string())
+                .append_pair("sign", &signature);
         }
         url
     }
 }
 
 impl Channel for DingTalk {
-    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()> {
+    fn send<'a>(
+        &'a self,
+        notification: &'a Notification,
+        delivery: &'a Delivery,
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
-            let answer =
-                self.target.post_json_to(self.url(delivery.now), &self.message(notification), delivery).await?;
+            let answer = self
+                .target
+                .post_json_to(self.url(delivery.now), &self.message(notification), delivery)
+                .await?;
             robot::meant(&answer.accepted(&self.target)?, &LATER, &self.target)
         })
     }

@@ -1,8 +1,11 @@
-//! HTTP: the one client of channels: no redirects, no proxies, no private addresses, bounded answers, errors without addresses.
+//! HTTP: the one client of channels: no redirects, no proxies, no private addresses, bounded
+//! answers, errors without addresses.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use millstream_stages::{Delivery, Failure, Problem, failure::class, headers, replies, units::Period};
+use millstream_stages::{
+    Delivery, Failure, Problem, failure::class, headers, replies, units::Period,
+};
 use reqwest::{
     Client, Url,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
@@ -15,7 +18,8 @@ use super::{
 };
 use crate::{causes::root_cause, http_client, limits};
 
-/// The class of an answer that is none: the status says yes, and the rest is not what the provider says then.
+/// The class of an answer that is none: the status says yes, and the rest is not what the provider
+/// says then.
 pub(super) const UNEXPECTED: &str = "UnexpectedAnswer";
 /// The class of a request that the provider refuses in an answer whose status says yes.
 pub(super) const REFUSED: &str = "RefusedError";
@@ -63,10 +67,12 @@ impl Target {
                     value.set_sensitive(true);
                     headers.insert(name, value);
                 }
-                (Err(_), _) => {
-                    problems.push(Problem::new(&["headers", name], format!("\"{name}\" is not the name of a header")))
-                }
-                (_, Err(_)) => problems.push(Problem::new(&["headers", name], "the value has control characters")),
+                (Err(_), _) => problems.push(Problem::new(
+                    &["headers", name],
+                    format!("\"{name}\" is not the name of a header"),
+                )),
+                (_, Err(_)) => problems
+                    .push(Problem::new(&["headers", name], "the value has control characters")),
             }
         }
         let Some(url) = url.filter(|_| problems.is_empty()) else { return Err(problems) };
@@ -76,9 +82,19 @@ impl Target {
             false => client.dns_resolver(Arc::new(PublicOnly)),
         };
         let client = http_client::build(&url, keys.timeout.0, resolving).map_err(|error| {
-            vec![Problem::new(&["url"], format!("no HTTP client: {}", root_cause(&error.without_url())))]
+            vec![Problem::new(
+                &["url"],
+                format!("no HTTP client: {}", root_cause(&error.without_url())),
+            )]
         })?;
-        Ok(Self { client, url, headers, timeout: keys.timeout.0, name: context.name.clone(), blots })
+        Ok(Self {
+            client,
+            url,
+            headers,
+            timeout: keys.timeout.0,
+            name: context.name.clone(),
+            blots,
+        })
     }
 
     /// Says who we are, with a user and a password, in every request.
@@ -87,7 +103,8 @@ impl Target {
         let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
         self.blots.add(password);
         self.blots.add(&pair);
-        let mut value = HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is fit for a header");
+        let mut value =
+            HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is fit for a header");
         value.set_sensitive(true);
         self.headers.insert(AUTHORIZATION, value);
         self
@@ -109,7 +126,11 @@ impl Target {
     }
 
     /// Posts JSON, and reads the answer if its status says yes.
-    pub(super) async fn post_json(&self, json: &impl serde::Serialize, delivery: &Delivery) -> Result<Answer, Failure> {
+    pub(super) async fn post_json(
+        &self,
+        json: &impl serde::Serialize,
+        delivery: &Delivery,
+    ) -> Result<Answer, Failure> {
         self.post_json_to(self.url.clone(), json, delivery).await?.accepted(self)
     }
 
@@ -138,14 +159,17 @@ impl Target {
         if let Some(traceparent) = &delivery.traceparent {
             request = request.header(headers::TRACEPARENT, headers::clean(traceparent));
         }
-        let mut response = request.body(body).send().await.map_err(|error| self.no_answer(error))?;
+        let mut response =
+            request.body(body).send().await.map_err(|error| self.no_answer(error))?;
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after.and_then(|value| replies::retry_after(value, delivery.now));
         let mut body = Vec::new();
         let whole = loop {
             match response.chunk().await {
-                Ok(Some(chunk)) if body.len() < limits::HTTP_DISCARD_BYTES_MAX => body.extend_from_slice(&chunk),
+                Ok(Some(chunk)) if body.len() < limits::HTTP_DISCARD_BYTES_MAX => {
+                    body.extend_from_slice(&chunk)
+                }
                 Ok(None) => break Ok(()),
                 // It goes on: past the bound a new connection is cheaper than what is left.
                 Ok(Some(_)) => break Ok(()),
@@ -170,13 +194,18 @@ impl Target {
 
     /// A failure as this channel's: it says which, and shows no secret.
     pub(super) fn failure(&self, failure: Failure) -> Failure {
-        Failure { message: format!("channel \"{}\": {}", self.name, self.blot(&failure.message)), ..failure }
+        Failure {
+            message: format!("channel \"{}\": {}", self.name, self.blot(&failure.message)),
+            ..failure
+        }
     }
 
-    /// That the answer is not the provider's: something else may have given it, and nothing is known to have arrived.
+    /// That the answer is not the provider's: something else may have given it, and nothing is
+    /// known to have arrived.
     pub(super) fn unexpected(&self, answer: &Answer) -> Failure {
         let said = millstream_stages::text::excerpt(&answer.body, 200);
-        let message = format!("http {} with an answer that is not the provider's: {said}", answer.status);
+        let message =
+            format!("http {} with an answer that is not the provider's: {said}", answer.status);
         self.failure(Failure::retry(UNEXPECTED, message))
     }
 }
@@ -206,7 +235,10 @@ impl Answer {
     ///
     /// # Errors
     /// That it broke off, or is not of that shape.
-    pub(super) fn json<T: serde::de::DeserializeOwned>(&self, target: &Target) -> Result<T, Failure> {
+    pub(super) fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        target: &Target,
+    ) -> Result<T, Failure> {
         self.whole.clone()?;
         serde_json::from_str(&self.body).map_err(|_| target.unexpected(self))
     }
@@ -217,7 +249,11 @@ fn url(text: &str, allow_private: bool) -> Result<Url, Problem> {
     let hint = "write it like \"https://hooks.example.com/T1/B2\"";
     let url = match Url::parse(text) {
         Ok(url) if ["http", "https"].contains(&url.scheme()) => url,
-        Ok(_) => return Err(Problem::new(&["url"], "only http and https URLs can be posted to").hint(hint)),
+        Ok(_) => {
+            return Err(
+                Problem::new(&["url"], "only http and https URLs can be posted to").hint(hint)
+            );
+        }
         Err(error) => return Err(Problem::new(&["url"], format!("not a URL: {error}")).hint(hint)),
     };
     if !allow_private && url.host_str().and_then(literal).is_some_and(is_private) {

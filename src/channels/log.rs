@@ -28,7 +28,8 @@ struct Log;
 
 impl Channel for Log {
     fn send<'a>(&'a self, notification: &'a Notification, _: &'a Delivery) -> Pending<'a, ()> {
-        let Notification { channel, severity, status, why, notification_id, title, text, .. } = notification;
+        let Notification { channel, severity, status, why, notification_id, title, text, .. } =
+            notification;
         let (severity, status, why) = (severity.as_str(), status.as_str(), why.as_str());
         let title = headers::clean(title);
         // Debug escapes what services wrote: a notification is one line of the log.
@@ -38,6 +39,9 @@ impl Channel for Log {
 
     fn preview(&self, notification: &Notification) -> String {
         let Notification { channel, severity, title, text, .. } = notification;
-        format!("notification channel={channel} severity={} title={title} text={text:?}", severity.as_str())
+        format!(
+            "notification channel={channel} severity={} title={title} text={text:?}",
+            severity.as_str()
+        )
     }
 }

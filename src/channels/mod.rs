@@ -53,7 +53,8 @@ pub struct ChannelKind {
     pub name: &'static str,
     /// One sentence on what it does, for `schema` and hints.
     pub about: &'static str,
-    /// Notifications a minute, at the most, where the table names no `rate`: under what the provider takes.
+    /// Notifications a minute, at the most, where the table names no `rate`: under what the
+    /// provider takes.
     pub per_minute: u32,
     /// The JSON Schema of the kind's own keys (not the keys every channel has).
     pub options: fn() -> Schema,
@@ -87,7 +88,11 @@ pub struct ChannelContext {
 /// Somewhere notifications go.
 pub trait Channel: Send + Sync {
     /// Sends one notification. At least once: the same may come again, with the same id.
-    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()>;
+    fn send<'a>(
+        &'a self,
+        notification: &'a Notification,
+        delivery: &'a Delivery,
+    ) -> Pending<'a, ()>;
 
     /// What [`Channel::send`] would send, as a person can read it, secrets blotted out.
     fn preview(&self, notification: &Notification) -> String;
@@ -106,7 +111,8 @@ pub trait Channel: Send + Sync {
 /// Builds a channel of a kind from the kind's own keys.
 ///
 /// # Errors
-/// What is wrong with them, each problem with its key path; or that there is no such kind, at `kind`.
+/// What is wrong with them, each problem with its key path; or that there is no such kind, at
+/// `kind`.
 pub fn build(kind: &str, options: &Value, context: &ChannelContext) -> Built {
     match CHANNELS.iter().find(|known| known.name == kind) {
         Some(known) => (known.build)(options, context),
@@ -120,12 +126,16 @@ pub fn build(kind: &str, options: &Value, context: &ChannelContext) -> Built {
 
 /// Notifications a minute of a kind, at the most, where its table names no rate.
 pub fn per_minute(kind: &str) -> u32 {
-    CHANNELS.iter().find(|known| known.name == kind).map_or(log::KIND.per_minute, |known| known.per_minute)
+    CHANNELS
+        .iter()
+        .find(|known| known.name == kind)
+        .map_or(log::KIND.per_minute, |known| known.per_minute)
 }
 
 /// A channel's keys as its own type.
 fn read<T: DeserializeOwned>(options: &Value) -> Result<T, Vec<Problem>> {
-    serde_json::from_value(options.clone()).map_err(|error| vec![Problem::new(&[], error.to_string())])
+    serde_json::from_value(options.clone())
+        .map_err(|error| vec![Problem::new(&[], error.to_string())])
 }
 
 /// A value as JSON that a person can read.

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millstream_stages::{Delivery, Failure, Pending, Problem, failure::class, headers, notification::Notification};
+use millstream_stages::{
+    Delivery, Failure, Pending, Problem, failure::class, headers, notification::Notification,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -36,10 +38,12 @@ struct Nats {
 
 fn build(options: &Value, context: &ChannelContext) -> Built {
     let Options { subject } = super::read(options)?;
-    let token_fits =
-        |token: &str| !token.is_empty() && !token.contains(|c: char| c.is_whitespace() || "*>".contains(c));
+    let token_fits = |token: &str| {
+        !token.is_empty() && !token.contains(|c: char| c.is_whitespace() || "*>".contains(c))
+    };
     if !subject.split('.').all(token_fits) {
-        let problem = Problem::new(&["subject"], format!("\"{subject}\" is not a subject to publish on"));
+        let problem =
+            Problem::new(&["subject"], format!("\"{subject}\" is not a subject to publish on"));
         return Err(vec![problem.hint("write it like \"alerts.shop\", without wildcards")]);
     }
     Ok(Arc::new(Nats { subject, broker: context.broker.clone() }))
@@ -73,5 +77,7 @@ pub(super) async fn announce(
         .id(&notification.notification_id)
         .header(headers::EVENT_ID, &notification.notification_id);
     let sent = broker.announce(outgoing).await;
-    sent.map_err(|error| Failure::retry(class::CONNECTION, format!("could not publish on \"{subject}\": {error}")))
+    sent.map_err(|error| {
+        Failure::retry(class::CONNECTION, format!("could not publish on \"{subject}\": {error}"))
+    })
 }

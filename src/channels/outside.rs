@@ -1,8 +1,10 @@
-//! Outside: text that services wrote, made fit to be sent: bounded, without control characters, unable to mention anyone.
+//! Outside: text that services wrote, made fit to be sent: bounded, without control characters,
+//! unable to mention anyone.
 
 use std::borrow::Cow;
 
-/// Text as it may be sent anywhere: no control characters but line breaks and tabs, and nothing that reorders or hides text.
+/// Text as it may be sent anywhere: no control characters but line breaks and tabs, and nothing
+/// that reorders or hides text.
 pub(super) fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
@@ -12,8 +14,12 @@ pub(super) fn plain(text: &str) -> String {
             '\r' | '\u{2028}' | '\u{2029}' => out.push('\n'),
             '\n' | '\t' => out.push(character),
             _ if character.is_control() => out.push(' '),
-            // Marks that turn the direction of what follows, and invisible ones that break up a word.
-            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' => {}
+            // Marks that turn the direction of what follows, and invisible ones that break up a
+            // word.
+            '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{2069}'
+            | '\u{feff}' => {}
             _ => out.push(character),
         }
     }
@@ -69,7 +75,9 @@ pub(super) fn uncalled(text: &str) -> String {
     for (at, character) in text.char_indices() {
         out.push(character);
         let rest = &text[at + character.len_utf8()..];
-        let calls = |word: &&str| rest.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+        let calls = |word: &&str| {
+            rest.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word))
+        };
         if matches!(character, '@' | '＠') && CALLS.iter().any(calls) {
             out.push('\u{200b}');
         }
@@ -77,8 +85,9 @@ pub(super) fn uncalled(text: &str) -> String {
     out
 }
 
-/// Text that a chat's markdown shows as it is: what would make a link, an image, a heading, a mention or markup is replaced
-/// by its full-width twin, since not every chat knows how to escape it.
+/// Text that a chat's markdown shows as it is: what would make a link, an image, a heading, a
+/// mention or markup is replaced by its full-width twin, since not every chat knows how to escape
+/// it.
 pub(super) fn unmarked(text: &str) -> String {
     let twin = |character| match character {
         '[' => '［',

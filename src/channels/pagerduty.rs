@@ -27,7 +27,8 @@ pub(super) const KIND: ChannelKind = ChannelKind {
     build,
 };
 
-/// The longest summary, in characters. Source: PagerDuty's "PD-CEF" field reference; as bytes it is under that.
+/// The longest summary, in characters. Source: PagerDuty's "PD-CEF" field reference; as bytes it is
+/// under that.
 const SUMMARY_BYTES_MAX: usize = 1024;
 
 /// The keys of a `pagerduty` channel.
@@ -59,11 +60,19 @@ struct PagerDuty {
 
 fn build(options: &Value, context: &ChannelContext) -> Built {
     let Options { routing_key, url, timeout, allow_private } = super::read(options)?;
-    let keys = Keys { url: &url, timeout, allow_private, headers: &BTreeMap::new(), secret: Some(&routing_key) };
+    let keys = Keys {
+        url: &url,
+        timeout,
+        allow_private,
+        headers: &BTreeMap::new(),
+        secret: Some(&routing_key),
+    };
     let mut problems = Vec::new();
     if routing_key.is_empty() || !routing_key.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         let problem = Problem::new(&["routing_key"], "an integration key is letters and digits");
-        problems.push(problem.hint("copy it from the service's integration \"Events API V2\" at PagerDuty"));
+        problems.push(
+            problem.hint("copy it from the service's integration \"Events API V2\" at PagerDuty"),
+        );
     }
     match Target::new(&keys, context) {
         Ok(target) if problems.is_empty() => {
@@ -86,16 +95,17 @@ struct Told {
 
 impl PagerDuty {
     fn event(&self, notification: &Notification) -> Value {
-        let Notification { title, text, severity, status, why, at, channel, group, .. } = notification;
+        let Notification { title, text, severity, status, why, at, channel, group, .. } =
+            notification;
         let incident = notification.incidents().first();
-        let acknowledged =
-            matches!(&notification.about, About::Incident { incident } if incident.event == Change::Acknowledged);
+        let acknowledged = matches!(&notification.about, About::Incident { incident } if incident.event == Change::Acknowledged);
         let action = match status {
             Status::Resolved => "resolve",
             Status::Firing if acknowledged => "acknowledge",
             Status::Firing => "trigger",
         };
-        // Digests of one channel are one incident: each would otherwise open one that nothing ever resolves.
+        // Digests of one channel are one incident: each would otherwise open one that nothing ever
+        // resolves.
         let key = match &notification.about {
             About::Digest { .. } => format!("{}/{channel}/digest", self.pipeline),
             About::Incident { .. } | About::Group { .. } => format!("{}/{group}", self.pipeline),
@@ -140,14 +150,19 @@ impl PagerDuty {
 }
 
 impl Channel for PagerDuty {
-    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()> {
+    fn send<'a>(
+        &'a self,
+        notification: &'a Notification,
+        delivery: &'a Delivery,
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
             let (url, event) = (self.target.url().clone(), self.event(notification));
             let answer = self.target.post_json_to(url, &event, delivery).await?;
             if answer.status == 400
                 && let Ok(Told { message, errors, .. }) = serde_json::from_str(&answer.body)
             {
-                let said = format!("PagerDuty does not take the event: {message}: {}", errors.join(", "));
+                let said =
+                    format!("PagerDuty does not take the event: {message}: {}", errors.join(", "));
                 let said = millstream_stages::text::excerpt(&said, 400);
                 return Err(self.target.failure(Failure::reject(class::VALIDATION, said)));
             }

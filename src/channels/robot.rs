@@ -1,4 +1,5 @@
-//! Robot: what DingTalk's and WeCom's group robots have in common: they answer 200 to everything, and say the rest in a code.
+//! Robot: what DingTalk's and WeCom's group robots have in common: they answer 200 to everything,
+//! and say the rest in a code.
 
 use std::time::Duration;
 
@@ -18,7 +19,8 @@ struct Told {
 /// A code that means "later", and the wait that it asks for.
 pub(super) type Later = (i64, Option<Duration>);
 
-/// What the answer of a robot means. A code that is in `later` is retried, any other than 0 rejected.
+/// What the answer of a robot means. A code that is in `later` is retried, any other than 0
+/// rejected.
 ///
 /// # Errors
 /// What the code says; that the answer is not a robot's.

@@ -1,4 +1,5 @@
-//! Sample: notifications as they would be, to try a channel with, to show what it sends, and to check templates on.
+//! Sample: notifications as they would be, to try a channel with, to show what it sends, and to
+//! check templates on.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,8 @@ pub enum About {
 
 impl About {
     /// Every sample.
-    pub const ALL: [Self; 5] = [Self::Firing, Self::Resolved, Self::Group, Self::Digest, Self::Test];
+    pub const ALL: [Self; 5] =
+        [Self::Firing, Self::Resolved, Self::Group, Self::Digest, Self::Test];
 
     /// What it is, for messages.
     pub const fn as_str(self) -> &'static str {
@@ -40,7 +42,8 @@ impl About {
     }
 }
 
-/// An incident as it might have opened at `at`: errors with this code from a service named after the pipeline.
+/// An incident as it might have opened at `at`: errors with this code from a service named after
+/// the pipeline.
 pub fn incident(code: &str, severity: Severity, pipeline: &str, at: Timestamp) -> Incident {
     let service = format!("{pipeline}-sample");
     let message = "no connection to <ip>: connection refused";
@@ -104,9 +107,15 @@ pub fn notification(channel: &str, about: About, incident: Incident) -> Notifica
     };
     let mut held = Held::default();
     match about {
-        About::Firing => Notification::of_incident(id, channel, at, Why::Opened, &group, incident, held),
-        About::Test => Notification::of_incident(id, channel, at, Why::Test, &group, incident, held),
-        About::Resolved => Notification::of_incident(id, channel, at, Why::Resolved, &group, over(incident), held),
+        About::Firing => {
+            Notification::of_incident(id, channel, at, Why::Opened, &group, incident, held)
+        }
+        About::Test => {
+            Notification::of_incident(id, channel, at, Why::Test, &group, incident, held)
+        }
+        About::Resolved => {
+            Notification::of_incident(id, channel, at, Why::Resolved, &group, over(incident), held)
+        }
         About::Group => {
             held.add(Hold::Repeated, 2);
             let mut other = over(incident.clone());
@@ -125,7 +134,10 @@ pub fn notification(channel: &str, about: About, incident: Incident) -> Notifica
             held.add(Hold::Repeated, 3);
             let mut digest = Digest::since(&incident, at);
             digest.add(&incident, &held);
-            digest.add(&Incident { incident_id: format!("{}-2", incident.fingerprint), ..incident }, &Held::default());
+            digest.add(
+                &Incident { incident_id: format!("{}-2", incident.fingerprint), ..incident },
+                &Held::default(),
+            );
             Notification::of_digest(channel, at, digest)
         }
     }

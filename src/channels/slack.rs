@@ -1,4 +1,5 @@
-//! `slack`: posts notifications to an incoming webhook of Slack, or of what takes the same (Mattermost, Rocket.Chat).
+//! `slack`: posts notifications to an incoming webhook of Slack, or of what takes the same
+//! (Mattermost, Rocket.Chat).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,7 +27,8 @@ pub(super) const KIND: ChannelKind = ChannelKind {
     build,
 };
 
-/// How much of the text is sent, in bytes: past 4 000 characters Slack cuts it in the middle of an entity.
+/// How much of the text is sent, in bytes: past 4 000 characters Slack cuts it in the middle of an
+/// entity.
 const TEXT_BYTES_MAX: usize = 3500;
 
 /// The keys of a `slack` channel.
@@ -56,8 +58,8 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
 
 /// Outside text as Slack shows it as it is.
 ///
-/// Source: Slack's "Formatting text for app surfaces", section "Escaping text": `&`, `<` and `>` are the only ones; links and
-/// mentions such as `<!channel>` begin with `<`.
+/// Source: Slack's "Formatting text for app surfaces", section "Escaping text": `&`, `<` and `>`
+/// are the only ones; links and mentions such as `<!channel>` begin with `<`.
 fn escaped(text: &str) -> String {
     outside::uncalled(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -90,14 +92,20 @@ impl Slack {
 }
 
 impl Channel for Slack {
-    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()> {
+    fn send<'a>(
+        &'a self,
+        notification: &'a Notification,
+        delivery: &'a Delivery,
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
             let answer = self.target.post_json(&self.message(notification), delivery).await?;
             // Slack and Mattermost answer "ok", Rocket.Chat {"success": true}, others nothing.
             let said = answer.body.trim();
             let json = serde_json::from_str::<Value>(said).unwrap_or_default();
-            let fine =
-                said.is_empty() || said.eq_ignore_ascii_case("ok") || json["ok"] == true || json["success"] == true;
+            let fine = said.is_empty()
+                || said.eq_ignore_ascii_case("ok")
+                || json["ok"] == true
+                || json["success"] == true;
             if fine { Ok(()) } else { Err(self.target.unexpected(&answer)) }
         })
     }

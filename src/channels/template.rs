@@ -1,4 +1,5 @@
-//! Template: the words of a notification as its channel's own templates put them, checked against samples before they are used.
+//! Template: the words of a notification as its channel's own templates put them, checked against
+//! samples before they are used.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,8 @@ use super::sample;
 /// The class of a failure to render.
 pub const TEMPLATE: &str = "TemplateError";
 
-/// How many steps a template may take: a loop over everything in the largest notification takes a tenth of it.
+/// How many steps a template may take: a loop over everything in the largest notification takes a
+/// tenth of it.
 const FUEL: u64 = 200_000;
 /// The longest that a template may render, in bytes.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
@@ -63,30 +65,36 @@ impl Template {
             Form::Html => minijinja::AutoEscape::Html,
         });
         environment.add_template_owned(key, source.to_owned()).map_err(|error| {
-            problem(format!("\"{key}\" is no template: {}", said(&error)))
-                .hint("values are written {{ incident.code }}, conditions {% if incident %}…{% endif %}")
+            problem(format!("\"{key}\" is no template: {}", said(&error))).hint(
+                "values are written {{ incident.code }}, conditions {% if incident %}…{% endif %}",
+            )
         })?;
         let template = Self { key, environment };
         if let Some(unknown) = template.unknown() {
-            return Err(
-                problem(format!("\"{key}\" uses \"{unknown}\", which no notification has")).hint(hint(&unknown))
-            );
+            return Err(problem(format!(
+                "\"{key}\" uses \"{unknown}\", which no notification has"
+            ))
+            .hint(hint(&unknown)));
         }
         for about in sample::About::ALL {
             let at = jiff::Timestamp::UNIX_EPOCH;
             let incident = sample::incident("REDIS_CONNECTION_FAILED", Severity::High, "shop", at);
-            let (why, hint) = match template.write(&sample::notification("sample", about, incident)) {
-                Ok(text) if form == Form::Json => match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
-                    Ok(_) => continue,
-                    Err(error) => {
-                        let hint = "values are written as JSON, quotes included: {\"text\": {{ title }}}".to_owned();
-                        (format!("it is no JSON: {error}"), Some(hint))
+            let (why, hint) = match template.write(&sample::notification("sample", about, incident))
+            {
+                Ok(text) if form == Form::Json => {
+                    match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+                        Ok(_) => continue,
+                        Err(error) => {
+                            let hint = "values are written as JSON, quotes included: {\"text\": {{ title }}}".to_owned();
+                            (format!("it is no JSON: {error}"), Some(hint))
+                        }
                     }
-                },
+                }
                 Ok(_) => continue,
                 Err(error) => (said(&error), absent(&error).then(|| about_absent(about))),
             };
-            let found = problem(format!("\"{key}\" cannot be rendered for {}: {why}", about.as_str()));
+            let found =
+                problem(format!("\"{key}\" cannot be rendered for {}: {why}", about.as_str()));
             return Err(Problem { hint, ..found });
         }
         Ok(template)
@@ -97,13 +105,19 @@ impl Template {
     /// # Errors
     /// A [`TEMPLATE`] rejection: the same template fails for the same notification again.
     pub(super) fn render(&self, notification: &Notification) -> Result<String, Failure> {
-        self.write(notification)
-            .map_err(|error| Failure::reject(TEMPLATE, format!("could not render \"{}\": {}", self.key, said(&error))))
+        self.write(notification).map_err(|error| {
+            Failure::reject(
+                TEMPLATE,
+                format!("could not render \"{}\": {}", self.key, said(&error)),
+            )
+        })
     }
 
     fn write(&self, notification: &Notification) -> Result<String, Error> {
         let mut out = Bounded(Vec::new());
-        self.environment.get_template(self.key)?.render_captured_to(context(notification), &mut out)?;
+        self.environment
+            .get_template(self.key)?
+            .render_captured_to(context(notification), &mut out)?;
         Ok(String::from_utf8(out.0).unwrap_or_default())
     }
 
@@ -121,11 +135,13 @@ impl Template {
     }
 }
 
-/// What a template sees: the notification as JSON, and besides `incidents` (a list, empty for a digest), `incident` (the first)
-/// and `grouped` (what a group has in common). What a notification does not have is null.
+/// What a template sees: the notification as JSON, and besides `incidents` (a list, empty for a
+/// digest), `incident` (the first) and `grouped` (what a group has in common). What a notification
+/// does not have is null.
 fn context(notification: &Notification) -> Value {
     let mut table = serde_json::to_value(notification).expect("a notification is plain data");
-    let incidents = serde_json::to_value(notification.incidents()).expect("an incident is plain data");
+    let incidents =
+        serde_json::to_value(notification.incidents()).expect("an incident is plain data");
     let mut incidents: Vec<serde_json::Value> = incidents.as_array().cloned().unwrap_or_default();
     for incident in &mut incidents {
         for name in INCIDENT.iter() {
@@ -143,7 +159,8 @@ fn context(notification: &Notification) -> Value {
     table["grouped"] = grouped;
     for absent in ["digest", "held"] {
         if table.get(absent).is_none() {
-            table[absent] = if absent == "held" { serde_json::json!({}) } else { serde_json::Value::Null };
+            table[absent] =
+                if absent == "held" { serde_json::json!({}) } else { serde_json::Value::Null };
         }
     }
     value("", &table)
@@ -152,10 +169,12 @@ fn context(notification: &Notification) -> Value {
 fn value(key: &str, json: &serde_json::Value) -> Value {
     use serde_json::Value as Json;
     match json {
-        Json::Object(table) if OPEN.contains(&key) => {
-            Value::from_object(Open(table.iter().map(|(key, inner)| (key.clone(), value(key, inner))).collect()))
+        Json::Object(table) if OPEN.contains(&key) => Value::from_object(Open(
+            table.iter().map(|(key, inner)| (key.clone(), value(key, inner))).collect(),
+        )),
+        Json::Object(table) => {
+            Value::from_pairs(table.iter().map(|(key, inner)| (key.clone(), value(key, inner))))
         }
-        Json::Object(table) => Value::from_pairs(table.iter().map(|(key, inner)| (key.clone(), value(key, inner)))),
         Json::Array(list) => Value::from_iter(list.iter().map(|inner| value("", inner))),
         Json::Null => Value::from(()),
         Json::Bool(yes) => Value::from(*yes),
@@ -184,7 +203,8 @@ impl Object for Open {
 
 /// Every key of an incident, those that are often absent included.
 static INCIDENT: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    let incident = serde_json::to_value(&sample::everything("sample").incidents()[0]).unwrap_or_default();
+    let incident =
+        serde_json::to_value(&sample::everything("sample").incidents()[0]).unwrap_or_default();
     incident.as_object().into_iter().flatten().map(|(key, _)| key.clone()).collect()
 });
 
@@ -192,8 +212,9 @@ static INCIDENT: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
 static FIELDS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let mut fields = BTreeSet::new();
     let at = jiff::Timestamp::UNIX_EPOCH;
-    let samples = sample::About::ALL
-        .map(|about| sample::notification("sample", about, sample::incident("CODE", Severity::High, "shop", at)));
+    let samples = sample::About::ALL.map(|about| {
+        sample::notification("sample", about, sample::incident("CODE", Severity::High, "shop", at))
+    });
     for notification in samples.iter().chain([&sample::everything("sample")]) {
         paths("", &context(notification), &mut fields);
     }
@@ -240,12 +261,15 @@ fn hint(unknown: &str) -> String {
         .collect();
     let near = beside.iter().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
     let near = match near {
-        Some((distance, known)) if distance <= 2 && !name.is_empty() => format!("did you mean \"{known}\"? "),
+        Some((distance, known)) if distance <= 2 && !name.is_empty() => {
+            format!("did you mean \"{known}\"? ")
+        }
         _ => String::new(),
     };
     let of = if parent.is_empty() { "a notification".to_owned() } else { format!("\"{parent}\"") };
     let more = if parent.is_empty() { "; incident has: " } else { "" };
-    let inner: Vec<&str> = if parent.is_empty() { INCIDENT.iter().map(String::as_str).collect() } else { Vec::new() };
+    let inner: Vec<&str> =
+        if parent.is_empty() { INCIDENT.iter().map(String::as_str).collect() } else { Vec::new() };
     format!("{near}{of} has: {}{more}{}", beside.join(", "), inner.join(", "))
 }
 
@@ -254,7 +278,9 @@ fn said(error: &Error) -> String {
     let kind = error.kind();
     let what = match error.detail() {
         _ if kind == ErrorKind::OutOfFuel => "it takes too many steps".to_owned(),
-        _ if kind == ErrorKind::WriteFailure => format!("it renders more than {OUTPUT_BYTES_MAX} bytes"),
+        _ if kind == ErrorKind::WriteFailure => {
+            format!("it renders more than {OUTPUT_BYTES_MAX} bytes")
+        }
         _ if absent(error) => "it uses a value that is not there".to_owned(),
         Some(detail) => detail.to_owned(),
         None => kind.to_string(),
@@ -317,8 +343,16 @@ mod tests {
             ("title", "{{ incident.code }}", Form::Text),
             ("text", "{{ title", Form::Text),
             ("text", "a\n{% for i in incidents %}{{ i.cdoe }}{% endfor %}", Form::Text),
-            ("text", "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}", Form::Text),
-            ("text", "{% for a in range(9000) %}{{ text }}{{ text }}{{ text }}{% endfor %}", Form::Text),
+            (
+                "text",
+                "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}",
+                Form::Text,
+            ),
+            (
+                "text",
+                "{% for a in range(9000) %}{{ text }}{{ text }}{{ text }}{% endfor %}",
+                Form::Text,
+            ),
             (
                 "body",
                 r#"{"t": {{ title }}, "n": {{ held }}, "l": [{% for i in incidents %}{{ i.labels }}, {% endfor %}0]}"#,
@@ -351,10 +385,12 @@ mod tests {
     fn a_value_does_not_break_out_of_what_it_is_written_into() {
         let mut notification = sample::everything("ops");
         notification.title = "\"}, <b> & {{ incident }}".to_owned();
-        let render =
-            |source: &str, form| Template::checked("body", source, form).unwrap().render(&notification).unwrap();
+        let render = |source: &str, form| {
+            Template::checked("body", source, form).unwrap().render(&notification).unwrap()
+        };
         assert_eq!(render("{{ title }}", Form::Text), notification.title);
-        let json: serde_json::Value = serde_json::from_str(&render("{\"t\": {{ title }}}", Form::Json)).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&render("{\"t\": {{ title }}}", Form::Json)).unwrap();
         assert_eq!(json["t"], notification.title);
         assert_eq!(render("{{ title }}", Form::Html), "&quot;}, &lt;b&gt; &amp; {{ incident }}");
     }

@@ -1,8 +1,11 @@
-//! `webhook`: posts notifications, as JSON or as a template says, to a URL, signed if there is a secret.
+//! `webhook`: posts notifications, as JSON or as a template says, to a URL, signed if there is a
+//! secret.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use millstream_stages::{Delivery, Failure, Pending, Problem, headers, notification::Notification, units::Period};
+use millstream_stages::{
+    Delivery, Failure, Pending, Problem, headers, notification::Notification, units::Period,
+};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use ring::hmac;
 use schemars::JsonSchema;
@@ -25,10 +28,11 @@ pub(super) const KIND: ChannelKind = ChannelKind {
 
 /// The header that a receiver can tell a repeat by.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// `v1=` and the signature, in hexadecimal digits: HMAC-SHA256 with the secret over `<timestamp>.<body>`.
-/// `examples/verify_webhook.py` shows how to verify it.
+/// `v1=` and the signature, in hexadecimal digits: HMAC-SHA256 with the secret over
+/// `<timestamp>.<body>`. `examples/verify_webhook.py` shows how to verify it.
 const SIGNATURE: HeaderName = HeaderName::from_static("millstream-signature");
-/// When it was signed, in seconds since 1970. A receiver refuses what is older than five minutes: nobody can send it again.
+/// When it was signed, in seconds since 1970. A receiver refuses what is older than five minutes:
+/// nobody can send it again.
 const TIMESTAMP: HeaderName = HeaderName::from_static("millstream-timestamp");
 
 /// The shortest secret that is taken, in bytes.
@@ -49,15 +53,16 @@ struct Options {
     /// Whether the URL may lead to loopback, link-local and private addresses.
     #[serde(default)]
     allow_private: bool,
-    /// A template of the whole body, such as `{"text": {{ title }}}`; absent: the notification as JSON. Values are written as
-    /// JSON, quotes included, where `content_type` is JSON, and escaped where it is HTML or XML.
+    /// A template of the whole body, such as `{"text": {{ title }}}`; absent: the notification as
+    /// JSON. Values are written as JSON, quotes included, where `content_type` is JSON, and escaped
+    /// where it is HTML or XML.
     #[serde(default)]
     body: Option<String>,
     /// The media type of the body.
     #[serde(default = "json_type")]
     content_type: String,
-    /// The secret that requests are signed with, at least 16 bytes: `Millstream-Signature` is `v1=` and the HMAC-SHA256 over
-    /// `<Millstream-Timestamp>.<body>`.
+    /// The secret that requests are signed with, at least 16 bytes: `Millstream-Signature` is `v1=`
+    /// and the HMAC-SHA256 over `<Millstream-Timestamp>.<body>`.
     #[serde(default)]
     secret: Option<String>,
 }
@@ -91,15 +96,21 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
         problems.push(Problem::new(&["content_type"], "the value has control characters"));
     });
     let body = options.body.as_deref().and_then(|source| {
-        Template::checked("body", source, form(&options.content_type)).map_err(|problem| problems.push(problem)).ok()
+        Template::checked("body", source, form(&options.content_type))
+            .map_err(|problem| problems.push(problem))
+            .ok()
     });
     if options.secret.as_ref().is_some_and(|secret| secret.len() < SECRET_BYTES_MIN) {
-        let problem = Problem::new(&["secret"], format!("the secret is shorter than {SECRET_BYTES_MIN} bytes"));
+        let problem = Problem::new(
+            &["secret"],
+            format!("the secret is shorter than {SECRET_BYTES_MIN} bytes"),
+        );
         problems.push(problem.hint("make one with: openssl rand -hex 32"));
     }
     match (target, content_type) {
         (Some(target), Ok(content_type)) if problems.is_empty() => {
-            let key = options.secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()));
+            let key =
+                options.secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()));
             Ok(Arc::new(Webhook { target, body, content_type, key }))
         }
         _ => Err(problems),
@@ -119,14 +130,20 @@ fn form(content_type: &str) -> Form {
 impl Webhook {
     fn body(&self, notification: &Notification) -> Result<String, Failure> {
         match &self.body {
-            Some(template) => template.render(notification).map_err(|failure| self.target.failure(failure)),
+            Some(template) => {
+                template.render(notification).map_err(|failure| self.target.failure(failure))
+            }
             None => Ok(serde_json::to_string(notification).expect("a notification is plain data")),
         }
     }
 }
 
 impl Channel for Webhook {
-    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()> {
+    fn send<'a>(
+        &'a self,
+        notification: &'a Notification,
+        delivery: &'a Delivery,
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
             let body = self.body(notification)?;
             let mut request = HeaderMap::new();
@@ -135,13 +152,19 @@ impl Channel for Webhook {
             // What is no text for a header is no id of ours; a receiver does without it.
             request.extend(HeaderValue::try_from(id).ok().map(|id| (IDEMPOTENCY_KEY, id)));
             if let Some(key) = &self.key {
-                let at = delivery.now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+                let at = delivery
+                    .now
+                    .duration_since(std::time::UNIX_EPOCH)
+                    .unwrap_or_default()
+                    .as_secs();
                 let signature = hmac::sign(key, format!("{at}.{body}").as_bytes());
                 request.insert(TIMESTAMP, at.into());
-                let hex: String = signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+                let hex: String =
+                    signature.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
                 request.insert(
                     SIGNATURE,
-                    HeaderValue::try_from(format!("v1={hex}")).expect("digits are fit for a header"),
+                    HeaderValue::try_from(format!("v1={hex}"))
+                        .expect("digits are fit for a header"),
                 );
             }
             self.target
@@ -171,15 +194,21 @@ mod tests {
     #[test]
     fn a_private_or_broken_url_is_a_problem_that_does_not_repeat_it() {
         let context = ChannelContext { name: "ops".to_owned(), ..ChannelContext::default() };
-        for url in
-            ["http://127.0.0.1/secret", "http://[::1]:9/secret", "http://0x7f.1/secret", "ftp://x/secret", "secret"]
-        {
+        for url in [
+            "http://127.0.0.1/secret",
+            "http://[::1]:9/secret",
+            "http://0x7f.1/secret",
+            "ftp://x/secret",
+            "secret",
+        ] {
             let problems = build(&json!({ "url": url }), &context).err().unwrap();
             assert!(!format!("{problems:?}").contains("secret"), "{problems:?}");
         }
-        assert!(build(&json!({ "url": "http://127.0.0.1/secret", "allow_private": true }), &context).is_ok());
-        let wrong =
-            json!({ "url": "http://a.example/", "headers": { "a b": "x", "x": "secret\n" }, "secret": "hunter2" });
+        assert!(
+            build(&json!({ "url": "http://127.0.0.1/secret", "allow_private": true }), &context)
+                .is_ok()
+        );
+        let wrong = json!({ "url": "http://a.example/", "headers": { "a b": "x", "x": "secret\n" }, "secret": "hunter2" });
         let problems = build(&wrong, &context).err().unwrap();
         assert_eq!(problems.len(), 3);
         assert!(!format!("{problems:?}").contains("hunter2"));

@@ -69,14 +69,23 @@ impl WeCom {
             (Status::Firing, Severity::Critical | Severity::High) => "warning",
             (Status::Firing, Severity::Medium | Severity::Low) => "comment",
         };
-        let lines: Vec<String> = text.trim_end().lines().map(|line| format!("> {}", outside::unmarked(line))).collect();
-        let content = format!("<font color=\"{colour}\">{}</font>\n{}", outside::unmarked(title), lines.join("\n"));
+        let lines: Vec<String> =
+            text.trim_end().lines().map(|line| format!("> {}", outside::unmarked(line))).collect();
+        let content = format!(
+            "<font color=\"{colour}\">{}</font>\n{}",
+            outside::unmarked(title),
+            lines.join("\n")
+        );
         json!({ "msgtype": "markdown", "markdown": { "content": outside::cut(&content, CONTENT_BYTES_MAX) } })
     }
 }
 
 impl Channel for WeCom {
-    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()> {
+    fn send<'a>(
+        &'a self,
+        notification: &'a Notification,
+        delivery: &'a Delivery,
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
             let answer = self.target.post_json(&self.message(notification), delivery).await?;
             robot::meant(&answer, &LATER, &self.target)

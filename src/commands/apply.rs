@@ -23,7 +23,8 @@ pub struct Args {
     /// Do what loses messages, too
     #[arg(long)]
     pub allow_lossy: bool,
-    /// Delete what the configuration no longer names, if it is empty (with --allow-lossy in any case)
+    /// Delete what the configuration no longer names, if it is empty (with --allow-lossy in any
+    /// case)
     #[arg(long)]
     pub delete_extra: bool,
 }
@@ -31,7 +32,8 @@ pub struct Args {
 /// Compares the broker with what the pipeline needs, carries out the difference, and prints it.
 ///
 /// # Errors
-/// The broker cannot be reached or refuses, or something must be decided first; then nothing was done.
+/// The broker cannot be reached or refuses, or something must be decided first; then nothing was
+/// done.
 pub async fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
     let broker = app.connect(&pipeline).await?;

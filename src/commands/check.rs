@@ -6,7 +6,9 @@ use millstream_stages::{breaker::Settings, handle, retry::Policy, units::Period}
 use serde_json::{Value, json};
 
 use super::{App, count};
-use crate::config::{Loaded, Pipeline, Report, Severity, breakers, pipeline::CheckOf, policies, render};
+use crate::config::{
+    Loaded, Pipeline, Report, Severity, breakers, pipeline::CheckOf, policies, render,
+};
 
 /// Report every problem of the configuration at once, then the retry timetable of each stage
 ///
@@ -57,13 +59,20 @@ pub fn as_text(file: &str, loaded: &Loaded, colour: bool) -> String {
 }
 
 fn summary(file: &str, loaded: &Loaded) -> String {
-    let number = |severity| loaded.reports.iter().filter(|report: &&Report| report.severity == severity).count();
+    let number = |severity| {
+        loaded.reports.iter().filter(|report: &&Report| report.severity == severity).count()
+    };
     let (errors, warnings) = (number(Severity::Error), number(Severity::Warning));
     let Some(pipeline) = &loaded.pipeline else {
-        let more = if warnings > 0 { format!(", {}", count(warnings, "warning")) } else { String::new() };
+        let more =
+            if warnings > 0 { format!(", {}", count(warnings, "warning")) } else { String::new() };
         return format!("{file}: {}{more}", count(errors, "error"));
     };
-    let state = if warnings > 0 { format!("usable, {}", count(warnings, "warning")) } else { "fine".to_owned() };
+    let state = if warnings > 0 {
+        format!("usable, {}", count(warnings, "warning"))
+    } else {
+        "fine".to_owned()
+    };
     let parts = [
         count(pipeline.sources.len(), "source"),
         count(pipeline.stages.len(), "stage"),
@@ -84,8 +93,9 @@ fn timetables(pipeline: &Pipeline) -> String {
     let mut out = String::new();
     for (policy, names) in groups {
         let jitter = policy.backoff.jitter.filter(|jitter| *jitter > 0.0);
-        let jitter =
-            jitter.map_or_else(String::new, |jitter| format!(", each wait give or take {:.0}%", jitter * 100.0));
+        let jitter = jitter.map_or_else(String::new, |jitter| {
+            format!(", each wait give or take {:.0}%", jitter * 100.0)
+        });
         _ = writeln!(out, "retries of {}{jitter}", names.join(", "));
         _ = writeln!(out, "  attempt     wait    after the first");
         let turns = policies::timetable(policy.terms("", ""));
@@ -97,11 +107,16 @@ fn timetables(pipeline: &Pipeline) -> String {
                 continue;
             }
             let (wait, since) = (Period(turn.wait).to_string(), Period(turn.since).to_string());
-            let mut note = if turn.wait > policy.park_after() { "   parked meanwhile" } else { "" }.to_owned();
+            let mut note =
+                if turn.wait > policy.park_after() { "   parked meanwhile" } else { "" }.to_owned();
             if n + 1 == turns.len() {
                 note.push_str("   if it fails too, it is dead-lettered");
             }
-            let row = format!("  {:>7} {:>8}    {since:<15}{note}", turn.attempt, if n == 0 { "-" } else { &wait });
+            let row = format!(
+                "  {:>7} {:>8}    {since:<15}{note}",
+                turn.attempt,
+                if n == 0 { "-" } else { &wait }
+            );
             _ = writeln!(out, "{}", row.trim_end());
         }
         for rule in &policy.rule {
@@ -143,7 +158,11 @@ fn recoveries(pipeline: &Pipeline) -> String {
     let mut out = String::new();
     for stage in &pipeline.stages {
         let Some(recover) = &stage.recover else { continue };
-        let classes = if recover.classes.is_empty() { "any class".to_owned() } else { recover.classes.join(" or ") };
+        let classes = if recover.classes.is_empty() {
+            "any class".to_owned()
+        } else {
+            recover.classes.join(" or ")
+        };
         let check = recover.check.as_ref().map(|check| {
             let (how, of) = match &check.of {
                 CheckOf::Http(_) => ("http", "its health check"),
@@ -173,27 +192,33 @@ fn recoveries(pipeline: &Pipeline) -> String {
 
 /// One rule of a policy in a line.
 fn exception(policy: &Policy, rule: &millstream_stages::retry::Rule) -> String {
-    let who: Vec<String> =
-        [rule.class.join(", "), rule.event_type.join(", ")].into_iter().filter(|who| !who.is_empty()).collect();
+    let who: Vec<String> = [rule.class.join(", "), rule.event_type.join(", ")]
+        .into_iter()
+        .filter(|who| !who.is_empty())
+        .collect();
     let who = if who.is_empty() { "any failure".to_owned() } else { who.join(" on ") };
     let attempts = rule.attempts.unwrap_or(policy.attempts);
     let backoff = rule.backoff.as_ref().unwrap_or(&policy.backoff);
     let turns = policies::timetable(millstream_stages::retry::Terms { attempts, backoff });
     match turns.last() {
-        Some(last) if attempts > 1 => format!("{who}: {attempts} attempts, the last after {}", Period(last.since)),
+        Some(last) if attempts > 1 => {
+            format!("{who}: {attempts} attempts, the last after {}", Period(last.since))
+        }
         _ => format!("{who}: dead-lettered at the first"),
     }
 }
 
 fn as_json(file: &str, loaded: &Loaded) -> Value {
-    let stages = loaded.pipeline.iter().flat_map(|pipeline| &pipeline.stages).filter(|stage| stage.is_map());
+    let stages =
+        loaded.pipeline.iter().flat_map(|pipeline| &pipeline.stages).filter(|stage| stage.is_map());
     let stages: Vec<Value> = stages
         .map(|stage| {
             let turns = policies::timetable(stage.policy.terms("", ""));
             let turns: Vec<Value> = turns
                 .iter()
                 .map(|turn| {
-                    let (wait, since) = (turn.wait.as_millis() as u64, turn.since.as_millis() as u64);
+                    let (wait, since) =
+                        (turn.wait.as_millis() as u64, turn.since.as_millis() as u64);
                     json!({ "attempt": turn.attempt, "wait_ms": wait, "since_first_ms": since })
                 })
                 .collect();

@@ -56,7 +56,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     logs::init(&app.log_options("error"), None)?;
     if args.data.exists() {
-        std::fs::remove_dir_all(&args.data).with_context(|| format!("could not clear \"{}\"", args.data.display()))?;
+        std::fs::remove_dir_all(&args.data)
+            .with_context(|| format!("could not clear \"{}\"", args.data.display()))?;
     }
     init::write_files(&args.data, EXAMPLE)?;
     let steps = spinner();
@@ -66,9 +67,12 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = Arc::new(example_pipeline(app, &args, server.url(), &stub)?);
     let broker = Broker::connect(&pipeline.nats, "millstream demo").await?;
     topology::make(&broker, &Topology::of(&pipeline)).await?;
-    let worker =
-        Worker::start(broker.clone(), Arc::clone(&pipeline), Options { stages: None, registry: app.registry.clone() })
-            .await?;
+    let worker = Worker::start(
+        broker.clone(),
+        Arc::clone(&pipeline),
+        Options { stages: None, registry: app.registry.clone() },
+    )
+    .await?;
 
     let began = Instant::now();
     let published = publish(&broker, args.events, &steps).await?;
@@ -84,12 +88,18 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     story.dead_letter_group().await?;
     print_alert(alert.as_ref());
     println!("{}", heading("Totals"));
-    println!("  {} events published, and every one accounted for after {:.1} s:", totals.published, took.as_secs_f64());
+    println!(
+        "  {} events published, and every one accounted for after {:.1} s:",
+        totals.published,
+        took.as_secs_f64()
+    );
     println!(
         "  {} = {} done + {} dead-lettered + {} pending",
         totals.published, totals.done, totals.dead, totals.pending
     );
-    println!("  (waits were shortened for the demo: a real retry.default waits 1 s, 2 s, 4 s, …)\n");
+    println!(
+        "  (waits were shortened for the demo: a real retry.default waits 1 s, 2 s, 4 s, …)\n"
+    );
     println!("{}", heading("Try next"));
     // As it was called: `cargo run` does not put it on anybody's PATH.
     let program = std::env::args().next().unwrap_or_else(|| "millstream".to_owned());
@@ -137,19 +147,24 @@ fn example_pipeline(app: &App, args: &Args, url: &str, stub: &Stub) -> anyhow::R
     ];
     let mut common = app.common.clone();
     common.config = args.data.join("pipeline.toml");
-    common.set = set.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(common.set).collect();
+    common.set =
+        set.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(common.set).collect();
     App { common, registry: app.registry.clone() }.pipeline()
 }
 
-/// Publishes `count` events of several types and tenants, of which some will fail, and waits until all are stored.
+/// Publishes `count` events of several types and tenants, of which some will fail, and waits until
+/// all are stored.
 async fn publish(broker: &Broker, count: u64, steps: &ProgressBar) -> anyhow::Result<u64> {
     steps.set_message(format!("publishing {count} events"));
-    let mut stored = stream::iter(0..count)
-        .map(|n| {
-            let (subject, body) = event(n);
-            async move { broker.publish(Outgoing::new(subject, body).id(&format!("demo-{n}"))).await }
-        })
-        .buffer_unordered(limits::PUBLISH_WINDOW);
+    let mut stored =
+        stream::iter(0..count)
+            .map(|n| {
+                let (subject, body) = event(n);
+                async move {
+                    broker.publish(Outgoing::new(subject, body).id(&format!("demo-{n}"))).await
+                }
+            })
+            .buffer_unordered(limits::PUBLISH_WINDOW);
     let mut published = 0;
     while let Some(stored) = stored.next().await {
         stored?;
@@ -161,7 +176,9 @@ async fn publish(broker: &Broker, count: u64, steps: &ProgressBar) -> anyhow::Re
 /// The `n`th event of the demo.
 fn event(n: u64) -> (String, Vec<u8>) {
     match n % 1000 {
-        7 => return ("events.order.created".into(), b"{\"eventId\": \"cut off in the mid".to_vec()),
+        7 => {
+            return ("events.order.created".into(), b"{\"eventId\": \"cut off in the mid".to_vec());
+        }
         507 => return ("events.order.created".into(), b"\xff\xfe not text at all".to_vec()),
         _ => {}
     }
@@ -173,7 +190,10 @@ fn event(n: u64) -> (String, Vec<u8>) {
         _ => Note::Fine,
     };
     let (event_type, mut data) = match n % 4 {
-        0 | 1 => ("order.created", json!({ "orderId": format!("o-{n}"), "amount": 5 + n % 90, "currency": "EUR" })),
+        0 | 1 => (
+            "order.created",
+            json!({ "orderId": format!("o-{n}"), "amount": 5 + n % 90, "currency": "EUR" }),
+        ),
         2 => (
             "order.cancelled",
             json!({ "orderId": format!("o-{n}"), "amount": 5 + n % 90, "currency": "EUR", "reason": "changed my mind" }),
@@ -207,7 +227,8 @@ struct Totals {
     pending: u64,
 }
 
-/// Waits until nothing is pending. What is done is counted by the stages, what is dead by its stream.
+/// Waits until nothing is pending. What is done is counted by the stages, what is dead by its
+/// stream.
 async fn wait_until_settled(
     broker: &Broker,
     pipeline: &Pipeline,
@@ -218,15 +239,21 @@ async fn wait_until_settled(
     let names = pipeline.names();
     let began = Instant::now();
     loop {
-        let done = ["orders", "payments"].iter().map(|stage| worker.metrics().stage(stage).done()).sum();
+        let done =
+            ["orders", "payments"].iter().map(|stage| worker.metrics().stage(stage).done()).sum();
         let dead = broker.stream_state(&names.dlq_stream()).await?.messages;
         let pending = published.saturating_sub(done + dead);
-        steps.set_message(format!("{done} done, {dead} dead-lettered, {pending} pending: retries wait for their time"));
+        steps.set_message(format!(
+            "{done} done, {dead} dead-lettered, {pending} pending: retries wait for their time"
+        ));
         if pending == 0 {
             return Ok(Totals { published, done, dead, pending });
         }
         if began.elapsed() > PATIENCE {
-            bail!("after {} s still {pending} of {published} events are pending; see {names:?}", PATIENCE.as_secs());
+            bail!(
+                "after {} s still {pending} of {published} events are pending; see {names:?}",
+                PATIENCE.as_secs()
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -250,25 +277,31 @@ impl Story<'_> {
     async fn retry_timeline(&self) -> anyhow::Result<()> {
         let names = self.pipeline.names();
         let mut attempts: BTreeMap<String, Vec<(Value, std::time::SystemTime)>> = BTreeMap::new();
-        let mut failed = Box::pin(self.broker.scan(&names.failed_stream(), &names.failed_filter("orders"), 1));
+        let mut failed =
+            Box::pin(self.broker.scan(&names.failed_stream(), &names.failed_filter("orders"), 1));
         while let Some(report) = failed.next().await {
             let report = report?;
-            let body: Value = serde_json::from_slice(&report.body).context("could not read a failed attempt")?;
+            let body: Value =
+                serde_json::from_slice(&report.body).context("could not read a failed attempt")?;
             let id = body["metadata"]["eventId"].as_str().unwrap_or_default().to_owned();
             attempts.entry(id).or_default().push((body, report.stored_at));
         }
         let exhausted = |attempts: &[(Value, _)]| {
             attempts.last().is_some_and(|(body, _)| body["metadata"]["outcome"] == "exhausted")
         };
-        let chosen = attempts.iter().find(|(_, attempts)| attempts.len() > 2 && exhausted(attempts));
-        let (id, attempts) = chosen.context("no event was retried: this is a defect, please report it")?;
+        let chosen =
+            attempts.iter().find(|(_, attempts)| attempts.len() > 2 && exhausted(attempts));
+        let (id, attempts) =
+            chosen.context("no event was retried: this is a defect, please report it")?;
         println!("{}", heading(&format!("One event's retries: {id} at stage \"orders\"")));
         let first = attempts[0].1;
         for (body, at) in attempts {
             let about = &body["metadata"];
             let what = match about["waitMs"].as_u64() {
                 Some(wait) => format!("again in {wait} ms"),
-                None => format!("dead-lettered as {}", about["outcome"].as_str().unwrap_or_default()),
+                None => {
+                    format!("dead-lettered as {}", about["outcome"].as_str().unwrap_or_default())
+                }
             };
             println!(
                 "  {:>6} ms  attempt {}  {}: {} -> {what}",
@@ -293,7 +326,10 @@ impl Story<'_> {
             let body = String::from_utf8_lossy(&letter.body).into_owned();
             groups.entry(record.fingerprint.clone()).or_default().push((record, body));
         }
-        let largest = groups.values().max_by_key(|letters| letters.len()).context("there are no dead letters")?;
+        let largest = groups
+            .values()
+            .max_by_key(|letters| letters.len())
+            .context("there are no dead letters")?;
         let (sample, body) = &largest[0];
         println!("{}", heading(&format!("The largest of {} groups of dead letters", groups.len())));
         println!(
@@ -305,7 +341,10 @@ impl Story<'_> {
         );
         println!("  {}: {}", printable(&sample.error_class), printable(&sample.error_message));
         let shown: String = printable(body).chars().take(140).collect();
-        println!("  one of them ({}): {shown}…", sample.event_id.as_deref().unwrap_or(headers::EVENT_ID));
+        println!(
+            "  one of them ({}): {shown}…",
+            sample.event_id.as_deref().unwrap_or(headers::EVENT_ID)
+        );
         println!();
         Ok(())
     }
@@ -324,12 +363,19 @@ fn print_alert(alert: Option<&Value>) {
 }
 
 fn heading(text: &str) -> String {
-    if super::colour_on_stdout() { format!("\u{1b}[1m{text}\u{1b}[0m") } else { format!("== {text}") }
+    if super::colour_on_stdout() {
+        format!("\u{1b}[1m{text}\u{1b}[0m")
+    } else {
+        format!("== {text}")
+    }
 }
 
 fn spinner() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("the template is a constant that parses"));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}")
+            .expect("the template is a constant that parses"),
+    );
     bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }

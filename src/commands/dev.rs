@@ -54,14 +54,17 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let spans = start_logs(app, &pipeline)?;
     let data = args.data.join("dev");
     if args.fresh && data.exists() {
-        std::fs::remove_dir_all(&data).with_context(|| format!("could not remove \"{}\"", data.display()))?;
+        std::fs::remove_dir_all(&data)
+            .with_context(|| format!("could not remove \"{}\"", data.display()))?;
     }
     let server = match pipeline.nats.url.is_empty() {
         true => Some(own_server(app, &data, args.port).await?),
         false => None,
     };
     let nats = match &server {
-        Some(server) => config::pipeline::Nats { url: vec![server.url().to_owned()], ..Default::default() },
+        Some(server) => {
+            config::pipeline::Nats { url: vec![server.url().to_owned()], ..Default::default() }
+        }
         None => pipeline.nats.clone(),
     };
     let broker = Broker::connect(&nats, "millstream dev").await?;
@@ -100,13 +103,23 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Starts the embedded server with its data in `data`.
-pub(super) async fn own_server(app: &App, data: &Path, port: Option<u16>) -> anyhow::Result<Server> {
+pub(super) async fn own_server(
+    app: &App,
+    data: &Path,
+    port: Option<u16>,
+) -> anyhow::Result<Server> {
     let program = Server::find(app.common.nats_server.as_deref()).await?;
-    let launch = Launch { data: data.to_owned(), port: port.unwrap_or(0), jetstream: true, config: None };
+    let launch =
+        Launch { data: data.to_owned(), port: port.unwrap_or(0), jetstream: true, config: None };
     Ok(Server::launch(&program, launch).await?)
 }
 
-fn announce(app: &App, pipeline: &Pipeline, nats: &config::pipeline::Nats, listening: Option<std::net::SocketAddr>) {
+fn announce(
+    app: &App,
+    pipeline: &Pipeline,
+    nats: &config::pipeline::Nats,
+    listening: Option<std::net::SocketAddr>,
+) {
     let url = nats.url.join(",");
     eprintln!("\n{}", graph::draw(pipeline, graph::Format::Text));
     eprintln!("  server   {url}");

@@ -41,7 +41,11 @@ pub enum Format {
 pub fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
     let loaded = app.load();
     let Some(pipeline) = loaded.pipeline else {
-        let errors: Vec<_> = loaded.reports.into_iter().filter(|report| report.severity == Severity::Error).collect();
+        let errors: Vec<_> = loaded
+            .reports
+            .into_iter()
+            .filter(|report| report.severity == Severity::Error)
+            .collect();
         anstream::eprint!("{}", render(&errors, true));
         return Ok(ExitCode::from(2));
     };
@@ -58,13 +62,16 @@ pub fn draw(pipeline: &Pipeline, format: Format) -> String {
     }
 }
 
-/// A tree from the sources down; a stage that is read from several places is drawn at the first, and named at the others.
+/// A tree from the sources down; a stage that is read from several places is drawn at the first,
+/// and named at the others.
 fn text(pipeline: &Pipeline) -> String {
     let mut out = Vec::from([(pipeline.name.clone(), String::new())]);
     let mut drawn = BTreeSet::new();
     for source in &pipeline.sources {
-        let what =
-            source.external.as_ref().map_or_else(|| source.subjects.join(", "), |stream| format!("stream {stream}"));
+        let what = source
+            .external
+            .as_ref()
+            .map_or_else(|| source.subjects.join(", "), |stream| format!("stream {stream}"));
         out.push(Default::default());
         out.push((format!("source.{}", source.name), what));
         let readers: Vec<&Stage> = readers(pipeline, &Input::Source(source.name.clone()));
@@ -81,8 +88,15 @@ fn text(pipeline: &Pipeline) -> String {
         out.push((MONITOR.to_owned(), "what the monitor finds".to_owned()));
         branches(pipeline, &readers, "", &mut drawn, &mut out);
     }
-    let width = out.iter().filter(|row| !row.1.is_empty()).map(|row| row.0.chars().count()).max().unwrap_or(0);
-    out.iter().map(|(left, right)| format!("{left:<width$}   {right}").trim_end().to_owned() + "\n").collect()
+    let width = out
+        .iter()
+        .filter(|row| !row.1.is_empty())
+        .map(|row| row.0.chars().count())
+        .max()
+        .unwrap_or(0);
+    out.iter()
+        .map(|(left, right)| format!("{left:<width$}   {right}").trim_end().to_owned() + "\n")
+        .collect()
 }
 
 fn readers<'a>(pipeline: &'a Pipeline, input: &Input) -> Vec<&'a Stage> {
@@ -161,9 +175,15 @@ fn channels<'a>(pipeline: &'a Pipeline, stage: &Stage) -> Vec<&'a str> {
     if !stage.notifies() {
         return Vec::new();
     }
-    let named = |name: &str| pipeline.stages.iter().any(|stage| warnings::names_channel(&stage.options, name));
-    let named: Vec<&str> =
-        pipeline.channels.iter().map(|channel| channel.name.as_str()).filter(|name| named(name)).collect();
+    let named = |name: &str| {
+        pipeline.stages.iter().any(|stage| warnings::names_channel(&stage.options, name))
+    };
+    let named: Vec<&str> = pipeline
+        .channels
+        .iter()
+        .map(|channel| channel.name.as_str())
+        .filter(|name| named(name))
+        .collect();
     if named.is_empty() { vec!["log"] } else { named }
 }
 
@@ -183,7 +203,9 @@ fn edges(pipeline: &Pipeline) -> Vec<Edge> {
             edges.push((from, stage.name.clone(), label, stage.chain));
         }
         let channels = channels(pipeline, stage).into_iter();
-        edges.extend(channels.map(|channel| (stage.name.clone(), format!("channel.{channel}"), "", false)));
+        edges.extend(
+            channels.map(|channel| (stage.name.clone(), format!("channel.{channel}"), "", false)),
+        );
     }
     edges
 }
@@ -208,7 +230,8 @@ fn mermaid(pipeline: &Pipeline) -> String {
             ("", true) => "==>|chained|".to_owned(),
             (label, _) => format!("-. {label} .->"),
         };
-        let to = if to.starts_with("channel.") { format!("{}[/\"{to}\"/]", id(&to)) } else { id(&to) };
+        let to =
+            if to.starts_with("channel.") { format!("{}[/\"{to}\"/]", id(&to)) } else { id(&to) };
         _ = writeln!(out, "  {} {arrow} {to}", id(&from));
     }
     out

@@ -137,7 +137,8 @@ struct Line<'a> {
 
 async fn ls(broker: &Broker, pipeline: &Pipeline, args: &Ls) -> anyhow::Result<ExitCode> {
     let fits = |incident: &Incident| {
-        (args.severity.is_empty() || args.severity.iter().any(|severity| severity == incident.severity.as_str()))
+        (args.severity.is_empty()
+            || args.severity.iter().any(|severity| severity == incident.severity.as_str()))
             && args.code.as_ref().is_none_or(|code| *code == incident.code)
     };
     let mut incidents = known::open(broker, pipeline).await?;
@@ -179,14 +180,18 @@ async fn ls(broker: &Broker, pipeline: &Pipeline, args: &Ls) -> anyhow::Result<E
 }
 
 fn over_of(incidents: &[(String, Incident)], open: usize) -> String {
-    if incidents.len() > open { format!(", {} over", incidents.len() - open) } else { String::new() }
+    if incidents.len() > open {
+        format!(", {} over", incidents.len() - open)
+    } else {
+        String::new()
+    }
 }
 
 fn table(incidents: &[(String, Incident)]) -> Table {
     let now = std::io::stdout().is_terminal().then(SystemTime::now);
     let mut table = Table::new(&[
-        "INCIDENT", "SEVERITY", "COUNT", "A MINUTE", "TREND", "USERS", "SINCE", "LAST", "STATE", "CODE", "SERVICE",
-        "MESSAGE",
+        "INCIDENT", "SEVERITY", "COUNT", "A MINUTE", "TREND", "USERS", "SINCE", "LAST", "STATE",
+        "CODE", "SERVICE", "MESSAGE",
     ]);
     for (_, incident) in incidents {
         table.row([
@@ -247,19 +252,31 @@ fn is_meant(text: &str, incident: &Incident) -> bool {
 ///
 /// # Errors
 /// There is none, or there are several.
-fn the_one<'a>(text: &str, incidents: &'a [(String, Incident)]) -> anyhow::Result<&'a (String, Incident)> {
+fn the_one<'a>(
+    text: &str,
+    incidents: &'a [(String, Incident)],
+) -> anyhow::Result<&'a (String, Incident)> {
     let meant: Vec<_> = incidents.iter().filter(|(_, incident)| is_meant(text, incident)).collect();
     match meant.as_slice() {
         [one] => Ok(one),
-        [] => bail!("no incident that goes on is \"{}\"\n hint: `millstream incidents ls` lists them", printable(text)),
+        [] => bail!(
+            "no incident that goes on is \"{}\"\n hint: `millstream incidents ls` lists them",
+            printable(text)
+        ),
         several => {
-            let ids: Vec<_> = several.iter().map(|(_, incident)| incident.incident_id.as_str()).collect();
+            let ids: Vec<_> =
+                several.iter().map(|(_, incident)| incident.incident_id.as_str()).collect();
             bail!("\"{}\" could be {}\n hint: type more of it", printable(text), ids.join(", "))
         }
     }
 }
 
-async fn tell(broker: &Broker, pipeline: &Pipeline, action: Action, args: Said) -> anyhow::Result<ExitCode> {
+async fn tell(
+    broker: &Broker,
+    pipeline: &Pipeline,
+    action: Action,
+    args: Said,
+) -> anyhow::Result<ExitCode> {
     let incidents = known::open(broker, pipeline).await?;
     let (stage, incident) = the_one(&args.incident, &incidents)?;
     let (id, by) = (&incident.incident_id, args.by.unwrap_or_else(people::who));
@@ -270,7 +287,10 @@ async fn tell(broker: &Broker, pipeline: &Pipeline, action: Action, args: Said) 
         Action::Resolve => "resolved",
     };
     if args.json {
-        println!("{}", serde_json::json!({ "incidentId": id, "action": action, "by": by, "takenIn": taken_in }));
+        println!(
+            "{}",
+            serde_json::json!({ "incidentId": id, "action": action, "by": by, "takenIn": taken_in })
+        );
     } else if taken_in {
         println!("{} {word} by {}", short_id(incident), printable(&by));
     } else {
@@ -283,13 +303,24 @@ async fn tell(broker: &Broker, pipeline: &Pipeline, action: Action, args: Said) 
 }
 
 /// Whether the stage has taken in what was said, waiting for it a little.
-async fn taken_in(broker: &Broker, pipeline: &Pipeline, action: Action, id: &str, by: &str) -> anyhow::Result<bool> {
+async fn taken_in(
+    broker: &Broker,
+    pipeline: &Pipeline,
+    action: Action,
+    id: &str,
+    by: &str,
+) -> anyhow::Result<bool> {
     let began = Instant::now();
     loop {
         let incidents = known::open(broker, pipeline).await?;
-        let incident = incidents.iter().map(|(_, incident)| incident).find(|incident| incident.incident_id == id);
+        let incident = incidents
+            .iter()
+            .map(|(_, incident)| incident)
+            .find(|incident| incident.incident_id == id);
         let is = match action {
-            Action::Acknowledge => incident.is_none_or(|i| i.acknowledged.as_ref().is_some_and(|said| said.by == by)),
+            Action::Acknowledge => {
+                incident.is_none_or(|i| i.acknowledged.as_ref().is_some_and(|said| said.by == by))
+            }
             Action::Resolve => incident.is_none(),
         };
         if is || began.elapsed() >= limits::SAID_WAIT {

@@ -36,7 +36,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for (name, _) in FILES {
         println!("{}", args.path.join(name).display());
     }
-    let cd = if args.path == Path::new(".") { String::new() } else { format!("cd {} && ", args.path.display()) };
+    let cd = if args.path == Path::new(".") {
+        String::new()
+    } else {
+        format!("cd {} && ", args.path.display())
+    };
     eprintln!("next: {cd}millstream check, then millstream dev");
     Ok(ExitCode::SUCCESS)
 }
@@ -59,7 +63,8 @@ pub(super) fn write_files(folder: &Path, files: &[(&str, &str)]) -> anyhow::Resu
         let parent = path.parent().unwrap_or(folder);
         std::fs::create_dir_all(parent)
             .with_context(|| format!("could not make the folder \"{}\"", parent.display()))?;
-        std::fs::write(&path, text).with_context(|| format!("could not write \"{}\"", path.display()))?;
+        std::fs::write(&path, text)
+            .with_context(|| format!("could not write \"{}\"", path.display()))?;
     }
     Ok(())
 }

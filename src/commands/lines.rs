@@ -26,7 +26,8 @@ impl Lines {
 
     /// Writes one line, of JSON or of what was made printable. Returns whether anyone reads on.
     ///
-    /// JSON may hold DEL and C1 controls as they are, which some terminals obey: they are written as escapes.
+    /// JSON may hold DEL and C1 controls as they are, which some terminals obey: they are written
+    /// as escapes.
     ///
     /// # Errors
     /// It could not be written.

@@ -44,13 +44,18 @@ pub struct App {
 impl App {
     /// What a configuration may name, in this program.
     pub fn catalogue(&self) -> Catalogue {
-        Catalogue::new(HandlerContext { registered: self.registry.clone(), ..HandlerContext::default() })
+        Catalogue::new(HandlerContext {
+            registered: self.registry.clone(),
+            ..HandlerContext::default()
+        })
     }
 
     /// Reads the configuration, with every problem found.
     pub fn load(&self) -> Loaded {
         // A variable that is not text cannot be named in a file, so it is passed over.
-        let text = |(key, value): (OsString, OsString)| Some((key.into_string().ok()?, value.into_string().ok()?));
+        let text = |(key, value): (OsString, OsString)| {
+            Some((key.into_string().ok()?, value.into_string().ok()?))
+        };
         let env: Vec<(String, String)> = std::env::vars_os().filter_map(text).collect();
         config::load(&self.common.config, &self.common.set, &env, &self.catalogue())
     }
@@ -64,7 +69,11 @@ impl App {
         if let Some(pipeline) = loaded.pipeline {
             return Ok(pipeline);
         }
-        let errors = loaded.reports.into_iter().filter(|report| report.severity == Severity::Error).collect::<Vec<_>>();
+        let errors = loaded
+            .reports
+            .into_iter()
+            .filter(|report| report.severity == Severity::Error)
+            .collect::<Vec<_>>();
         anstream::eprint!("{}", config::render(&errors, colour_on_stderr()));
         match errors.len() {
             1 => bail!("{} has a problem", self.common.config.display()),
@@ -125,7 +134,9 @@ pub async fn must_exist(broker: &Broker, stream: &str) -> anyhow::Result<()> {
     match broker.stream_state(stream).await {
         Ok(_) => Ok(()),
         Err(AdminError::NoStream { .. }) => {
-            bail!("stream \"{stream}\" does not exist\n hint: `millstream apply` creates what the pipeline needs")
+            bail!(
+                "stream \"{stream}\" does not exist\n hint: `millstream apply` creates what the pipeline needs"
+            )
         }
         Err(error) => Err(error.into()),
     }
@@ -133,7 +144,8 @@ pub async fn must_exist(broker: &Broker, stream: &str) -> anyhow::Result<()> {
 
 /// Prints an error and its causes on stderr.
 pub fn print_error(error: &anyhow::Error) {
-    let (label, reset) = if colour_on_stderr() { ("\u{1b}[1;31merror\u{1b}[0m", "") } else { ("error", "") };
+    let (label, reset) =
+        if colour_on_stderr() { ("\u{1b}[1;31merror\u{1b}[0m", "") } else { ("error", "") };
     anstream::eprintln!("{label}{reset}: {}", printable(&error.to_string()));
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -163,7 +175,8 @@ pub fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
 }
 
-/// Text from outside, made fit for a terminal: control characters are shown as escapes, line ends stay.
+/// Text from outside, made fit for a terminal: control characters are shown as escapes, line ends
+/// stay.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

@@ -12,7 +12,8 @@ use crate::dead_letter::{
 /// Who is at the keyboard: `user@host`, as far as they are known.
 pub(super) fn who() -> String {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let user = variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "somebody".to_owned());
+    let user =
+        variable("USER").or_else(|| variable("LOGNAME")).unwrap_or_else(|| "somebody".to_owned());
     let host = variable("HOSTNAME").or_else(|| std::fs::read_to_string("/etc/hostname").ok());
     let host = host.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
     headers::clean(&format!("{user}@{}", host.unwrap_or_else(|| "localhost".to_owned())))

@@ -50,12 +50,15 @@ pub async fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
 /// The difference between the broker and what the pipeline needs.
 pub(super) async fn compare(pipeline: &Pipeline, broker: &Broker) -> anyhow::Result<Plan> {
     let plan = diff(&Topology::of(pipeline), broker).await;
-    plan.with_context(|| format!("could not compare the broker with pipeline \"{}\"", pipeline.name))
+    plan.with_context(|| {
+        format!("could not compare the broker with pipeline \"{}\"", pipeline.name)
+    })
 }
 
 /// How much there is of what.
 pub(super) fn summary(plan: &Plan) -> String {
-    let count = |of: fn(&ChangeKind) -> bool| plan.changes.iter().filter(|change| of(&change.kind)).count();
+    let count =
+        |of: fn(&ChangeKind) -> bool| plan.changes.iter().filter(|change| of(&change.kind)).count();
     let create = count(|kind| matches!(kind, ChangeKind::Create));
     let change = count(|kind| matches!(kind, ChangeKind::Update(_)));
     let decide = count(|kind| matches!(kind, ChangeKind::Immutable(_) | ChangeKind::Lossy(..)));

@@ -46,12 +46,14 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
     let source = choose(&pipeline, args.source.as_deref())?;
     let broker = app.connect(&pipeline).await?;
-    let stream = source.external.clone().unwrap_or_else(|| pipeline.names().source_stream(&source.name));
+    let stream =
+        source.external.clone().unwrap_or_else(|| pipeline.names().source_stream(&source.name));
     super::must_exist(&broker, &stream).await?;
     let (reader, bytes): (Box<dyn AsyncRead + Unpin + Send>, Option<u64>) = match &args.file {
         Some(path) => {
-            let file =
-                tokio::fs::File::open(path).await.with_context(|| format!("could not open \"{}\"", path.display()))?;
+            let file = tokio::fs::File::open(path)
+                .await
+                .with_context(|| format!("could not open \"{}\"", path.display()))?;
             let bytes = file.metadata().await.ok().map(|about| about.len());
             (Box::new(file), bytes)
         }
@@ -84,7 +86,11 @@ fn choose<'a>(pipeline: &'a Pipeline, name: Option<&str>) -> anyhow::Result<&'a 
     };
     let Some(source) = found else {
         let known: Vec<&str> = pipeline.sources.iter().map(|source| source.name.as_str()).collect();
-        bail!("there is no source \"{}\"; the sources are {}", name.unwrap_or_default(), known.join(", "));
+        bail!(
+            "there is no source \"{}\"; the sources are {}",
+            name.unwrap_or_default(),
+            known.join(", ")
+        );
     };
     Ok(source)
 }
@@ -130,7 +136,12 @@ async fn publish(
 }
 
 impl Tally {
-    fn count(&mut self, bar: &ProgressBar, line: u64, stored: Result<crate::broker::Stored, PublishError>) {
+    fn count(
+        &mut self,
+        bar: &ProgressBar,
+        line: u64,
+        stored: Result<crate::broker::Stored, PublishError>,
+    ) {
         match stored {
             Ok(stored) => {
                 self.stored += 1;
@@ -139,13 +150,16 @@ impl Tally {
             }
             Err(error) => {
                 self.failed += 1;
-                bar.suspend(|| anstream::eprintln!("error: line {line}: {:#}", anyhow::Error::from(error)));
+                bar.suspend(|| {
+                    anstream::eprintln!("error: line {line}: {:#}", anyhow::Error::from(error))
+                });
             }
         }
     }
 }
 
-/// The message of one line: under its event type with its id if its envelope can be read, else as it is.
+/// The message of one line: under its event type with its id if its envelope can be read, else as
+/// it is.
 fn outgoing(source: &Source, subject: Option<&str>, line: &[u8]) -> Outgoing {
     let body = bytes::Bytes::copy_from_slice(line);
     let carrier = Carrier { subject: "unknown", message_id: None, fallback_id: "" };
@@ -184,7 +198,9 @@ fn bar(bytes: Option<u64>) -> ProgressBar {
         Some(_) => "{bar:30} {percent:>3} %  {msg}  {elapsed}, {eta} to go",
         None => "{spinner} {msg}  {elapsed}",
     };
-    bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant that parses"));
+    bar.set_style(
+        ProgressStyle::with_template(template).expect("the template is a constant that parses"),
+    );
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

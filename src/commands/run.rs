@@ -59,13 +59,19 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 pub(super) fn start_logs(app: &App, pipeline: &Pipeline) -> anyhow::Result<Option<Exporter>> {
     let observe = &pipeline.observe;
     let worker = format!("{}", std::process::id());
-    let export = |endpoint: &String| Exporter::new(endpoint, observe.sample, &pipeline.name, &worker);
+    let export =
+        |endpoint: &String| Exporter::new(endpoint, observe.sample, &pipeline.name, &worker);
     let spans = observe.otlp.as_ref().map(export).transpose()?;
     logs::init(&app.log_options("info"), spans.as_ref())?;
     Ok(spans)
 }
 
-async fn work(app: &App, pipeline: &Arc<Pipeline>, broker: Broker, args: Args) -> anyhow::Result<()> {
+async fn work(
+    app: &App,
+    pipeline: &Arc<Pipeline>,
+    broker: Broker,
+    args: Args,
+) -> anyhow::Result<()> {
     if args.apply {
         topology::make(&broker, &Topology::of(pipeline)).await?;
     }

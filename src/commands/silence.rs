@@ -123,16 +123,35 @@ fn silence(
     let read = matchers.iter().map(|text| text.parse::<Matcher>().map_err(anyhow::Error::msg));
     let matchers = Matchers(read.collect::<anyhow::Result<_>>()?);
     ensure!(!duration.0.is_zero(), "--for 0s would hold nothing back");
-    ensure!(!reason.trim().is_empty(), "--reason is empty: say why, for those who wonder why nothing came");
+    ensure!(
+        !reason.trim().is_empty(),
+        "--reason is empty: say why, for those who wonder why nothing came"
+    );
     let now = Timestamp::now();
     let starts_at = from.unwrap_or(now);
     let ends_at = silences::later(starts_at, duration.0);
-    ensure!(ends_at > now, "it would be over already: it begins at {starts_at} and ends at {ends_at}");
+    ensure!(
+        ends_at > now,
+        "it would be over already: it begins at {starts_at} and ends at {ends_at}"
+    );
     let id = new_id('s', SystemTime::now());
-    Ok(Silence { id, matchers, by: by.unwrap_or_else(people::who), reason, made_at: now, starts_at, ends_at })
+    Ok(Silence {
+        id,
+        matchers,
+        by: by.unwrap_or_else(people::who),
+        reason,
+        made_at: now,
+        starts_at,
+        ends_at,
+    })
 }
 
-async fn add(broker: &Broker, pipeline: &Pipeline, silence: Silence, json: bool) -> anyhow::Result<ExitCode> {
+async fn add(
+    broker: &Broker,
+    pipeline: &Pipeline,
+    silence: Silence,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let names = pipeline.names();
     let there = silences::all(broker, &names).await?;
     ensure!(
@@ -156,13 +175,20 @@ async fn add(broker: &Broker, pipeline: &Pipeline, silence: Silence, json: bool)
     match fitting.as_slice() {
         [] => println!("no incident that goes on fits it now"),
         [first] => println!("1 incident that goes on fits it: {}", printable(first)),
-        [first, ..] => println!("{} incidents that go on fit it, such as {}", fitting.len(), printable(first)),
+        [first, ..] => {
+            println!("{} incidents that go on fit it, such as {}", fitting.len(), printable(first))
+        }
     }
     println!("end it:  millstream silence rm {}", silence.id);
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ls(broker: &Broker, pipeline: &Pipeline, all: bool, json: bool) -> anyhow::Result<ExitCode> {
+async fn ls(
+    broker: &Broker,
+    pipeline: &Pipeline,
+    all: bool,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let now = Timestamp::now();
     let mut silences = silences::all(broker, &pipeline.names()).await?;
     silences.retain(|silence| all || Phase::of(silence, now) != Phase::Expired);
@@ -175,7 +201,10 @@ async fn ls(broker: &Broker, pipeline: &Pipeline, all: bool, json: bool) -> anyh
         return Ok(found(!silences.is_empty()));
     }
     if silences.is_empty() {
-        println!("no silences{}", if all { "" } else { " that hold; --all lists those that are over" });
+        println!(
+            "no silences{}",
+            if all { "" } else { " that hold; --all lists those that are over" }
+        );
         return Ok(found(false));
     }
     let clock = std::io::stdout().is_terminal().then(SystemTime::now);
@@ -202,15 +231,27 @@ async fn ls(broker: &Broker, pipeline: &Pipeline, all: bool, json: bool) -> anyh
     Ok(found(true))
 }
 
-async fn rm(broker: &Broker, pipeline: &Pipeline, id: &str, json: bool) -> anyhow::Result<ExitCode> {
+async fn rm(
+    broker: &Broker,
+    pipeline: &Pipeline,
+    id: &str,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let now = Timestamp::now();
     let names = pipeline.names();
     let all = silences::all(broker, &names).await?;
     let mut meant = all.into_iter().filter(|silence| silence.id.starts_with(id));
     let hint = "`millstream silence ls` lists them";
-    let first = meant.next().with_context(|| format!("there is no silence \"{}\"\n hint: {hint}", printable(id)))?;
+    let first = meant
+        .next()
+        .with_context(|| format!("there is no silence \"{}\"\n hint: {hint}", printable(id)))?;
     if let Some(second) = meant.next() {
-        bail!("\"{}\" could be {} or {}\n hint: type more of it", printable(id), first.id, second.id);
+        bail!(
+            "\"{}\" could be {} or {}\n hint: type more of it",
+            printable(id),
+            first.id,
+            second.id
+        );
     }
     if Phase::of(&first, now) == Phase::Expired {
         bail!("silence {} was over at {} already", first.id, first.ends_at);

@@ -52,7 +52,8 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         print!("{}", status.render(super::terminal_width().unwrap_or(120)));
     }
     let stopped = status.stages.iter().any(|stage| {
-        stage.breaker.is_some() || stage.feeds.iter().any(|feed| feed.problem.is_some() || feed.orphans > Some(0))
+        stage.breaker.is_some()
+            || stage.feeds.iter().any(|feed| feed.problem.is_some() || feed.orphans > Some(0))
     });
     Ok(super::found(stopped || status.dead_letters.is_none_or(|letters| letters > 0)))
 }
@@ -69,9 +70,9 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
             feeds.push(match state {
                 Ok(state) => FeedStatus {
                     orphans: orphans(broker, &shelves, &feed).await,
-                    swept: shelves
-                        .iter()
-                        .any(|shelf| shelf.stream == feed.stream && shelf.retention != Retention::Limits),
+                    swept: shelves.iter().any(|shelf| {
+                        shelf.stream == feed.stream && shelf.retention != Retention::Limits
+                    }),
                     stream: feed.stream,
                     problem: None,
                     pending: state.num_pending,
@@ -103,23 +104,38 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
     for stage in pipeline.stages.iter().filter(|stage| stage.breaker.is_some()) {
         let key = Names::breaker_key(&stage.name);
         let record = broker.kv_get(&names.state_bucket(), &key).await.ok().flatten();
-        let record =
-            record.and_then(|(value, _)| Record::read(&value)).filter(|record| record.state == RecordState::Open);
-        if let (Some(shown), Some(record)) = (status.stages.iter_mut().find(|shown| shown.stage == stage.name), record)
+        let record = record
+            .and_then(|(value, _)| Record::read(&value))
+            .filter(|record| record.state == RecordState::Open);
+        if let (Some(shown), Some(record)) =
+            (status.stages.iter_mut().find(|shown| shown.stage == stage.name), record)
         {
             let (since, probe_at) = (record.opened_at.as_deref(), record.probe_at.as_deref());
-            shown.breaker = Some(BreakerStatus::new(&record.reason, since, probe_at, record.opens, Timestamp::now()));
+            shown.breaker = Some(BreakerStatus::new(
+                &record.reason,
+                since,
+                probe_at,
+                record.opens,
+                Timestamp::now(),
+            ));
         }
     }
     let letters = broker.stream_state(&names.dlq_stream()).await.ok();
-    status.dead_letters = broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(None)).await.ok();
-    let of_limit = |state: &StreamState| Some(state.bytes as f64 / pipeline.storage.dlq_max_bytes? as f64);
+    status.dead_letters =
+        broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(None)).await.ok();
+    let of_limit =
+        |state: &StreamState| Some(state.bytes as f64 / pipeline.storage.dlq_max_bytes? as f64);
     status.dead_letters_full = letters.as_ref().and_then(of_limit);
-    status.retry_queue = broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
-    status.failed_attempts = broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
+    status.retry_queue =
+        broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
+    status.failed_attempts =
+        broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
     let tallies = known::tallies(broker, pipeline).await.unwrap_or_default();
-    status.alerting = (!tallies.is_empty()).then(|| AlertingStatus::of(tallies.iter().flat_map(|(_, all)| all)));
-    if let (Some(alerting), Ok(silences)) = (&mut status.alerting, silences::all(broker, &names).await) {
+    status.alerting =
+        (!tallies.is_empty()).then(|| AlertingStatus::of(tallies.iter().flat_map(|(_, all)| all)));
+    if let (Some(alerting), Ok(silences)) =
+        (&mut status.alerting, silences::all(broker, &names).await)
+    {
         // Which hold now is a matter of now, and a checkpoint is of a moment ago.
         let holds = |silence: &&Silence| Phase::of(silence, Timestamp::now()) == Phase::Active;
         alerting.silences = silences.iter().filter(holds).count() as u64;
@@ -129,7 +145,8 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
 
 /// Events of a feed that nobody will be given again.
 async fn orphans(broker: &Broker, shelves: &[Shelf], feed: &Feed) -> Option<u64> {
-    let mut readers = shelves.iter().flat_map(|shelf| shelf.readers.iter().map(move |reader| (shelf, reader)));
+    let mut readers =
+        shelves.iter().flat_map(|shelf| shelf.readers.iter().map(move |reader| (shelf, reader)));
     let (shelf, reader) = readers.find(|(_, reader)| reader.feed == *feed)?;
     shelf.orphans(broker, reader).await.ok().flatten()
 }

@@ -63,7 +63,8 @@ impl Stub {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
             .await
             .context("could not open a port for the demo's service")?;
-        let address = listener.local_addr().context("could not open a port for the demo's service")?;
+        let address =
+            listener.local_addr().context("could not open a port for the demo's service")?;
         let alerts = Arc::new(Mutex::new(Vec::new()));
         let routes = Router::new()
             .route("/orders", post(handle))
@@ -89,8 +90,10 @@ impl Drop for Stub {
 }
 
 async fn handle(headers: HeaderMap, body: Bytes) -> impl IntoResponse {
-    let attempt: u32 =
-        headers.get("millstream-attempt").and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(1);
+    let attempt: u32 = headers
+        .get("millstream-attempt")
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .unwrap_or(1);
     let event: Value = serde_json::from_slice(&body).unwrap_or_default();
     match Note::of(&event) {
         Note::Fine => (StatusCode::NO_CONTENT, ""),

@@ -1,4 +1,5 @@
-//! Table: columns as wide as they need to be, cut to the terminal, but for the first: other commands take what it holds.
+//! Table: columns as wide as they need to be, cut to the terminal, but for the first: other
+//! commands take what it holds.
 
 /// Rows of text under a heading.
 #[derive(Debug)]
@@ -14,12 +15,16 @@ impl Table {
 
     /// Adds a row. Control characters are escaped: cells may hold text from outside.
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().map(|cell| super::printable(&cell).replace('\n', " ")).collect());
+        self.rows.push(
+            cells.into_iter().map(|cell| super::printable(&cell).replace('\n', " ")).collect(),
+        );
     }
 
     /// Takes a column away.
     pub(super) fn without(&mut self, heading: &str) {
-        if let Some(at) = self.rows.first().and_then(|row| row.iter().position(|name| name == heading)) {
+        if let Some(at) =
+            self.rows.first().and_then(|row| row.iter().position(|name| name == heading))
+        {
             for row in &mut self.rows {
                 row.remove(at);
             }
@@ -45,7 +50,9 @@ impl Table {
     fn lines(&self, width: Option<usize>) -> Vec<String> {
         let columns = self.rows.first().map_or(0, Vec::len);
         let mut widths: Vec<usize> = (0..columns)
-            .map(|n| self.rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0).min(CELL_MAX))
+            .map(|n| {
+                self.rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0).min(CELL_MAX)
+            })
             .collect();
         if let Some(width) = width {
             narrow(&mut widths, width);
@@ -70,8 +77,8 @@ impl Table {
 /// The widest cell that is not the last: an id of 256 bytes must not push the rest off the screen.
 const CELL_MAX: usize = 40;
 
-/// To which width a column may be cut so that the last one has which width: first what most error classes need, then, where
-/// that is not enough, what is still told apart.
+/// To which width a column may be cut so that the last one has which width: first what most error
+/// classes need, then, where that is not enough, what is still told apart.
 const CUTS: [(usize, usize); 2] = [(16, 28), (8, 16)];
 
 /// Takes from the widest columns but the first until the last one can be read within `width`.
@@ -100,7 +107,10 @@ mod tests {
     #[test]
     fn wide_columns_give_way_to_the_last_and_empty_ones_go() {
         let mut table = Table::new(&["A", "EMPTY", "ID", "ERROR"]);
-        table.row(["1", "", "0199a3f2-77aa-7bbb-8ccc-ddddeeeeffff", "no answer within five seconds"].map(String::from));
+        table.row(
+            ["1", "", "0199a3f2-77aa-7bbb-8ccc-ddddeeeeffff", "no answer within five seconds"]
+                .map(String::from),
+        );
         table.without_empty("EMPTY");
         table.without_empty("ERROR");
         expect_test::expect![[r#"
@@ -108,7 +118,10 @@ mod tests {
             1  0199a3f2-77aa-7b…  no answer within five secon…"#]]
         .assert_eq(&table.lines(Some(50)).join("\n"));
         let mut table = Table::new(&["JOB", "CLASS", "ERROR"]);
-        table.row(["r-20261121-124326-2sps", "ValidationError", "no answer within five seconds"].map(String::from));
+        table.row(
+            ["r-20261121-124326-2sps", "ValidationError", "no answer within five seconds"]
+                .map(String::from),
+        );
         expect_test::expect![[r#"
             JOB                     CLASS            ERROR
             r-20261121-124326-2sps  ValidationError  no answer within f…"#]]

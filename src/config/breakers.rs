@@ -9,7 +9,10 @@ pub fn of(draft: &Draft, kind: &Kind, finder: &mut Finder) -> Option<Settings> {
     let (at, written) = (draft.at.join("breaker"), &draft.table.breaker);
     if kind.name != handle::KIND.name {
         if written.is_some() && !finder.is_spoilt(&at) {
-            let message = format!("stage \"{}\" of kind \"{}\" cannot have a circuit breaker", draft.name, kind.name);
+            let message = format!(
+                "stage \"{}\" of kind \"{}\" cannot have a circuit breaker",
+                draft.name, kind.name
+            );
             finder
                 .error_on(&at, message)
                 .hint("remove it: only a stage of kind \"handle\" depends on what can be down");
@@ -24,10 +27,14 @@ pub fn of(draft: &Draft, kind: &Kind, finder: &mut Finder) -> Option<Settings> {
     for (key, period) in [("window", settings.window), ("wait", settings.wait)] {
         let at = at.join(key);
         if period.0.is_zero() && !finder.is_spoilt(&at) {
-            finder.error_at(&at, format!("{} should be longer than nothing", what(&at))).hint(match key {
-                "wait" => "a handler that is down would be asked again at once: 1s is a good wait",
-                _ => "no call would ever be within it: 10s is a good window",
-            });
+            finder.error_at(&at, format!("{} should be longer than nothing", what(&at))).hint(
+                match key {
+                    "wait" => {
+                        "a handler that is down would be asked again at once: 1s is a good wait"
+                    }
+                    _ => "no call would ever be within it: 10s is a good window",
+                },
+            );
         }
     }
     let Settings { wait, max_wait, .. } = settings;
@@ -37,7 +44,10 @@ pub fn of(draft: &Draft, kind: &Kind, finder: &mut Finder) -> Option<Settings> {
         finder
             .error_at(
                 &place,
-                format!("{} begins with {wait}, which is longer than its max_wait, {max_wait}", what(&at)),
+                format!(
+                    "{} begins with {wait}, which is longer than its max_wait, {max_wait}",
+                    what(&at)
+                ),
             )
             .hint("raise max_wait, or begin with less");
     }

@@ -23,14 +23,23 @@ use super::{
     pipeline::{Auth, Channel, Nats, Observe, Pipeline, Stage, Storage},
     policies, recover, shape, subjects, suggest, warnings,
     world::ConfigWorld,
-    written::{ChannelTable, Medium, NatsTable, ObserveTable, PipelineTable, StageTable, StorageTable},
+    written::{
+        ChannelTable, Medium, NatsTable, ObserveTable, PipelineTable, StageTable, StorageTable,
+    },
 };
 
 /// Checks what the sections mean, and puts the pipeline together.
 ///
 /// It is only to be used if `finder` found no error.
-pub fn pipeline(root: &Value, text: &str, base: &Path, catalogue: &Catalogue, finder: &mut Finder) -> Option<Pipeline> {
-    let name = table::<PipelineTable>(root, &KeyPath::of(&["pipeline"]), finder).name.unwrap_or_default();
+pub fn pipeline(
+    root: &Value,
+    text: &str,
+    base: &Path,
+    catalogue: &Catalogue,
+    finder: &mut Finder,
+) -> Option<Pipeline> {
+    let name =
+        table::<PipelineTable>(root, &KeyPath::of(&["pipeline"]), finder).name.unwrap_or_default();
     let named = KeyPath::of(&["pipeline", "name"]);
     if !finder.is_spoilt(&named) {
         names::check("pipeline", &name, &named, finder);
@@ -65,7 +74,11 @@ pub fn pipeline(root: &Value, text: &str, base: &Path, catalogue: &Catalogue, fi
 
 /// The table at a path; its defaults where it is absent or was reported already.
 fn table<T: DeserializeOwned + Default>(root: &Value, at: &KeyPath, finder: &mut Finder) -> T {
-    let value = at.find(root).filter(|value| value.is_object()).cloned().unwrap_or_else(|| Value::Object(Map::new()));
+    let value = at
+        .find(root)
+        .filter(|value| value.is_object())
+        .cloned()
+        .unwrap_or_else(|| Value::Object(Map::new()));
     read(value, at, finder)
 }
 
@@ -86,7 +99,8 @@ fn tables<T: DeserializeOwned + Default>(
     section: &str,
     finder: &mut Finder,
 ) -> Vec<(KeyPath, String, T)> {
-    let names: Vec<String> = root[section].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+    let names: Vec<String> =
+        root[section].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
     let mut all: Vec<(KeyPath, String, T)> = names
         .into_iter()
         .map(|name| {
@@ -102,8 +116,12 @@ fn tables<T: DeserializeOwned + Default>(
 /// The keys that are a kind's own: those that the common table does not have.
 fn split<T: DeserializeOwned + Default + serde::Serialize>(value: &Value) -> (Value, Value) {
     let common = serde_json::to_value(T::default()).unwrap_or_default();
-    let (ours, own): (Map<String, Value>, Map<String, Value>) =
-        value.as_object().cloned().unwrap_or_default().into_iter().partition(|(key, _)| common.get(key).is_some());
+    let (ours, own): (Map<String, Value>, Map<String, Value>) = value
+        .as_object()
+        .cloned()
+        .unwrap_or_default()
+        .into_iter()
+        .partition(|(key, _)| common.get(key).is_some());
     (Value::Object(ours), Value::Object(own))
 }
 
@@ -112,24 +130,38 @@ fn drafts(root: &Value, catalogue: &Catalogue, finder: &mut Finder) -> Vec<Draft
     let each = whole.into_iter().map(|(at, name, value)| {
         let (common, own) = split::<StageTable>(&value);
         let table: StageTable = read(common, &at, finder);
-        let kind = table.kind.as_deref().and_then(|name| catalogue.kinds.iter().find(|kind| kind.name == name));
+        let kind = table
+            .kind
+            .as_deref()
+            .and_then(|name| catalogue.kinds.iter().find(|kind| kind.name == name));
         Draft { at, name, kind, table, own, inputs: Vec::new() }
     });
     each.collect()
 }
 
 /// The policy a table names, or the default one.
-fn policy(name: Option<&str>, at: &KeyPath, policies: &BTreeMap<String, Policy>, finder: &mut Finder) -> Policy {
+fn policy(
+    name: Option<&str>,
+    at: &KeyPath,
+    policies: &BTreeMap<String, Policy>,
+    finder: &mut Finder,
+) -> Policy {
     let wanted = name.unwrap_or("default");
     policies.get(wanted).cloned().unwrap_or_else(|| {
         let (owner, shown) = (shape::owner(at).0, finder.shown(at, wanted));
         let hint = suggest(wanted, "the policies are", policies.keys().map(String::as_str));
-        finder.error_at(at, format!("{owner} uses retry policy {shown}, which is not declared")).hint(hint);
+        finder
+            .error_at(at, format!("{owner} uses retry policy {shown}, which is not declared"))
+            .hint(hint);
         Policy::default()
     })
 }
 
-fn stages(drafts: &[Draft], policies: &BTreeMap<String, Policy>, finder: &mut Finder) -> Vec<Stage> {
+fn stages(
+    drafts: &[Draft],
+    policies: &BTreeMap<String, Policy>,
+    finder: &mut Finder,
+) -> Vec<Stage> {
     let mut stages = Vec::new();
     for at in inputs::order(drafts) {
         let draft = &drafts[at];
@@ -139,10 +171,14 @@ fn stages(drafts: &[Draft], policies: &BTreeMap<String, Policy>, finder: &mut Fi
             if let Some((why, hint)) = subjects::fault(pattern) {
                 let at = draft.at.join("types").join(n.to_string());
                 let shown = finder.shown(&at, pattern);
-                finder.error_at(&at, format!("{shown} is no pattern of event types: {why}")).hint(hint);
+                finder
+                    .error_at(&at, format!("{shown} is no pattern of event types: {why}"))
+                    .hint(hint);
             }
         }
-        if table.ack_wait.0 < Duration::from_secs(1) && !finder.is_spoilt(&draft.at.join("ack_wait")) {
+        if table.ack_wait.0 < Duration::from_secs(1)
+            && !finder.is_spoilt(&draft.at.join("ack_wait"))
+        {
             let at = draft.at.join("ack_wait");
             finder
                 .error_at(&at, format!("{} is too short: {}", shape::what(&at), table.ack_wait))
@@ -173,8 +209,13 @@ fn stages(drafts: &[Draft], policies: &BTreeMap<String, Policy>, finder: &mut Fi
     stages
 }
 
-/// Builds every stage once, so that what is wrong with its own keys is found; gives the timeouts of those that have one.
-fn built(drafts: &[Draft], world: &ConfigWorld<'_>, finder: &mut Finder) -> BTreeMap<String, Duration> {
+/// Builds every stage once, so that what is wrong with its own keys is found; gives the timeouts of
+/// those that have one.
+fn built(
+    drafts: &[Draft],
+    world: &ConfigWorld<'_>,
+    finder: &mut Finder,
+) -> BTreeMap<String, Duration> {
     let mut timeouts = BTreeMap::new();
     for draft in drafts {
         let problems = match draft.kind.map(|kind| &kind.build) {
@@ -202,7 +243,8 @@ fn tell(problem: millstream_stages::Problem, base: &KeyPath, finder: &mut Finder
         return;
     }
     let message = format!("{}: {}", shape::owner(base).0, problem.message);
-    if at == *base { finder.error_on(&at, message) } else { finder.error_at(&at, message) }.maybe(problem.hint);
+    if at == *base { finder.error_on(&at, message) } else { finder.error_at(&at, message) }
+        .maybe(problem.hint);
 }
 
 fn channels(
@@ -220,13 +262,17 @@ fn channels(
         let kind = common.kind.unwrap_or_default();
         let policy = policy(common.retry.as_deref(), &at.join("retry"), policies, finder);
         if catalogue.channels.iter().any(|entry| entry.name == kind) {
-            (catalogue.channel)(&kind, &options, base).into_iter().for_each(|problem| tell(problem, &at, finder));
+            (catalogue.channel)(&kind, &options, base)
+                .into_iter()
+                .for_each(|problem| tell(problem, &at, finder));
         }
         let words = Words { title: common.title, text: common.text };
         words.problems().into_iter().for_each(|problem| tell(problem, &at, finder));
         channels.push(Channel {
             name,
-            rate_per_minute: common.rate.map_or_else(|| channels::per_minute(&kind), |rate| rate.per_minute),
+            rate_per_minute: common
+                .rate
+                .map_or_else(|| channels::per_minute(&kind), |rate| rate.per_minute),
             kind,
             options,
             words,
@@ -258,7 +304,9 @@ fn nats(root: &Value, base: &Path, finder: &mut Finder) -> Nats {
         let item = at.join("url").join(n.to_string());
         let place = if item.find(root).is_some() { item } else { at.join("url") };
         let scheme = address.split_once("://").map(|(scheme, _)| scheme);
-        if address.is_empty() || scheme.is_some_and(|scheme| !["nats", "tls", "ws", "wss"].contains(&scheme)) {
+        if address.is_empty()
+            || scheme.is_some_and(|scheme| !["nats", "tls", "ws", "wss"].contains(&scheme))
+        {
             let shown = finder.shown(&place, address);
             finder
                 .error_at(&place, format!("{shown} is no address of a NATS server"))
@@ -276,7 +324,10 @@ fn nats(root: &Value, base: &Path, finder: &mut Finder) -> Nats {
     .collect();
     if let [first, second, ..] = ways.as_slice() {
         finder
-            .error_on(&at.join(*second), format!("[nats] says who we are twice: by \"{first}\" and by \"{second}\""))
+            .error_on(
+                &at.join(*second),
+                format!("[nats] says who we are twice: by \"{first}\" and by \"{second}\""),
+            )
             .hint("keep one of creds, nkey, user and password, token");
     }
     let auth = match written {
@@ -308,7 +359,9 @@ fn pair(at: &KeyPath, keys: [&str; 2], has_first: bool, finder: &mut Finder) {
     let [given, absent] = if has_first { keys } else { [keys[1], keys[0]] };
     if !finder.is_spoilt(&at.join(absent)) {
         let message = format!("{} has no \"{absent}\"", shape::what(at));
-        finder.error_on(&at.join(given), message).hint(format!("\"{given}\" and \"{absent}\" go together"));
+        finder
+            .error_on(&at.join(given), message)
+            .hint(format!("\"{given}\" and \"{absent}\" go together"));
     }
 }
 
@@ -333,18 +386,29 @@ fn observe(root: &Value, finder: &mut Finder) -> Observe {
         let shown = finder.shown(&at, &text);
         let address = text.parse().ok();
         if address.is_none() {
-            let hint = "write an IP address and a port, such as \"127.0.0.1:9464\" or \"0.0.0.0:9464\"";
+            let hint =
+                "write an IP address and a port, such as \"127.0.0.1:9464\" or \"0.0.0.0:9464\"";
             finder
-                .error_at(&at, format!("{} should be an address to listen on, got {shown}", shape::what(&at)))
+                .error_at(
+                    &at,
+                    format!("{} should be an address to listen on, got {shown}", shape::what(&at)),
+                )
                 .hint(hint);
         }
         address
     });
-    if let Some(url) = written.otlp.as_ref().filter(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
+    if let Some(url) = written
+        .otlp
+        .as_ref()
+        .filter(|url| !url.starts_with("http://") && !url.starts_with("https://"))
+    {
         let at = at.join("otlp");
         let shown = finder.shown(&at, url);
-        let message = format!("{} should begin with http:// or https://, got {shown}", shape::what(&at));
-        finder.error_at(&at, message).hint("an OTLP/HTTP collector listens on port 4318: \"http://127.0.0.1:4318\"");
+        let message =
+            format!("{} should begin with http:// or https://, got {shown}", shape::what(&at));
+        finder
+            .error_at(&at, message)
+            .hint("an OTLP/HTTP collector listens on port 4318: \"http://127.0.0.1:4318\"");
     }
     Observe { listen, otlp: written.otlp, sample: written.sample }
 }

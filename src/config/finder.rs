@@ -29,7 +29,8 @@ pub struct Finder {
     reports: Vec<Report>,
 }
 
-/// A text this long is blotted out wherever it appears; a shorter one would take half of every sentence with it.
+/// A text this long is blotted out wherever it appears; a shorter one would take half of every
+/// sentence with it.
 const SECRET_BYTES_MIN: usize = 3;
 
 impl Finder {
@@ -77,7 +78,8 @@ impl Finder {
 
     fn is_secret_value(&self, path: &KeyPath, value: &Value) -> bool {
         let keys = path.keys();
-        let address = keys.starts_with(&["nats", "url"]) && value.as_str().is_some_and(|url| url.contains('@'));
+        let address = keys.starts_with(&["nats", "url"])
+            && value.as_str().is_some_and(|url| url.contains('@'));
         secrets::is_secret(&keys) || address
     }
 
@@ -96,11 +98,17 @@ impl Finder {
     /// Remembers every secret of the finished tree.
     pub fn hide_secrets(&mut self, value: &Value, at: &KeyPath) {
         match value {
-            Value::Object(table) => table.iter().for_each(|(key, value)| self.hide_secrets(value, &at.join(key))),
-            Value::Array(list) => {
-                list.iter().enumerate().for_each(|(n, value)| self.hide_secrets(value, &at.join(n.to_string())));
+            Value::Object(table) => {
+                table.iter().for_each(|(key, value)| self.hide_secrets(value, &at.join(key)))
             }
-            Value::String(text) if self.is_secret_value(at, value) => self.hide(at.clone(), [text.clone()]),
+            Value::Array(list) => {
+                list.iter()
+                    .enumerate()
+                    .for_each(|(n, value)| self.hide_secrets(value, &at.join(n.to_string())));
+            }
+            Value::String(text) if self.is_secret_value(at, value) => {
+                self.hide(at.clone(), [text.clone()])
+            }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
@@ -120,7 +128,8 @@ impl Finder {
         &self.spoilt
     }
 
-    /// The value as a message may show it: text in quotes, tables and lists by name, secrets as `***`.
+    /// The value as a message may show it: text in quotes, tables and lists by name, secrets as
+    /// `***`.
     pub fn show(&self, path: &KeyPath, value: &Value) -> String {
         if self.hidden.iter().any(|hidden| hidden.holds(path)) {
             return MASK.to_owned();
@@ -167,14 +176,31 @@ impl Finder {
     }
 
     /// A report on a place that is not in the file.
-    pub fn elsewhere(&mut self, severity: Severity, place: &str, message: impl Into<String>) -> Hinted<'_> {
+    pub fn elsewhere(
+        &mut self,
+        severity: Severity,
+        place: &str,
+        message: impl Into<String>,
+    ) -> Hinted<'_> {
         self.push(Report::on_file(severity, place, message))
     }
 
-    fn add(&mut self, severity: Severity, path: &KeyPath, key: bool, message: String) -> Hinted<'_> {
-        let origin = self.origins.iter().rev().find(|(from, _)| from.holds(path) || (key && path.holds(from)));
+    fn add(
+        &mut self,
+        severity: Severity,
+        path: &KeyPath,
+        key: bool,
+        message: String,
+    ) -> Hinted<'_> {
+        let origin = self
+            .origins
+            .iter()
+            .rev()
+            .find(|(from, _)| from.holds(path) || (key && path.holds(from)));
         let report = match origin {
-            Some((_, origin)) if !(key && self.spots.contains_key(path)) => Report::on_file(severity, origin, message),
+            Some((_, origin)) if !(key && self.spots.contains_key(path)) => {
+                Report::on_file(severity, origin, message)
+            }
             _ => match self.spot(path) {
                 Some((spot, exact)) => {
                     let span = if key || !exact { spot.key.clone() } else { spot.value.clone() };
@@ -243,7 +269,9 @@ impl Finder {
     }
 
     fn blot(&self, text: &str) -> String {
-        self.secret_texts.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), MASK))
+        self.secret_texts
+            .iter()
+            .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), MASK))
     }
 
     /// Whether an error was found.
@@ -258,7 +286,8 @@ impl Finder {
 
     /// What was found: errors, then warnings, each in the order of the file; nothing twice.
     pub fn finish(mut self) -> Vec<Report> {
-        self.reports.sort_by_key(|report| (report.severity, report.line.unwrap_or(0), report.column));
+        self.reports
+            .sort_by_key(|report| (report.severity, report.line.unwrap_or(0), report.column));
         self.reports.dedup();
         self.reports
     }

@@ -46,11 +46,18 @@ pub fn written(input: &Input) -> String {
 
 /// Finds out what every stage reads.
 pub fn resolve(drafts: &mut [Draft], sources: &[&str], finder: &mut Finder) {
-    let mut all: Vec<Input> = sources.iter().map(|name| Input::Source((*name).to_owned())).collect();
+    let mut all: Vec<Input> =
+        sources.iter().map(|name| Input::Source((*name).to_owned())).collect();
     all.extend(drafts.iter().map(|draft| Input::Results(draft.name.clone())));
-    all.extend(drafts.iter().filter(|d| d.maps() != Some(false)).map(|draft| Input::Failed(draft.name.clone())));
+    all.extend(
+        drafts
+            .iter()
+            .filter(|d| d.maps() != Some(false))
+            .map(|draft| Input::Failed(draft.name.clone())),
+    );
     all.push(Input::Findings);
-    let resolved: Vec<Vec<Input>> = drafts.iter().map(|draft| inputs(draft, drafts, &all, finder)).collect();
+    let resolved: Vec<Vec<Input>> =
+        drafts.iter().map(|draft| inputs(draft, drafts, &all, finder)).collect();
     for (draft, inputs) in drafts.iter_mut().zip(resolved) {
         draft.inputs = inputs;
     }
@@ -97,22 +104,39 @@ fn refusal(reader: &Draft, input: &Input, drafts: &[Draft]) -> Option<(String, &
     if kind.name == millstream_stages::alert::KIND.name {
         let hint = "declare a [channel.<name>] for where they should go";
         return Some((
-            format!("stage \"{}\" cannot read \"{name}\": its notifications go to channels", reader.name),
+            format!(
+                "stage \"{}\" cannot read \"{name}\": its notifications go to channels",
+                reader.name
+            ),
             hint,
         ));
     }
-    let message = format!("stage \"{}\" cannot read \"{name}\", which is of kind \"{}\"", reader.name, kind.name);
-    (reader.maps() == Some(true)).then_some((message, "incidents are read by stages that keep state, such as alert"))
+    let message = format!(
+        "stage \"{}\" cannot read \"{name}\", which is of kind \"{}\"",
+        reader.name, kind.name
+    );
+    (reader.maps() == Some(true))
+        .then_some((message, "incidents are read by stages that keep state, such as alert"))
 }
 
-fn nothing(draft: &Draft, text: &str, at: &KeyPath, drafts: &[Draft], all: &[Input], finder: &mut Finder) {
+fn nothing(
+    draft: &Draft,
+    text: &str,
+    at: &KeyPath,
+    drafts: &[Draft],
+    all: &[Input],
+    finder: &mut Finder,
+) {
     let reader = &draft.name;
-    let names: Vec<String> = all.iter().filter(|input| refusal(draft, input, drafts).is_none()).map(written).collect();
+    let names: Vec<String> =
+        all.iter().filter(|input| refusal(draft, input, drafts).is_none()).map(written).collect();
     let own = [reader.clone(), format!("{reader}.failed")];
     let names: Vec<String> = names.into_iter().filter(|name| !own.contains(name)).collect();
     let shown = finder.shown(at, text);
     let list = || format!("it could read: {}", names.join(", "));
-    let stage = text.strip_suffix(".failed").and_then(|name| drafts.iter().find(|draft| draft.name == name));
+    let stage = text
+        .strip_suffix(".failed")
+        .and_then(|name| drafts.iter().find(|draft| draft.name == name));
     if let Some(kind) = stage.and_then(|stage| stage.kind) {
         finder
             .error_at(
@@ -124,13 +148,17 @@ fn nothing(draft: &Draft, text: &str, at: &KeyPath, drafts: &[Draft], all: &[Inp
             )
             .hint("only stages that map events, such as validate and handle, have them");
     } else if text.contains('*') {
-        finder.error_at(at, format!("{shown} in the inputs of stage \"{reader}\" matches nothing")).hint(list());
+        finder
+            .error_at(at, format!("{shown} in the inputs of stage \"{reader}\" matches nothing"))
+            .hint(list());
     } else {
         let prefixed = format!("source.{text}");
         let near = names.iter().find(|name| **name == prefixed).map(String::as_str);
         let near = near.or_else(|| nearest(text, names.iter().map(String::as_str)));
         let hint = near.map_or_else(list, |name| format!("did you mean \"{name}\"?"));
-        finder.error_at(at, format!("stage \"{reader}\" reads {shown}, which is not declared")).hint(hint);
+        finder
+            .error_at(at, format!("stage \"{reader}\" reads {shown}, which is not declared"))
+            .hint(hint);
     }
 }
 
@@ -142,7 +170,13 @@ fn cycles(drafts: &[Draft], finder: &mut Finder) {
     }
 }
 
-fn follow(at: usize, drafts: &[Draft], path: &mut Vec<usize>, done: &mut BTreeSet<usize>, finder: &mut Finder) {
+fn follow(
+    at: usize,
+    drafts: &[Draft],
+    path: &mut Vec<usize>,
+    done: &mut BTreeSet<usize>,
+    finder: &mut Finder,
+) {
     if let Some(start) = path.iter().position(|seen| *seen == at) {
         // The path goes from reader to read; events go the other way.
         let first = path[start..].iter().copied().min().expect("the cycle has a stage");
@@ -176,13 +210,19 @@ fn chain(draft: &Draft, drafts: &[Draft], finder: &mut Finder) {
         return;
     }
     let (at, name) = (draft.at.join("chain"), &draft.name);
-    let maps =
-        |name: &str| drafts.iter().find(|draft| draft.name == name).is_some_and(|draft| draft.maps() != Some(false));
+    let maps = |name: &str| {
+        drafts
+            .iter()
+            .find(|draft| draft.name == name)
+            .is_some_and(|draft| draft.maps() != Some(false))
+    };
     if draft.maps() == Some(false) {
         finder
             .error_at(&at, format!("stage \"{name}\" cannot be chained: it keeps state"))
             .hint("only stages that map events, such as validate and handle, can be");
-    } else if !matches!(draft.inputs.as_slice(), [Input::Results(read)] if maps(read)) && !draft.inputs.is_empty() {
+    } else if !matches!(draft.inputs.as_slice(), [Input::Results(read)] if maps(read))
+        && !draft.inputs.is_empty()
+    {
         let list: Vec<String> = draft.inputs.iter().map(written).collect();
         finder
             .error_at(&at, format!("stage \"{name}\" cannot be chained: it reads {}", list.join(", ")))
@@ -190,18 +230,23 @@ fn chain(draft: &Draft, drafts: &[Draft], finder: &mut Finder) {
     }
 }
 
-/// The order in which each stage comes after what it reads; the file's order where that leaves a choice.
+/// The order in which each stage comes after what it reads; the file's order where that leaves a
+/// choice.
 pub fn order(drafts: &[Draft]) -> Vec<usize> {
     let mut order: Vec<usize> = Vec::with_capacity(drafts.len());
     while order.len() < drafts.len() {
         let next = (0..drafts.len()).filter(|at| !order.contains(at)).find(|at| {
             drafts[*at].inputs.iter().all(|input| match input {
                 Input::Source(_) | Input::Findings => true,
-                Input::Results(name) | Input::Failed(name) => order.iter().any(|done| drafts[*done].name == *name),
+                Input::Results(name) | Input::Failed(name) => {
+                    order.iter().any(|done| drafts[*done].name == *name)
+                }
             })
         });
         // Nothing is next in a circle, which was reported: then the order does not matter.
-        let Some(next) = next.or_else(|| (0..drafts.len()).find(|at| !order.contains(at))) else { break };
+        let Some(next) = next.or_else(|| (0..drafts.len()).find(|at| !order.contains(at))) else {
+            break;
+        };
         order.push(next);
     }
     order

@@ -28,10 +28,18 @@ pub const RESERVED: &[&str] = &[
 /// The file's values with the environment's and then the flags' over them.
 ///
 /// A variable names its key with `__` between levels: `MILLSTREAM_STAGE__ORDERS__CONCURRENCY=8`.
-pub fn merge(file: Value, env: &[(String, String)], flags: &[(String, String)], finder: &mut Finder) -> Value {
+pub fn merge(
+    file: Value,
+    env: &[(String, String)],
+    flags: &[(String, String)],
+    finder: &mut Finder,
+) -> Value {
     let mut figment = Figment::from(Serialized::defaults(file));
     for (name, text) in env {
-        let Some(rest) = name.strip_prefix(PREFIX).filter(|_| !RESERVED.contains(&name.as_str())) else { continue };
+        let Some(rest) = name.strip_prefix(PREFIX).filter(|_| !RESERVED.contains(&name.as_str()))
+        else {
+            continue;
+        };
         let place = format!("environment variable {name}");
         if !rest.contains("__") {
             finder
@@ -48,7 +56,13 @@ pub fn merge(file: Value, env: &[(String, String)], flags: &[(String, String)], 
     figment.extract().expect("a merge of trees is a tree")
 }
 
-fn over(figment: Figment, path: KeyPath, text: &str, place: String, finder: &mut Finder) -> Figment {
+fn over(
+    figment: Figment,
+    path: KeyPath,
+    text: &str,
+    place: String,
+    finder: &mut Finder,
+) -> Figment {
     if path.keys().iter().any(|key| key.is_empty()) {
         finder
             .elsewhere(Severity::Error, &place, "a level of the key is empty")
@@ -56,10 +70,17 @@ fn over(figment: Figment, path: KeyPath, text: &str, place: String, finder: &mut
         return figment;
     }
     // A password of digits is still text.
-    let Ok(value) = if secrets::is_secret(&path.keys()) { Ok(Layer::from(text)) } else { text.parse::<Layer>() };
+    let Ok(value) = if secrets::is_secret(&path.keys()) {
+        Ok(Layer::from(text))
+    } else {
+        text.parse::<Layer>()
+    };
     let keys = path.keys();
     let (top, below) = keys.split_first().expect("a path has a key");
-    let tree = below.iter().rev().fold(value, |tree, key| Layer::from(Dict::from([((*key).to_owned(), tree)])));
+    let tree = below
+        .iter()
+        .rev()
+        .fold(value, |tree, key| Layer::from(Dict::from([((*key).to_owned(), tree)])));
     finder.came_from(path.clone(), place);
     figment.merge(Serialized::default(top, tree))
 }
@@ -67,7 +88,13 @@ fn over(figment: Figment, path: KeyPath, text: &str, place: String, finder: &mut
 /// Fills in `${VAR}` and `${file:PATH}` in every text; `$$` is a `$`.
 ///
 /// What was filled in is remembered as a secret. A relative path starts from `base`.
-pub fn fill(value: &mut Value, at: &KeyPath, base: &Path, env: &[(String, String)], finder: &mut Finder) {
+pub fn fill(
+    value: &mut Value,
+    at: &KeyPath,
+    base: &Path,
+    env: &[(String, String)],
+    finder: &mut Finder,
+) {
     match value {
         Value::Object(table) => {
             for (key, value) in table {
@@ -96,7 +123,11 @@ pub fn fill(value: &mut Value, at: &KeyPath, base: &Path, env: &[(String, String
 }
 
 /// The text with its places filled, and what was put into them.
-fn filled(text: &str, base: &Path, env: &[(String, String)]) -> Result<(String, Vec<String>), (String, String)> {
+fn filled(
+    text: &str,
+    base: &Path,
+    env: &[(String, String)],
+) -> Result<(String, Vec<String>), (String, String)> {
     let (mut out, mut secrets, mut rest) = (String::new(), Vec::new(), text);
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
@@ -113,12 +144,16 @@ fn filled(text: &str, base: &Path, env: &[(String, String)]) -> Result<(String, 
             })?;
             let value = match name.strip_prefix("file:") {
                 Some(path) => file(&base.join(path), path)?,
-                None => env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()).ok_or_else(|| {
-                    (
-                        format!("environment variable \"{name}\" is not set"),
-                        format!("set {name}, or write \"$${{\" for the characters themselves"),
-                    )
-                })?,
+                None => env
+                    .iter()
+                    .find(|(key, _)| key == name)
+                    .map(|(_, value)| value.clone())
+                    .ok_or_else(|| {
+                        (
+                            format!("environment variable \"{name}\" is not set"),
+                            format!("set {name}, or write \"$${{\" for the characters themselves"),
+                        )
+                    })?,
             };
             out.push_str(&value);
             secrets.push(value);
@@ -133,13 +168,16 @@ fn filled(text: &str, base: &Path, env: &[(String, String)]) -> Result<(String, 
 }
 
 fn file(path: &Path, name: &str) -> Result<String, (String, String)> {
-    let wrong = |why: String, hint: &str| (format!("could not read \"{name}\": {why}"), hint.to_owned());
+    let wrong =
+        |why: String, hint: &str| (format!("could not read \"{name}\": {why}"), hint.to_owned());
     let relative = "a relative path starts from the folder of pipeline.toml";
-    let size = std::fs::metadata(path).map_err(|error| wrong(super::io_words(&error), relative))?.len();
+    let size =
+        std::fs::metadata(path).map_err(|error| wrong(super::io_words(&error), relative))?.len();
     if size > FILLED_BYTES_MAX {
         return Err(wrong(format!("it has {size} bytes"), "${file:…} reads 64 KiB at the most"));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(super::io_words(&error), relative))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| wrong(super::io_words(&error), relative))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
@@ -164,7 +202,8 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_environment_and_that_over_the_file() {
-        let file = serde_json::json!({"stage": {"a": {"concurrency": 1, "retry": "x", "chain": true}}});
+        let file =
+            serde_json::json!({"stage": {"a": {"concurrency": 1, "retry": "x", "chain": true}}});
         let env = env(&[
             ("MILLSTREAM_STAGE__A__CONCURRENCY", "2"),
             ("MILLSTREAM_STAGE__A__RETRY", "y"),
@@ -173,6 +212,9 @@ mod tests {
         let flags = self::env(&[("stage.a.concurrency", "3")]);
         let mut finder = Finder::new("pipeline.toml", "");
         let merged = merge(file, &env, &flags, &mut finder);
-        assert_eq!(merged, serde_json::json!({"stage": {"a": {"concurrency": 3, "retry": "y", "chain": true}}}));
+        assert_eq!(
+            merged,
+            serde_json::json!({"stage": {"a": {"concurrency": 3, "retry": "y", "chain": true}}})
+        );
     }
 }

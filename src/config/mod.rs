@@ -1,8 +1,9 @@
-//! Config: `pipeline.toml` as written, every problem found, a checked [`Pipeline`]. Reads files; touches no broker.
+//! Config: `pipeline.toml` as written, every problem found, a checked [`Pipeline`]. Reads files;
+//! touches no broker.
 //!
-//! The way of a file: [`place`] parses it, [`layers`] puts environment and flags over it and fills in `${…}`,
-//! [`shape`] holds every section against its schema, [`names`], [`inputs`] and [`build`] check what it means,
-//! and [`finder`] puts what they find at its place in the file.
+//! The way of a file: [`place`] parses it, [`layers`] puts environment and flags over it and fills
+//! in `${…}`, [`shape`] holds every section against its schema, [`names`], [`inputs`] and [`build`]
+//! check what it means, and [`finder`] puts what they find at its place in the file.
 
 pub mod breakers;
 pub mod build;
@@ -54,8 +55,10 @@ pub struct Catalogue {
     pub channel: fn(kind: &str, options: &Value, base: &Path) -> Vec<Problem>,
 }
 
-/// Builds the handler that a `handler = { … }` table describes; the folder is where relative paths start.
-pub type HandlerBuilder = dyn Fn(&Value, &Path) -> Result<Arc<dyn Handler>, Vec<Problem>> + Send + Sync;
+/// Builds the handler that a `handler = { … }` table describes; the folder is where relative paths
+/// start.
+pub type HandlerBuilder =
+    dyn Fn(&Value, &Path) -> Result<Arc<dyn Handler>, Vec<Problem>> + Send + Sync;
 
 /// A kind of channel, or a handler.
 #[derive(Debug, Clone)]
@@ -71,7 +74,8 @@ pub struct Entry {
 impl Catalogue {
     /// Every kind of stage, channel and handler.
     ///
-    /// Handlers are built as in `context`, their relative paths starting from the folder of the file.
+    /// Handlers are built as in `context`, their relative paths starting from the folder of the
+    /// file.
     pub fn new(context: HandlerContext) -> Self {
         let entry = |(name, about, options)| Entry { name, about, options };
         let handler = move |options: &Value, base: &Path| {
@@ -79,8 +83,14 @@ impl Catalogue {
         };
         Self {
             kinds: KINDS,
-            channels: CHANNELS.iter().map(|kind| entry((kind.name, kind.about, kind.options))).collect(),
-            handlers: HANDLERS.iter().map(|kind| entry((kind.name, kind.about, kind.options))).collect(),
+            channels: CHANNELS
+                .iter()
+                .map(|kind| entry((kind.name, kind.about, kind.options)))
+                .collect(),
+            handlers: HANDLERS
+                .iter()
+                .map(|kind| entry((kind.name, kind.about, kind.options)))
+                .collect(),
             handler: Box::new(handler),
             channel: |kind, options, base| {
                 let context = ChannelContext { base: base.to_owned(), ..ChannelContext::default() };
@@ -109,8 +119,14 @@ pub struct Loaded {
     pub reports: Vec<Report>,
 }
 
-/// Reads `path`, puts `env` and then `flags` (key path with dots, value) over it, and checks all of it.
-pub fn load(path: &Path, flags: &[(String, String)], env: &[(String, String)], catalogue: &Catalogue) -> Loaded {
+/// Reads `path`, puts `env` and then `flags` (key path with dots, value) over it, and checks all of
+/// it.
+pub fn load(
+    path: &Path,
+    flags: &[(String, String)],
+    env: &[(String, String)],
+    catalogue: &Catalogue,
+) -> Loaded {
     match read(path) {
         Ok(text) => load_text(&text, path, flags, env, catalogue),
         Err(report) => Loaded { pipeline: None, reports: vec![*report] },
@@ -145,7 +161,8 @@ pub fn load_text(
 fn read(path: &Path) -> Result<String, Box<Report>> {
     let file = path.display().to_string();
     let wrong = |why: String, hint: Option<&str>| {
-        let report = Report::on_file(Severity::Error, &file, format!("could not read \"{file}\": {why}"));
+        let report =
+            Report::on_file(Severity::Error, &file, format!("could not read \"{file}\": {why}"));
         Box::new(Report { hint: hint.map(str::to_owned), ..report })
     };
     let start = Some("`millstream init` writes one to start from");
@@ -168,7 +185,8 @@ fn io_words(error: &std::io::Error) -> String {
         (ErrorKind::PermissionDenied, "permission denied"),
         (ErrorKind::IsADirectory, "it is a folder"),
     ];
-    let words = known.iter().find(|(kind, _)| *kind == error.kind()).map(|(_, words)| (*words).to_owned());
+    let words =
+        known.iter().find(|(kind, _)| *kind == error.kind()).map(|(_, words)| (*words).to_owned());
     words.unwrap_or_else(|| error.to_string())
 }
 
@@ -184,10 +202,18 @@ pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// "did you mean …?" if one is near, else the names there are.
-pub fn suggest<'a>(text: &str, what: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> String {
+pub fn suggest<'a>(
+    text: &str,
+    what: &str,
+    names: impl IntoIterator<Item = &'a str> + Clone,
+) -> String {
     if let Some(name) = nearest(text, names.clone()) {
         return format!("did you mean \"{name}\"?");
     }
     let names: Vec<&str> = names.into_iter().collect();
-    if names.is_empty() { format!("there is no {what}") } else { format!("{what}: {}", names.join(", ")) }
+    if names.is_empty() {
+        format!("there is no {what}")
+    } else {
+        format!("{what}: {}", names.join(", "))
+    }
 }

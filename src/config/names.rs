@@ -9,11 +9,18 @@ pub const PATTERN: &str = "^[a-z][a-z0-9_-]{0,31}$";
 pub fn check(what: &str, name: &str, at: &KeyPath, finder: &mut Finder) {
     if !is_name(name) {
         let fitted = fitted(name);
-        let words = "a name is a lower-case letter, then letters, digits, \"_\" or \"-\", 32 at the most";
-        let hint = if is_name(&fitted) { format!("{words}: \"{fitted}\" would do") } else { words.to_owned() };
+        let words =
+            "a name is a lower-case letter, then letters, digits, \"_\" or \"-\", 32 at the most";
+        let hint = if is_name(&fitted) {
+            format!("{words}: \"{fitted}\" would do")
+        } else {
+            words.to_owned()
+        };
         let shown = finder.shown(at, name);
         finder.error_on(at, format!("{shown} cannot be the name of a {what}")).hint(hint);
-    } else if what == "stage" && (matches!(name, "router" | "source" | "monitor") || name.starts_with("notify-")) {
+    } else if what == "stage"
+        && (matches!(name, "router" | "source" | "monitor") || name.starts_with("notify-"))
+    {
         let hint = "Millstream uses \"router\", \"source\", \"monitor\" and names with \"notify-\" for itself";
         finder.error_on(at, format!("a stage cannot be called \"{name}\"")).hint(hint);
     }
@@ -23,12 +30,19 @@ pub fn check(what: &str, name: &str, at: &KeyPath, finder: &mut Finder) {
 pub fn is_name(name: &str) -> bool {
     name.len() <= 32
         && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
 }
 
 /// The name as it might have been meant.
 fn fitted(name: &str) -> String {
-    name.trim().to_lowercase().chars().map(|c| if matches!(c, ' ' | '.' | '/') { '-' } else { c }).take(32).collect()
+    name.trim()
+        .to_lowercase()
+        .chars()
+        .map(|c| if matches!(c, ' ' | '.' | '/') { '-' } else { c })
+        .take(32)
+        .collect()
 }
 
 #[cfg(test)]

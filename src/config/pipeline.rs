@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use millstream_stages::{ChannelTerms, Envelope, Kind, Problem, aggregate_errors, alert, breaker, retry::Policy};
+use millstream_stages::{
+    ChannelTerms, Envelope, Kind, Problem, aggregate_errors, alert, breaker, retry::Policy,
+};
 use serde_json::Value;
 
 use crate::{
@@ -11,7 +13,8 @@ use crate::{
     topology::Names,
 };
 
-/// A configuration that needs no further checks. What is named here exists, and no stage reads itself.
+/// A configuration that needs no further checks. What is named here exists, and no stage reads
+/// itself.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     /// The prefix of everything the pipeline owns in NATS.
@@ -122,7 +125,8 @@ pub struct Recover {
     pub max_redrives: u32,
     /// Letters a second.
     pub per_second: f64,
-    /// The key-value bucket whose key for a letter's tenant says whether it is active; `None`: all are.
+    /// The key-value bucket whose key for a letter's tenant says whether it is active; `None`: all
+    /// are.
     pub tenants: Option<String>,
     /// What is asked whether the stage is up, besides its breaker.
     pub check: Option<Check>,
@@ -216,11 +220,16 @@ impl Pipeline {
         Names::new(&self.name)
     }
 
-    /// The map stage that delivers the notifications of a channel of this pipeline. Without a broker it sends nothing over it.
+    /// The map stage that delivers the notifications of a channel of this pipeline. Without a
+    /// broker it sends nothing over it.
     ///
     /// # Errors
     /// What is wrong with the channel's keys.
-    pub fn deliver(&self, channel: &Channel, broker: Option<Broker>) -> Result<Deliver, Vec<Problem>> {
+    pub fn deliver(
+        &self,
+        channel: &Channel,
+        broker: Option<Broker>,
+    ) -> Result<Deliver, Vec<Problem>> {
         let names = self.names();
         let incidents = self.stages.iter().filter(|stage| stage.aggregates());
         let context = ChannelContext {
@@ -234,7 +243,8 @@ impl Pipeline {
         Deliver::build(&channel.kind, &channel.options, &channel.words, &context)
     }
 
-    /// The source whose events are in `stream`. Anyone may have written them; all else in our streams is our own.
+    /// The source whose events are in `stream`. Anyone may have written them; all else in our
+    /// streams is our own.
     pub fn source_of(&self, stream: &str) -> Option<&Source> {
         let names = self.names();
         self.sources.iter().find(|source| match &source.external {
@@ -245,7 +255,9 @@ impl Pipeline {
 
     /// The folders that stages read files from, besides the configuration itself.
     pub fn folders(&self) -> impl Iterator<Item = PathBuf> {
-        self.stages.iter().filter_map(|stage| Some(self.base.join(stage.options.get("schemas")?.as_str()?)))
+        self.stages
+            .iter()
+            .filter_map(|stage| Some(self.base.join(stage.options.get("schemas")?.as_str()?)))
     }
 
     /// The stage of this name.
@@ -260,7 +272,9 @@ impl Pipeline {
 
     /// The stages chained directly to `stage`.
     pub fn chained_to<'a>(&'a self, stage: &'a str) -> impl Iterator<Item = &'a Stage> {
-        self.stages.iter().filter(move |s| s.chain && s.inputs == [Input::Results(stage.to_owned())])
+        self.stages
+            .iter()
+            .filter(move |s| s.chain && s.inputs == [Input::Results(stage.to_owned())])
     }
 
     /// Whether the results of `stage` cross a stream: someone reads them who is not chained.
@@ -274,7 +288,11 @@ impl Channel {
     /// What a stage that sends to it knows of it.
     pub fn terms(&self) -> ChannelTerms {
         let Self { name, rate_per_minute, send_resolved, .. } = self;
-        ChannelTerms { name: name.clone(), per_minute: *rate_per_minute, send_resolved: *send_resolved }
+        ChannelTerms {
+            name: name.clone(),
+            per_minute: *rate_per_minute,
+            send_resolved: *send_resolved,
+        }
     }
 }
 
@@ -299,14 +317,21 @@ impl std::fmt::Debug for Stage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { name, kind, inputs, types, chain, .. } = self;
         let mut shown = f.debug_struct("Stage");
-        shown.field("name", name).field("kind", &kind.name).field("inputs", inputs).field("types", types);
+        shown
+            .field("name", name)
+            .field("kind", &kind.name)
+            .field("inputs", inputs)
+            .field("types", types);
         shown.field("chain", chain).finish_non_exhaustive()
     }
 }
 
 impl std::fmt::Debug for Channel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Channel").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("Channel")
+            .field("name", &self.name)
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
     }
 }
 

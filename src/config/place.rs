@@ -116,12 +116,14 @@ impl Document {
             }
             let header = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
             if error.message() == DUPLICATE && text[header..].starts_with('[') {
-                // What stands in the second of two tables is not the first one's: it is passed over.
+                // What stands in the second of two tables is not the first one's: it is passed
+                // over.
                 let body = text[span.end..].find("\n[").map_or(text.len(), |at| span.end + at);
                 repeated.push(span.end..body);
             }
             let line = text[..span.start.min(text.len())].matches('\n').count();
-            let (message, hint) = syntax(error.message(), text.get(span.clone()).unwrap_or_default());
+            let (message, hint) =
+                syntax(error.message(), text.get(span.clone()).unwrap_or_default());
             // A repeated key leaves the rest readable; after any other slip the parser guesses.
             document.whole &= error.message() == DUPLICATE;
             if !lines.contains(&line) {
@@ -130,7 +132,9 @@ impl Document {
             }
         }
         let inside = |spot: &Spot| repeated.iter().any(|body| body.contains(&spot.key.start));
-        document.odd.extend(document.spots.iter().filter(|(_, spot)| inside(spot)).map(|(path, _)| path.clone()));
+        document.odd.extend(
+            document.spots.iter().filter(|(_, spot)| inside(spot)).map(|(path, _)| path.clone()),
+        );
         document
     }
 
@@ -159,11 +163,14 @@ impl Document {
                 }
                 Value::Array(out)
             }
-            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-                Ok(number) => number.into(),
-                Err(_) => self.odd(at, value.span(), "the number does not fit 64 bits"),
-            },
-            DeValue::Float(number) => match number.as_str().parse().ok().and_then(Number::from_f64) {
+            DeValue::Integer(number) => {
+                match i64::from_str_radix(number.as_str(), number.radix()) {
+                    Ok(number) => number.into(),
+                    Err(_) => self.odd(at, value.span(), "the number does not fit 64 bits"),
+                }
+            }
+            DeValue::Float(number) => match number.as_str().parse().ok().and_then(Number::from_f64)
+            {
                 Some(number) => Value::Number(number),
                 None => self.odd(at, value.span(), "the number is not finite"),
             },
@@ -187,7 +194,10 @@ fn syntax(message: &str, found: &str) -> (String, Option<String>) {
         return (format!("\"{name}\" is written twice"), Some(hint.to_owned()));
     }
     if message.starts_with("string values must be quoted") {
-        return ("this is not TOML: text needs quotes".to_owned(), Some("put it between double quotes".to_owned()));
+        return (
+            "this is not TOML: text needs quotes".to_owned(),
+            Some("put it between double quotes".to_owned()),
+        );
     }
     (format!("this is not TOML: {}", message.lines().collect::<Vec<_>>().join(", ")), None)
 }
@@ -210,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_repeated_key_leaves_the_rest_readable() {
-        let document = Document::parse("[pipeline]\nname = \"a\"\nname = \"b\"\n[stage.x]\nkind = \"y\"\n");
+        let document =
+            Document::parse("[pipeline]\nname = \"a\"\nname = \"b\"\n[stage.x]\nkind = \"y\"\n");
         assert_eq!(document.problems.len(), 1);
         assert_eq!(document.problems[0].1, "\"name\" is written twice");
         assert!(document.whole && document.root.contains_key("stage"));

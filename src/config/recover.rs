@@ -1,4 +1,5 @@
-//! Recover: which dead letters of a stage are redriven by themselves, and what is asked whether it is up.
+//! Recover: which dead letters of a stage are redriven by themselves, and what is asked whether it
+//! is up.
 
 use std::time::Duration;
 
@@ -20,26 +21,35 @@ pub fn recover(draft: &Draft, finder: &mut Finder) -> Option<Recover> {
         RecoverSetting::Table(table) => table,
     };
     if let Some(kind) = draft.kind.filter(|kind| kind.name != "handle") {
-        let message =
-            format!("{} has no meaning: a stage of kind \"{}\" calls nothing that may be down", what(&at), kind.name);
+        let message = format!(
+            "{} has no meaning: a stage of kind \"{}\" calls nothing that may be down",
+            what(&at),
+            kind.name
+        );
         finder.error_on(&at, message).hint("only stages of kind \"handle\" recover; remove it");
         return None;
     }
     for (n, class) in written.classes.iter().enumerate().filter(|(_, class)| class.is_empty()) {
         let message = format!("a class in {} is empty: \"{class}\"", what(&at.join("classes")));
-        finder.error_at(&at.join("classes").join(n.to_string()), message).hint("remove it; \"*\" stands for any class");
+        finder
+            .error_at(&at.join("classes").join(n.to_string()), message)
+            .hint("remove it; \"*\" stands for any class");
     }
     if let Some(bucket) = &written.tenants
-        && (bucket.is_empty() || !bucket.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'))
+        && (bucket.is_empty()
+            || !bucket.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_'))
     {
         let at = at.join("tenants");
         let shown = finder.shown(&at, bucket);
-        let message = format!("{} should be the name of a key-value bucket, got {shown}", what(&at));
+        let message =
+            format!("{} should be the name of a key-value bucket, got {shown}", what(&at));
         finder.error_at(&at, message).hint("a bucket's name has letters, digits, \"-\" and \"_\"");
     }
     if written.max_age.0.is_zero() {
         let at = at.join("max_age");
-        finder.error_at(&at, format!("{} lets no letter recover: 0s", what(&at))).hint("such as \"24h\"");
+        finder
+            .error_at(&at, format!("{} lets no letter recover: 0s", what(&at)))
+            .hint("such as \"24h\"");
     }
     let check = written.check.as_ref().and_then(|check| health(check, &at.join("check"), finder));
     Some(Recover {
@@ -59,16 +69,17 @@ fn health(written: &CheckTable, at: &KeyPath, finder: &mut Finder) -> Option<Che
             .error_at(&at, format!("{} is too short: {}", what(&at), written.every))
             .hint("100ms is the least; some seconds are plenty");
     }
-    let ways: Vec<(&str, &String)> = [("http", &written.http), ("tcp", &written.tcp), ("nats", &written.nats)]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value.as_ref()?)))
-        .collect();
+    let ways: Vec<(&str, &String)> =
+        [("http", &written.http), ("tcp", &written.tcp), ("nats", &written.nats)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value.as_ref()?)))
+            .collect();
     let (name, value) = match ways.as_slice() {
         [one] => *one,
         [] => {
-            finder
-                .error_at(at, format!("{} does not say what to ask", what(at)))
-                .hint("give one of http, tcp and nats, as in { http = \"http://127.0.0.1:8080/health\" }");
+            finder.error_at(at, format!("{} does not say what to ask", what(at))).hint(
+                "give one of http, tcp and nats, as in { http = \"http://127.0.0.1:8080/health\" }",
+            );
             return None;
         }
         [(one, _), (two, _), ..] => {
@@ -82,8 +93,8 @@ fn health(written: &CheckTable, at: &KeyPath, finder: &mut Finder) -> Option<Che
     let shown = finder.shown(&at, value);
     let of = match name {
         "http" => {
-            let is_url =
-                reqwest::Url::parse(value).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            let is_url = reqwest::Url::parse(value)
+                .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
             if !is_url {
                 let message = format!("{} should be a URL, got {shown}", what(&at));
                 finder.error_at(&at, message).hint("such as \"http://127.0.0.1:8080/health\"");
@@ -94,7 +105,9 @@ fn health(written: &CheckTable, at: &KeyPath, finder: &mut Finder) -> Option<Che
             let port = value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
             if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0)) {
                 let message = format!("{} should be a host and a port, got {shown}", what(&at));
-                finder.error_at(&at, message).hint("such as \"db.internal:5432\" or \"[::1]:5432\"");
+                finder
+                    .error_at(&at, message)
+                    .hint("such as \"db.internal:5432\" or \"[::1]:5432\"");
             }
             CheckOf::Tcp(value.clone())
         }
@@ -103,7 +116,8 @@ fn health(written: &CheckTable, at: &KeyPath, finder: &mut Finder) -> Option<Che
             if let Some((why, hint)) = subjects::fault(value) {
                 finder.error_at(&at, format!("{} is no subject: {why}", what(&at))).hint(hint);
             } else if wild {
-                let message = format!("{} has a wildcard, {shown}: a request goes to one subject", what(&at));
+                let message =
+                    format!("{} has a wildcard, {shown}: a request goes to one subject", what(&at));
                 finder.error_at(&at, message).hint("such as \"svc.health\"");
             }
             CheckOf::Nats(value.clone())

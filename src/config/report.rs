@@ -41,7 +41,16 @@ impl Report {
     /// A report on a whole file.
     pub fn on_file(severity: Severity, file: &str, message: impl Into<String>) -> Self {
         let (message, file) = (message.into(), file.to_owned());
-        Self { severity, message, file, line: None, column: None, text: None, hint: None, mark: (0, 0) }
+        Self {
+            severity,
+            message,
+            file,
+            line: None,
+            column: None,
+            text: None,
+            hint: None,
+            mark: (0, 0),
+        }
     }
 
     fn render(&self, renderer: &Renderer) -> String {

@@ -8,11 +8,14 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Catalogue,
-    written::{ChannelTable, NatsTable, ObserveTable, PipelineTable, SourceTable, StageTable, StorageTable},
+    written::{
+        ChannelTable, NatsTable, ObserveTable, PipelineTable, SourceTable, StageTable, StorageTable,
+    },
 };
 
 /// The tables at the top of the file.
-pub const SECTIONS: &[&str] = &["pipeline", "nats", "source", "stage", "retry", "channel", "storage", "observe"];
+pub const SECTIONS: &[&str] =
+    &["pipeline", "nats", "source", "stage", "retry", "channel", "storage", "observe"];
 /// Those that hold named tables.
 pub const NAMED: &[&str] = &["source", "stage", "retry", "channel"];
 
@@ -46,14 +49,12 @@ impl Schemas {
         ]);
         let stage = needing(of::<StageTable>(), &["kind", "inputs"]);
         let channel = needing(of::<ChannelTable>(), &["kind"]);
-        let stages = catalogue
-            .kinds
-            .iter()
-            .map(|kind| (kind.name, joined(&stage, tidy((kind.options)().to_value()), kind.name, kind.about)));
-        let channels = catalogue
-            .channels
-            .iter()
-            .map(|kind| (kind.name, joined(&channel, tidy((kind.options)().to_value()), kind.name, kind.about)));
+        let stages = catalogue.kinds.iter().map(|kind| {
+            (kind.name, joined(&stage, tidy((kind.options)().to_value()), kind.name, kind.about))
+        });
+        let channels = catalogue.channels.iter().map(|kind| {
+            (kind.name, joined(&channel, tidy((kind.options)().to_value()), kind.name, kind.about))
+        });
         let handlers = catalogue.handlers.iter().map(|kind| {
             let mut schema = tidy((kind.options)().to_value());
             schema["description"] = kind.about.into();
@@ -76,7 +77,10 @@ impl Schemas {
         let named = |of: Value| json!({ "type": "object", "propertyNames": { "pattern": super::names::PATTERN }, "additionalProperties": of });
         for (name, schema) in &self.plain {
             let schema = hoisted(schema, name, &mut defs);
-            properties.insert((*name).to_owned(), if NAMED.contains(name) { named(schema) } else { schema });
+            properties.insert(
+                (*name).to_owned(),
+                if NAMED.contains(name) { named(schema) } else { schema },
+            );
         }
         let handlers: Vec<Value> = self
             .handlers
@@ -87,11 +91,17 @@ impl Schemas {
                 schema
             })
             .collect();
-        let choice = |schemas: &BTreeMap<&'static str, Value>, prefix: &str, defs: &mut Map<String, Value>| {
+        let choice = |schemas: &BTreeMap<&'static str, Value>,
+                      prefix: &str,
+                      defs: &mut Map<String, Value>| {
             let each = schemas.iter().map(|(name, schema)| {
                 let mut schema = hoisted(schema, &format!("{prefix}-{name}"), defs);
-                if prefix == "stage" && !handlers.is_empty() && schema.pointer("/properties/handler").is_some() {
-                    schema["properties"]["handler"] = json!({ "type": "object", "oneOf": handlers });
+                if prefix == "stage"
+                    && !handlers.is_empty()
+                    && schema.pointer("/properties/handler").is_some()
+                {
+                    schema["properties"]["handler"] =
+                        json!({ "type": "object", "oneOf": handlers });
                 }
                 schema
             });
@@ -117,7 +127,8 @@ fn of<T: JsonSchema>() -> Value {
     tidy(SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().to_value())
 }
 
-/// The schema with keys that must be there. (Every key has a default in Rust, so that checking can go on without it.)
+/// The schema with keys that must be there. (Every key has a default in Rust, so that checking can
+/// go on without it.)
 fn needing(mut schema: Value, keys: &[&str]) -> Value {
     schema["required"] = json!(keys);
     schema
@@ -126,7 +137,8 @@ fn needing(mut schema: Value, keys: &[&str]) -> Value {
 /// The common keys and a kind's own as one table.
 fn joined(common: &Value, own: Value, name: &str, about: &str) -> Value {
     let mut schema = common.clone();
-    let open = own.get("properties").is_none() && own.get("additionalProperties").is_none_or(|more| more != false);
+    let open = own.get("properties").is_none()
+        && own.get("additionalProperties").is_none_or(|more| more != false);
     for list in ["properties", "$defs"] {
         if let (Some(Value::Object(more)), table) = (own.get(list), &mut schema[list]) {
             let mut all = table.as_object().cloned().unwrap_or_default();
@@ -137,8 +149,11 @@ fn joined(common: &Value, own: Value, name: &str, about: &str) -> Value {
     if schema["$defs"].is_null() {
         schema.as_object_mut().expect("a schema is an object").remove("$defs");
     }
-    let required: Vec<Value> =
-        [common, &own].iter().filter_map(|schema| schema.get("required")?.as_array().cloned()).flatten().collect();
+    let required: Vec<Value> = [common, &own]
+        .iter()
+        .filter_map(|schema| schema.get("required")?.as_array().cloned())
+        .flatten()
+        .collect();
     schema["required"] = required.into();
     for keyword in ["oneOf", "anyOf", "allOf", "dependentRequired"] {
         if let Some(rule) = own.get(keyword) {
@@ -192,7 +207,9 @@ fn tidy(mut schema: Value) -> Value {
 fn hoisted(schema: &Value, prefix: &str, defs: &mut Map<String, Value>) -> Value {
     let mut schema = schema.clone();
     renamed(&mut schema, prefix);
-    if let Some(Value::Object(own)) = schema.as_object_mut().and_then(|keywords| keywords.remove("$defs")) {
+    if let Some(Value::Object(own)) =
+        schema.as_object_mut().and_then(|keywords| keywords.remove("$defs"))
+    {
         defs.extend(own.into_iter().map(|(name, schema)| (format!("{prefix}-{name}"), schema)));
     }
     schema

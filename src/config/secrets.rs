@@ -3,13 +3,15 @@
 pub use crate::channels::MASK;
 
 /// Names that mean a secret wherever they stand, misspelt ones included.
-const WORDS: &[&str] = &["password", "passwd", "secret", "token", "nkey", "apikey", "authorization", "routing_key"];
+const WORDS: &[&str] =
+    &["password", "passwd", "secret", "token", "nkey", "apikey", "authorization", "routing_key"];
 
 /// Whether the value at this path must never be shown.
 pub fn is_secret(keys: &[&str]) -> bool {
     let Some(last) = keys.last() else { return false };
-    let named =
-        WORDS.iter().any(|word| last.to_lowercase().contains(word) || strsim::damerau_levenshtein(word, last) <= 2);
+    let named = WORDS.iter().any(|word| {
+        last.to_lowercase().contains(word) || strsim::damerau_levenshtein(word, last) <= 2
+    });
     match keys {
         ["nats", ..] => named,
         ["channel", _, "url" | "headers" | "webhook", ..] => true,
@@ -30,7 +32,12 @@ mod tests {
 
     #[test]
     fn a_misspelt_secret_is_a_secret() {
-        for keys in [["nats", "password", ""], ["nats", "pasword", ""], ["nats", "tokn", ""], ["nats", "nkye", ""]] {
+        for keys in [
+            ["nats", "password", ""],
+            ["nats", "pasword", ""],
+            ["nats", "tokn", ""],
+            ["nats", "nkye", ""],
+        ] {
             assert!(is_secret(&keys[..2]), "{keys:?}");
         }
         assert!(is_secret(&["channel", "ops", "url"]));

@@ -11,7 +11,8 @@ use super::{
     written::{RATE_PATTERN, RATE_WORDS},
 };
 
-/// Reports what has the wrong shape, and takes it out of `root`, so that the rest can be checked further.
+/// Reports what has the wrong shape, and takes it out of `root`, so that the rest can be checked
+/// further.
 pub fn check(root: &mut Value, schemas: &Schemas, finder: &mut Finder) {
     let table = root.as_object().cloned().unwrap_or_default();
     for (section, why) in [
@@ -19,14 +20,16 @@ pub fn check(root: &mut Value, schemas: &Schemas, finder: &mut Finder) {
         ("source", "add [source.<name>] with the subjects that events are published on"),
         ("stage", "add [stage.<name>] with kind and inputs"),
     ] {
-        let misspelt = |key: &String| !SECTIONS.contains(&key.as_str()) && nearest(key, [section]).is_some();
+        let misspelt =
+            |key: &String| !SECTIONS.contains(&key.as_str()) && nearest(key, [section]).is_some();
         if table.keys().any(misspelt) {
             finder.spoil(KeyPath::of(&[section]));
-        } else if table
-            .get(section)
-            .is_none_or(|value| section != "pipeline" && value.as_object().is_some_and(|table| table.is_empty()))
-        {
-            finder.error_on(&KeyPath::of(&[section]), format!("the file has no [{section}]")).hint(why);
+        } else if table.get(section).is_none_or(|value| {
+            section != "pipeline" && value.as_object().is_some_and(|table| table.is_empty())
+        }) {
+            finder
+                .error_on(&KeyPath::of(&[section]), format!("the file has no [{section}]"))
+                .hint(why);
             finder.spoil(KeyPath::of(&[section]));
         }
     }
@@ -36,14 +39,17 @@ pub fn check(root: &mut Value, schemas: &Schemas, finder: &mut Finder) {
             let hint = suggest(section, "the tables of the file", SECTIONS.iter().copied());
             finder.error_on(&at, format!("unknown table \"{section}\"")).hint(hint);
             finder.spoil(at);
-        } else if let (true, Some(tables)) = (NAMED.contains(&section.as_str()), value.as_object()) {
+        } else if let (true, Some(tables)) = (NAMED.contains(&section.as_str()), value.as_object())
+        {
             for (name, value) in tables {
                 entry(section, name, value, schemas, finder);
             }
         } else if NAMED.contains(&section.as_str()) {
             let shown = finder.show(&at, value);
             let hint = format!("each {section} is a table of its own: [{section}.<name>]");
-            finder.error_at(&at, format!("\"{section}\" should hold tables, got {shown}")).hint(hint);
+            finder
+                .error_at(&at, format!("\"{section}\" should hold tables, got {shown}"))
+                .hint(hint);
             finder.spoil(at);
         } else {
             against(&schemas.plain[section.as_str()], value, &at, finder);
@@ -58,7 +64,9 @@ pub fn check(root: &mut Value, schemas: &Schemas, finder: &mut Finder) {
 fn entry(section: &str, name: &str, value: &Value, schemas: &Schemas, finder: &mut Finder) {
     let at = KeyPath::of(&[section, name]);
     let Some(table) = value.as_object() else {
-        let hint = format!("give the {section} a name, as in [{section}.my-{section}], and put \"{name}\" there");
+        let hint = format!(
+            "give the {section} a name, as in [{section}.my-{section}], and put \"{name}\" there"
+        );
         finder.error_on(&at, format!("\"{name}\" stands in [{section}] itself")).hint(hint);
         return finder.spoil(at);
     };
@@ -71,7 +79,8 @@ fn entry(section: &str, name: &str, value: &Value, schemas: &Schemas, finder: &m
     let kind = table.get("kind").and_then(Value::as_str);
     if let Some(schema) = kind.and_then(|kind| kinds.get(kind)) {
         let handler = table.get("handler").and_then(Value::as_object);
-        let named = handler.into_iter().flatten().filter_map(|(key, _)| schemas.handlers.get(key.as_str()));
+        let named =
+            handler.into_iter().flatten().filter_map(|(key, _)| schemas.handlers.get(key.as_str()));
         if let [handler] = named.collect::<Vec<_>>().as_slice() {
             against(handler, &table["handler"], &at.join("handler"), finder);
         }
@@ -82,7 +91,12 @@ fn entry(section: &str, name: &str, value: &Value, schemas: &Schemas, finder: &m
     if let Some(kind) = kind.filter(|_| !finder.is_spoilt(&at.join("kind"))) {
         let shown = finder.shown(&at.join("kind"), kind);
         let hint = suggest(kind, "the kinds are", kinds.keys().copied());
-        finder.error_at(&at.join("kind"), format!("{section} \"{name}\" is of an unknown kind, {shown}")).hint(hint);
+        finder
+            .error_at(
+                &at.join("kind"),
+                format!("{section} \"{name}\" is of an unknown kind, {shown}"),
+            )
+            .hint(hint);
         finder.spoil(at.join("kind"));
     } else if !table.contains_key("kind") {
         let names: Vec<&str> = kinds.keys().copied().collect();
@@ -99,7 +113,10 @@ fn against(schema: &Value, value: &Value, at: &KeyPath, finder: &mut Finder) {
         Ok(validator) => validator,
         Err(error) => {
             let name = owner(at).0;
-            finder.error_on(at, format!("the schema of {name} is broken, which is a fault of Millstream: {error}"));
+            finder.error_on(
+                at,
+                format!("the schema of {name} is broken, which is a fault of Millstream: {error}"),
+            );
             return;
         }
     };
@@ -109,10 +126,15 @@ fn against(schema: &Value, value: &Value, at: &KeyPath, finder: &mut Finder) {
 }
 
 /// One error in our words.
-#[expect(clippy::wildcard_enum_match_arm, reason = "keywords that no option schema uses are told in the crate's words")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "keywords that no option schema uses are told in the crate's words"
+)]
 fn tell(error: &ValidationError<'_>, schema: &Value, base: &KeyPath, finder: &mut Finder) {
     let at = base.extend(pointer(error.instance_path().as_str()));
-    if finder.is_spoilt(&at) && !matches!(error.kind(), Kind::AdditionalProperties { .. } | Kind::Required { .. }) {
+    if finder.is_spoilt(&at)
+        && !matches!(error.kind(), Kind::AdditionalProperties { .. } | Kind::Required { .. })
+    {
         return;
     }
     let what = what(&at);
@@ -121,7 +143,11 @@ fn tell(error: &ValidationError<'_>, schema: &Value, base: &KeyPath, finder: &mu
     match error.kind() {
         Kind::AdditionalProperties { unexpected } | Kind::UnevaluatedProperties { unexpected } => {
             let known: Vec<&str> = properties(here).collect();
-            for key in unexpected.iter().filter(|key| !finder.is_spoilt(&at.join(key.as_str()))).collect::<Vec<_>>() {
+            for key in unexpected
+                .iter()
+                .filter(|key| !finder.is_spoilt(&at.join(key.as_str())))
+                .collect::<Vec<_>>()
+            {
                 unknown(&at.join(key.as_str()), key, &known, finder);
             }
             return;
@@ -129,8 +155,9 @@ fn tell(error: &ValidationError<'_>, schema: &Value, base: &KeyPath, finder: &mu
         Kind::Required { property } => {
             let key = property.as_str().unwrap_or_default();
             if !finder.is_spoilt(&at.join(key)) {
-                let about =
-                    here["properties"][key]["description"].as_str().map(|about| format!("{key} is {}", plain(about)));
+                let about = here["properties"][key]["description"]
+                    .as_str()
+                    .map(|about| format!("{key} is {}", plain(about)));
                 finder.error_on(&at, format!("{what} has no \"{key}\"")).maybe(about);
                 finder.spoil(at.join(key));
             }
@@ -141,7 +168,8 @@ fn tell(error: &ValidationError<'_>, schema: &Value, base: &KeyPath, finder: &mu
         }
         Kind::Type { .. } => {
             let wanted = wanted(here);
-            let hint = unit_hint(here, error.instance()).or_else(|| quotes_hint(here, error.instance()));
+            let hint =
+                unit_hint(here, error.instance()).or_else(|| quotes_hint(here, error.instance()));
             let hint = hint.filter(|_| shown != secrets::MASK);
             finder.error_at(&at, format!("{what} should be {wanted}, got {shown}")).maybe(hint);
         }
@@ -150,42 +178,72 @@ fn tell(error: &ValidationError<'_>, schema: &Value, base: &KeyPath, finder: &mu
             let hint = unit_hint(here, error.instance()).filter(|_| shown != secrets::MASK);
             finder.error_at(&at, format!("{what} should be {wanted}, got {shown}")).maybe(hint);
         }
-        Kind::Enum { options } => {
-            options_of(&at, &shown, error.instance(), options.as_array().map_or(&[], Vec::as_slice), finder)
-        }
+        Kind::Enum { options } => options_of(
+            &at,
+            &shown,
+            error.instance(),
+            options.as_array().map_or(&[], Vec::as_slice),
+            finder,
+        ),
         Kind::Constant { expected_value } => {
-            options_of(&at, &shown, error.instance(), std::slice::from_ref(&**expected_value), finder);
+            options_of(
+                &at,
+                &shown,
+                error.instance(),
+                std::slice::from_ref(&**expected_value),
+                finder,
+            );
         }
         Kind::Minimum { limit } => {
-            _ = finder.error_at(&at, format!("{what} should be at least {}, got {shown}", number(limit)))
+            _ = finder
+                .error_at(&at, format!("{what} should be at least {}, got {shown}", number(limit)))
         }
         Kind::Maximum { limit } => {
-            _ = finder.error_at(&at, format!("{what} should be at most {}, got {shown}", number(limit)))
+            _ = finder
+                .error_at(&at, format!("{what} should be at most {}, got {shown}", number(limit)))
         }
         Kind::ExclusiveMinimum { limit } => {
-            _ = finder.error_at(&at, format!("{what} should be more than {}, got {shown}", number(limit)))
+            _ = finder
+                .error_at(&at, format!("{what} should be more than {}, got {shown}", number(limit)))
         }
         Kind::ExclusiveMaximum { limit } => {
-            _ = finder.error_at(&at, format!("{what} should be less than {}, got {shown}", number(limit)))
+            _ = finder
+                .error_at(&at, format!("{what} should be less than {}, got {shown}", number(limit)))
         }
-        Kind::MinItems { limit: 1 } | Kind::MinLength { limit: 1 } | Kind::MinProperties { limit: 1 } => {
+        Kind::MinItems { limit: 1 }
+        | Kind::MinLength { limit: 1 }
+        | Kind::MinProperties { limit: 1 } => {
             _ = finder.error_at(&at, format!("{what} should not be empty"));
         }
-        Kind::MinItems { limit } => _ = finder.error_at(&at, format!("{what} should have at least {limit} items")),
-        Kind::MaxItems { limit } => _ = finder.error_at(&at, format!("{what} should have at most {limit} items")),
-        Kind::MaxLength { limit } => {
-            _ = finder.error_at(&at, format!("{what} should have at most {limit} characters, got {shown}"))
+        Kind::MinItems { limit } => {
+            _ = finder.error_at(&at, format!("{what} should have at least {limit} items"))
         }
-        Kind::MaxProperties { limit } => _ = finder.error_at(&at, format!("{what} should have at most {limit} keys")),
+        Kind::MaxItems { limit } => {
+            _ = finder.error_at(&at, format!("{what} should have at most {limit} items"))
+        }
+        Kind::MaxLength { limit } => {
+            _ = finder.error_at(
+                &at,
+                format!("{what} should have at most {limit} characters, got {shown}"),
+            )
+        }
+        Kind::MaxProperties { limit } => {
+            _ = finder.error_at(&at, format!("{what} should have at most {limit} keys"))
+        }
         Kind::UniqueItems => _ = finder.error_at(&at, format!("{what} has an item twice")),
-        Kind::OneOfMultipleValid { .. } => _ = finder.error_at(&at, format!("{what} has keys that exclude each other")),
+        Kind::OneOfMultipleValid { .. } => {
+            _ = finder.error_at(&at, format!("{what} has keys that exclude each other"))
+        }
         _ => _ = finder.error_at(&at, format!("{what} is not as it should be: {}", error.masked())),
     }
     finder.spoil(at);
 }
 
 /// None of several forms fits: tells of the one that was most likely meant.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only two keywords name the values that are meant")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "only two keywords name the values that are meant"
+)]
 fn choice(
     context: &[Vec<ValidationError<'static>>],
     error: &ValidationError<'_>,
@@ -202,19 +260,24 @@ fn choice(
         .filter(on_it)
         .filter_map(|error| match error.kind() {
             Kind::Constant { expected_value } => Some((**expected_value).clone()),
-            Kind::Enum { options } => options.as_array().and_then(|options| options.first()).cloned(),
+            Kind::Enum { options } => {
+                options.as_array().and_then(|options| options.first()).cloned()
+            }
             _ => None,
         })
         .collect();
     let is_text = error.instance().is_string();
     // Forms of another type were not meant, unless there are only such.
-    let meant =
-        context.iter().filter(|form| !form.iter().filter(on_it).any(|error| matches!(error.kind(), Kind::Type { .. })));
+    let meant = context.iter().filter(|form| {
+        !form.iter().filter(on_it).any(|error| matches!(error.kind(), Kind::Type { .. }))
+    });
     if !constants.is_empty() {
         let shown = finder.show(&at, error.instance());
         options_of(&at, &shown, error.instance(), &constants, finder);
         finder.spoil(at);
-    } else if let Some(form) = meant.min_by_key(|form| form.len()).filter(|_| !is_text || context.len() > 1) {
+    } else if let Some(form) =
+        meant.min_by_key(|form| form.len()).filter(|_| !is_text || context.len() > 1)
+    {
         form.iter().for_each(|error| tell(error, schema, base, finder));
     } else {
         let forms: Vec<String> = context
@@ -243,10 +306,15 @@ fn unknown(at: &KeyPath, key: &str, known: &[&str], finder: &mut Finder) {
 fn options_of(at: &KeyPath, shown: &str, value: &Value, options: &[Value], finder: &mut Finder) {
     let names: Vec<&str> = options.iter().filter_map(Value::as_str).collect();
     let list: Vec<String> = options.iter().map(Value::to_string).collect();
-    let near = value.as_str().and_then(|text| nearest(text, names)).map(|name| format!("did you mean \"{name}\"?"));
+    let near = value
+        .as_str()
+        .and_then(|text| nearest(text, names))
+        .map(|name| format!("did you mean \"{name}\"?"));
     let one_of = if list.len() == 1 { "" } else { "one of " };
     let what = what(at);
-    finder.error_at(at, format!("{what} should be {one_of}{}, got {shown}", list.join(", "))).maybe(near);
+    finder
+        .error_at(at, format!("{what} should be {one_of}{}, got {shown}", list.join(", ")))
+        .maybe(near);
 }
 
 /// Who a path belongs to, such as `stage "orders"` or `[nats]`, and how many keys of it say so.
@@ -285,9 +353,13 @@ fn wanted(schema: &Value) -> String {
         other => other.to_owned(),
     };
     match &schema["type"] {
-        Value::Array(names) => names.iter().filter_map(Value::as_str).map(word).collect::<Vec<_>>().join(" or "),
+        Value::Array(names) => {
+            names.iter().filter_map(Value::as_str).map(word).collect::<Vec<_>>().join(" or ")
+        }
         Value::String(name) => word(name),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => "something else".to_owned(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+            "something else".to_owned()
+        }
     }
 }
 
@@ -299,7 +371,11 @@ fn words(pattern: &str) -> Option<String> {
     };
     let units = [of(schemars::schema_for!(Period)), of(schemars::schema_for!(Size))];
     let rate = (Some(RATE_PATTERN.to_owned()), Some(RATE_WORDS.to_owned()));
-    units.into_iter().chain([rate]).find(|(known, _)| known.as_deref() == Some(pattern)).and_then(|(_, words)| words)
+    units
+        .into_iter()
+        .chain([rate])
+        .find(|(known, _)| known.as_deref() == Some(pattern))
+        .and_then(|(_, words)| words)
 }
 
 /// A number that lacks its unit: how it may have been meant.
@@ -313,7 +389,9 @@ fn unit_hint(schema: &Value, value: &Value) -> Option<String> {
         words if words.contains("duration") => {
             format!("\"{digits}s\" is {digits} seconds, \"{digits}ms\" milliseconds")
         }
-        words if words.contains("size") => format!("\"{digits}B\" is {digits} bytes, \"{digits}MiB\" mebibytes"),
+        words if words.contains("size") => {
+            format!("\"{digits}B\" is {digits} bytes, \"{digits}MiB\" mebibytes")
+        }
         _ => format!("\"{digits}/min\" is {digits} a minute"),
     })
 }
@@ -322,9 +400,15 @@ fn unit_hint(schema: &Value, value: &Value) -> Option<String> {
 fn quotes_hint(schema: &Value, value: &Value) -> Option<String> {
     let text = value.as_str()?;
     match schema["type"].as_str()? {
-        "array" if text.chars().count() <= 60 => Some(format!("a list of one is written [\"{text}\"]")),
-        "integer" | "number" if text.parse::<f64>().is_ok() => Some(format!("write {text} without quotes")),
-        "boolean" if text == "true" || text == "false" => Some(format!("write {text} without quotes")),
+        "array" if text.chars().count() <= 60 => {
+            Some(format!("a list of one is written [\"{text}\"]"))
+        }
+        "integer" | "number" if text.parse::<f64>().is_ok() => {
+            Some(format!("write {text} without quotes"))
+        }
+        "boolean" if text == "true" || text == "false" => {
+            Some(format!("write {text} without quotes"))
+        }
         _ => None,
     }
 }

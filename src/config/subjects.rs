@@ -56,7 +56,11 @@ pub fn overlap(a: &str, b: &str) -> bool {
 }
 
 /// Checks the sources as written.
-pub fn check(sources: &[(KeyPath, String, SourceTable)], pipeline: &str, finder: &mut Finder) -> Vec<Source> {
+pub fn check(
+    sources: &[(KeyPath, String, SourceTable)],
+    pipeline: &str,
+    finder: &mut Finder,
+) -> Vec<Source> {
     let own = format!("{pipeline}.>");
     let mut seen: Vec<(&str, &str)> = Vec::new();
     for (at, name, table) in sources {
@@ -89,15 +93,21 @@ pub fn check(sources: &[(KeyPath, String, SourceTable)], pipeline: &str, finder:
                         ),
                     )
                     .hint("use another first token, or rename the pipeline");
-            } else if let Some((other, theirs)) = seen.iter().find(|(_, theirs)| overlap(subject, theirs)) {
+            } else if let Some((other, theirs)) =
+                seen.iter().find(|(_, theirs)| overlap(subject, theirs))
+            {
                 let (message, hint) = if other == name {
                     (
-                        format!("source \"{name}\" captures {shown} and \"{theirs}\", which overlap"),
+                        format!(
+                            "source \"{name}\" captures {shown} and \"{theirs}\", which overlap"
+                        ),
                         "NATS takes each subject once; drop the narrower one",
                     )
                 } else {
                     (
-                        format!("sources \"{other}\" and \"{name}\" overlap: \"{theirs}\" and {shown}"),
+                        format!(
+                            "sources \"{other}\" and \"{name}\" overlap: \"{theirs}\" and {shown}"
+                        ),
                         "NATS lets one stream capture a subject; tell them apart, or read one source from several stages",
                     )
                 };
@@ -114,7 +124,10 @@ pub fn check(sources: &[(KeyPath, String, SourceTable)], pipeline: &str, finder:
 }
 
 fn external(at: &KeyPath, name: &str, stream: &str, table: &SourceTable, finder: &mut Finder) {
-    if stream.is_empty() || stream.contains(['.', '*', '>', '/', '\\']) || stream.contains(char::is_whitespace) {
+    if stream.is_empty()
+        || stream.contains(['.', '*', '>', '/', '\\'])
+        || stream.contains(char::is_whitespace)
+    {
         let at = at.join("external");
         let shown = finder.shown(&at, stream);
         finder
@@ -122,7 +135,9 @@ fn external(at: &KeyPath, name: &str, stream: &str, table: &SourceTable, finder:
             .hint("stream names have no dots, wildcards, slashes or spaces");
     }
     let written = SourceTable::default();
-    for (key, set) in [("max_age", table.max_age != written.max_age), ("max_bytes", table.max_bytes.is_some())] {
+    for (key, set) in
+        [("max_age", table.max_age != written.max_age), ("max_bytes", table.max_bytes.is_some())]
+    {
         if set {
             finder
                 .warn_at(

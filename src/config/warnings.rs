@@ -12,11 +12,17 @@ use super::{
 };
 use millstream_stages::units::Period;
 
-/// A stage whose retries fill `max_ack_pending` at fewer failures a second than this is warned of: a short outage will stop it.
+/// A stage whose retries fill `max_ack_pending` at fewer failures a second than this is warned of:
+/// a short outage will stop it.
 const FAILURES_PER_SECOND_MIN: f64 = 10.0;
 
 /// Warns of what will hurt. `timeouts` are those of the stages that have one.
-pub fn warn(root: &Value, pipeline: &Pipeline, timeouts: &BTreeMap<String, Duration>, finder: &mut Finder) {
+pub fn warn(
+    root: &Value,
+    pipeline: &Pipeline,
+    timeouts: &BTreeMap<String, Duration>,
+    finder: &mut Finder,
+) {
     for stage in &pipeline.stages {
         let at = KeyPath::of(&["stage", &stage.name]);
         unread(pipeline, stage, &at, finder);
@@ -28,8 +34,14 @@ pub fn warn(root: &Value, pipeline: &Pipeline, timeouts: &BTreeMap<String, Durat
     for source in &pipeline.sources {
         if pipeline.readers(&Input::Source(source.name.clone())).next().is_none() {
             finder
-                .warn_on(&KeyPath::of(&["source", &source.name]), format!("nobody reads source \"{}\"", source.name))
-                .hint(format!("add \"source.{}\" to the inputs of a stage, or remove it", source.name));
+                .warn_on(
+                    &KeyPath::of(&["source", &source.name]),
+                    format!("nobody reads source \"{}\"", source.name),
+                )
+                .hint(format!(
+                    "add \"source.{}\" to the inputs of a stage, or remove it",
+                    source.name
+                ));
         }
     }
     unused(root, pipeline, finder);
@@ -42,11 +54,13 @@ fn unread(pipeline: &Pipeline, stage: &Stage, at: &KeyPath, finder: &mut Finder)
     let name = &stage.name;
     let read = |input: Input| pipeline.readers(&input).next().is_some();
     if stage.is_map() && !read(Input::Failed(name.clone())) {
-        finder
-            .warn_on(at, format!("nobody reads the failures of stage \"{name}\""))
-            .hint(format!("add \"{name}.failed\" or \"*.failed\" to the inputs of an aggregate-errors stage"));
+        finder.warn_on(at, format!("nobody reads the failures of stage \"{name}\"")).hint(format!(
+            "add \"{name}.failed\" or \"*.failed\" to the inputs of an aggregate-errors stage"
+        ));
     }
-    if matches!(stage.kind.name, "validate" | "aggregate-errors") && !read(Input::Results(name.clone())) {
+    if matches!(stage.kind.name, "validate" | "aggregate-errors")
+        && !read(Input::Results(name.clone()))
+    {
         finder
             .warn_on(at, format!("nobody reads stage \"{name}\", so its results are lost"))
             .hint(format!("add \"{name}\" to the inputs of the stage that should have them"));
@@ -74,17 +88,21 @@ fn waits(stage: &Stage, at: &KeyPath, timeout: Option<Duration>, finder: &mut Fi
     // Only waits that stay in the consumer take up room; longer ones are parked.
     let turns = policies::timetable(stage.policy.terms("", ""));
     let park_after = stage.policy.park_after();
-    let held: f64 =
-        turns.iter().map(|turn| turn.wait).filter(|wait| *wait <= park_after).map(|wait| wait.as_secs_f64()).sum();
+    let held: f64 = turns
+        .iter()
+        .map(|turn| turn.wait)
+        .filter(|wait| *wait <= park_after)
+        .map(|wait| wait.as_secs_f64())
+        .sum();
     let most = stage.max_ack_pending as f64 / held.max(0.001);
     if most < FAILURES_PER_SECOND_MIN {
         let message = format!(
             "{most:.1} failing events a second fill max_ack_pending ({}) of stage \"{name}\", and it stops",
             stage.max_ack_pending
         );
-        finder
-            .warn_at(&at.join("max_ack_pending"), message)
-            .hint(format!("each waits {held:.0}s for its retries; raise max_ack_pending, or wait less often"));
+        finder.warn_at(&at.join("max_ack_pending"), message).hint(format!(
+            "each waits {held:.0}s for its retries; raise max_ack_pending, or wait less often"
+        ));
     }
 }
 
@@ -103,7 +121,9 @@ fn idle_keys(root: &Value, stage: &Stage, at: &KeyPath, finder: &mut Finder) {
     for key in keys {
         let at = at.join(*key);
         if at.find(root).is_some() {
-            finder.warn_on(&at, format!("\"{key}\" of stage \"{name}\" has no effect: {why}")).hint("remove it");
+            finder
+                .warn_on(&at, format!("\"{key}\" of stage \"{name}\" has no effect: {why}"))
+                .hint("remove it");
         }
     }
 }
@@ -112,12 +132,17 @@ fn unused(root: &Value, pipeline: &Pipeline, finder: &mut Finder) {
     let names = |section: &str| -> Vec<String> {
         root[section].as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect()
     };
-    let users = || ["stage", "channel"].into_iter().filter_map(|section| root[section].as_object()).flatten();
+    let users = || {
+        ["stage", "channel"].into_iter().filter_map(|section| root[section].as_object()).flatten()
+    };
     for name in names("retry") {
         let used = users().any(|(_, table)| table["retry"].as_str().unwrap_or("default") == name);
         if !used {
             finder
-                .warn_on(&KeyPath::of(&["retry", &name]), format!("no stage or channel uses retry policy \"{name}\""))
+                .warn_on(
+                    &KeyPath::of(&["retry", &name]),
+                    format!("no stage or channel uses retry policy \"{name}\""),
+                )
                 .hint(format!("add retry = \"{name}\" to one, or remove it"));
         }
     }
@@ -125,7 +150,10 @@ fn unused(root: &Value, pipeline: &Pipeline, finder: &mut Finder) {
         let used = pipeline.stages.iter().any(|stage| names_channel(&stage.options, &name));
         if !used && name != "log" {
             finder
-                .warn_on(&KeyPath::of(&["channel", &name]), format!("no stage sends to channel \"{name}\""))
+                .warn_on(
+                    &KeyPath::of(&["channel", &name]),
+                    format!("no stage sends to channel \"{name}\""),
+                )
                 .hint(format!("add \"{name}\" to the channels of an alert stage, or remove it"));
         }
     }
@@ -135,7 +163,8 @@ fn unused(root: &Value, pipeline: &Pipeline, finder: &mut Finder) {
 pub fn names_channel(options: &Value, name: &str) -> bool {
     match options {
         Value::Object(table) => table.iter().any(|(key, value)| {
-            let listed = key == "channels" && value.as_array().is_some_and(|list| list.iter().any(|item| item == name));
+            let listed = key == "channels"
+                && value.as_array().is_some_and(|list| list.iter().any(|item| item == name));
             listed || names_channel(value, name)
         }),
         Value::Array(list) => list.iter().any(|value| names_channel(value, name)),

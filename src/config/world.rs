@@ -11,7 +11,8 @@ use serde_json::Value;
 use super::{HandlerBuilder, io_words};
 use crate::limits::{FOLDER_BYTES_MAX, FOLDER_DEPTH_MAX, FOLDER_FILES_MAX};
 
-/// The world of stages: folders next to `pipeline.toml`, its channels, and the handlers that can be built.
+/// The world of stages: folders next to `pipeline.toml`, its channels, and the handlers that can be
+/// built.
 pub struct ConfigWorld<'a> {
     /// The folder that relative paths start from.
     pub base: &'a Path,
@@ -39,11 +40,17 @@ impl World for ConfigWorld<'_> {
         let mut bytes = 0;
         let mut texts = Vec::with_capacity(files.len());
         for file in files {
-            let relative = file.strip_prefix(&root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
-            let wrong = |error: std::io::Error| format!("could not read \"{path}/{relative}\": {}", io_words(&error));
+            let relative =
+                file.strip_prefix(&root).unwrap_or(&file).to_string_lossy().replace('\\', "/");
+            let wrong = |error: std::io::Error| {
+                format!("could not read \"{path}/{relative}\": {}", io_words(&error))
+            };
             bytes += std::fs::metadata(&file).map_err(wrong)?.len();
             if bytes > FOLDER_BYTES_MAX {
-                return Err(format!("the files in \"{path}\" are larger than {} MiB together", FOLDER_BYTES_MAX >> 20));
+                return Err(format!(
+                    "the files in \"{path}\" are larger than {} MiB together",
+                    FOLDER_BYTES_MAX >> 20
+                ));
             }
             let text = std::fs::read(&file).map_err(wrong)?;
             texts.push((relative, String::from_utf8_lossy(&text).into_owned()));
@@ -62,9 +69,13 @@ impl World for ConfigWorld<'_> {
 
 /// The `.json` files below `folder`; hidden ones are passed over.
 fn find(folder: &Path, name: &str, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), String> {
-    let wrong = |error: std::io::Error| format!("could not read the folder \"{name}\": {}", io_words(&error));
+    let wrong = |error: std::io::Error| {
+        format!("could not read the folder \"{name}\": {}", io_words(&error))
+    };
     if depth > FOLDER_DEPTH_MAX {
-        return Err(format!("\"{name}\" has folders more than {FOLDER_DEPTH_MAX} deep; does a link lead back?"));
+        return Err(format!(
+            "\"{name}\" has folders more than {FOLDER_DEPTH_MAX} deep; does a link lead back?"
+        ));
     }
     for entry in std::fs::read_dir(folder).map_err(wrong)? {
         let path = entry.map_err(wrong)?.path();
@@ -96,9 +107,14 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "{}").unwrap();
         }
-        let world = ConfigWorld { base: folder.path(), handler: &|_, _| Err(vec![]), channels: &[] };
-        let names: Vec<String> = world.folder("schemas").unwrap().into_iter().map(|(name, _)| name).collect();
+        let world =
+            ConfigWorld { base: folder.path(), handler: &|_, _| Err(vec![]), channels: &[] };
+        let names: Vec<String> =
+            world.folder("schemas").unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["a/c.json", "b.json"]);
-        assert_eq!(world.folder("none").unwrap_err(), "could not read the folder \"none\": there is no such file");
+        assert_eq!(
+            world.folder("none").unwrap_err(),
+            "could not read the folder \"none\": there is no such file"
+        );
     }
 }

@@ -91,7 +91,8 @@ pub struct StageTable {
     pub inputs: Vec<String>,
     /// The event types it reads, with NATS wildcards; none: all.
     pub types: Vec<String>,
-    /// Events in hand at once, per worker. 256 for validate, 64 for handle, 1 for stages that keep state.
+    /// Events in hand at once, per worker. 256 for validate, 64 for handle, 1 for stages that keep
+    /// state.
     #[schemars(range(min = 1, max = 10_000))]
     pub concurrency: Option<usize>,
     /// The retry policy: a `[retry.<name>]` table. `default` unless told.
@@ -103,12 +104,13 @@ pub struct StageTable {
     pub max_ack_pending: u64,
     /// The window in which the server drops results with a known id.
     pub dedup: Option<Period>,
-    /// When its handler counts as down, so that the stage waits instead of failing its events: `false`, `true`, or what opens
-    /// it. On for handle unless told.
+    /// When its handler counts as down, so that the stage waits instead of failing its events:
+    /// `false`, `true`, or what opens it. On for handle unless told.
     pub breaker: Option<BreakerTable>,
     /// Whether it runs inside the worker of the one stage it reads, with no stream between.
     pub chain: bool,
-    /// Which of its dead letters are redriven by themselves when it is up again; `true`: as by default.
+    /// Which of its dead letters are redriven by themselves when it is up again; `true`: as by
+    /// default.
     pub recover: Option<RecoverSetting>,
 }
 
@@ -122,11 +124,13 @@ pub enum RecoverSetting {
     Table(RecoverTable),
 }
 
-/// Which dead letters of a stage are redriven when its breaker closes or its health check passes; the rest are marked permanent.
+/// Which dead letters of a stage are redriven when its breaker closes or its health check passes;
+/// the rest are marked permanent.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecoverTable {
-    /// Error classes whose letters are redriven, such as `ConnectionError`; `*` stands for any text. None: all.
+    /// Error classes whose letters are redriven, such as `ConnectionError`; `*` stands for any
+    /// text. None: all.
     pub classes: Vec<String>,
     /// No letter that was given up on longer ago.
     pub max_age: Period,
@@ -172,12 +176,12 @@ pub enum BreakerTable {
 pub struct ChannelTable {
     /// Where its notifications go.
     pub kind: Option<String>,
-    /// Notifications at the most; what exceeds it is folded into a digest. Unless told, what the provider takes: 20/min for
-    /// dingtalk and wecom, 30/min for email, 60/min for log, webhook and slack, 120/min for pagerduty, 600/min for nats and
-    /// alertmanager, 1200/min for websocket.
+    /// Notifications at the most; what exceeds it is folded into a digest. Unless told, what the
+    /// provider takes: 20/min for dingtalk and wecom, 30/min for email, 60/min for log, webhook and
+    /// slack, 120/min for pagerduty, 600/min for nats and alertmanager, 1200/min for websocket.
     pub rate: Option<Rate>,
-    /// A template of the title, such as `{{ severity|upper }}: {{ title }}`. It sees the notification as JSON, `incident` (the
-    /// first one; null in a digest), and `incidents`.
+    /// A template of the title, such as `{{ severity|upper }}: {{ title }}`. It sees the
+    /// notification as JSON, `incident` (the first one; null in a digest), and `incidents`.
     pub title: Option<String>,
     /// A template of the text, like `title`.
     pub text: Option<String>,
@@ -202,9 +206,11 @@ pub struct StorageTable {
     pub failed_max_age: Period,
     /// How long dead letters are kept.
     pub dlq_max_age: Period,
-    /// How much of dead letters is kept. When it is full, workers hold what fails until there is room.
+    /// How much of dead letters is kept. When it is full, workers hold what fails until there is
+    /// room.
     pub dlq_max_bytes: Option<Size>,
-    /// How long an event may wait in the retry stream before it becomes a dead letter; `"0s"`: without end.
+    /// How long an event may wait in the retry stream before it becomes a dead letter; `"0s"`:
+    /// without end.
     pub retry_max_age: Period,
 }
 
@@ -223,7 +229,8 @@ pub enum Medium {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ObserveTable {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served, such as `127.0.0.1:9464`; absent: nowhere.
+    /// Where `/metrics`, `/healthz` and `/readyz` are served, such as `127.0.0.1:9464`; absent:
+    /// nowhere.
     pub listen: Option<String>,
     /// The OTLP/HTTP endpoint spans go to, such as `http://127.0.0.1:4318`; absent: nowhere.
     pub otlp: Option<String>,
@@ -235,7 +242,13 @@ pub struct ObserveTable {
 impl Default for SourceTable {
     fn default() -> Self {
         let max_age = Period::seconds(7 * DAY);
-        Self { subjects: Vec::new(), envelope: Envelope::Domain, max_age, max_bytes: None, external: None }
+        Self {
+            subjects: Vec::new(),
+            envelope: Envelope::Domain,
+            max_age,
+            max_bytes: None,
+            external: None,
+        }
     }
 }
 

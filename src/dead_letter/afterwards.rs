@@ -1,4 +1,5 @@
-//! Afterwards: the dead letter of an event whose workers are gone, made from the stored message and its last record.
+//! Afterwards: the dead letter of an event whose workers are gone, made from the stored message and
+//! its last record.
 
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
@@ -63,14 +64,16 @@ pub enum AfterwardsError {
 impl AfterwardsError {
     /// What lies under it, for the log.
     pub(super) fn cause(&self) -> String {
-        let mut causes = std::iter::successors(std::error::Error::source(self), |error| error.source());
+        let mut causes =
+            std::iter::successors(std::error::Error::source(self), |error| error.source());
         let first = causes.next().map(ToString::to_string).unwrap_or_default();
         causes.fold(first, |all, error| format!("{all}: {error}"))
     }
 }
 
 impl Afterwards {
-    /// Writes the letter of a stored message on behalf of `stage`, unless the event has one or lives on. Settles nothing.
+    /// Writes the letter of a stored message on behalf of `stage`, unless the event has one or
+    /// lives on. Settles nothing.
     pub(super) async fn bury(
         &self,
         stage: &str,
@@ -96,9 +99,11 @@ impl Afterwards {
         let now = SystemTime::now();
         let spent = record.as_ref().map(|record| record.spent).unwrap_or_default();
         let known = spent.attempts.max(origin.attempts_spent);
-        let attempts_max = self.pipeline.stage(stage).map_or(1, |stage| stage.policy.attempts_max());
+        let attempts_max =
+            self.pipeline.stage(stage).map_or(1, |stage| stage.policy.attempts_max());
         let first_failed_at = spent.first_failed_at.or(origin.first_failed_at);
-        let first_failed_at = first_failed_at.unwrap_or(if expired { message.stored_at } else { now });
+        let first_failed_at =
+            first_failed_at.unwrap_or(if expired { message.stored_at } else { now });
         let spent = Spent {
             attempts: if known > 0 || expired { known } else { attempts_max },
             first_failed_at: Some(first_failed_at),
@@ -139,12 +144,16 @@ impl Afterwards {
         self.metrics.stage(stage).dead_lettered(reason);
         let (source, reason) = (&origin.source, reason.as_str());
         match why {
-            Why::Deliveries(_) => tracing::info!(stage, %source, reason, "dead letter, written by the router"),
+            Why::Deliveries(_) => {
+                tracing::info!(stage, %source, reason, "dead letter, written by the router")
+            }
             Why::Unnoticed => tracing::warn!(
                 stage, %source, reason,
                 "dead letter, written by the sweep: the server gave the event up and its notice was not heard; it may have completed"
             ),
-            Why::Expired(_) => tracing::warn!(stage, %source, reason, "dead letter: {}", failure.message),
+            Why::Expired(_) => {
+                tracing::warn!(stage, %source, reason, "dead letter: {}", failure.message)
+            }
         }
         Ok(Buried::Written)
     }
@@ -162,15 +171,21 @@ impl Afterwards {
         Ok(self.broker.last_on_subject(&names.dlq_stream(), &subject).await?.is_some())
     }
 
-    /// Whether the last that is known of this message at `stage` is a failure after which the event did not move on.
-    pub(super) async fn failed_there(&self, stage: &str, stream: &str, message: &StoredMessage) -> bool {
+    /// Whether the last that is known of this message at `stage` is a failure after which the event
+    /// did not move on.
+    pub(super) async fn failed_there(
+        &self,
+        stage: &str,
+        stream: &str,
+        message: &StoredMessage,
+    ) -> bool {
         let (origin, _) = Identity::stored(&self.pipeline, stream, message);
         let record = self.record(stage, &origin).await;
         record.is_some_and(|record| !record.comes_back())
     }
 
-    /// The last error event of this life at `stage`, or at a stage chained to it. That it cannot be read makes a letter
-    /// say less and holds none up.
+    /// The last error event of this life at `stage`, or at a stage chained to it. That it cannot be
+    /// read makes a letter say less and holds none up.
     async fn record(&self, stage: &str, origin: &Origin) -> Option<Record> {
         let names = self.pipeline.names();
         let found = Record::last(&self.broker, &names, &self.line(stage), origin).await;
@@ -189,7 +204,9 @@ impl Afterwards {
                 Input::Source(_) | Input::Failed(_) | Input::Findings => false,
             };
             let mut chained = self.pipeline.stages.iter().filter(|stage| stage.chain);
-            let next = chained.find(|stage| !line.contains(&stage.name.as_str()) && stage.inputs.iter().any(reads_it));
+            let next = chained.find(|stage| {
+                !line.contains(&stage.name.as_str()) && stage.inputs.iter().any(reads_it)
+            });
             match next {
                 Some(next) => line.push(&next.name),
                 None => return line,
@@ -212,7 +229,8 @@ fn verdict(why: Why, record: Option<&Record>) -> (Reason, Failure) {
     let what = match why {
         Why::Deliveries(deliveries) => format!("{deliveries} deliveries and no settlement"),
         Why::Unnoticed | Why::Expired(_) => {
-            "the server gave it up without a notice that was heard; it may have completed".to_owned()
+            "the server gave it up without a notice that was heard; it may have completed"
+                .to_owned()
         }
     };
     let before = record.map(|record| format!("; before that {}: {}", record.class, record.message));

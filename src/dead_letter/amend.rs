@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use crate::broker::{Broker, Expects, Headers, Outgoing, PublishError, Stored, StoredMessage};
 
-/// Puts a letter with these headers and this payload in the place of `letter`, which is as it was read. Returns its new
-/// number; `None` if someone else has amended, redriven or dropped the letter since.
+/// Puts a letter with these headers and this payload in the place of `letter`, which is as it was
+/// read. Returns its new number; `None` if someone else has amended, redriven or dropped the letter
+/// since.
 ///
 /// One message with a roll-up of its subject: there is never none and never two.
 ///

@@ -1,4 +1,5 @@
-//! Edit: a letter's payload is changed: read anew, held against the schema it must pass, and what it was is kept.
+//! Edit: a letter's payload is changed: read anew, held against the schema it must pass, and what
+//! it was is kept.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -15,7 +16,10 @@ use super::{
     origin::Place,
 };
 use crate::{
-    broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header, set},
+    broker::{
+        AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header,
+        set,
+    },
     config::{
         Pipeline,
         pipeline::{Input, Stage},
@@ -91,7 +95,9 @@ pub enum EditError {
         source: AdminError,
     },
     /// Someone else was first.
-    #[error("letter {seq} was changed, redriven or dropped by someone else meanwhile; nothing of yours was stored")]
+    #[error(
+        "letter {seq} was changed, redriven or dropped by someone else meanwhile; nothing of yours was stored"
+    )]
     Changed {
         /// The letter.
         seq: u64,
@@ -100,7 +106,8 @@ pub enum EditError {
 
 /// The event that an edited payload is. An event that was read before keeps its id.
 ///
-/// `message_id` is the `Nats-Msg-Id` of the message it was published as, which is the id of a raw event.
+/// `message_id` is the `Nats-Msg-Id` of the message it was published as, which is the id of a raw
+/// event.
 ///
 /// # Errors
 /// [`Unfit`].
@@ -109,30 +116,45 @@ pub fn read(letter: &StoredMessage, message_id: Option<&str>, body: Bytes) -> Re
     let record = LetterRecord::of(letter);
     let envelope = known(headers::ENVELOPE).and_then(Envelope::named).unwrap_or(Envelope::Raw);
     let id = record.event_id.as_deref();
-    let carrier =
-        Carrier { subject: &record.source_subject, message_id: id.or(message_id), fallback_id: &record.source };
-    let undecodable = |failure: Failure| Unfit::Undecodable { envelope: envelope.as_str(), said: failure.message };
+    let carrier = Carrier {
+        subject: &record.source_subject,
+        message_id: id.or(message_id),
+        fallback_id: &record.source,
+    };
+    let undecodable = |failure: Failure| Unfit::Undecodable {
+        envelope: envelope.as_str(),
+        said: failure.message,
+    };
     let event = envelope::decode(envelope, body.clone(), &carrier).map_err(undecodable)?;
     match id {
         Some(old) if event.id != old => Err(Unfit::OtherId { old: old.to_owned(), new: event.id }),
         // What a raw event is called is said beside it, not in it.
-        Some(_) if envelope == Envelope::Raw => Ok(filter::event(&StoredMessage { body, ..letter.clone() })),
+        Some(_) if envelope == Envelope::Raw => {
+            Ok(filter::event(&StoredMessage { body, ..letter.clone() }))
+        }
         _ => Ok(event),
     }
 }
 
-/// Holds an event against the schemas on its way from `source`, a stream, to `stage`, the stage itself included: it must
-/// pass the `validate` stages of one of the ways there are.
+/// Holds an event against the schemas on its way from `source`, a stream, to `stage`, the stage
+/// itself included: it must pass the `validate` stages of one of the ways there are.
 ///
 /// # Errors
 /// [`Unfit::Rejected`], [`Unfit::NoSchemas`].
-pub async fn check(pipeline: &Pipeline, stage: &str, source: &str, event: &Event) -> Result<(), Unfit> {
+pub async fn check(
+    pipeline: &Pipeline,
+    stage: &str,
+    source: &str,
+    event: &Event,
+) -> Result<(), Unfit> {
     let came_from = Place::parse(source).and_then(|place| pipeline.source_of(&place.stream));
     let mut passes: BTreeMap<&str, Result<(), Unfit>> = BTreeMap::new();
     // Each stage stands after what it reads.
     for here in &pipeline.stages {
         let mut ways = here.inputs.iter().filter_map(|input| match input {
-            Input::Source(name) => came_from.is_none_or(|source| source.name == *name).then_some(Ok(())),
+            Input::Source(name) => {
+                came_from.is_none_or(|source| source.name == *name).then_some(Ok(()))
+            }
             Input::Results(before) => passes.get(before.as_str()).cloned(),
             Input::Failed(_) | Input::Findings => Some(Ok(())),
         });
@@ -157,20 +179,34 @@ async fn validate(pipeline: &Pipeline, stage: &Stage, event: &Event) -> Result<(
     if stage.kind.name != millstream_stages::validate::KIND.name {
         return Ok(());
     }
-    let world = ConfigWorld { base: &pipeline.base, handler: &|_, _| Err(Vec::new()), channels: &[] };
+    let world =
+        ConfigWorld { base: &pipeline.base, handler: &|_, _| Err(Vec::new()), channels: &[] };
     let map = build(&stage.options, &world).map_err(|problems| Unfit::NoSchemas {
         stage: stage.name.clone(),
-        said: problems.iter().map(|problem| problem.message.as_str()).collect::<Vec<_>>().join("; "),
+        said: problems
+            .iter()
+            .map(|problem| problem.message.as_str())
+            .collect::<Vec<_>>()
+            .join("; "),
     })?;
-    let delivery = Delivery { stage: stage.name.clone(), attempt: 1, now: SystemTime::now(), traceparent: None };
+    let delivery = Delivery {
+        stage: stage.name.clone(),
+        attempt: 1,
+        now: SystemTime::now(),
+        traceparent: None,
+    };
     let answered = map.apply(event, &delivery).await;
-    answered.map(|_| ()).map_err(|failure| Unfit::Rejected { stage: stage.name.clone(), said: failure.message })
+    answered
+        .map(|_| ())
+        .map_err(|failure| Unfit::Rejected { stage: stage.name.clone(), said: failure.message })
 }
 
 /// The headers of an edited letter. `event` is what its payload was read as, if it could be.
 pub fn edited(letter: &StoredMessage, event: Option<&Event>, by: &str, now: SystemTime) -> Headers {
     let is_about_body = |name: &str| [headers::BODY, headers::BODY_BYTES].contains(&name);
-    let mut all = without(letter, |name| is_about_body(name) || (event.is_some() && IDENTITY.contains(&name)));
+    let mut all = without(letter, |name| {
+        is_about_body(name) || (event.is_some() && IDENTITY.contains(&name))
+    });
     if let Some(event) = event {
         write_identity(event, &mut all);
         if get(&all, headers::TRACEPARENT).is_none() {
@@ -200,11 +236,13 @@ fn without(letter: &StoredMessage, leave: impl Fn(&str) -> bool) -> Headers {
     all
 }
 
-/// Keeps what the letter was, if that was not done before, then puts the edited letter in its place. Returns its new number.
+/// Keeps what the letter was, if that was not done before, then puts the edited letter in its
+/// place. Returns its new number.
 ///
-/// If the process dies in between, the letter is as it was and its original is there twice, which harms nothing. A payload too
-/// large for its letter is stored first, under a name of its own, which the letter then points at: until it is there, and
-/// after it is, the letter has the one payload or the other. What it pointed at before goes last, unless the original has it.
+/// If the process dies in between, the letter is as it was and its original is there twice, which
+/// harms nothing. A payload too large for its letter is stored first, under a name of its own,
+/// which the letter then points at: until it is there, and after it is, the letter has the one
+/// payload or the other. What it pointed at before goes last, unless the original has it.
 ///
 /// # Errors
 /// [`EditError`].
@@ -230,13 +268,15 @@ pub async fn put(
         }
     }
     let store_error = |source| EditError::Store { seq, source };
-    let (new_headers, body) = set_apart(broker, letter, new_headers, body).await.map_err(store_error)?;
+    let (new_headers, body) =
+        set_apart(broker, letter, new_headers, body).await.map_err(store_error)?;
     let stored = amend::amend(broker, letter, new_headers.clone(), body.clone()).await;
     if let Some(new) = stored.map_err(store_error)? {
         if let Some(apart) = was_apart.filter(|apart| *apart != Names::dlq_body(&letter.subject))
             && let Err(error) = broker.purge_up_to(&names.dlq_stream(), &apart, seq).await
         {
-            // The letter is right all the same; what it pointed at goes when it is dropped, or expires.
+            // The letter is right all the same; what it pointed at goes when it is dropped, or
+            // expires.
             tracing::debug!(letter = new, error = %error, "could not remove the payload that was edited");
         }
         return Ok(new);
@@ -252,14 +292,16 @@ pub async fn put(
     now.filter(is_ours).map(|found| found.seq).ok_or(EditError::Changed { seq })
 }
 
-/// Stores a payload by itself that is too large for its letter. Gives the headers and the payload that the letter has then.
+/// Stores a payload by itself that is too large for its letter. Gives the headers and the payload
+/// that the letter has then.
 async fn set_apart(
     broker: &Broker,
     letter: &StoredMessage,
     headers: Headers,
     body: Bytes,
 ) -> Result<(Headers, Bytes), PublishError> {
-    let mut whole = Outgoing { headers, body, ..Outgoing::new(letter.subject.clone(), Bytes::new()) };
+    let mut whole =
+        Outgoing { headers, body, ..Outgoing::new(letter.subject.clone(), Bytes::new()) };
     if whole.bytes() + limits::LETTER_RESERVE > broker.max_payload() {
         // Whoever edits the same letter at the same time has another name.
         let micros = jiff::Timestamp::now().as_microsecond();

@@ -85,7 +85,9 @@ impl LetterFilter {
     pub fn compile(&self) -> Result<Selecting, FilterError> {
         let time = |text: &Option<String>| match text {
             None => Ok(None),
-            Some(text) => parse_rfc3339(text).map(Some).ok_or_else(|| FilterError::Time(text.clone())),
+            Some(text) => {
+                parse_rfc3339(text).map(Some).ok_or_else(|| FilterError::Time(text.clone()))
+            }
         };
         Ok(Selecting {
             since: time(&self.since)?,
@@ -126,7 +128,12 @@ impl Selecting {
     ///
     /// # Errors
     /// [`AdminError`]: its payload is kept apart, is needed, and could not be read.
-    pub async fn takes(&self, broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<bool, AdminError> {
+    pub async fn takes(
+        &self,
+        broker: &Broker,
+        names: &Names,
+        letter: &StoredMessage,
+    ) -> Result<bool, AdminError> {
         if !self.takes_headers(letter) {
             return Ok(false);
         }
@@ -141,9 +148,12 @@ impl Selecting {
 
     /// Whether this letter is meant by all but the condition on its payload.
     fn takes_headers(&self, letter: &StoredMessage) -> bool {
-        let LetterFilter { letters, stage, class, event_type, tenant, reason, fingerprint, .. } = &self.filter;
+        let LetterFilter { letters, stage, class, event_type, tenant, reason, fingerprint, .. } =
+            &self.filter;
         let header = |name| get(&letter.headers, name);
-        let is = |wanted: &Option<String>, name| wanted.as_deref().is_none_or(|wanted| header(name) == Some(wanted));
+        let is = |wanted: &Option<String>, name| {
+            wanted.as_deref().is_none_or(|wanted| header(name) == Some(wanted))
+        };
         let fits = |glob: &Option<String>, name| {
             glob.as_deref().is_none_or(|glob| glob_matches(glob, header(name).unwrap_or_default()))
         };
@@ -153,9 +163,9 @@ impl Selecting {
             && is(reason, headers::REASON)
             && fits(class, headers::ERROR_CLASS)
             && fits(event_type, headers::EVENT_TYPE)
-            && fingerprint
-                .as_deref()
-                .is_none_or(|start| header(headers::FINGERPRINT).is_some_and(|whole| whole.starts_with(start)))
+            && fingerprint.as_deref().is_none_or(|start| {
+                header(headers::FINGERPRINT).is_some_and(|whole| whole.starts_with(start))
+            })
             && self.is_in_time(|| header(headers::DEAD_AT))
     }
 
@@ -164,7 +174,8 @@ impl Selecting {
             return true;
         }
         dead_at().and_then(parse_rfc3339).is_some_and(|dead_at| {
-            self.since.is_none_or(|since| dead_at >= since) && self.until.is_none_or(|until| dead_at < until)
+            self.since.is_none_or(|since| dead_at >= since)
+                && self.until.is_none_or(|until| dead_at < until)
         })
     }
 }

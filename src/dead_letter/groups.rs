@@ -1,4 +1,5 @@
-//! Groups: many letters folded into groups by fingerprint, and into totals. Pure, and of bounded size.
+//! Groups: many letters folded into groups by fingerprint, and into totals. Pure, and of bounded
+//! size.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -118,7 +119,10 @@ impl Groups {
     pub fn finish(self) -> (Vec<Group>, u64) {
         let mut groups: Vec<Group> = self.groups.into_values().collect();
         groups.sort_by(|a, b| {
-            b.count.cmp(&a.count).then_with(|| b.last.cmp(&a.last)).then_with(|| a.fingerprint.cmp(&b.fingerprint))
+            b.count
+                .cmp(&a.count)
+                .then_with(|| b.last.cmp(&a.last))
+                .then_with(|| a.fingerprint.cmp(&b.fingerprint))
         });
         (groups, self.other)
     }
@@ -229,7 +233,13 @@ mod tests {
             set(&mut all, name, crate::broker::header(value));
         }
         let body = bytes::Bytes::from_static(b"{}");
-        StoredMessage { subject: String::new(), headers: all, body, seq, stored_at: SystemTime::UNIX_EPOCH }
+        StoredMessage {
+            subject: String::new(),
+            headers: all,
+            body,
+            seq,
+            stored_at: SystemTime::UNIX_EPOCH,
+        }
     }
 
     fn at(second: u64) -> String {
@@ -237,7 +247,9 @@ mod tests {
     }
 
     fn of(seq: u64, fingerprint: &str, event_type: &str, second: u64) -> StoredMessage {
-        use millstream_stages::headers::{DEAD_AT, ERROR_CLASS, ERROR_MESSAGE, EVENT_TYPE, FINGERPRINT, REASON, STAGE};
+        use millstream_stages::headers::{
+            DEAD_AT, ERROR_CLASS, ERROR_MESSAGE, EVENT_TYPE, FINGERPRINT, REASON, STAGE,
+        };
         letter(
             seq,
             &[
@@ -289,7 +301,15 @@ mod tests {
         for (seq, second) in [(1, day / 2), (2, day + 1), (3, 2 * day - 60)] {
             stats.add(&of(seq, "aa", "order.created", second));
         }
-        stats.add(&letter(4, &[(STAGE, "email"), (DEAD_AT, "rubbish"), (EDITED_AT, &at(1)), (PERMANENT, "no tenant")]));
+        stats.add(&letter(
+            4,
+            &[
+                (STAGE, "email"),
+                (DEAD_AT, "rubbish"),
+                (EDITED_AT, &at(1)),
+                (PERMANENT, "no tenant"),
+            ],
+        ));
         expect_test::expect![[r#"
             {
               "letters": 4,

@@ -1,7 +1,7 @@
 //! Job: a redrive of many letters as a durable record, which whoever runs it carries on.
 //!
-//! The record is in the key-value bucket of the pipeline's state, written by compare-and-set. It is the audit, too:
-//! the last [`crate::limits::JOBS_KEPT`] are kept.
+//! The record is in the key-value bucket of the pipeline's state, written by compare-and-set. It is
+//! the audit, too: the last [`crate::limits::JOBS_KEPT`] are kept.
 
 pub mod canary;
 pub mod fleet;
@@ -129,7 +129,14 @@ pub struct Rules {
 
 impl Job {
     /// A job that nobody runs yet, of the letters up to `last`.
-    pub fn new(id: String, kind: Kind, filter: LetterFilter, last: u64, by: &str, now: SystemTime) -> Self {
+    pub fn new(
+        id: String,
+        kind: Kind,
+        filter: LetterFilter,
+        last: u64,
+        by: &str,
+        now: SystemTime,
+    ) -> Self {
         Self {
             id,
             kind,
@@ -191,7 +198,8 @@ impl Kind {
     }
 }
 
-/// A new name, such as `r-20261121-101502-ab12` for a job (`r`) or a silence (`s`): it sorts by time, to the microsecond.
+/// A new name, such as `r-20261121-101502-ab12` for a job (`r`) or a silence (`s`): it sorts by
+/// time, to the microsecond.
 pub fn new_id(kind: char, now: SystemTime) -> String {
     let mut micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
     let mut end = [0; 4];
@@ -202,8 +210,8 @@ pub fn new_id(kind: char, now: SystemTime) -> String {
     format!("{kind}-{}-{}", stamp(now), String::from_utf8_lossy(&end))
 }
 
-/// The name of the job that a stage's becoming well makes: the same for every worker that sees it, by the revision of the
-/// key that says so.
+/// The name of the job that a stage's becoming well makes: the same for every worker that sees it,
+/// by the revision of the key that says so.
 pub fn recovery_id(stage: &str, revision: u64, written_at: SystemTime) -> String {
     format!("r-{}-{stage}-{revision}", stamp(written_at))
 }
@@ -229,10 +237,14 @@ mod tests {
     #[test]
     fn a_record_is_json_that_reads_itself() {
         let filter = LetterFilter { stage: Some("orders".into()), ..LetterFilter::default() };
-        let mut job = Job::new("r-1".into(), Kind::Redrive, filter, 9, "me@here", SystemTime::UNIX_EPOCH);
+        let mut job =
+            Job::new("r-1".into(), Kind::Redrive, filter, 9, "me@here", SystemTime::UNIX_EPOCH);
         job.canary = Some(Canary::new(10, 0.2));
         let text = serde_json::to_string(&job).unwrap();
         assert_eq!(serde_json::from_str::<Job>(&text).unwrap(), job);
-        assert!(text.contains(r#""state":"running""#) && text.contains(r#""stopAbove":0.2"#), "{text}");
+        assert!(
+            text.contains(r#""state":"running""#) && text.contains(r#""stopAbove":0.2"#),
+            "{text}"
+        );
     }
 }

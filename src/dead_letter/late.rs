@@ -22,8 +22,9 @@ pub enum LateError {
     Mark(#[from] PublishError),
 }
 
-/// Marks the letter of one life of an event at a stage, if there is one, as that of an event that completed at `at`.
-/// Returns whether this call did: what is marked already is left as it is, so that it is counted once.
+/// Marks the letter of one life of an event at a stage, if there is one, as that of an event that
+/// completed at `at`. Returns whether this call did: what is marked already is left as it is, so
+/// that it is counted once.
 ///
 /// For a success that came late: handed out more than once, or longer in hand than the ack wait.
 ///
@@ -38,7 +39,9 @@ pub async fn completed_late(
 ) -> Result<bool, LateError> {
     let subject = names.dlq_subject(stage, &life.stream, life.seq);
     for _ in 0..limits::AMEND_TRIES {
-        let Some(letter) = broker.last_on_subject(&names.dlq_stream(), &subject).await? else { return Ok(false) };
+        let Some(letter) = broker.last_on_subject(&names.dlq_stream(), &subject).await? else {
+            return Ok(false);
+        };
         if get(&letter.headers, headers::COMPLETED_AT).is_some() {
             return Ok(false);
         }

@@ -1,5 +1,5 @@
-//! Letter: the message that an event given up on becomes. The payload is the original, byte for byte;
-//! headers say the rest, a stable contract from any language.
+//! Letter: the message that an event given up on becomes. The payload is the original, byte for
+//! byte; headers say the rest, a stable contract from any language.
 
 use std::{
     borrow::Cow,
@@ -19,7 +19,10 @@ use serde::Serialize;
 
 use super::{Origin, record::Who};
 use crate::{
-    broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header, set},
+    broker::{
+        AdminError, Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header,
+        set,
+    },
     config::Pipeline,
     limits,
     observe::TraceContext,
@@ -65,11 +68,15 @@ pub enum Identity<'a> {
 }
 
 impl<'a> Identity<'a> {
-    /// What is known of a stored message by its stream, and where it comes from: only our own headers are believed.
+    /// What is known of a stored message by its stream, and where it comes from: only our own
+    /// headers are believed.
     pub fn stored(pipeline: &Pipeline, stream: &str, message: &'a StoredMessage) -> (Origin, Self) {
         let header = |name| get(&message.headers, name);
         let Some(source) = pipeline.source_of(stream) else {
-            return (Origin::read(stream, message.seq, &message.subject, header), Self::Headers(&message.headers));
+            return (
+                Origin::read(stream, message.seq, &message.subject, header),
+                Self::Headers(&message.headers),
+            );
         };
         let origin = Origin::first(stream, message.seq, &message.subject);
         let carrier = Carrier {
@@ -107,8 +114,13 @@ impl<'a> Identity<'a> {
     }
 }
 
-pub(super) const IDENTITY: [&str; 5] =
-    [headers::EVENT_ID, headers::EVENT_TYPE, headers::EVENT_VERSION, headers::TENANT, headers::ENVELOPE];
+pub(super) const IDENTITY: [&str; 5] = [
+    headers::EVENT_ID,
+    headers::EVENT_TYPE,
+    headers::EVENT_VERSION,
+    headers::TENANT,
+    headers::ENVELOPE,
+];
 
 /// Writes an event's identity where a later stage reads it without parsing the payload.
 pub fn write_identity(event: &Event, to: &mut Headers) {
@@ -132,7 +144,8 @@ impl Letter<'_> {
         store(broker, self.message(names)).await
     }
 
-    /// The letter as a message. It claims its subject: only one letter of one life of an event is stored.
+    /// The letter as a message. It claims its subject: only one letter of one life of an event is
+    /// stored.
     pub fn message(&self, names: &Names) -> Outgoing {
         let mut all = Headers::new();
         match &self.identity {
@@ -153,7 +166,10 @@ impl Letter<'_> {
         let service = format!("{}/{}", names.pipeline(), self.stage);
         all.insert(headers::STAGE, self.stage);
         all.insert(headers::REASON, self.reason.as_str());
-        all.insert(headers::FINGERPRINT, fingerprint(&class, &service, &self.failure.message).as_str());
+        all.insert(
+            headers::FINGERPRINT,
+            fingerprint(&class, &service, &self.failure.message).as_str(),
+        );
         all.insert(headers::ERROR_CLASS, header(&class));
         all.insert(headers::ERROR_MESSAGE, headers::clean(&self.failure.message).as_str());
         all.insert(headers::ATTEMPTS, self.attempts.to_string());
@@ -177,14 +193,16 @@ impl Letter<'_> {
     }
 }
 
-/// The value of [`headers::BODY`] on a letter whose payload is kept apart; a dot and a name follow where it was edited.
+/// The value of [`headers::BODY`] on a letter whose payload is kept apart; a dot and a name follow
+/// where it was edited.
 pub(super) const APART: &str = "apart";
 
-/// Stores a letter and waits until it is there. Whoever is second to give up on the same life of an event finds the
-/// letter there and writes none. Returns whether this one was the first.
+/// Stores a letter and waits until it is there. Whoever is second to give up on the same life of an
+/// event finds the letter there and writes none. Returns whether this one was the first.
 ///
-/// Where the server would find the letter too large, the payload is stored first, by itself, on [`Names::dlq_body`]. (What it
-/// came from is no place to point at: a source forgets sooner than the letters, and an edge as soon as it is settled.)
+/// Where the server would find the letter too large, the payload is stored first, by itself, on
+/// [`Names::dlq_body`]. (What it came from is no place to point at: a source forgets sooner than
+/// the letters, and an edge as soon as it is settled.)
 ///
 /// # Errors
 /// The publish did not succeed: the event must not be settled.
@@ -192,19 +210,23 @@ pub async fn store(broker: &Broker, mut letter: Outgoing) -> Result<bool, Publis
     if letter.bytes() + limits::LETTER_RESERVE > broker.max_payload() {
         let bytes = letter.body.len();
         // The same bytes, however often they are stored: the last takes the place of those before.
-        let apart = Outgoing::new(Names::dlq_body(&letter.subject), std::mem::take(&mut letter.body));
+        let apart =
+            Outgoing::new(Names::dlq_body(&letter.subject), std::mem::take(&mut letter.body));
         match broker.publish(apart.clone().header("Nats-Rollup", "sub")).await {
             // It came without headers, and only so it fits.
             Err(PublishError::TooLarge { .. }) => broker.publish(apart).await,
             stored => stored,
         }
         .map_err(hinted)?;
-        letter = letter.header(headers::BODY, APART).header(headers::BODY_BYTES, &bytes.to_string());
+        letter =
+            letter.header(headers::BODY, APART).header(headers::BODY_BYTES, &bytes.to_string());
     }
     match broker.publish(letter).await {
         Ok(_) => Ok(true),
         Err(PublishError::NotFirst { .. }) => Ok(false),
-        Err(error @ (PublishError::TooLarge { .. } | PublishError::Failed { .. })) => Err(hinted(error)),
+        Err(error @ (PublishError::TooLarge { .. } | PublishError::Failed { .. })) => {
+            Err(hinted(error))
+        }
     }
 }
 
@@ -214,12 +236,17 @@ fn hinted(error: PublishError) -> PublishError {
                         (`millstream dlq`), or raise it and `millstream apply`";
     let is_full = error.is_full();
     match error {
-        PublishError::Failed { subject, .. } if is_full => PublishError::Failed { subject, source: FULL.into() },
-        PublishError::Failed { .. } | PublishError::NotFirst { .. } | PublishError::TooLarge { .. } => error,
+        PublishError::Failed { subject, .. } if is_full => {
+            PublishError::Failed { subject, source: FULL.into() }
+        }
+        PublishError::Failed { .. }
+        | PublishError::NotFirst { .. }
+        | PublishError::TooLarge { .. } => error,
     }
 }
 
-/// The subject on which the payload is kept of a letter that is on `subject` and has these headers, where that is apart.
+/// The subject on which the payload is kept of a letter that is on `subject` and has these headers,
+/// where that is apart.
 pub fn apart(subject: &str, headers: &Headers) -> Option<String> {
     let name = get(headers, headers::BODY)?.strip_prefix(APART)?;
     Some(Names::dlq_body(subject) + name)
@@ -229,7 +256,11 @@ pub fn apart(subject: &str, headers: &Headers) -> Option<String> {
 ///
 /// # Errors
 /// [`AdminError`]: the dead-letter stream could not be read.
-pub async fn payload(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<Option<Bytes>, AdminError> {
+pub async fn payload(
+    broker: &Broker,
+    names: &Names,
+    letter: &StoredMessage,
+) -> Result<Option<Bytes>, AdminError> {
     payload_at(broker, names, &letter.subject, letter).await
 }
 
@@ -252,11 +283,16 @@ pub async fn payload_at(
 ///
 /// # Errors
 /// [`AdminError`]; what is removed in part can be removed again.
-pub async fn remove(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<bool, AdminError> {
+pub async fn remove(
+    broker: &Broker,
+    names: &Names,
+    letter: &StoredMessage,
+) -> Result<bool, AdminError> {
     let dlq = names.dlq_stream();
     let was_there = broker.delete_message(&dlq, letter.seq).await?;
     if let Some(apart) = apart(&letter.subject, &letter.headers).filter(|_| was_there) {
-        // What is stored there after the letter is another letter's, whose writer did not see this one.
+        // What is stored there after the letter is another letter's, whose writer did not see this
+        // one.
         broker.purge_up_to(&dlq, &apart, letter.seq).await?;
     }
     Ok(was_there)
@@ -266,7 +302,11 @@ pub async fn remove(broker: &Broker, names: &Names, letter: &StoredMessage) -> R
 ///
 /// # Errors
 /// As [`remove`].
-pub async fn erase(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<bool, AdminError> {
+pub async fn erase(
+    broker: &Broker,
+    names: &Names,
+    letter: &StoredMessage,
+) -> Result<bool, AdminError> {
     let dlq = names.dlq_stream();
     let was_there = broker.delete_message(&dlq, letter.seq).await?;
     let has = |name| get(&letter.headers, name).is_some();
@@ -326,8 +366,8 @@ pub struct LetterRecord {
     pub apart: bool,
 }
 
-/// What the headers of a stored letter say, read in one pass: for folding a million letters, where looking up each header by
-/// its name costs more than all else.
+/// What the headers of a stored letter say, read in one pass: for folding a million letters, where
+/// looking up each header by its name costs more than all else.
 #[derive(Debug, Default)]
 pub struct LetterHeaders<'a> {
     pub(super) stage: &'a str,
@@ -431,6 +471,8 @@ pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
 /// A time as RFC 3339 with milliseconds, UTC.
 pub fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let stamp = i64::try_from(since.as_millis()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let stamp = i64::try_from(since.as_millis())
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     format!("{:.3}", stamp.unwrap_or(jiff::Timestamp::MAX))
 }

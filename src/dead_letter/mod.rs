@@ -3,8 +3,10 @@
 //! - [`origin`]: where an event comes from, and which life of it at its stage this is
 //! - [`letter`]: the message that an event given up on becomes; a stable header contract
 //! - [`router`]: dead-letters what the server gave up on because workers died
-//! - [`sweep`]: dead-letters what the server gave up on unheard, and what waited too long for a retry
-//! - [`afterwards`]: what router and sweep share: a letter from the stored message and its last record
+//! - [`sweep`]: dead-letters what the server gave up on unheard, and what waited too long for a
+//!   retry
+//! - [`afterwards`]: what router and sweep share: a letter from the stored message and its last
+//!   record
 //! - [`orphans`]: which events are stored and will be given to nobody again
 //! - [`late`]: what completed although it was given up on
 //! - [`filter`]: which letters are meant

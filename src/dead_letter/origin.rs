@@ -9,9 +9,10 @@ use crate::broker::{Headers, header, set};
 
 /// Where an event comes from, and which life of it at its stage this is.
 ///
-/// Parking an event and a redrive publish it again, so that its place in a stream changes. The *source*
-/// stays what it was first stored as. The *life* names one run through the attempts at one stage:
-/// parking keeps it, so that whoever gives up on the event writes the same dead letter; a redrive begins a new one.
+/// Parking an event and a redrive publish it again, so that its place in a stream changes. The
+/// *source* stays what it was first stored as. The *life* names one run through the attempts at one
+/// stage: parking keeps it, so that whoever gives up on the event writes the same dead letter; a
+/// redrive begins a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// The stream and sequence the event was first stored as.
@@ -65,7 +66,8 @@ impl Origin {
         let number = |name| header(name).and_then(|text| text.parse().ok()).unwrap_or(0);
         Self {
             source: header(headers::SOURCE).and_then(Place::parse).unwrap_or(first.source),
-            source_subject: header(headers::SOURCE_SUBJECT).map_or(first.source_subject, ToOwned::to_owned),
+            source_subject: header(headers::SOURCE_SUBJECT)
+                .map_or(first.source_subject, ToOwned::to_owned),
             life: header(headers::LIFE).and_then(Place::parse).unwrap_or(first.life),
             attempts_spent: number(headers::ATTEMPTS),
             redrives: number(headers::REDRIVES),
@@ -123,6 +125,9 @@ mod tests {
         assert_eq!(origin.attempts_spent, 3);
 
         let redriven = |name| (name == headers::SOURCE).then_some("shop-in-events:7");
-        assert_eq!(Origin::read("shop-retry", 71, "shop.retry.orders", redriven).life.to_string(), "shop-retry:71");
+        assert_eq!(
+            Origin::read("shop-retry", 71, "shop.retry.orders", redriven).life.to_string(),
+            "shop-retry:71"
+        );
     }
 }

@@ -56,8 +56,8 @@ impl Letters {
         self.broker.subjects_count(&stream, &wanted).await.map(Some)
     }
 
-    /// The letters that `selecting` means, oldest first, each after those that were looked at and not meant. Payloads are
-    /// there where they are `with_body`, or where the filter needs them.
+    /// The letters that `selecting` means, oldest first, each after those that were looked at and
+    /// not meant. Payloads are there where they are `with_body`, or where the filter needs them.
     pub fn oldest_first<'a>(
         &'a self,
         selecting: &'a Selecting,
@@ -73,18 +73,28 @@ impl Letters {
     }
 
     /// Whether a message of the stream is a letter, and meant.
-    async fn takes(&self, selecting: &Selecting, message: &StoredMessage) -> Result<bool, AdminError> {
-        Ok(self.names.is_dlq(&message.subject) && selecting.takes(&self.broker, &self.names, message).await?)
+    async fn takes(
+        &self,
+        selecting: &Selecting,
+        message: &StoredMessage,
+    ) -> Result<bool, AdminError> {
+        Ok(self.names.is_dlq(&message.subject)
+            && selecting.takes(&self.broker, &self.names, message).await?)
     }
 
     fn scan(&self, selecting: &Selecting, span: Span, with_body: bool) -> Scan {
         let since = selecting.since().and_then(|since| since.checked_sub(limits::CLOCKS_APART_MAX));
         Scan {
-            // Where every stage is meant, no filter: the server would look at each subject, and each letter has its own.
-            filter: selecting.stage().map(|stage| self.names.dlq_filter(Some(stage))).unwrap_or_default(),
+            // Where every stage is meant, no filter: the server would look at each subject, and
+            // each letter has its own.
+            filter: selecting
+                .stage()
+                .map(|stage| self.names.dlq_filter(Some(stage)))
+                .unwrap_or_default(),
             from_seq: span.after + 1,
             to_seq: span.before.map(|before| before.saturating_sub(1)),
-            // A letter is stored when it is dead, or later where it was amended, but for how far clocks differ.
+            // A letter is stored when it is dead, or later where it was amended, but for how far
+            // clocks differ.
             since: since.filter(|_| span.after == 0),
             headers_only: !with_body && !selecting.needs_body(),
         }
@@ -92,8 +102,9 @@ impl Letters {
 
     /// The letters that `selecting` means, newest first, at most `limit`.
     ///
-    /// The server reads a stream in one direction only. So windows of sequences are read from the end backwards, each
-    /// growing where the last one held little, since letters that were dropped or redriven leave gaps.
+    /// The server reads a stream in one direction only. So windows of sequences are read from the
+    /// end backwards, each growing where the last one held little, since letters that were dropped
+    /// or redriven leave gaps.
     ///
     /// # Errors
     /// The stream could not be read.
@@ -102,7 +113,10 @@ impl Letters {
         selecting: &'a Selecting,
         span: Span,
         limit: usize,
-    ) -> Result<impl Stream<Item = Result<Seen<LetterRecord>, AdminError>> + Send + use<'a>, AdminError> {
+    ) -> Result<
+        impl Stream<Item = Result<Seen<LetterRecord>, AdminError>> + Send + use<'a>,
+        AdminError,
+    > {
         let state = self.broker.stream_state(&self.stream()).await?;
         let backwards = Backwards::new(self.clone(), selecting, span, limit, &state);
         Ok(stream::unfold(Some(backwards), |backwards| async move {
@@ -133,14 +147,24 @@ struct Backwards<'a> {
 }
 
 impl<'a> Backwards<'a> {
-    fn new(letters: Letters, selecting: &'a Selecting, span: Span, limit: usize, state: &StreamState) -> Self {
-        let last = span.before.map_or(state.last_seq, |before| state.last_seq.min(before.saturating_sub(1)));
+    fn new(
+        letters: Letters,
+        selecting: &'a Selecting,
+        span: Span,
+        limit: usize,
+        state: &StreamState,
+    ) -> Self {
+        let last = span
+            .before
+            .map_or(state.last_seq, |before| state.last_seq.min(before.saturating_sub(1)));
         Self {
             letters,
             selecting,
             low: state.first_seq.max(span.after + 1),
             high: if state.messages == 0 { 0 } else { last },
-            width: limits::NEWEST_WINDOW.max(limit as u64).min(limits::NEWEST_WINDOW_LETTERS_MAX as u64),
+            width: limits::NEWEST_WINDOW
+                .max(limit as u64)
+                .min(limits::NEWEST_WINDOW_LETTERS_MAX as u64),
             left: limit,
             found: VecDeque::new(),
         }
@@ -167,7 +191,8 @@ impl<'a> Backwards<'a> {
         // What follows the window again where it held more than may be kept.
         let mut next_high = from - 1;
         let mut too_old = false;
-        let since = self.selecting.since().and_then(|since| since.checked_sub(limits::CLOCKS_APART_MAX));
+        let since =
+            self.selecting.since().and_then(|since| since.checked_sub(limits::CLOCKS_APART_MAX));
         let scan = self.letters.scan(self.selecting, span, false);
         let mut messages = Box::pin(self.letters.broker.scan_some(&self.letters.stream(), scan));
         while let Some(message) = messages.next().await.transpose()? {

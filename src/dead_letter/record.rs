@@ -1,4 +1,5 @@
-//! Record: the error event of a failed attempt, as it is written, and as those read it who go by what became of an event.
+//! Record: the error event of a failed attempt, as it is written, and as those read it who go by
+//! what became of an event.
 
 use std::time::{Duration, SystemTime};
 
@@ -27,7 +28,8 @@ pub struct Report<'a> {
     pub outcome: &'a str,
     /// When it comes back, from now.
     pub wait: Option<Duration>,
-    /// Which handing-over it was: `<stream>:<seq>:<deliveries>`. (Deferred attempts repeat their number, this does not.)
+    /// Which handing-over it was: `<stream>:<seq>:<deliveries>`. (Deferred attempts repeat their
+    /// number, this does not.)
     pub delivery_id: &'a str,
     /// The number of the attempt.
     pub attempt: u32,
@@ -63,13 +65,18 @@ pub struct Who<'a> {
 
 impl<'a> From<&'a Event> for Who<'a> {
     fn from(event: &'a Event) -> Self {
-        Self { id: Some(&event.id), event_type: Some(&event.event_type), tenant: event.tenant.as_deref() }
+        Self {
+            id: Some(&event.id),
+            event_type: Some(&event.event_type),
+            tenant: event.tenant.as_deref(),
+        }
     }
 }
 
 impl Report<'_> {
-    /// The error event. Its id names the delivery: a publish that is repeated because its answer was lost is dropped by
-    /// the server. Its subject names the life, so that the last of it is found by one request.
+    /// The error event. Its id names the delivery: a publish that is repeated because its answer
+    /// was lost is dropped by the server. Its subject names the life, so that the last of it is
+    /// found by one request.
     pub fn message(&self, names: &Names) -> Outgoing {
         let body = json!({
             "errorCode": self.failure.class,
@@ -102,9 +109,16 @@ impl Report<'_> {
         if let Some(traceparent) = self.traceparent {
             set(&mut all, headers::TRACEPARENT, header(traceparent));
         }
-        let (class, Origin { source, life, .. }) = (headers::clean(&self.failure.class), self.origin);
+        let (class, Origin { source, life, .. }) =
+            (headers::clean(&self.failure.class), self.origin);
         let subject = names.failed_subject(self.stage, &class, source.parts(), life.parts());
-        Outgoing { subject, headers: all, body: body.to_string().into(), expects: Expects::Anything }.id(&id)
+        Outgoing {
+            subject,
+            headers: all,
+            body: body.to_string().into(),
+            expects: Expects::Anything,
+        }
+        .id(&id)
     }
 }
 
@@ -140,7 +154,8 @@ struct Metadata {
 }
 
 impl Record {
-    /// The last error event of one life of an event at any of these stages; `None` if there is none.
+    /// The last error event of one life of an event at any of these stages; `None` if there is
+    /// none.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -162,7 +177,8 @@ impl Record {
     fn of(message: &StoredMessage) -> Self {
         let text = |name| get(&message.headers, name).unwrap_or_default();
         let told: Told = serde_json::from_slice(&message.body).unwrap_or_default();
-        let first_failed_at = parse_rfc3339(text(headers::FIRST_FAILED_AT)).unwrap_or(message.stored_at);
+        let first_failed_at =
+            parse_rfc3339(text(headers::FIRST_FAILED_AT)).unwrap_or(message.stored_at);
         Self {
             delivery: text(headers::MSG_ID).to_owned(),
             spent: Spent {

@@ -1,8 +1,9 @@
 //! Recovery: has the letters of a stage redriven by themselves when the stage is up again.
 //!
-//! A stage is up again when its circuit breaker closes, or when its health check passes after it failed. That it was down
-//! is kept in the key-value bucket, so that no restart forgets it; the job is named by the revision of the key that says
-//! so, so that the fleet makes one. Every worker that sees a breaker close makes that job; the health check is asked by one.
+//! A stage is up again when its circuit breaker closes, or when its health check passes after it
+//! failed. That it was down is kept in the key-value bucket, so that no restart forgets it; the job
+//! is named by the revision of the key that says so, so that the fleet makes one. Every worker that
+//! sees a breaker close makes that job; the health check is asked by one.
 
 mod check;
 
@@ -59,7 +60,10 @@ enum RecoveryError {
 impl Recovery {
     /// That of the pipeline's stages that recover.
     pub fn of(pipeline: &Pipeline, context: Context, worker: &str) -> Self {
-        let stages = pipeline.stages.iter().filter_map(|stage| Some((stage.name.clone(), stage.recover.clone()?)));
+        let stages = pipeline
+            .stages
+            .iter()
+            .filter_map(|stage| Some((stage.name.clone(), stage.recover.clone()?)));
         Self { context, stages: stages.collect(), worker: worker.to_owned() }
     }
 
@@ -80,23 +84,40 @@ impl Recovery {
 
     /// Makes a job each time that a breaker goes from open to closed.
     async fn watch_breakers(&self) {
-        let changes = self.context.broker.kv_follow(&self.context.names.state_bucket(), &Names::breaker_key(""));
+        let changes = self
+            .context
+            .broker
+            .kv_follow(&self.context.names.state_bucket(), &Names::breaker_key(""));
         let mut changes = std::pin::pin!(changes);
         while let Some(change) = changes.next().await {
             // An error is a notice: what is next comes all the same.
             let Ok(change) = change else { continue };
             let stage = change.key.strip_prefix(&Names::breaker_key("")).unwrap_or_default();
-            let Some((stage, recover)) = self.stages.iter().find(|(name, _)| name == stage) else { continue };
+            let Some((stage, recover)) = self.stages.iter().find(|(name, _)| name == stage) else {
+                continue;
+            };
             while let Err(error) = self.saw_breaker(stage, recover, &change).await {
-                tracing::warn!(stage, error = told(&error), "recovery could not look at a breaker; trying again");
+                tracing::warn!(
+                    stage,
+                    error = told(&error),
+                    "recovery could not look at a breaker; trying again"
+                );
                 tokio::time::sleep(limits::REOPEN_WAIT_MAX).await;
             }
         }
     }
 
-    async fn saw_breaker(&self, stage: &str, recover: &Recover, change: &KvChange) -> Result<(), RecoveryError> {
-        let breaker: serde_json::Value =
-            change.value.as_deref().and_then(|value| serde_json::from_slice(value).ok()).unwrap_or_default();
+    async fn saw_breaker(
+        &self,
+        stage: &str,
+        recover: &Recover,
+        change: &KvChange,
+    ) -> Result<(), RecoveryError> {
+        let breaker: serde_json::Value = change
+            .value
+            .as_deref()
+            .and_then(|value| serde_json::from_slice(value).ok())
+            .unwrap_or_default();
         let key = format!("{}.breaker", Names::recovery_key(stage));
         let is_open = match breaker["state"].as_str() {
             Some("open") => true,
@@ -125,11 +146,19 @@ impl Recovery {
     }
 
     /// Asks the health check of a stage, as long as it is on us to ask.
-    async fn watch_health(&self, stage: &str, recover: &Recover, check: &Check, stop: &CancellationToken) {
+    async fn watch_health(
+        &self,
+        stage: &str,
+        recover: &Recover,
+        check: &Check,
+        stop: &CancellationToken,
+    ) {
         let (broker, bucket) = (&self.context.broker, self.context.names.state_bucket());
         let lease = Names::recovery_key(stage);
         loop {
-            let acquired = stop.run_until_cancelled(Lease::acquire(broker, &bucket, &lease, &self.worker)).await;
+            let acquired = stop
+                .run_until_cancelled(Lease::acquire(broker, &bucket, &lease, &self.worker))
+                .await;
             let Some(mut lease) = acquired else { return };
             let stopped = tokio::select! {
                 () = self.ask_health(stage, recover, check) => false,
@@ -170,12 +199,20 @@ impl Recovery {
         let now = match (answer, &down.since) {
             (Ok(()), None) | (Err(_), Some(_)) => return Ok(()),
             (Err(error), None) => {
-                tracing::warn!(stage, error, "the health check of a stage fails; its letters wait until it passes");
+                tracing::warn!(
+                    stage,
+                    error,
+                    "the health check of a stage fails; its letters wait until it passes"
+                );
                 Down { since: Some(rfc3339(SystemTime::now())), revision: 0 }
             }
             (Ok(()), Some(since)) => {
                 tracing::info!(stage, since, "the health check of a stage passes again");
-                let id = recovery_id(stage, revision, parse_rfc3339(since).unwrap_or_else(SystemTime::now));
+                let id = recovery_id(
+                    stage,
+                    revision,
+                    parse_rfc3339(since).unwrap_or_else(SystemTime::now),
+                );
                 self.make_job(stage, recover, id, "its health check passes").await?;
                 Down::default()
             }
@@ -185,10 +222,21 @@ impl Recovery {
         Ok(())
     }
 
-    /// Makes the job that redrives what recovers, unless there is one of this name, or there is nothing to redrive.
-    async fn make_job(&self, stage: &str, recover: &Recover, id: String, why: &str) -> Result<(), RecoveryError> {
+    /// Makes the job that redrives what recovers, unless there is one of this name, or there is
+    /// nothing to redrive.
+    async fn make_job(
+        &self,
+        stage: &str,
+        recover: &Recover,
+        id: String,
+        why: &str,
+    ) -> Result<(), RecoveryError> {
         let Context { broker, names, .. } = &self.context;
-        if broker.next_on_subject(&names.dlq_stream(), &names.dlq_filter(Some(stage)), 1).await?.is_none() {
+        if broker
+            .next_on_subject(&names.dlq_stream(), &names.dlq_filter(Some(stage)), 1)
+            .await?
+            .is_none()
+        {
             return Ok(());
         }
         let last = broker.stream_state(&names.dlq_stream()).await?.last_seq;
@@ -203,7 +251,12 @@ impl Recovery {
             tenants: recover.tenants.clone(),
         });
         if Jobs::new(broker, names).create(&job).await?.is_some() {
-            tracing::info!(stage, job = job.id, why, "a stage is up again: its letters are redriven");
+            tracing::info!(
+                stage,
+                job = job.id,
+                why,
+                "a stage is up again: its letters are redriven"
+            );
         }
         Ok(())
     }

@@ -7,7 +7,10 @@ use millstream_stages::headers;
 
 use super::{Origin, letter, letter::rfc3339};
 use crate::{
-    broker::{AdminError, Broker, Expects, Headers, Outgoing, PublishError, Stored, StoredMessage, get, header, set},
+    broker::{
+        AdminError, Broker, Expects, Headers, Outgoing, PublishError, Stored, StoredMessage, get,
+        header, set,
+    },
     limits,
     topology::Names,
 };
@@ -28,7 +31,8 @@ pub enum RedriveError {
         /// Why.
         source: PublishError,
     },
-    /// No consumer brings the stage what is sent back to it: the event would be on its way for ever.
+    /// No consumer brings the stage what is sent back to it: the event would be on its way for
+    /// ever.
     #[error(
         "letter {seq} cannot be redriven: nothing brings stage \"{stage}\" its redriven events (a reduce stage \
          takes none; for any other, `millstream apply` creates the consumer)"
@@ -40,7 +44,9 @@ pub enum RedriveError {
         stage: String,
     },
     /// The letter was too large to hold its payload, and that is gone.
-    #[error("letter {seq} cannot be redriven: its payload, which was kept apart on \"{subject}\", is gone")]
+    #[error(
+        "letter {seq} cannot be redriven: its payload, which was kept apart on \"{subject}\", is gone"
+    )]
     PayloadGone {
         /// The letter.
         seq: u64,
@@ -75,11 +81,16 @@ pub fn letters(
 
 /// Sends the event of one letter back to its stage, then removes the letter.
 ///
-/// If the process dies in between, the letter stays and the event is on its way: it may run twice, it is never lost.
+/// If the process dies in between, the letter stays and the event is on its way: it may run twice,
+/// it is never lost.
 ///
 /// # Errors
 /// [`RedriveError`]; the letter is still there.
-pub async fn redrive(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<(), RedriveError> {
+pub async fn redrive(
+    broker: &Broker,
+    names: &Names,
+    letter: &StoredMessage,
+) -> Result<(), RedriveError> {
     is_read(broker, names, stage_of(letter), letter.seq).await?;
     send(broker, names, letter).await?;
     letter::remove(broker, names, letter).await?;
@@ -97,7 +108,12 @@ pub(super) fn redrives_of(letter: &StoredMessage) -> u32 {
 }
 
 /// Makes sure that the stage of a letter reads what is sent back to it.
-pub(super) async fn is_read(broker: &Broker, names: &Names, stage: &str, seq: u64) -> Result<(), RedriveError> {
+pub(super) async fn is_read(
+    broker: &Broker,
+    names: &Names,
+    stage: &str,
+    seq: u64,
+) -> Result<(), RedriveError> {
     match broker.consumer_state(&names.retry_stream(), &names.stage_consumer(stage)).await {
         Ok(_) => Ok(()),
         Err(AdminError::NoConsumer { .. } | AdminError::NoStream { .. }) => {
@@ -107,13 +123,18 @@ pub(super) async fn is_read(broker: &Broker, names: &Names, stage: &str, seq: u6
     }
 }
 
-/// Sends the event of a letter back to its stage. The letter stays: remove it. Says where the event is.
+/// Sends the event of a letter back to its stage. The letter stays: remove it. Says where the event
+/// is.
 ///
 /// Sent twice within [`crate::limits::DEDUP`], the server keeps one.
 ///
 /// # Errors
 /// [`RedriveError`].
-pub(super) async fn send(broker: &Broker, names: &Names, letter: &StoredMessage) -> Result<Stored, RedriveError> {
+pub(super) async fn send(
+    broker: &Broker,
+    names: &Names,
+    letter: &StoredMessage,
+) -> Result<Stored, RedriveError> {
     let value = |name| get(&letter.headers, name);
     let mut origin = Origin::read(names.dlq_stream(), letter.seq, &letter.subject, value);
     origin.redrives += 1;
@@ -154,6 +175,7 @@ pub(super) async fn send(broker: &Broker, names: &Names, letter: &StoredMessage)
         let needed = bytes + limits::LETTER_RESERVE;
         return Err(RedriveError::TooLarge { seq: letter.seq, bytes, max_payload, needed });
     }
-    let failed = |source| RedriveError::Publish { seq: letter.seq, stage: stage.to_owned(), source };
+    let failed =
+        |source| RedriveError::Publish { seq: letter.seq, stage: stage.to_owned(), source };
     broker.publish_made(outgoing).await.map_err(failed)
 }

@@ -1,8 +1,8 @@
 //! Router: dead-letters what the server gave up on because no worker settled its last delivery.
 //!
-//! It works from the server's `MAX_DELIVERIES` advisories, captured in a stream. They are hints: they may be
-//! missing, repeated, or come after the event was settled late. So it looks at the stored message first, and
-//! the letter's subject lets only one writer through.
+//! It works from the server's `MAX_DELIVERIES` advisories, captured in a stream. They are hints:
+//! they may be missing, repeated, or come after the event was settled late. So it looks at the
+//! stored message first, and the letter's subject lets only one writer through.
 
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +35,8 @@ impl Router {
         let names = self.0.pipeline.names();
         let (stream, consumer) = (names.advisories_stream(), names.router_consumer());
         while !stop.is_cancelled() {
-            let mut pull = match self.0.broker.pull(&stream, &consumer, limits::ROUTER_BATCH).await {
+            let mut pull = match self.0.broker.pull(&stream, &consumer, limits::ROUTER_BATCH).await
+            {
                 Ok(pull) => pull,
                 Err(error) => {
                     tracing::warn!(stream, consumer, error = %error, "the dead-letter router waits for its consumer");
@@ -84,7 +85,8 @@ impl Router {
         }
     }
 
-    /// Writes the letter of a message that the server will not deliver to `consumer` again, and settles it.
+    /// Writes the letter of a message that the server will not deliver to `consumer` again, and
+    /// settles it.
     ///
     /// # Errors
     /// [`AfterwardsError`]; the message is where it was.
@@ -101,12 +103,20 @@ impl Router {
             // The stage is on its way out, or in again: the event is still an event given up on.
             Err(AdminError::NoConsumer { .. }) => None,
             Err(AdminError::NoStream { .. }) => {
-                tracing::info!(stage, stream, stream_seq = seq, "passing over a notice about a stream that is gone");
+                tracing::info!(
+                    stage,
+                    stream,
+                    stream_seq = seq,
+                    "passing over a notice about a stream that is gone"
+                );
                 return Ok(());
             }
-            Err(error @ (AdminError::Read { .. } | AdminError::Change { .. })) => return Err(error.into()),
+            Err(error @ (AdminError::Read { .. } | AdminError::Change { .. })) => {
+                return Err(error.into());
+            }
         };
-        // A late settlement may have removed it: then it is done, and there is nothing to give up on.
+        // A late settlement may have removed it: then it is done, and there is nothing to give up
+        // on.
         let Some(message) = self.0.broker.message(stream, seq).await? else { return Ok(()) };
         if state.as_ref().is_some_and(|state| state.delivered < seq || state.num_redelivered == 0) {
             // It delivers everything again from the start.
@@ -122,7 +132,8 @@ impl Router {
         if state.is_none() {
             return Ok(());
         }
-        // On an interest or work-queue stream the message would stay for ever; on any, it counts as given up on.
+        // On an interest or work-queue stream the message would stay for ever; on any, it counts as
+        // given up on.
         self.0.broker.settle_for(stream, consumer, seq).await?;
         Ok(())
     }

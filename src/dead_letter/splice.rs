@@ -27,7 +27,9 @@ pub enum SpliceError {
         at: String,
     },
     /// The path names what cannot be one of an array.
-    #[error("\"{at}\" is an array of {count}: name its elements by 0 to {count}, the last of which adds one")]
+    #[error(
+        "\"{at}\" is an array of {count}: name its elements by 0 to {count}, the last of which adds one"
+    )]
     NoIndex {
         /// The array.
         at: String,
@@ -41,8 +43,9 @@ pub enum SpliceError {
 
 /// The text with the value at `path` replaced by `value`: the JSON that it is, or else the string.
 ///
-/// A path is keys and indices joined by dots, `eventData.items.0.sku`; one that begins with `/` is a JSON pointer (RFC
-/// 6901), for keys with dots. The last key may be new, and so may an index one past the end.
+/// A path is keys and indices joined by dots, `eventData.items.0.sku`; one that begins with `/` is
+/// a JSON pointer (RFC 6901), for keys with dots. The last key may be new, and so may an index one
+/// past the end.
 ///
 /// # Errors
 /// [`SpliceError`].
@@ -51,7 +54,8 @@ pub fn splice(text: &str, path: &str, value: &str) -> Result<String, SpliceError
     if keys.is_empty() {
         return Err(SpliceError::NoPath);
     }
-    let whole: &RawValue = serde_json::from_str(text).map_err(|error| SpliceError::NotJson(error.to_string()))?;
+    let whole: &RawValue =
+        serde_json::from_str(text).map_err(|error| SpliceError::NotJson(error.to_string()))?;
     let value = match serde_json::from_str::<&RawValue>(value) {
         Ok(json) => json.get().to_owned(),
         Err(_) => serde_json::Value::from(value).to_string(),
@@ -73,7 +77,9 @@ pub fn splice(text: &str, path: &str, value: &str) -> Result<String, SpliceError
             b'[' => {
                 let array: Vec<&RawValue> = parsed(here)?;
                 let index = key.parse::<usize>().ok().filter(|index| *index <= array.len());
-                let Some(index) = index else { return Err(SpliceError::NoIndex { at, count: array.len() }) };
+                let Some(index) = index else {
+                    return Err(SpliceError::NoIndex { at, count: array.len() });
+                };
                 if index == array.len() && last {
                     return Ok(insert(text, here, array.is_empty(), &value));
                 }
@@ -81,7 +87,10 @@ pub fn splice(text: &str, path: &str, value: &str) -> Result<String, SpliceError
             }
             _ => return Err(SpliceError::NoParts { path: path.to_owned(), at }),
         };
-        here = next.ok_or_else(|| SpliceError::Nothing { path: path.to_owned(), at: keys[..=depth].join(".") })?;
+        here = next.ok_or_else(|| SpliceError::Nothing {
+            path: path.to_owned(),
+            at: keys[..=depth].join("."),
+        })?;
     }
     let from = offset(text, here);
     Ok(format!("{}{value}{}", &text[..from], &text[from + here.get().len()..]))
@@ -89,7 +98,9 @@ pub fn splice(text: &str, path: &str, value: &str) -> Result<String, SpliceError
 
 fn keys(path: &str) -> Vec<String> {
     match path.strip_prefix('/') {
-        Some(pointer) => pointer.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect(),
+        Some(pointer) => {
+            pointer.split('/').map(|key| key.replace("~1", "/").replace("~0", "~")).collect()
+        }
         None => {
             let path = path.strip_prefix('.').unwrap_or(path);
             path.split('.').filter(|_| !path.is_empty()).map(ToOwned::to_owned).collect()
@@ -117,7 +128,8 @@ fn insert(text: &str, to: &RawValue, is_empty: bool, member: &str) -> String {
     format!("{}{}{member}{}", &text[..at], if is_empty { "" } else { "," }, &text[at..])
 }
 
-/// A JSON text with its tokens as they are and white space of ours: indented, or none at all. `None` if it is not JSON.
+/// A JSON text with its tokens as they are and white space of ours: indented, or none at all.
+/// `None` if it is not JSON.
 pub fn respaced(text: &str, indented: bool) -> Option<String> {
     serde_json::from_str::<&RawValue>(text).ok()?;
     let mut out = String::with_capacity(text.len() + text.len() / 2);
@@ -183,12 +195,13 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &str =
-        "{ \"z\": 1.10, \"data\" : {\"amount\": 12345678901234567890123, \"a.b\":[1, {}] },\n \"e\":{ } }";
+    const TEXT: &str = "{ \"z\": 1.10, \"data\" : {\"amount\": 12345678901234567890123, \"a.b\":[1, {}] },\n \"e\":{ } }";
 
     #[test]
     fn only_the_value_at_the_path_changes() {
-        let told = |path: &str, value: &str| splice(TEXT, path, value).unwrap_or_else(|error| error.to_string());
+        let told = |path: &str, value: &str| {
+            splice(TEXT, path, value).unwrap_or_else(|error| error.to_string())
+        };
         let all = [
             told("data.amount", "5"),
             told(".data.amount", "five"),

@@ -1,4 +1,5 @@
-//! Story: what happened to the event of one letter: its failed attempts over all its lives, in order.
+//! Story: what happened to the event of one letter: its failed attempts over all its lives, in
+//! order.
 
 use std::{collections::VecDeque, time::SystemTime};
 
@@ -94,7 +95,11 @@ pub struct History {
 ///
 /// # Errors
 /// The stream of failed attempts could not be read.
-pub async fn history(broker: &Broker, names: &Names, letter: &LetterRecord) -> Result<History, AdminError> {
+pub async fn history(
+    broker: &Broker,
+    names: &Names,
+    letter: &LetterRecord,
+) -> Result<History, AdminError> {
     let Some(source) = Place::parse(&letter.source) else { return Ok(History::default()) };
     let mut attempts = VecDeque::new();
     let mut earlier = 0;
@@ -132,7 +137,8 @@ pub fn attempt(message: &StoredMessage) -> Attempt {
     }
 }
 
-/// Everything that is known of an event, in order. `stored_at` is when it was published, if its message is still there.
+/// Everything that is known of an event, in order. `stored_at` is when it was published, if its
+/// message is still there.
 pub fn timeline(
     letter: &LetterRecord,
     edited_by: Option<&str>,
@@ -214,8 +220,14 @@ mod tests {
         ] {
             set(&mut letter.headers, name, value);
         }
-        let moments = timeline(&LetterRecord::of(&letter), Some("ann@desk"), Some(SystemTime::UNIX_EPOCH), &attempts);
-        let told: Vec<String> = moments.iter().map(|moment| serde_json::to_string(moment).unwrap()).collect();
+        let moments = timeline(
+            &LetterRecord::of(&letter),
+            Some("ann@desk"),
+            Some(SystemTime::UNIX_EPOCH),
+            &attempts,
+        );
+        let told: Vec<String> =
+            moments.iter().map(|moment| serde_json::to_string(moment).unwrap()).collect();
         expect_test::expect![[r#"
             {"at":"1970-01-01T00:00:00.000Z","what":"stored","source":"shop-in-events:3"}
             {"at":"2026-11-21T08:00:01.000Z","what":"failed","attempt":{"at":"2026-11-21T08:00:01.000Z","stage":"orders","attempt":1,"class":"TimeoutError","message":"slow","outcome":"retry","waitMs":900,"redrives":0}}

@@ -1,12 +1,14 @@
-//! Sweep: the net under the router: finds what the server gave up on unheard, and what waited too long for a retry.
+//! Sweep: the net under the router: finds what the server gave up on unheard, and what waited too
+//! long for a retry.
 //!
-//! It works from [`orphans`](super::orphans): where there are any, it walks the stream from its oldest message, with
-//! single reads (a consumer would count as one more reader). It acts on what two rounds have seen, so that an ack that is
-//! on its way is not mistaken. Where several stages read one stream, it acts on what no reader waits for any more, and
-//! only for readers that show a message given up on.
+//! It works from [`orphans`](super::orphans): where there are any, it walks the stream from its
+//! oldest message, with single reads (a consumer would count as one more reader). It acts on what
+//! two rounds have seen, so that an ack that is on its way is not mistaken. Where several stages
+//! read one stream, it acts on what no reader waits for any more, and only for readers that show a
+//! message given up on.
 //!
-//! A source keeps its messages whoever has settled them, so nothing shows there which one was given up on: for those, the
-//! advisories are the net; what they missed is counted, not found.
+//! A source keeps its messages whoever has settled them, so nothing shows there which one was given
+//! up on: for those, the advisories are the net; what they missed is counted, not found.
 
 use std::{
     collections::HashMap,
@@ -43,10 +45,16 @@ pub struct Sweep {
 impl Sweep {
     /// A sweep that has seen nothing yet.
     pub fn new(afterwards: Afterwards) -> Self {
-        Self { topology: Topology::of(&afterwards.pipeline), afterwards, seen: Seen::new(), cursor: 1 }
+        Self {
+            topology: Topology::of(&afterwards.pipeline),
+            afterwards,
+            seen: Seen::new(),
+            cursor: 1,
+        }
     }
 
-    /// A round every [`limits::SWEEP_EVERY`] until `stop`; `worker` shifts it against those of others.
+    /// A round every [`limits::SWEEP_EVERY`] until `stop`; `worker` shifts it against those of
+    /// others.
     pub async fn run(mut self, worker: &str, stop: CancellationToken) {
         let mut hasher = DefaultHasher::new();
         worker.hash(&mut hasher);
@@ -61,7 +69,8 @@ impl Sweep {
         }
     }
 
-    /// Looks once at everything. What cannot be done is told in the log, and tried again in the next round.
+    /// Looks once at everything. What cannot be done is told in the log, and tried again in the
+    /// next round.
     pub async fn round(&mut self, now: SystemTime) {
         let mut seen = Seen::new();
         match Shelf::all(&self.afterwards.broker, &self.topology).await {
@@ -78,7 +87,12 @@ impl Sweep {
     }
 
     /// Looks at one stream: counts its orphans, and dead-letters those seen before.
-    async fn look(&self, shelf: &Shelf, now: SystemTime, seen: &mut Seen) -> Result<(), AfterwardsError> {
+    async fn look(
+        &self,
+        shelf: &Shelf,
+        now: SystemTime,
+        seen: &mut Seen,
+    ) -> Result<(), AfterwardsError> {
         let Afterwards { broker, metrics, .. } = &self.afterwards;
         let mut readers = Vec::new();
         let mut found = 0;
@@ -86,7 +100,8 @@ impl Sweep {
             let Some(orphans) = shelf.orphans(broker, reader).await? else { return Ok(()) };
             metrics.stage(&reader.feed.stage).set_orphans(&shelf.stream, orphans);
             found += orphans;
-            readers.push((reader, broker.consumer_state(&shelf.stream, &reader.feed.consumer).await?));
+            readers
+                .push((reader, broker.consumer_state(&shelf.stream, &reader.feed.consumer).await?));
         }
         if found == 0 || shelf.retention == Retention::Limits {
             return Ok(());
@@ -100,10 +115,13 @@ impl Sweep {
             Retention::WorkQueue => shelf.readers.iter().flat_map(Reader::filters).collect(),
             Retention::Interest | Retention::Limits => vec![">"],
         };
-        // Where one reader alone settles, what is delivered and still there is looked at too, for how long it stays.
-        let end_of = |state: &ConsumerState| if shelf.is_sole() { state.delivered } else { over(state) };
+        // Where one reader alone settles, what is delivered and still there is looked at too, for
+        // how long it stays.
+        let end_of =
+            |state: &ConsumerState| if shelf.is_sole() { state.delivered } else { over(state) };
         let end = readers.iter().map(|(_, state)| end_of(state)).max().unwrap_or(0);
-        let patience = shelf.readers.iter().map(|reader| reader.ack_wait * 2).max().unwrap_or_default();
+        let patience =
+            shelf.readers.iter().map(|reader| reader.ack_wait * 2).max().unwrap_or_default();
         let patience = patience.max(limits::SWEEP_PATIENCE_MIN);
         let (mut from, mut left, mut done) = (1, 0, 0);
         while left < limits::SWEEP_LOOKS_MAX && done < found.min(limits::SWEEP_LOOKS_MAX as u64) {
@@ -112,7 +130,8 @@ impl Sweep {
                 break;
             }
             from = message.seq + 1;
-            let mine: Vec<_> = readers.iter().filter(|(reader, _)| reader.reads(&message)).collect();
+            let mine: Vec<_> =
+                readers.iter().filter(|(reader, _)| reader.reads(&message)).collect();
             let is_over = mine.iter().all(|(_, state)| over(state) >= message.seq);
             if mine.is_empty() || !(is_over || shelf.is_sole()) {
                 left += 1;
@@ -122,7 +141,8 @@ impl Sweep {
             let first = self.seen.get(&key).copied();
             let is_due = first.is_some_and(|first| {
                 let stays = now.duration_since(first).unwrap_or_default();
-                age(&message, now) >= patience && (is_over || stays >= self.in_hand_max(&mine[0].0.feed.stage))
+                age(&message, now) >= patience
+                    && (is_over || stays >= self.in_hand_max(&mine[0].0.feed.stage))
             });
             if is_due && self.resolve(&shelf.stream, &mine, &message).await? {
                 done += 1;
@@ -134,10 +154,11 @@ impl Sweep {
         Ok(())
     }
 
-    /// For how long an event of a stage may be in hand, its retries included; generous, since nothing but time tells.
+    /// For how long an event of a stage may be in hand, its retries included; generous, since
+    /// nothing but time tells.
     ///
-    /// A consumer's ack floor stays at what was given up on for as long as anything is in hand, which on a busy stage may
-    /// be always.
+    /// A consumer's ack floor stays at what was given up on for as long as anything is in hand,
+    /// which on a busy stage may be always.
     fn in_hand_max(&self, stage: &str) -> Duration {
         let declared = self.afterwards.pipeline.stage(stage);
         let (attempts, turn) = declared.map_or((1, limits::CHANNEL_ACK_WAIT), |stage| {
@@ -146,8 +167,8 @@ impl Sweep {
         (turn * attempts.saturating_mul(4)).max(limits::SWEEP_STUCK_MIN)
     }
 
-    /// Deals with a message that none of its readers waits for. Returns whether it is dealt with: left alone is what
-    /// several stages may have given up on and nothing says which.
+    /// Deals with a message that none of its readers waits for. Returns whether it is dealt with:
+    /// left alone is what several stages may have given up on and nothing says which.
     async fn resolve(
         &self,
         stream: &str,
@@ -160,7 +181,8 @@ impl Sweep {
         } else {
             for (reader, state) in readers {
                 if self.afterwards.has_letter(&reader.feed.stage, stream, message).await? {
-                    // Its letter was written and the message not settled. If it goes now, that was all.
+                    // Its letter was written and the message not settled. If it goes now, that was
+                    // all.
                     self.settle(reader, message).await?;
                 } else if given_up(state) > 0 {
                     suspects.push(reader);
@@ -187,11 +209,19 @@ impl Sweep {
     }
 
     async fn settle(&self, reader: &Reader, message: &StoredMessage) -> Result<(), AdminError> {
-        self.afterwards.broker.settle_for(&reader.feed.stream, &reader.feed.consumer, message.seq).await
+        self.afterwards
+            .broker
+            .settle_for(&reader.feed.stream, &reader.feed.consumer, message.seq)
+            .await
     }
 
     /// The first message from `from` on that any of `filters` matches.
-    async fn next(&self, stream: &str, filters: &[&str], from: u64) -> Result<Option<StoredMessage>, AdminError> {
+    async fn next(
+        &self,
+        stream: &str,
+        filters: &[&str],
+        from: u64,
+    ) -> Result<Option<StoredMessage>, AdminError> {
         let mut nearest: Option<StoredMessage> = None;
         for filter in filters {
             let found = self.afterwards.broker.next_on_subject(stream, filter, from).await?;
@@ -202,8 +232,9 @@ impl Sweep {
 
     /// Goes on through the retry stream, and dead-letters what has waited there for too long.
     ///
-    /// An event that is parked again is stored anew and keeps the time since when it waits: an old one may be anywhere, so
-    /// the round goes on where the last one ended, and begins again at the end.
+    /// An event that is parked again is stored anew and keeps the time since when it waits: an old
+    /// one may be anywhere, so the round goes on where the last one ended, and begins again at the
+    /// end.
     async fn expire(&mut self, stream: &str, now: SystemTime) -> Result<(), AfterwardsError> {
         let age_max = self.afterwards.pipeline.storage.retry_max_age;
         if age_max.is_zero() {
@@ -255,9 +286,11 @@ fn age(message: &StoredMessage, now: SystemTime) -> Duration {
     now.duration_since(message.stored_at).unwrap_or_default()
 }
 
-/// For how long an event has waited in the retry stream, by what it says, or else by when it was stored.
+/// For how long an event has waited in the retry stream, by what it says, or else by when it was
+/// stored.
 fn waited(stream: &str, message: &StoredMessage, now: SystemTime) -> Duration {
-    let origin = Origin::read(stream, message.seq, &message.subject, |name| get(&message.headers, name));
+    let origin =
+        Origin::read(stream, message.seq, &message.subject, |name| get(&message.headers, name));
     now.duration_since(origin.queued_at.unwrap_or(message.stored_at)).unwrap_or_default()
 }
 
@@ -265,7 +298,9 @@ fn tell(stream: &str, result: Result<(), AfterwardsError>) {
     match result {
         Ok(()) => {}
         // The feed of the consumer says so, and what to do.
-        Err(AfterwardsError::Admin(AdminError::NoStream { .. } | AdminError::NoConsumer { .. })) => {}
+        Err(AfterwardsError::Admin(
+            AdminError::NoStream { .. } | AdminError::NoConsumer { .. },
+        )) => {}
         Err(error) => {
             let cause = error.cause();
             tracing::warn!(stream, error = %error, cause, "the sweep could not look for events given up on; trying again");

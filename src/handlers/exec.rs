@@ -10,7 +10,8 @@ use std::{
 };
 
 use millstream_stages::{
-    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, replies, units::Period,
+    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, replies,
+    units::Period,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -30,16 +31,18 @@ pub(super) const KIND: HandlerKind = HandlerKind {
 
 /// Hands each event to a long-lived child process, in any language.
 ///
-/// The child reads a line `{"id", "type", "version", "tenant", "attempt", "event"}` from its standard input, `event`
-/// being the event as it was published, and answers with one line on its standard output, flushed: `{"ok": true}`,
-/// or `{"ok": true, "outputs": […]}`, or `{"error": {"class", "message", "retry": "retry" | "reject" | "defer", "after":
-/// "2s"}}`. One event at a time per process. A process that dies is started again; one that does not answer within
-/// the timeout is killed. Standard error goes to the log, at debug. At the end of its input it should exit.
+/// The child reads a line `{"id", "type", "version", "tenant", "attempt", "event"}` from its
+/// standard input, `event` being the event as it was published, and answers with one line on its
+/// standard output, flushed: `{"ok": true}`, or `{"ok": true, "outputs": […]}`, or `{"error":
+/// {"class", "message", "retry": "retry" | "reject" | "defer", "after": "2s"}}`. One event at a
+/// time per process. A process that dies is started again; one that does not answer within the
+/// timeout is killed. Standard error goes to the log, at debug. At the end of its input it should
+/// exit.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// The program and its arguments, such as `["python3", "handlers/orders.py"]`. No shell is involved. It runs in the
-    /// folder of `pipeline.toml`, and relative paths start there.
+    /// The program and its arguments, such as `["python3", "handlers/orders.py"]`. No shell is
+    /// involved. It runs in the folder of `pipeline.toml`, and relative paths start there.
     #[serde(rename = "exec")]
     command: Vec<String>,
     /// How long a call may take, the start of the process included.
@@ -49,7 +52,8 @@ struct Options {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 256))]
     processes: usize,
-    /// Environment variables to set. The rest is inherited, but for `MILLSTREAM_…`, which may hold our own secrets.
+    /// Environment variables to set. The rest is inherited, but for `MILLSTREAM_…`, which may hold
+    /// our own secrets.
     #[serde(default)]
     env: BTreeMap<String, String>,
 }
@@ -83,22 +87,37 @@ fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handler>, 
     let name = options.command.first().map(String::as_str).unwrap_or_default();
     if name.is_empty() {
         problems.push(
-            Problem::new(&["exec"], "no program to run").hint("write it like [\"python3\", \"handlers/orders.py\"]"),
+            Problem::new(&["exec"], "no program to run")
+                .hint("write it like [\"python3\", \"handlers/orders.py\"]"),
         );
     }
     let with_path = name.contains('/') && Path::new(name).is_relative();
     if with_path && !context.base.join(name).is_file() {
-        problems.push(Problem::new(&["exec", "0"], format!("there is no file \"{name}\" beside pipeline.toml")));
+        problems.push(Problem::new(
+            &["exec", "0"],
+            format!("there is no file \"{name}\" beside pipeline.toml"),
+        ));
     }
     if !(1..=limits::EXEC_PROCESSES_MAX).contains(&options.processes) {
         let most = limits::EXEC_PROCESSES_MAX;
-        problems.push(Problem::new(&["processes"], format!("expected 1 to {most}, got {}", options.processes)));
+        problems.push(Problem::new(
+            &["processes"],
+            format!("expected 1 to {most}, got {}", options.processes),
+        ));
     }
-    if let Some(name) = options.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
-        problems.push(Problem::new(&["env", name], format!("\"{name}\" is not the name of a variable")));
+    if let Some(name) =
+        options.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0']))
+    {
+        problems.push(Problem::new(
+            &["env", name],
+            format!("\"{name}\" is not the name of a variable"),
+        ));
     }
     if options.command.iter().chain(options.env.values()).any(|text| text.contains('\0')) {
-        problems.push(Problem::new(&["exec"], "a program, its arguments and its environment cannot hold a NUL"));
+        problems.push(Problem::new(
+            &["exec"],
+            "a program, its arguments and its environment cannot hold a NUL",
+        ));
     }
     if !problems.is_empty() {
         return Err(problems);
@@ -106,7 +125,11 @@ fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handler>, 
     Ok(Arc::new(Exec {
         free: Semaphore::new(options.processes),
         idle: Mutex::new((0..options.processes).map(|_| Slot::default()).collect()),
-        program: Program { command: options.command, env: options.env, folder: context.base.clone() },
+        program: Program {
+            command: options.command,
+            env: options.env,
+            folder: context.base.clone(),
+        },
     }))
 }
 
@@ -116,8 +139,9 @@ impl Handler for Exec {
             let request = replies::exec_request(event, delivery)?;
             let _permit = self.free.acquire().await.expect("nothing closes the semaphore");
             let mut lease = Lease::of(self);
-            // From here to its answer the process belongs to this call. A call that is dropped, at its timeout or at
-            // the end of the worker, takes the process along: its answer would be taken for that to the next event.
+            // From here to its answer the process belongs to this call. A call that is dropped, at
+            // its timeout or at the end of the worker, takes the process along: its answer would be
+            // taken for that to the next event.
             let mut process = lease.process(&self.program)?;
             lease.slot.assume_dead("it did not answer in time");
             let answer = match process.ask(&request).await {
@@ -160,27 +184,38 @@ impl<'a> Lease<'a> {
     fn of(exec: &'a Exec) -> Self {
         let mut idle = exec.idle();
         let running = idle.iter().rposition(|slot| slot.process.is_some());
-        let index = running.unwrap_or_else(|| idle.len().checked_sub(1).expect("a permit stands for a slot"));
+        let index = running
+            .unwrap_or_else(|| idle.len().checked_sub(1).expect("a permit stands for a slot"));
         Self { exec, slot: idle.swap_remove(index) }
     }
 
     /// The slot's process, started where there is none that can be used.
     ///
-    /// A program that cannot be started, or that keeps dying, is a dependency that is down: the event is deferred.
+    /// A program that cannot be started, or that keeps dying, is a dependency that is down: the
+    /// event is deferred.
     fn process(&mut self, program: &Program) -> Result<Process, Failure> {
         if let Some(mut process) = self.slot.process.take() {
             match process.unfit() {
                 None => return Ok(process),
                 Some(why) => {
-                    tracing::warn!(program = program.name(), error = why, "exec handler is started again");
+                    tracing::warn!(
+                        program = program.name(),
+                        error = why,
+                        "exec handler is started again"
+                    );
                     self.slot.assume_dead(why);
                 }
             }
         }
-        let wait = self.slot.start_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
+        let wait = self
+            .slot
+            .start_at
+            .map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
         if !wait.is_zero() {
             let Slot { deaths, last, .. } = &self.slot;
-            let message = format!("the process ended {deaths} times in a row without an answer; the last {last}");
+            let message = format!(
+                "the process ended {deaths} times in a row without an answer; the last {last}"
+            );
             return Err(Failure::defer(class::HANDLER, message).after(wait));
         }
         program.start().map_err(|error| {
@@ -210,7 +245,8 @@ impl Slot {
     }
 }
 
-/// How long a slot waits with its next process after so many deaths in a row: not at all after one, then twice as long each time.
+/// How long a slot waits with its next process after so many deaths in a row: not at all after one,
+/// then twice as long each time.
 fn restart_wait(deaths: u32) -> Duration {
     match deaths {
         0 | 1 => Duration::ZERO,
@@ -231,7 +267,8 @@ mod tests {
 
     #[test]
     fn the_wait_before_a_restart_grows_and_is_bounded() {
-        let waits_ms: Vec<u128> = [0, 1, 2, 3, 4, 8, 9, u32::MAX].map(|deaths| restart_wait(deaths).as_millis()).into();
+        let waits_ms: Vec<u128> =
+            [0, 1, 2, 3, 4, 8, 9, u32::MAX].map(|deaths| restart_wait(deaths).as_millis()).into();
         assert_eq!(waits_ms, [0, 0, 100, 200, 400, 5000, 5000, 5000]);
     }
 }

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use millstream_stages::{
-    Delivery, Envelope, Event, Failure, Handler, Pending, Problem, Reply, failure::class, headers, replies,
-    units::Period,
+    Delivery, Envelope, Event, Failure, Handler, Pending, Problem, Reply, failure::class, headers,
+    replies, units::Period,
 };
 use reqwest::{
     Client, Method, Request, Response, Url,
@@ -27,13 +27,14 @@ pub(super) const KIND: HandlerKind = HandlerKind {
 
 /// Sends each event to an HTTP service, its original bytes as the body.
 ///
-/// 2xx: done. 408, 425, 429 and 5xx: retried, after `Retry-After` where it is given. Other 4xx: rejected. No
-/// connection: retried as `ConnectionError`; no answer in time: retried as `TimeoutError`. Redirects are not
-/// followed and proxies from the environment are not used.
+/// 2xx: done. 408, 425, 429 and 5xx: retried, after `Retry-After` where it is given. Other 4xx:
+/// rejected. No connection: retried as `ConnectionError`; no answer in time: retried as
+/// `TimeoutError`. Redirects are not followed and proxies from the environment are not used.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// The URL, `http://` or `https://`. A user and password in it are sent as basic authentication.
+    /// The URL, `http://` or `https://`. A user and password in it are sent as basic
+    /// authentication.
     http: String,
     /// The method.
     #[serde(default)]
@@ -90,10 +91,15 @@ fn build(options: &Value, _: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Pr
     let headers = extra_headers(&options.headers);
     let (url, headers) = match (url, headers) {
         (Ok(url), Ok(headers)) => (url, headers),
-        (url, headers) => return Err(url.err().into_iter().chain(headers.err().into_iter().flatten()).collect()),
+        (url, headers) => {
+            return Err(url.err().into_iter().chain(headers.err().into_iter().flatten()).collect());
+        }
     };
     let not_built = |error: reqwest::Error| {
-        vec![Problem::new(&["http"], format!("no HTTP client: {}", root_cause(&error.without_url())))]
+        vec![Problem::new(
+            &["http"],
+            format!("no HTTP client: {}", root_cause(&error.without_url())),
+        )]
     };
     let client = http_client::build(&url, options.timeout.0, |client| client).map_err(not_built)?;
     let method = match options.method {
@@ -103,18 +109,27 @@ fn build(options: &Value, _: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Pr
     };
     let origin = url.origin().ascii_serialization();
     let template = client.request(method, url).headers(headers).build().map_err(not_built)?;
-    Ok(Arc::new(Http { client, template, origin, timeout: options.timeout.0, output: options.output }))
+    Ok(Arc::new(Http {
+        client,
+        template,
+        origin,
+        timeout: options.timeout.0,
+        output: options.output,
+    }))
 }
 
 fn service_url(text: &str) -> Result<Url, Problem> {
     let hint = "write it like \"http://127.0.0.1:9000/orders\"";
     // The URL itself may hold secrets, so no message repeats it.
-    let url = Url::parse(text).map_err(|error| Problem::new(&["http"], format!("not a URL: {error}")).hint(hint))?;
+    let url = Url::parse(text)
+        .map_err(|error| Problem::new(&["http"], format!("not a URL: {error}")).hint(hint))?;
     match url.scheme() {
         "http" | "https" => Ok(url),
-        other => {
-            Err(Problem::new(&["http"], format!("\"{other}\" is not a scheme an event can be sent by")).hint(hint))
-        }
+        other => Err(Problem::new(
+            &["http"],
+            format!("\"{other}\" is not a scheme an event can be sent by"),
+        )
+        .hint(hint)),
     }
 }
 
@@ -124,7 +139,9 @@ fn extra_headers(options: &BTreeMap<String, String>) -> Result<HeaderMap, Vec<Pr
     for (name, value) in options {
         let mut wrong = |message: String| problems.push(Problem::new(&["headers", name], message));
         match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            (Ok(name), _) if OWN_HEADERS.contains(&name) => wrong(format!("header \"{name}\" is set for every event")),
+            (Ok(name), _) if OWN_HEADERS.contains(&name) => {
+                wrong(format!("header \"{name}\" is set for every event"))
+            }
             (Ok(name), Ok(mut value)) => {
                 value.set_sensitive(true);
                 headers.insert(name, value);
@@ -139,8 +156,11 @@ fn extra_headers(options: &BTreeMap<String, String>) -> Result<HeaderMap, Vec<Pr
 impl Handler for Http {
     fn call<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Reply> {
         Box::pin(async move {
-            let response =
-                self.client.execute(self.request(event, delivery)).await.map_err(|error| self.no_answer(error))?;
+            let response = self
+                .client
+                .execute(self.request(event, delivery))
+                .await
+                .map_err(|error| self.no_answer(error))?;
             self.answer(response, delivery).await
         })
     }
@@ -148,7 +168,8 @@ impl Handler for Http {
 
 impl Http {
     fn request(&self, event: &Event, delivery: &Delivery) -> Request {
-        let mut request = self.template.try_clone().expect("the template has no body that could not be cloned");
+        let mut request =
+            self.template.try_clone().expect("the template has no body that could not be cloned");
         let headers = request.headers_mut();
         headers.insert(MILLSTREAM_EVENT_ID, value(&event.id));
         headers.insert(MILLSTREAM_EVENT_TYPE, value(&event.event_type));
@@ -165,7 +186,8 @@ impl Http {
         request
     }
 
-    /// What an answer means. It is read to its end, within bounds, so that its connection can be used again.
+    /// What an answer means. It is read to its end, within bounds, so that its connection can be
+    /// used again.
     async fn answer(&self, mut response: Response, delivery: &Delivery) -> Result<Reply, Failure> {
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -181,7 +203,10 @@ impl Http {
         }
         match body.map_err(|error| self.no_answer(error))? {
             (body, true) => self.output.reply(&body),
-            (_, false) => Err(Failure::retry(class::HANDLER, format!("the reply is longer than {most} bytes"))),
+            (_, false) => Err(Failure::retry(
+                class::HANDLER,
+                format!("the reply is longer than {most} bytes"),
+            )),
         }
     }
 
@@ -190,12 +215,22 @@ impl Http {
         let origin = &self.origin;
         let error = error.without_url();
         if error.is_connect() {
-            let why = if error.is_timeout() { "it did not accept in time".to_owned() } else { root_cause(&error) };
+            let why = if error.is_timeout() {
+                "it did not accept in time".to_owned()
+            } else {
+                root_cause(&error)
+            };
             Failure::retry(class::CONNECTION, format!("could not connect to {origin}: {why}"))
         } else if error.is_timeout() {
-            Failure::retry(class::TIMEOUT, format!("no answer from {origin} in {}", Period(self.timeout)))
+            Failure::retry(
+                class::TIMEOUT,
+                format!("no answer from {origin} in {}", Period(self.timeout)),
+            )
         } else {
-            Failure::retry(class::CONNECTION, format!("lost the connection to {origin}: {}", root_cause(&error)))
+            Failure::retry(
+                class::CONNECTION,
+                format!("lost the connection to {origin}: {}", root_cause(&error)),
+            )
         }
     }
 }
@@ -214,9 +249,11 @@ async fn read(response: &mut Response, most: usize) -> Result<(Bytes, bool), req
     Ok((body.freeze(), false))
 }
 
-/// Text of ours or of an event as the value of a header; what HTTP does not allow there becomes a space.
+/// Text of ours or of an event as the value of a header; what HTTP does not allow there becomes a
+/// space.
 fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| {
-        HeaderValue::from_str(&headers::clean(text)).expect("a cleaned text has no control characters")
+        HeaderValue::from_str(&headers::clean(text))
+            .expect("a cleaned text has no control characters")
     })
 }

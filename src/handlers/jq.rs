@@ -3,7 +3,8 @@
 use std::{sync::Arc, thread::available_parallelism};
 
 use millstream_stages::{
-    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, jq::Filter, units::Period,
+    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, jq::Filter,
+    units::Period,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -24,7 +25,8 @@ pub(super) const KIND: HandlerKind = HandlerKind {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// The filter, such as `.eventData.amount *= 100` or `.eventData.items[]`. Its input is the event as it was published.
+    /// The filter, such as `.eventData.amount *= 100` or `.eventData.items[]`. Its input is the
+    /// event as it was published.
     jq: String,
     /// How long the filter may take for one event.
     #[serde(default = "options::default_timeout", rename = "timeout")]
@@ -33,10 +35,11 @@ struct Options {
 
 /// Runs the filter on a thread that may block.
 ///
-/// jq is a language with loops, and a filter that does not end cannot be stopped. On a thread of the runtime it
-/// would hold up every stage and even its own timeout; so it gets a thread of its own, which costs 7 to 20 µs an
-/// event (measured, Tokio 1.54). `running` is held until the filter ends: filters that never do use up their permits and no more threads,
-/// and only their stage stands still, each of its events failing with a `TimeoutError`. The runtime must be shut down
+/// jq is a language with loops, and a filter that does not end cannot be stopped. On a thread of
+/// the runtime it would hold up every stage and even its own timeout; so it gets a thread of its
+/// own, which costs 7 to 20 µs an event (measured, Tokio 1.54). `running` is held until the filter
+/// ends: filters that never do use up their permits and no more threads, and only their stage
+/// stands still, each of its events failing with a `TimeoutError`. The runtime must be shut down
 /// without waiting for such a thread (`Runtime::shutdown_timeout`, or by leaving the process).
 struct Jq {
     filter: Arc<Filter>,
@@ -46,7 +49,10 @@ struct Jq {
 fn build(options: &Value, _: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Problem>> {
     let Options { jq, _timeout: _ } = options::read(options)?;
     let filter = Filter::compile(&jq).map_err(|error| {
-        vec![Problem::new(&["jq"], format!("{} (at byte {} of the filter)", error.message, error.offset))]
+        vec![Problem::new(
+            &["jq"],
+            format!("{} (at byte {} of the filter)", error.message, error.offset),
+        )]
     })?;
     let threads = available_parallelism().map_or(1, usize::from);
     Ok(Arc::new(Jq { filter: Arc::new(filter), running: Arc::new(Semaphore::new(threads)) }))
@@ -55,7 +61,8 @@ fn build(options: &Value, _: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Pr
 impl Handler for Jq {
     fn call<'a>(&'a self, event: &'a Event, _: &'a Delivery) -> Pending<'a, Reply> {
         Box::pin(async move {
-            let permit = self.running.clone().acquire_owned().await.expect("nothing closes the semaphore");
+            let permit =
+                self.running.clone().acquire_owned().await.expect("nothing closes the semaphore");
             let (filter, event) = (self.filter.clone(), event.clone());
             let outputs = tokio::task::spawn_blocking(move || {
                 let outputs = filter.outputs(&event, limits::OUTPUTS_MAX);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use millstream_stages::{Delivery, Event, Handler, Pending, Problem, Reply, text::excerpt, units::Period};
+use millstream_stages::{
+    Delivery, Event, Handler, Pending, Problem, Reply, text::excerpt, units::Period,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -49,7 +51,8 @@ impl Handler for Options {
     fn call<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Reply> {
         Box::pin(async move {
             let text = |text: &str| excerpt(text, limits::LOG_TEXT_BYTES_MAX);
-            // What is not logged is not prepared: the fields are only evaluated where the level is on.
+            // What is not logged is not prepared: the fields are only evaluated where the level is
+            // on.
             macro_rules! line {
                 ($level:ident) => {
                     tracing::$level!(
@@ -58,7 +61,8 @@ impl Handler for Options {
                         event_type = text(&event.event_type),
                         tenant = event.tenant.as_deref().map(text),
                         attempt = delivery.attempt,
-                        body = self.body.then(|| text(&String::from_utf8_lossy(prefix(&event.body)))),
+                        body =
+                            self.body.then(|| text(&String::from_utf8_lossy(prefix(&event.body)))),
                         "event"
                     )
                 };

@@ -20,7 +20,8 @@ pub use rust::{Registry, handler_fn};
 use crate::broker::Broker;
 
 /// Every handler, one line each. A new handler is one file and one line here.
-pub const HANDLERS: &[HandlerKind] = &[http::KIND, nats::KIND, exec::KIND, jq::KIND, log::KIND, rust::KIND];
+pub const HANDLERS: &[HandlerKind] =
+    &[http::KIND, nats::KIND, exec::KIND, jq::KIND, log::KIND, rust::KIND];
 
 /// One handler: its name, its options, and how to build it.
 #[derive(Debug)]
@@ -31,7 +32,8 @@ pub struct HandlerKind {
     pub about: &'static str,
     /// The JSON Schema of its table.
     pub options: fn() -> Schema,
-    /// Builds it from its table. Touches neither the network nor a process: `check` builds handlers, too.
+    /// Builds it from its table. Touches neither the network nor a process: `check` builds
+    /// handlers, too.
     pub build: Build,
 }
 
@@ -49,7 +51,8 @@ pub struct HandlerContext {
     pub registered: Registry,
 }
 
-/// Builds the handler that a `handler = { … }` table describes. Its kind is the one key that names a handler.
+/// Builds the handler that a `handler = { … }` table describes. Its kind is the one key that names
+/// a handler.
 ///
 /// # Errors
 /// What is wrong with the table, each problem with its key path inside it.
@@ -58,10 +61,14 @@ pub fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handle
     let choose = || format!("name one of: {}", choices.join(", "));
     let one = |problem: Problem| Err(vec![problem]);
     let Some(table) = options.as_object() else {
-        return one(Problem::new(&[], "a handler is a table, such as { http = \"http://127.0.0.1:9000/orders\" }")
-            .hint(choose()));
+        return one(Problem::new(
+            &[],
+            "a handler is a table, such as { http = \"http://127.0.0.1:9000/orders\" }",
+        )
+        .hint(choose()));
     };
-    let named: Vec<&HandlerKind> = HANDLERS.iter().filter(|kind| table.contains_key(kind.name)).collect();
+    let named: Vec<&HandlerKind> =
+        HANDLERS.iter().filter(|kind| table.contains_key(kind.name)).collect();
     match named.as_slice() {
         [kind] => (kind.build)(options, context),
         [] => {
@@ -83,10 +90,14 @@ pub fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handle
 
 /// The JSON Schema of a `handler = { … }` table: the key that names the handler chooses the rest.
 pub fn options_schema() -> Schema {
-    let one_of: Vec<Value> = HANDLERS.iter().map(|kind| json!({ "required": [kind.name] })).collect();
-    let each: Vec<Value> =
-        HANDLERS.iter().map(|kind| json!({ "if": { "required": [kind.name] }, "then": (kind.options)() })).collect();
-    let about: Vec<String> = HANDLERS.iter().map(|kind| format!("`{}`: {}", kind.name, kind.about)).collect();
+    let one_of: Vec<Value> =
+        HANDLERS.iter().map(|kind| json!({ "required": [kind.name] })).collect();
+    let each: Vec<Value> = HANDLERS
+        .iter()
+        .map(|kind| json!({ "if": { "required": [kind.name] }, "then": (kind.options)() }))
+        .collect();
+    let about: Vec<String> =
+        HANDLERS.iter().map(|kind| format!("`{}`: {}", kind.name, kind.about)).collect();
     let schema = json!({
         "type": "object",
         "description": format!("What is called for each event. {}", about.join(" ")),
@@ -96,7 +107,8 @@ pub fn options_schema() -> Schema {
     Schema::try_from(schema).expect("an object is a schema")
 }
 
-/// The key by which a handler can tell that it has seen this event at this stage before: `<event id>/<stage>`.
+/// The key by which a handler can tell that it has seen this event at this stage before: `<event
+/// id>/<stage>`.
 ///
 /// Control characters and `%` are percent-encoded, so that different ids stay different keys.
 fn idempotency_key(event: &Event, delivery: &Delivery) -> String {
@@ -131,7 +143,10 @@ mod tests {
         let identity = Identity { id: id.to_owned(), event_type, version, tenant: None };
         let event = Event::new(identity, Envelope::Domain, "{}".into());
         let stage = "orders".to_owned();
-        idempotency_key(&event, &Delivery { stage, attempt: 1, now: SystemTime::UNIX_EPOCH, traceparent: None })
+        idempotency_key(
+            &event,
+            &Delivery { stage, attempt: 1, now: SystemTime::UNIX_EPOCH, traceparent: None },
+        )
     }
 
     proptest! {

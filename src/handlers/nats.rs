@@ -1,9 +1,11 @@
-//! `nats`: sends each event as a request to a NATS service and reads success or failure from its answer.
+//! `nats`: sends each event as a request to a NATS service and reads success or failure from its
+//! answer.
 
 use std::{sync::Arc, time::Duration};
 
 use millstream_stages::{
-    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, headers, replies, units::Period,
+    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, headers, replies,
+    units::Period,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,9 +23,10 @@ pub(super) const KIND: HandlerKind = HandlerKind {
 
 /// Sends each event, its original bytes, as a request to a NATS service.
 ///
-/// An answer without error headers: done. `Nats-Service-Error-Code` is read as an HTTP status: 400 rejects, 429 and
-/// 500 are retried. Nobody listening on the subject: deferred as `ConnectionError`, which costs the event no attempt.
-/// No answer in time: retried as `TimeoutError`.
+/// An answer without error headers: done. `Nats-Service-Error-Code` is read as an HTTP status: 400
+/// rejects, 429 and 500 are retried. Nobody listening on the subject: deferred as
+/// `ConnectionError`, which costs the event no attempt. No answer in time: retried as
+/// `TimeoutError`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
@@ -48,10 +51,15 @@ struct Nats {
 fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Problem>> {
     let Options { nats: subject, timeout, output } = options::read(options)?;
     let one_subject = |token: &str| {
-        !token.is_empty() && !token.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>'))
+        !token.is_empty()
+            && !token
+                .contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>'))
     };
     if !subject.split('.').all(one_subject) {
-        let problem = Problem::new(&["nats"], format!("\"{subject}\" is not a subject that a request can be sent to"));
+        let problem = Problem::new(
+            &["nats"],
+            format!("\"{subject}\" is not a subject that a request can be sent to"),
+        );
         return Err(vec![problem.hint("write one without wildcards, such as \"orders.enrich\"")]);
     }
     Ok(Arc::new(Nats { broker: context.broker.clone(), subject, timeout: timeout.0, output }))
@@ -60,9 +68,14 @@ fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handler>, 
 impl Handler for Nats {
     fn call<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Reply> {
         Box::pin(async move {
-            let broker = self.broker.as_ref().expect("a handler built without a broker is never called");
-            let request =
-                broker.request(&self.subject, request_headers(event, delivery), event.body.clone(), self.timeout);
+            let broker =
+                self.broker.as_ref().expect("a handler built without a broker is never called");
+            let request = broker.request(
+                &self.subject,
+                request_headers(event, delivery),
+                event.body.clone(),
+                self.timeout,
+            );
             meaning(request.await.map_err(no_answer)?, self.output)
         })
     }
@@ -86,7 +99,9 @@ fn meaning(answer: Answer, output: Output) -> Result<Reply, Failure> {
     let text = |name: &str| answer.headers.get(name).map(|value| value.as_str());
     match (text(replies::SERVICE_ERROR_CODE), text(replies::SERVICE_ERROR)) {
         (None, None) => output.reply(&answer.body),
-        (code, error) => Err(replies::service_error(code.unwrap_or_default(), error.unwrap_or_default())),
+        (code, error) => {
+            Err(replies::service_error(code.unwrap_or_default(), error.unwrap_or_default()))
+        }
     }
 }
 
@@ -95,8 +110,9 @@ fn no_answer(error: RequestError) -> Failure {
         RequestError::NoResponders { .. } => Failure::defer(class::CONNECTION, error.to_string()),
         RequestError::TimedOut { .. } => Failure::retry(class::TIMEOUT, error.to_string()),
         RequestError::TooLarge { .. } => Failure::reject(class::VALIDATION, error.to_string()),
-        RequestError::Failed { source, .. } => {
-            Failure::retry(class::CONNECTION, format!("{error}: {}", headers::clean(&source.to_string())))
-        }
+        RequestError::Failed { source, .. } => Failure::retry(
+            class::CONNECTION,
+            format!("{error}: {}", headers::clean(&source.to_string())),
+        ),
     }
 }

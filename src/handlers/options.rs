@@ -1,7 +1,10 @@
-//! Options: a handler's table read into its type, every unknown key found, and the table's JSON Schema.
+//! Options: a handler's table read into its type, every unknown key found, and the table's JSON
+//! Schema.
 
 use bytes::Bytes;
-use millstream_stages::{Failure, Problem, Reply, failure::class, handle, text::excerpt, units::Period};
+use millstream_stages::{
+    Failure, Problem, Reply, failure::class, handle, text::excerpt, units::Period,
+};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
@@ -16,8 +19,8 @@ pub enum Output {
     /// The event itself; the reply is not looked at.
     #[default]
     Event,
-    /// What the handler replied, in the event's place: one JSON value, or an array with one value per
-    /// output. No content passes nothing on.
+    /// What the handler replied, in the event's place: one JSON value, or an array with one value
+    /// per output. No content passes nothing on.
     Reply,
 }
 
@@ -35,7 +38,9 @@ impl Output {
             Self::Reply => vec![parse(body)?],
         };
         // Slices of the reply: nothing is copied or written anew.
-        Ok(Reply::Replace(parts.into_iter().map(|part| body.slice_ref(part.get().as_bytes())).collect()))
+        Ok(Reply::Replace(
+            parts.into_iter().map(|part| body.slice_ref(part.get().as_bytes())).collect(),
+        ))
     }
 }
 
@@ -54,7 +59,8 @@ pub(super) fn default_timeout() -> Period {
 /// Reads a handler's table.
 ///
 /// # Errors
-/// Every key the handler does not have, with the nearest it has; else the first value of the wrong type, with its path.
+/// Every key the handler does not have, with the nearest it has; else the first value of the wrong
+/// type, with its path.
 pub(super) fn read<T: DeserializeOwned + JsonSchema>(options: &Value) -> Result<T, Vec<Problem>> {
     let schema = schema_of::<T>();
     let known: Vec<&str> = schema
@@ -63,12 +69,14 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(options: &Value) -> Result<
         .map(|properties| properties.keys().map(String::as_str).collect())
         .unwrap_or_default();
     let keys = options.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
-    let unknown: Vec<Problem> = keys.filter(|key| !known.contains(key)).map(|key| unknown_key(key, &known)).collect();
+    let unknown: Vec<Problem> =
+        keys.filter(|key| !known.contains(key)).map(|key| unknown_key(key, &known)).collect();
     if !unknown.is_empty() {
         return Err(unknown);
     }
     serde_path_to_error::deserialize(options).map_err(|error| {
-        let at: Vec<String> = error.path().iter().map(ToString::to_string).filter(|key| key != "?").collect();
+        let at: Vec<String> =
+            error.path().iter().map(ToString::to_string).filter(|key| key != "?").collect();
         vec![Problem { at, message: error.inner().to_string(), hint: None }]
     })
 }

@@ -4,7 +4,8 @@ use std::{any::Any, collections::BTreeMap, fmt, panic::AssertUnwindSafe, sync::A
 
 use futures_util::FutureExt as _;
 use millstream_stages::{
-    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, text::excerpt, units::Period,
+    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, text::excerpt,
+    units::Period,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -57,7 +58,8 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// An async function or closure as a handler. A panic in it is a failure of the event it was called with.
+/// An async function or closure as a handler. A panic in it is a failure of the event it was called
+/// with.
 pub fn handler_fn<F, Answer>(call: F) -> Arc<dyn Handler>
 where
     F: Fn(Event, Delivery) -> Answer + Send + Sync + 'static,
@@ -77,16 +79,21 @@ where
 {
     fn call<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Reply> {
         Box::pin(async move {
-            // The function itself may panic before it returns its future, so it is called inside, too. What it
-            // shares with other calls is its own to keep whole, as with any panic in a Tokio task.
-            let answer = AssertUnwindSafe(async { (self.call)(event.clone(), delivery.clone()).await });
+            // The function itself may panic before it returns its future, so it is called inside,
+            // too. What it shares with other calls is its own to keep whole, as with any panic in a
+            // Tokio task.
+            let answer =
+                AssertUnwindSafe(async { (self.call)(event.clone(), delivery.clone()).await });
             answer.catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
         })
     }
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let said = excerpt(said.unwrap_or("no message"), 200);
     Failure::retry(class::HANDLER, format!("the handler panicked: {said}"))
 }

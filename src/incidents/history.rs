@@ -11,7 +11,8 @@ use crate::{
     config::Pipeline,
 };
 
-/// Everything of this change (none: of any) that was told of incidents since a time, oldest first, as long as `keep` says so.
+/// Everything of this change (none: of any) that was told of incidents since a time, oldest first,
+/// as long as `keep` says so.
 ///
 /// # Errors
 /// [`IncidentsError::Read`].

@@ -1,6 +1,8 @@
 //! Known: the incidents and the numbers that reduce stages have in their checkpoints.
 
-use millstream_stages::{Reduce, Tally, aggregate_errors::AggregateErrors, alert::Alert, incident::Incident};
+use millstream_stages::{
+    Reduce, Tally, aggregate_errors::AggregateErrors, alert::Alert, incident::Incident,
+};
 
 use super::{IncidentsError, cannot_build, in_world};
 use crate::{
@@ -23,7 +25,10 @@ pub fn alerts(pipeline: &Pipeline) -> impl Iterator<Item = &Stage> {
 ///
 /// # Errors
 /// [`IncidentsError::Stage`].
-pub fn build_aggregate(pipeline: &Pipeline, stage: &Stage) -> Result<AggregateErrors, IncidentsError> {
+pub fn build_aggregate(
+    pipeline: &Pipeline,
+    stage: &Stage,
+) -> Result<AggregateErrors, IncidentsError> {
     in_world(pipeline, |world| AggregateErrors::build(&stage.options, world))
         .map_err(|problems| cannot_build(&stage.name, &problems))
 }
@@ -41,14 +46,19 @@ pub fn build_alert(pipeline: &Pipeline, stage: &Stage) -> Result<Alert, Incident
 ///
 /// # Errors
 /// [`IncidentsError`].
-pub async fn open(broker: &Broker, pipeline: &Pipeline) -> Result<Vec<(String, Incident)>, IncidentsError> {
+pub async fn open(
+    broker: &Broker,
+    pipeline: &Pipeline,
+) -> Result<Vec<(String, Incident)>, IncidentsError> {
     let mut all = Vec::new();
     for stage in aggregates(pipeline) {
         let mut errors = build_aggregate(pipeline, stage)?;
         restore(broker, pipeline, stage, &mut errors).await?;
         all.extend(errors.incidents().into_iter().map(|incident| (stage.name.clone(), incident)));
     }
-    all.sort_by(|(_, a), (_, b)| (b.severity, b.count, &a.incident_id).cmp(&(a.severity, a.count, &b.incident_id)));
+    all.sort_by(|(_, a), (_, b)| {
+        (b.severity, b.count, &a.incident_id).cmp(&(a.severity, a.count, &b.incident_id))
+    });
     Ok(all)
 }
 
@@ -56,7 +66,10 @@ pub async fn open(broker: &Broker, pipeline: &Pipeline) -> Result<Vec<(String, I
 ///
 /// # Errors
 /// [`IncidentsError`].
-pub async fn tallies(broker: &Broker, pipeline: &Pipeline) -> Result<Vec<(String, Vec<Tally>)>, IncidentsError> {
+pub async fn tallies(
+    broker: &Broker,
+    pipeline: &Pipeline,
+) -> Result<Vec<(String, Vec<Tally>)>, IncidentsError> {
     let mut all = Vec::new();
     for stage in aggregates(pipeline) {
         let mut errors = build_aggregate(pipeline, stage)?;
@@ -80,10 +93,13 @@ async fn restore(
 ) -> Result<(), IncidentsError> {
     let (names, prefix) = (pipeline.names(), Names::reduce_state(&stage.name));
     let entries = broker.kv_entries(&names.state_bucket(), &prefix).await;
-    let entries = entries.map_err(|source| IncidentsError::Read { stage: stage.name.clone(), source })?;
+    let entries =
+        entries.map_err(|source| IncidentsError::Read { stage: stage.name.clone(), source })?;
     for (key, value, _) in entries {
         let own = key.strip_prefix(&prefix).unwrap_or(&key);
-        reduce.restore(own, &value).map_err(|why| IncidentsError::State { stage: stage.name.clone(), why })?;
+        reduce
+            .restore(own, &value)
+            .map_err(|why| IncidentsError::State { stage: stage.name.clone(), why })?;
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
-//! Incidents: what reduce stages know of incidents and alerts, read from their checkpoints, and what operators say of them.
+//! Incidents: what reduce stages know of incidents and alerts, read from their checkpoints, and
+//! what operators say of them.
 //!
-//! Nothing here runs a stage. What is read is at most one commit old; what is said is a key that the stage reads like any input.
+//! Nothing here runs a stage. What is read is at most one commit old; what is said is a key that
+//! the stage reads like any input.
 //!
 //! - [`known`]: the incidents and the numbers of a checkpoint
 //! - [`history`]: what became of incidents, from the stream of it
@@ -59,7 +61,11 @@ pub enum IncidentsError {
 /// Lends `with` the world that reduce stages are built in: they ask for channels only.
 fn in_world<T>(pipeline: &Pipeline, with: impl FnOnce(&dyn World) -> T) -> T {
     let channels: Vec<ChannelTerms> = pipeline.channels.iter().map(Channel::terms).collect();
-    with(&ConfigWorld { base: &pipeline.base, handler: &|_, _| Err(Vec::new()), channels: &channels })
+    with(&ConfigWorld {
+        base: &pipeline.base,
+        handler: &|_, _| Err(Vec::new()),
+        channels: &channels,
+    })
 }
 
 fn cannot_build(stage: &str, problems: &[Problem]) -> IncidentsError {

@@ -70,7 +70,11 @@ pub async fn put(broker: &Broker, names: &Names, silence: &Silence) -> Result<()
 ///
 /// # Errors
 /// [`IncidentsError::Write`].
-pub async fn end(broker: &Broker, names: &Names, silence: Silence) -> Result<Silence, IncidentsError> {
+pub async fn end(
+    broker: &Broker,
+    names: &Names,
+    silence: Silence,
+) -> Result<Silence, IncidentsError> {
     let now = Timestamp::now();
     let ended = Silence { starts_at: silence.starts_at.min(now), ends_at: now, ..silence };
     let value = serde_json::to_vec(&ended).expect("a silence is plain data");
@@ -84,10 +88,16 @@ fn key(id: &str) -> String {
 
 /// A time so long before another.
 pub fn earlier(at: Timestamp, by: Duration) -> Timestamp {
-    SignedDuration::try_from(by).ok().and_then(|by| at.checked_sub(by).ok()).unwrap_or(Timestamp::MIN)
+    SignedDuration::try_from(by)
+        .ok()
+        .and_then(|by| at.checked_sub(by).ok())
+        .unwrap_or(Timestamp::MIN)
 }
 
 /// A time so long after another.
 pub fn later(at: Timestamp, by: Duration) -> Timestamp {
-    SignedDuration::try_from(by).ok().and_then(|by| at.checked_add(by).ok()).unwrap_or(Timestamp::MAX)
+    SignedDuration::try_from(by)
+        .ok()
+        .and_then(|by| at.checked_add(by).ok())
+        .unwrap_or(Timestamp::MAX)
 }

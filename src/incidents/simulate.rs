@@ -1,4 +1,5 @@
-//! Simulate: the errors that the broker holds, in the order in which they were stored, run through the rules of a configuration.
+//! Simulate: the errors that the broker holds, in the order in which they were stored, run through
+//! the rules of a configuration.
 
 use std::{pin::Pin, time::SystemTime};
 
@@ -36,8 +37,9 @@ struct Read {
     messages: Messages,
 }
 
-/// Runs what the broker holds of a span through the reduce stages of `pipeline`, in memory: nothing is written and nothing sent.
-/// Silences that are on record count, with their times. `progress` is told of each error.
+/// Runs what the broker holds of a span through the reduce stages of `pipeline`, in memory: nothing
+/// is written and nothing sent. Silences that are on record count, with their times. `progress` is
+/// told of each error.
 ///
 /// # Errors
 /// [`IncidentsError`].
@@ -67,7 +69,8 @@ pub async fn simulate(
 }
 
 fn prepare(pipeline: &Pipeline) -> Result<Simulation, IncidentsError> {
-    let errors = aggregates(pipeline).map(|stage| Ok((stage.name.clone(), build_aggregate(pipeline, stage)?)));
+    let errors = aggregates(pipeline)
+        .map(|stage| Ok((stage.name.clone(), build_aggregate(pipeline, stage)?)));
     let alerts = alerts(pipeline).map(|stage| {
         let read = stage.inputs.iter().filter_map(|input| match input {
             Input::Results(name) => Some(name.clone()),
@@ -75,17 +78,26 @@ fn prepare(pipeline: &Pipeline) -> Result<Simulation, IncidentsError> {
         });
         Ok((read.collect::<Vec<String>>(), build_alert(pipeline, stage)?))
     });
-    let (errors, alerts) =
-        (errors.collect::<Result<_, IncidentsError>>()?, alerts.collect::<Result<_, IncidentsError>>()?);
+    let (errors, alerts) = (
+        errors.collect::<Result<_, IncidentsError>>()?,
+        alerts.collect::<Result<_, IncidentsError>>()?,
+    );
     Ok(Simulation::new(errors, alerts))
 }
 
-/// The streams that hold what `aggregate-errors` stages read, filter by filter. One that is not there has nothing.
-async fn reads(broker: &Broker, pipeline: &Pipeline, span: Span) -> Result<Vec<Read>, IncidentsError> {
+/// The streams that hold what `aggregate-errors` stages read, filter by filter. One that is not
+/// there has nothing.
+async fn reads(
+    broker: &Broker,
+    pipeline: &Pipeline,
+    span: Span,
+) -> Result<Vec<Read>, IncidentsError> {
     let topology = Topology::of(pipeline);
     let mut all = Vec::new();
     for stage in aggregates(pipeline) {
-        for read in topology.reads(&stage.name).into_iter().filter(|read| read.input != FeedInput::Said) {
+        for read in
+            topology.reads(&stage.name).into_iter().filter(|read| read.input != FeedInput::Said)
+        {
             match broker.stream_state(&read.stream).await {
                 Ok(_) => {}
                 Err(AdminError::NoStream { .. }) => continue,
@@ -96,7 +108,8 @@ async fn reads(broker: &Broker, pipeline: &Pipeline, span: Span) -> Result<Vec<R
                 let scan = Scan { filter, from_seq: 1, since: Some(span.since), ..Scan::default() };
                 let until = span.until;
                 let messages = broker.scan_some(&read.stream, scan).take_while(move |message| {
-                    let goes_on = message.as_ref().map_or(true, |message| message.stored_at < until);
+                    let goes_on =
+                        message.as_ref().map_or(true, |message| message.stored_at < until);
                     std::future::ready(goes_on)
                 });
                 all.push(Read { stage: stage.name.clone(), messages: messages.boxed().peekable() });

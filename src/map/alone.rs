@@ -1,7 +1,8 @@
 //! Alone: runs events that may kill their worker one at a time, with nothing else in hand.
 //!
-//! Such an event is one whose last delivery nobody knows the end of. It comes by a consumer of its own with at most one in
-//! hand over the whole fleet, so that a killer takes nobody's attempts with it but its own.
+//! Such an event is one whose last delivery nobody knows the end of. It comes by a consumer of its
+//! own with at most one in hand over the whole fleet, so that a killer takes nobody's attempts with
+//! it but its own.
 
 use std::sync::Arc;
 
@@ -76,8 +77,8 @@ impl Lane {
             self.seen = None;
             return state.num_pending > 0;
         }
-        // Another worker has one in hand, or had. One that lives settles it, or gives signs of life that do not show here:
-        // so this looks again at long intervals only.
+        // Another worker has one in hand, or had. One that lives settles it, or gives signs of life
+        // that do not show here: so this looks again at long intervals only.
         let since = match &self.seen {
             Some((seen, since)) if *seen == state => *since,
             _ => Instant::now(),
@@ -87,8 +88,8 @@ impl Lane {
         is_over
     }
 
-    /// Runs what there is, for a while. Nothing else is in hand before the first is pulled: what only waited here would
-    /// count as one that ran.
+    /// Runs what there is, for a while. Nothing else is in hand before the first is pulled: what
+    /// only waited here would count as one that ran.
     async fn shift(&self, hands: &Hands, stop: &CancellationToken, abandon: &CancellationToken) {
         let Self { stage, feed, .. } = self;
         let _alone = tokio::select! {
@@ -110,7 +111,8 @@ impl Lane {
     }
 }
 
-/// The next event, if there is one. What is on its way when nothing more is wanted would wait for its ack wait, and count.
+/// The next event, if there is one. What is on its way when nothing more is wanted would wait for
+/// its ack wait, and count.
 async fn next(pull: &mut Pull, stop: &CancellationToken) -> Option<Delivered> {
     let next = tokio::select! {
         next = pull.next() => next,

@@ -38,21 +38,23 @@ impl Attempt<'_> {
     /// Runs it, and stores what comes of it.
     pub(super) async fn carry_out(&self, span: &Span) -> Settled {
         let (mut applied, began) = (Applied::default(), Instant::now());
-        let failed = match self.arrived.stage.line.apply(self.event, self.delivery, &mut applied).await {
-            Ok(()) => match self.publish(&applied.outputs).await {
-                Ok(()) => {
-                    self.count_done(&applied);
-                    span::settled(span, Outcome::Done, None);
-                    if self.arrived.may_be_dead(began) {
-                        Box::pin(self.arrived.completed_late()).await;
+        let failed =
+            match self.arrived.stage.line.apply(self.event, self.delivery, &mut applied).await {
+                Ok(()) => match self.publish(&applied.outputs).await {
+                    Ok(()) => {
+                        self.count_done(&applied);
+                        span::settled(span, Outcome::Done, None);
+                        if self.arrived.may_be_dead(began) {
+                            Box::pin(self.arrived.completed_late()).await;
+                        }
+                        return Settled::Ack;
                     }
-                    return Settled::Ack;
-                }
+                    Err(failed) => failed,
+                },
                 Err(failed) => failed,
-            },
-            Err(failed) => failed,
-        };
-        // The rare paths are boxed: their state would make every delivery's future several times as large.
+            };
+        // The rare paths are boxed: their state would make every delivery's future several times as
+        // large.
         Box::pin(self.fail(failed, span)).await
     }
 
@@ -62,7 +64,8 @@ impl Attempt<'_> {
             [] => {}
             [one] => self.publish_one(0, one).await?,
             several => {
-                let publishes = several.iter().enumerate().map(|(n, output)| self.publish_one(n, output));
+                let publishes =
+                    several.iter().enumerate().map(|(n, output)| self.publish_one(n, output));
                 Box::pin(futures_util::future::try_join_all(publishes)).await?;
             }
         }
@@ -92,7 +95,10 @@ impl Attempt<'_> {
         let stored = until_stored(line.name(), || stage.broker.publish_made(make)).await;
         stored.map(|_| ()).map_err(|error| Failed {
             stage: line,
-            failure: Failure::reject(class::HANDLER, format!("a result could not be stored: {error}")),
+            failure: Failure::reject(
+                class::HANDLER,
+                format!("a result could not be stored: {error}"),
+            ),
             took: Duration::ZERO,
         })
     }
@@ -117,7 +123,9 @@ impl Attempt<'_> {
         let settlement = match down {
             // Nothing is pulled before it is up again, so the event need not wait by itself.
             true => Settlement::DeferFor(Duration::ZERO, failure),
-            false => settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy()),
+            false => {
+                settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy())
+            }
         };
         let (outcome, settled) = match settlement {
             Settlement::Forward(_) => unreachable!("a failure is never forwarded"),
@@ -125,9 +133,20 @@ impl Attempt<'_> {
                 // What ran by itself has an end on record now, and goes back among the others.
                 let parks = wait > line.policy().park_after() || arrived.company == Company::None;
                 span::settled(span, Outcome::Retried, Some(&failure));
-                self.report(line, &failure, if parks { "park" } else { "retry" }, Some(wait), after).await;
+                self.report(
+                    line,
+                    &failure,
+                    if parks { "park" } else { "retry" },
+                    Some(wait),
+                    after,
+                )
+                .await;
                 line.metrics().retry_queued();
-                let settled = if parks { arrived.send_back(event, after, wait).await } else { Settled::Nak(wait) };
+                let settled = if parks {
+                    arrived.send_back(event, after, wait).await
+                } else {
+                    Settled::Nak(wait)
+                };
                 (Outcome::Retried, settled)
             }
             Settlement::DeferFor(wait, failure) => {
@@ -149,7 +168,14 @@ impl Attempt<'_> {
         settled
     }
 
-    async fn report(&self, line: &Line, failure: &Failure, outcome: &str, wait: Option<Duration>, spent: Spent) {
+    async fn report(
+        &self,
+        line: &Line,
+        failure: &Failure,
+        outcome: &str,
+        wait: Option<Duration>,
+        spent: Spent,
+    ) {
         let Arrived { stage, arrival, delivered, .. } = self.arrived;
         let told = Report {
             stage: line.name(),
@@ -167,7 +193,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Tells the breaker of a failure. Whether what the handler depends on counts as down, so that the failure is not the event's.
+/// Tells the breaker of a failure. Whether what the handler depends on counts as down, so that the
+/// failure is not the event's.
 fn is_down(line: &Line, event_id: &str, attempt: u32, took: Duration, failure: &Failure) -> bool {
     match failure.disposition {
         // It answered, and said no; unless it was never asked.

@@ -1,8 +1,10 @@
-//! Breaker: whether a stage's handler counts as down, agreed over the fleet, and how fast the stage may pull.
+//! Breaker: whether a stage's handler counts as down, agreed over the fleet, and how fast the stage
+//! may pull.
 //!
-//! Each worker decides by itself, at once, and tells the others through one key per stage ([`Record`]). A write that lost the
-//! race adopts what won. When an open one may probe is each worker's own affair, counted on its own clock from when it saw
-//! that it is open: no two clocks are compared, and with the broker away a breaker works all the same.
+//! Each worker decides by itself, at once, and tells the others through one key per stage
+//! ([`Record`]). A write that lost the race adopts what won. When an open one may probe is each
+//! worker's own affair, counted on its own clock from when it saw that it is open: no two clocks
+//! are compared, and with the broker away a breaker works all the same.
 
 mod fleet;
 mod record;
@@ -119,8 +121,9 @@ impl Breaker {
         }
     }
 
-    /// A call of the handler for this attempt of an event failed, after so long. Whether the handler counted as down
-    /// already: then the event is deferred, and no attempt is spent. The failure that opens the breaker is an attempt.
+    /// A call of the handler for this attempt of an event failed, after so long. Whether the
+    /// handler counted as down already: then the event is deferred, and no attempt is spent. The
+    /// failure that opens the breaker is an attempt.
     pub fn failed(&self, event_id: &str, attempt: u32, took: Duration, failure: &Failure) -> bool {
         let Some(guard) = &self.guard else { return false };
         let mut known = guard.known();
@@ -137,7 +140,8 @@ impl Breaker {
 
     fn opened(&self, guard: &Guard, known: &mut Known, failure: &Failure, verdict: Verdict) {
         let (wait, opens, now) = (known.machine.wait(), known.machine.opens(), Timestamp::now());
-        let opened_at = Some(known.record.opened_at.clone()).filter(|_| verdict == Verdict::Reopened).flatten();
+        let opened_at =
+            Some(known.record.opened_at.clone()).filter(|_| verdict == Verdict::Reopened).flatten();
         known.record = Record::open(failure, wait, opens, opened_at, now, &guard.worker);
         let (stage, wait, reason) = (&guard.stage, wait.as_secs_f64(), &known.record.reason);
         if verdict == Verdict::Opened {
@@ -150,7 +154,13 @@ impl Breaker {
                 "the circuit breaker opened: the stage does not pull until its handler is up again"
             );
         } else {
-            tracing::debug!(stage, wait_s = wait, opens, reason, "a probe failed; the circuit breaker stays open");
+            tracing::debug!(
+                stage,
+                wait_s = wait,
+                opens,
+                reason,
+                "a probe failed; the circuit breaker stays open"
+            );
         }
         self.tell(guard, known);
     }
@@ -158,7 +168,11 @@ impl Breaker {
     fn closed(&self, guard: &Guard, known: &mut Known) {
         known.record.close(Timestamp::now(), &guard.worker);
         let open_s = known.open_since.take().map_or(0.0, |since| since.elapsed().as_secs_f64());
-        tracing::info!(stage = guard.stage, open_s, "the circuit breaker closed: the handler is up again");
+        tracing::info!(
+            stage = guard.stage,
+            open_s,
+            "the circuit breaker closed: the handler is up again"
+        );
         self.tell(guard, known);
     }
 
@@ -168,7 +182,8 @@ impl Breaker {
         self.show(guard, known);
     }
 
-    /// Lets everyone here know what the machine says now. Under the lock, so that the last to be shown is the last that was.
+    /// Lets everyone here know what the machine says now. Under the lock, so that the last to be
+    /// shown is the last that was.
     fn show(&self, guard: &Guard, known: &Known) {
         let state = known.machine.state();
         let pace = match state {
@@ -181,7 +196,8 @@ impl Breaker {
         guard.timer.notify_one();
     }
 
-    /// What the key holds now, as another worker or we ourselves wrote it; `None`: it was deleted, or cannot be read.
+    /// What the key holds now, as another worker or we ourselves wrote it; `None`: it was deleted,
+    /// or cannot be read.
     fn seen(&self, record: Option<Record>, revision: u64) {
         let Some(guard) = &self.guard else { return };
         let mut known = guard.known();
@@ -209,7 +225,13 @@ impl Breaker {
         (known.record, known.is_untold) = (record, false);
         if was != known.machine.state() {
             let Record { state, reason, by, .. } = &known.record;
-            tracing::debug!(stage = guard.stage, ?state, reason, by, "another worker moved the circuit breaker");
+            tracing::debug!(
+                stage = guard.stage,
+                ?state,
+                reason,
+                by,
+                "another worker moved the circuit breaker"
+            );
         }
         self.show(guard, &known);
     }
@@ -241,7 +263,10 @@ impl Breaker {
         let guard = self.guard.as_ref()?;
         let mut known = guard.known();
         if known.machine.tick(guard.now()) {
-            tracing::debug!(stage = guard.stage, "the circuit breaker lets one event through at a time");
+            tracing::debug!(
+                stage = guard.stage,
+                "the circuit breaker lets one event through at a time"
+            );
             self.show(guard, &known);
         }
         known.machine.probe_at().map(|at| guard.born + at)

@@ -26,12 +26,15 @@ impl Arrival {
     /// Reads the headers of a delivery. Only headers that Millstream wrote are believed.
     pub(super) fn of(delivered: &Delivered, carries: Carries) -> Self {
         let origin = match carries {
-            Carries::Envelope(_) => Origin::first(Arc::clone(&delivered.stream), delivered.seq, delivered.subject()),
-            Carries::Headers => {
-                Origin::read(Arc::clone(&delivered.stream), delivered.seq, delivered.subject(), |name| {
-                    delivered.header(name)
-                })
+            Carries::Envelope(_) => {
+                Origin::first(Arc::clone(&delivered.stream), delivered.seq, delivered.subject())
             }
+            Carries::Headers => Origin::read(
+                Arc::clone(&delivered.stream),
+                delivered.seq,
+                delivered.subject(),
+                |name| delivered.header(name),
+            ),
         };
         let trace = delivered.header(headers::TRACEPARENT).and_then(TraceContext::parse);
         Self { trace, origin }
@@ -44,8 +47,11 @@ pub(super) fn event(delivered: &Delivered, carries: Carries) -> Result<Event, Fa
     let envelope = match carries {
         Carries::Envelope(envelope) => envelope,
         Carries::Headers => {
-            let envelope = header(headers::ENVELOPE).and_then(Envelope::named).unwrap_or(Envelope::Raw);
-            if let (Some(id), Some(event_type)) = (header(headers::EVENT_ID), header(headers::EVENT_TYPE)) {
+            let envelope =
+                header(headers::ENVELOPE).and_then(Envelope::named).unwrap_or(Envelope::Raw);
+            if let (Some(id), Some(event_type)) =
+                (header(headers::EVENT_ID), header(headers::EVENT_TYPE))
+            {
                 let identity = Identity {
                     id: id.to_owned(),
                     event_type: event_type.to_owned(),

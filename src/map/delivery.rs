@@ -71,19 +71,32 @@ pub(super) enum Company {
     None,
 }
 
-/// Lives one delivery to its settlement. Everything that must be stored is stored before it is settled.
-pub(super) async fn live(stage: &Stage, carries: Carries, delivered: Delivered, turn: Turn, company: Company) {
+/// Lives one delivery to its settlement. Everything that must be stored is stored before it is
+/// settled.
+pub(super) async fn live(
+    stage: &Stage,
+    carries: Carries,
+    delivered: Delivered,
+    turn: Turn,
+    company: Company,
+) {
     let abandon = turn.abandon.clone();
     let (settled, in_hand) = {
-        let arrived =
-            Arrived { stage, carries, delivered: &delivered, arrival: Arrival::of(&delivered, carries), company };
+        let arrived = Arrived {
+            stage,
+            carries,
+            delivered: &delivered,
+            arrival: Arrival::of(&delivered, carries),
+            company,
+        };
         // Pinned where it is made: moved, it would take its place in this future twice.
         let mut work = std::pin::pin!(arrived.run(turn));
         loop {
             tokio::select! {
                 biased;
                 done = &mut work => break done,
-                // After a while, so that it does not come straight back to us by what is still asked for.
+                // After a while, so that it does not come straight back to us by what is still
+                // asked for.
                 () = abandon.cancelled() => break (Settled::Nak(limits::DRAIN_PULL_MAX), None),
                 () = tokio::time::sleep(stage.ack_wait / 2) => delivered.progress().await,
             }
@@ -114,14 +127,19 @@ impl Turn {
 }
 
 impl Arrived<'_> {
-    /// The rare paths are boxed: their state would make every delivery's future several times as large.
+    /// The rare paths are boxed: their state would make every delivery's future several times as
+    /// large.
     async fn run(&self, mut turn: Turn) -> (Settled, InHand) {
         let Self { stage, carries, delivered, arrival, .. } = self;
         let event = match decode::event(delivered, *carries) {
             Ok(event) => event,
             Err(failure) => {
-                let spent = Spent { attempts: arrival.origin.attempts_spent + 1, ..Spent::default() };
-                return (Box::pin(self.give_up(None, spent, Reason::Undecodable, &failure)).await, None);
+                let spent =
+                    Spent { attempts: arrival.origin.attempts_spent + 1, ..Spent::default() };
+                return (
+                    Box::pin(self.give_up(None, spent, Reason::Undecodable, &failure)).await,
+                    None,
+                );
             }
         };
         if !stage.line.takes(&event.event_type) {
@@ -165,8 +183,9 @@ impl Arrived<'_> {
         .await
     }
 
-    /// An event whose last delivery nobody knows the end of runs with nothing else in hand: if it kills its worker, it
-    /// does so alone. Where the policy allows one attempt only there is no second one.
+    /// An event whose last delivery nobody knows the end of runs with nothing else in hand: if it
+    /// kills its worker, it does so alone. Where the policy allows one attempt only there is no
+    /// second one.
     async fn suspect(&self, event: &Event, spent: Spent) -> Result<Spent, Settled> {
         let Self { stage, delivered, arrival, company, .. } = self;
         let attempts_max = stage.line.policy().attempts_max();
@@ -182,7 +201,9 @@ impl Arrived<'_> {
             let spent = Spent { attempts: spent.attempts.saturating_add(unknown), ..spent };
             let failure = Failure::reject(
                 class::CRASHED,
-                format!("{unknown} deliveries were never settled: the worker died or hung each time"),
+                format!(
+                    "{unknown} deliveries were never settled: the worker died or hung each time"
+                ),
             );
             return Err(self.give_up(Some(event), spent, Reason::Crashed, &failure).await);
         }
@@ -220,7 +241,8 @@ impl Arrived<'_> {
     /// Puts the event into the retry stream, to come back after `wait`.
     pub(super) async fn send_back(&self, event: &Event, spent: Spent, wait: Duration) -> Settled {
         let parking = self.parking(event, spent);
-        let stored = if wait.is_zero() { parking.for_now().await } else { parking.for_later(wait).await };
+        let stored =
+            if wait.is_zero() { parking.for_now().await } else { parking.for_later(wait).await };
         match stored {
             Ok(()) => Settled::Ack,
             // It fitted once and does not with our headers: let it wait in the consumer instead.
@@ -229,7 +251,13 @@ impl Arrived<'_> {
     }
 
     fn parking<'a>(&'a self, event: &'a Event, spent: Spent) -> Parking<'a> {
-        Parking { stage: self.stage, delivered: self.delivered, event, origin: &self.arrival.origin, spent }
+        Parking {
+            stage: self.stage,
+            delivered: self.delivered,
+            event,
+            origin: &self.arrival.origin,
+            spent,
+        }
     }
 
     pub(super) fn given_up<'a>(
@@ -240,10 +268,26 @@ impl Arrived<'_> {
         failure: &'a Failure,
     ) -> GivenUp<'a> {
         let Self { stage, carries, delivered, arrival, .. } = self;
-        GivenUp { stage, failed_in: &stage.line, delivered, carries: *carries, arrival, event, spent, reason, failure }
+        GivenUp {
+            stage,
+            failed_in: &stage.line,
+            delivered,
+            carries: *carries,
+            arrival,
+            event,
+            spent,
+            reason,
+            failure,
+        }
     }
 
-    async fn give_up(&self, event: Option<&Event>, spent: Spent, reason: Reason, failure: &Failure) -> Settled {
+    async fn give_up(
+        &self,
+        event: Option<&Event>,
+        spent: Spent,
+        reason: Reason,
+        failure: &Failure,
+    ) -> Settled {
         self.given_up(event, spent, reason, failure).unhandled().await
     }
 
@@ -255,11 +299,21 @@ impl Arrived<'_> {
     /// If someone else did, the letter says from now on that the event completed all the same.
     pub(super) async fn completed_late(&self) {
         let (stage, life) = (self.stage.line.name(), &self.arrival.origin.life);
-        match late::completed_late(&self.stage.broker, &self.stage.names, stage, life, SystemTime::now()).await {
+        match late::completed_late(
+            &self.stage.broker,
+            &self.stage.names,
+            stage,
+            life,
+            SystemTime::now(),
+        )
+        .await
+        {
             Ok(true) => self.stage.metrics.completed_late(),
             Ok(false) => {}
             // The event is done; a letter that does not say so is looked at by people.
-            Err(error) => tracing::warn!(stage, error = %error, "could not look whether a late event was given up on"),
+            Err(error) => {
+                tracing::warn!(stage, error = %error, "could not look whether a late event was given up on")
+            }
         }
     }
 
@@ -282,8 +336,8 @@ impl Arrived<'_> {
     }
 }
 
-/// Publishes the error event of a failed attempt and waits until it is stored: counts are made from it, and so is the
-/// number of the next attempt, so it comes before the settlement.
+/// Publishes the error event of a failed attempt and waits until it is stored: counts are made from
+/// it, and so is the number of the next attempt, so it comes before the settlement.
 pub(super) async fn report(stage: &Stage, report: &Report<'_>) {
     let message = report.message(&stage.names);
     if let Err(error) = until_stored(report.stage, || stage.broker.publish(message.clone())).await {
@@ -291,11 +345,15 @@ pub(super) async fn report(stage: &Stage, report: &Report<'_>) {
     }
 }
 
-/// Publishes until it is stored. A broker that is down or full holds the event back; it never loses it.
+/// Publishes until it is stored. A broker that is down or full holds the event back; it never loses
+/// it.
 ///
 /// # Errors
 /// Only what trying again cannot change: the message is too large.
-pub(super) async fn until_stored<T, F>(stage: &str, publish: impl Fn() -> F) -> Result<T, PublishError>
+pub(super) async fn until_stored<T, F>(
+    stage: &str,
+    publish: impl Fn() -> F,
+) -> Result<T, PublishError>
 where
     F: Future<Output = Result<T, PublishError>>,
 {

@@ -50,7 +50,15 @@ impl Feeding {
     ) -> Self {
         // As much again as is in hand waits for its turn, so that no worker waits for the network.
         let room_max = (2 * stage.concurrency).min(limits::PREFETCH_MAX);
-        Self { stage, feed, turn, in_hand, stop, room: Arc::new(Semaphore::new(room_max)), room_max }
+        Self {
+            stage,
+            feed,
+            turn,
+            in_hand,
+            stop,
+            room: Arc::new(Semaphore::new(room_max)),
+            room_max,
+        }
     }
 
     /// Pulls and hands out deliveries until the worker stops. All that came by then is in hand.
@@ -112,10 +120,11 @@ impl Feeding {
         }
     }
 
-    /// Hands out deliveries, at most `most` of them in hand, until the consumer is gone or the worker is told otherwise.
+    /// Hands out deliveries, at most `most` of them in hand, until the consumer is gone or the
+    /// worker is told otherwise.
     ///
-    /// All that comes is taken in at once, and kept alive while it waits: an event that waits in a buffer for longer than the
-    /// ack wait would be handed out a second time.
+    /// All that comes is taken in at once, and kept alive while it waits: an event that waits in a
+    /// buffer for longer than the ack wait would be handed out a second time.
     async fn pull(
         &self,
         pull: &mut Pull,
@@ -142,7 +151,8 @@ impl Feeding {
                     missed = 0;
                     self.take(delivered);
                 }
-                // One missed heartbeat follows every server restart. Several: the pull itself may be lost.
+                // One missed heartbeat follows every server restart. Several: the pull itself may
+                // be lost.
                 Some(Err(error)) => {
                     missed += 1;
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -168,7 +178,8 @@ impl Feeding {
         // There is room for all that was asked for, but after a reconnect more may come than that.
         let place = Arc::clone(&self.room).try_acquire_owned();
         let hold = self.stage.hands.hold();
-        let (stage, carries, turn) = (Arc::clone(&self.stage), self.feed.carries, self.turn.clone());
+        let (stage, carries, turn) =
+            (Arc::clone(&self.stage), self.feed.carries, self.turn.clone());
         self.in_hand.spawn(async move {
             delivery::live(&stage, carries, delivered, turn, Company::Any).await;
             drop((place, hold));

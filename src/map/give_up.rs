@@ -70,7 +70,10 @@ impl GivenUp<'_> {
             (Some(event), _) => Identity::Event(Cow::Borrowed(*event)),
             (None, Carries::Envelope(envelope)) => Identity::Unread(envelope),
             (None, Carries::Headers) => Identity::Unread(
-                delivered.header(headers::ENVELOPE).and_then(millstream_stages::Envelope::named).unwrap_or_default(),
+                delivered
+                    .header(headers::ENVELOPE)
+                    .and_then(millstream_stages::Envelope::named)
+                    .unwrap_or_default(),
             ),
         };
         let letter = Letter {
@@ -86,14 +89,16 @@ impl GivenUp<'_> {
             config: &stage.config,
             body: delivered.body().clone(),
         };
-        let written = until_stored(stage.line.name(), || letter.publish(&stage.broker, &stage.names)).await;
+        let written =
+            until_stored(stage.line.name(), || letter.publish(&stage.broker, &stage.names)).await;
         match written {
             Ok(first) => {
                 if first {
                     stage.metrics.dead_lettered(*reason);
                 }
                 let event_id = event.map(|event| header(&event.id).to_string());
-                let failed_in = Some(self.failed_in.name()).filter(|name| *name != stage.line.name());
+                let failed_in =
+                    Some(self.failed_in.name()).filter(|name| *name != stage.line.name());
                 tracing::info!(
                     stage = stage.line.name(), failed_in, event_id, source = %arrival.origin.source,
                     reason = reason.as_str(), class = %header(&failure.class), error = %header(&failure.message),

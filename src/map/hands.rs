@@ -41,7 +41,8 @@ impl Default for Hands {
 impl Hands {
     /// Takes something in hand that may bring more, unless nothing may be pulled now.
     pub(super) fn try_hold(self: &Arc<Self>) -> Option<Hold> {
-        // Whoever wants quiet writes it before looking at what is held, and cannot write it while this looks at it.
+        // Whoever wants quiet writes it before looking at what is held, and cannot write it while
+        // this looks at it.
         let quiet = self.quiet.borrow();
         (!*quiet).then(|| self.hold())
     }

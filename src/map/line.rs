@@ -7,7 +7,9 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, future::BoxFuture};
-use millstream_stages::{Build, Delivery, Event, Failure, Map, Problem, World, failure::class, retry::Policy};
+use millstream_stages::{
+    Build, Delivery, Event, Failure, Map, Problem, World, failure::class, retry::Policy,
+};
 use tokio::sync::watch;
 
 use super::breaker::{Breaker, Breakers, Pace};
@@ -72,7 +74,9 @@ impl Line {
     ) -> Result<Self, Vec<Problem>> {
         let map = match stage.kind.build {
             Build::Map(build) => build(&stage.options, world)?,
-            Build::Reduce(_) => return Err(vec![Problem::new(&["kind"], "is not a kind that maps events")]),
+            Build::Reduce(_) => {
+                return Err(vec![Problem::new(&["kind"], "is not a kind that maps events")]);
+            }
         };
         let chained = pipeline
             .chained_to(&stage.name)
@@ -124,8 +128,9 @@ impl Line {
         if paces.len() == 1 {
             return paces.remove(0);
         }
-        let slowest =
-            |paces: &[watch::Receiver<Pace>]| paces.iter().map(|pace| *pace.borrow()).min().unwrap_or(Pace::Full);
+        let slowest = |paces: &[watch::Receiver<Pace>]| {
+            paces.iter().map(|pace| *pace.borrow()).min().unwrap_or(Pace::Full)
+        };
         let (sender, receiver) = watch::channel(slowest(&paces));
         tokio::spawn(async move {
             loop {
@@ -170,15 +175,18 @@ impl Line {
 
     /// Whether events of this type are for it.
     ///
-    /// On an edge the server filters already; on a source publishers choose the subjects, so the worker does.
+    /// On an edge the server filters already; on a source publishers choose the subjects, so the
+    /// worker does.
     pub fn takes(&self, event_type: &str) -> bool {
-        self.types.is_empty() || self.types.iter().any(|pattern| subject_matches(pattern, event_type))
+        self.types.is_empty()
+            || self.types.iter().any(|pattern| subject_matches(pattern, event_type))
     }
 
     /// Applies the line to one event and gathers what is to be published, in order.
     ///
     /// # Errors
-    /// The first failure, with the stage it came from. A panic is a failure, and so is taking too long.
+    /// The first failure, with the stage it came from. A panic is a failure, and so is taking too
+    /// long.
     pub async fn apply<'a>(
         &'a self,
         event: &Event,
@@ -188,7 +196,10 @@ impl Line {
         let began = Instant::now();
         let answered = AssertUnwindSafe(self.answer(event, delivery)).catch_unwind().await;
         let answered = answered.unwrap_or_else(|panic| {
-            Err(Failure::retry(class::HANDLER, format!("the handler panicked: {}", panic_text(&*panic))))
+            Err(Failure::retry(
+                class::HANDLER,
+                format!("the handler panicked: {}", panic_text(&*panic)),
+            ))
         });
         let took = began.elapsed();
         let results = answered.map_err(|failure| Failed { stage: self, failure, took })?;
@@ -216,21 +227,35 @@ impl Line {
     }
 
     /// What the stage makes of the event; `None` where the event is not for it.
-    async fn answer(&self, event: &Event, delivery: &Delivery) -> Result<Option<Vec<Event>>, Failure> {
+    async fn answer(
+        &self,
+        event: &Event,
+        delivery: &Delivery,
+    ) -> Result<Option<Vec<Event>>, Failure> {
         if !self.map.takes(event)? {
             return Ok(None);
         }
-        let Some(limit) = self.map.timeout() else { return self.map.apply(event, delivery).await.map(Some) };
-        let answered = tokio::time::timeout(limit, self.map.apply(event, delivery)).await.unwrap_or_else(|_| {
-            Err(Failure::retry(class::TIMEOUT, format!("no answer in {}", millstream_stages::units::Period(limit))))
-        });
+        let Some(limit) = self.map.timeout() else {
+            return self.map.apply(event, delivery).await.map(Some);
+        };
+        let answered = tokio::time::timeout(limit, self.map.apply(event, delivery))
+            .await
+            .unwrap_or_else(|_| {
+                Err(Failure::retry(
+                    class::TIMEOUT,
+                    format!("no answer in {}", millstream_stages::units::Period(limit)),
+                ))
+            });
         answered.map(Some)
     }
 }
 
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Line").field("name", &self.name).field("chained", &self.chained).finish_non_exhaustive()
+        f.debug_struct("Line")
+            .field("name", &self.name)
+            .field("chained", &self.chained)
+            .finish_non_exhaustive()
     }
 }
 
@@ -242,7 +267,8 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("without a message")
 }
 
-/// Whether a dotted name matches a pattern with NATS wildcards: `*` is one token, a final `>` is one or more.
+/// Whether a dotted name matches a pattern with NATS wildcards: `*` is one token, a final `>` is
+/// one or more.
 pub fn subject_matches(pattern: &str, subject: &str) -> bool {
     let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
     loop {

@@ -1,6 +1,8 @@
-//! Map: the map worker. Pulls, decodes, applies, publishes, settles. Touches the broker and nothing else of the world.
+//! Map: the map worker. Pulls, decodes, applies, publishes, settles. Touches the broker and nothing
+//! else of the world.
 //!
-//! - [`mod@line`]: a stage and those chained to it, as one function from an event to what is to be published
+//! - [`mod@line`]: a stage and those chained to it, as one function from an event to what is to be
+//!   published
 //! - [`decode`]: what a delivery says of its event
 //! - `feed`: pulls from one consumer, and opens it again when it is gone
 //! - `delivery`: the life of one delivery, to its one settlement
@@ -62,9 +64,11 @@ impl From<topology::Feed> for Feed {
     fn from(feed: topology::Feed) -> Self {
         let carries = match feed.input {
             FeedInput::Source(envelope) => Carries::Envelope(envelope),
-            FeedInput::Edge | FeedInput::Failed | FeedInput::Retry | FeedInput::Alone | FeedInput::Said => {
-                Carries::Headers
-            }
+            FeedInput::Edge
+            | FeedInput::Failed
+            | FeedInput::Retry
+            | FeedInput::Alone
+            | FeedInput::Said => Carries::Headers,
         };
         Self { stream: feed.stream, consumer: feed.consumer, carries }
     }
@@ -115,12 +119,17 @@ impl Stage {
     /// pulled ahead, and finishes what is in hand.
     ///
     /// `abandon` ends the drain early: what is still in hand comes again later.
-    pub async fn run(self: Arc<Self>, feeds: Vec<Feed>, stop: CancellationToken, abandon: CancellationToken) {
+    pub async fn run(
+        self: Arc<Self>,
+        feeds: Vec<Feed>,
+        stop: CancellationToken,
+        abandon: CancellationToken,
+    ) {
         let turn = self.turn(abandon.clone());
         let in_hand = TaskTracker::new();
-        let feeding = feeds
-            .into_iter()
-            .map(|feed| Feeding::new(Arc::clone(&self), feed, turn.clone(), in_hand.clone(), stop.clone()).run());
+        let feeding = feeds.into_iter().map(|feed| {
+            Feeding::new(Arc::clone(&self), feed, turn.clone(), in_hand.clone(), stop.clone()).run()
+        });
         futures_util::future::join_all(feeding).await;
         // Nothing is pulled any more, so what is given back does not come straight back to us.
         turn.closed.cancel();

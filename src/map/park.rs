@@ -1,9 +1,12 @@
-//! Park: puts an event of a stage into the retry stream: for later, for now, or to run with nothing else in hand.
+//! Park: puts an event of a stage into the retry stream: for later, for now, or to run with nothing
+//! else in hand.
 //!
-//! A nak with a long wait would occupy `max_ack_pending`, and every nak counts as a delivery. What is in the retry stream
-//! does neither. For later, the server publishes it to `<pipeline>.retry.<stage>` when its time has come.
+//! A nak with a long wait would occupy `max_ack_pending`, and every nak counts as a delivery. What
+//! is in the retry stream does neither. For later, the server publishes it to
+//! `<pipeline>.retry.<stage>` when its time has come.
 //!
-//! Source: NATS ADR-51, server 2.12 or newer; the headers `Nats-Schedule` and `Nats-Schedule-Target`.
+//! Source: NATS ADR-51, server 2.12 or newer; the headers `Nats-Schedule` and
+//! `Nats-Schedule-Target`.
 
 use std::time::{Duration, SystemTime};
 
@@ -31,7 +34,8 @@ pub(super) struct Parking<'a> {
 impl Parking<'_> {
     /// Stores the event to come back after `wait`.
     ///
-    /// The schedule's subject names the life, so parking it twice replaces the first: one event comes back.
+    /// The schedule's subject names the life, so parking it twice replaces the first: one event
+    /// comes back.
     ///
     /// # Errors
     /// The event does not fit together with its headers.
@@ -40,7 +44,8 @@ impl Parking<'_> {
         let mut all = self.headers();
         all.insert("Nats-Schedule", format!("@at {}", rfc3339(SystemTime::now() + wait)));
         all.insert("Nats-Schedule-Target", stage.names.retry_subject(stage.line.name()));
-        self.store(stage.names.parked_subject(stage.line.name(), &life.stream, life.seq), all).await?;
+        self.store(stage.names.parked_subject(stage.line.name(), &life.stream, life.seq), all)
+            .await?;
         stage.metrics.parked();
         Ok(())
     }
@@ -74,7 +79,10 @@ impl Parking<'_> {
         if let Some(at) = self.spent.first_failed_at {
             all.insert(headers::FIRST_FAILED_AT, rfc3339(at));
         }
-        all.insert(headers::QUEUED_AT, rfc3339(self.origin.queued_at.unwrap_or_else(SystemTime::now)));
+        all.insert(
+            headers::QUEUED_AT,
+            rfc3339(self.origin.queued_at.unwrap_or_else(SystemTime::now)),
+        );
         if let Some(traceparent) = self.delivered.header(headers::TRACEPARENT) {
             all.insert(headers::TRACEPARENT, header(traceparent));
         }
@@ -82,8 +90,14 @@ impl Parking<'_> {
     }
 
     async fn store(&self, subject: String, headers: Headers) -> Result<(), PublishError> {
-        let outgoing = Outgoing { subject, headers, body: self.delivered.body().clone(), expects: Expects::Anything };
-        until_stored(self.stage.line.name(), || self.stage.broker.publish(outgoing.clone())).await?;
+        let outgoing = Outgoing {
+            subject,
+            headers,
+            body: self.delivered.body().clone(),
+            expects: Expects::Anything,
+        };
+        until_stored(self.stage.line.name(), || self.stage.broker.publish(outgoing.clone()))
+            .await?;
         Ok(())
     }
 }

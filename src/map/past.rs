@@ -1,7 +1,9 @@
-//! Past: what a delivery goes by: what became of the one before it, by the error event that one left behind.
+//! Past: what a delivery goes by: what became of the one before it, by the error event that one
+//! left behind.
 //!
-//! Attempts are counted from what is on record, never from how often the server handed an event out: it counts a delivery
-//! that only waited in a worker which died of another event, and one that was given back unhandled.
+//! Attempts are counted from what is on record, never from how often the server handed an event
+//! out: it counts a delivery that only waited in a worker which died of another event, and one that
+//! was given back unhandled.
 
 use std::time::Duration;
 
@@ -43,7 +45,10 @@ pub(super) fn delivery_id(delivered: &Delivered) -> String {
 ///
 /// A broker that does not answer holds the event back.
 pub(super) async fn past(stage: &Stage, arrival: &Arrival, delivered: &Delivered) -> Past {
-    let carried = Spent { attempts: arrival.origin.attempts_spent, first_failed_at: arrival.origin.first_failed_at };
+    let carried = Spent {
+        attempts: arrival.origin.attempts_spent,
+        first_failed_at: arrival.origin.first_failed_at,
+    };
     if delivered.deliveries <= 1 {
         return Past::Known(carried);
     }
@@ -59,7 +64,10 @@ pub(super) async fn past(stage: &Stage, arrival: &Arrival, delivered: &Delivered
         return Past::Decided(spent, Decision::Return(record.wait));
     }
     if let Some(reason) = Reason::named(&record.outcome) {
-        return Past::Decided(spent, Decision::GiveUp(reason, Failure::reject(record.class, record.message)));
+        return Past::Decided(
+            spent,
+            Decision::GiveUp(reason, Failure::reject(record.class, record.message)),
+        );
     }
     match deliveries.starts_with(&format!("{}:", delivered.deliveries - 1)) {
         true => Past::Known(spent),
@@ -69,7 +77,8 @@ pub(super) async fn past(stage: &Stage, arrival: &Arrival, delivered: &Delivered
 
 async fn last_record(stage: &Stage, arrival: &Arrival) -> Option<Record> {
     loop {
-        match Record::last(&stage.broker, &stage.names, &stage.line.names(), &arrival.origin).await {
+        match Record::last(&stage.broker, &stage.names, &stage.line.names(), &arrival.origin).await
+        {
             Ok(found) => return found,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);

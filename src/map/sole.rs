@@ -1,4 +1,5 @@
-//! Sole: map stages that one worker of the fleet runs at a time: the channels, whose receivers count what they are sent.
+//! Sole: map stages that one worker of the fleet runs at a time: the channels, whose receivers
+//! count what they are sent.
 
 use std::sync::Arc;
 
@@ -23,8 +24,9 @@ pub struct Sole {
 }
 
 impl Sole {
-    /// Runs the stages whenever this worker has the lease, until `stop`; then drains and gives it back, so that another goes on at
-    /// once. A worker that has lost it finishes what it has in hand: each is delivered to one worker only.
+    /// Runs the stages whenever this worker has the lease, until `stop`; then drains and gives it
+    /// back, so that another goes on at once. A worker that has lost it finishes what it has in
+    /// hand: each is delivered to one worker only.
     pub async fn run(self, stop: CancellationToken, abandon: CancellationToken) {
         if self.stages.is_empty() {
             return;
@@ -60,6 +62,9 @@ impl Sole {
 
 impl std::fmt::Debug for Sole {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sole").field("lease", &self.lease).field("stages", &self.stages.len()).finish_non_exhaustive()
+        f.debug_struct("Sole")
+            .field("lease", &self.lease)
+            .field("stages", &self.stages.len())
+            .finish_non_exhaustive()
     }
 }

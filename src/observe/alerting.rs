@@ -1,4 +1,5 @@
-//! Alerting: the part of a status that says how many incidents there are, and what became of them on each channel.
+//! Alerting: the part of a status that says how many incidents there are, and what became of them
+//! on each channel.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -38,7 +39,9 @@ impl AlertingStatus {
     pub fn of<'a>(tallies: impl IntoIterator<Item = &'a Tally>) -> Self {
         let mut status = Self::default();
         for tally in tallies {
-            let label = |name: &str| tally.labels.iter().find(|(label, _)| *label == name).map(|(_, value)| value);
+            let label = |name: &str| {
+                tally.labels.iter().find(|(label, _)| *label == name).map(|(_, value)| value)
+            };
             let channel = label("channel").cloned();
             let value = tally.value;
             match (tally.name, channel) {
@@ -47,13 +50,17 @@ impl AlertingStatus {
                     let severity = label("severity").cloned().unwrap_or_default();
                     *status.open.entry(severity).or_default() += value;
                 }
-                ("incidents_total", _) if label("event").is_some_and(|event| event.ends_with("opened")) => {
+                ("incidents_total", _)
+                    if label("event").is_some_and(|event| event.ends_with("opened")) =>
+                {
                     status.began += value;
                 }
                 ("silences_active", _) => status.silences += value,
                 ("fingerprints_forgotten_total", _) => status.forgotten += value,
                 ("notifications_total", Some(name)) => status.channel(name).notifications += value,
-                ("notifications_digests_total", Some(name)) => status.channel(name).digests += value,
+                ("notifications_digests_total", Some(name)) => {
+                    status.channel(name).digests += value
+                }
                 ("notifications_held_total", Some(name)) if value > 0 => {
                     let reason = label("reason").cloned().unwrap_or_default();
                     *status.channel(name).held.entry(reason).or_default() += value;
@@ -79,9 +86,18 @@ impl AlertingStatus {
             .map(|(count, severity)| format!("{count} {severity}"))
             .collect();
         let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
-        _ = write!(out, "\nincidents: {open} open{by}, {} ever, of {} errors", self.began, self.errors);
+        _ = write!(
+            out,
+            "\nincidents: {open} open{by}, {} ever, of {} errors",
+            self.began, self.errors
+        );
         if self.silences > 0 {
-            _ = write!(out, "; {} silence{} held", self.silences, if self.silences == 1 { "" } else { "s" });
+            _ = write!(
+                out,
+                "; {} silence{} held",
+                self.silences,
+                if self.silences == 1 { "" } else { "s" }
+            );
         }
         out.push('\n');
         if self.forgotten > 0 {
@@ -91,11 +107,17 @@ impl AlertingStatus {
                 self.forgotten
             );
         }
-        let heard = || self.channels.iter().filter(|(_, channel)| **channel != ChannelStatus::default());
+        let heard =
+            || self.channels.iter().filter(|(_, channel)| **channel != ChannelStatus::default());
         let width = heard().map(|(name, _)| name).map(String::len).max().unwrap_or(0);
         for (name, channel) in heard() {
-            let held: Vec<String> = channel.held.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-            let held = if held.is_empty() { String::new() } else { format!("; held back: {}", held.join(", ")) };
+            let held: Vec<String> =
+                channel.held.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let held = if held.is_empty() {
+                String::new()
+            } else {
+                format!("; held back: {}", held.join(", "))
+            };
             let digests = match channel.digests {
                 0 => String::new(),
                 1 => ", 1 digest among them".to_owned(),
@@ -114,7 +136,8 @@ mod tests {
     #[test]
     fn what_was_sent_and_held_back_is_a_line_a_channel() {
         let tally = |name, labels: &[(&'static str, &str)], value| {
-            let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
+            let labels =
+                labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
             Tally { name, labels, value }
         };
         let tallies = [

@@ -15,14 +15,16 @@ use crate::{broker::Broker, config::Pipeline, limits, topology::Topology};
 
 const EVERY: Duration = Duration::from_secs(2);
 
-/// How many messages of the dead-letter stream are no letters: originals of edited ones, and payloads kept apart.
+/// How many messages of the dead-letter stream are no letters: originals of edited ones, and
+/// payloads kept apart.
 #[derive(Default)]
 struct NotLetters {
     count: u64,
     counted_at: Option<Instant>,
 }
 
-/// Records the worker in the bucket of live workers, and sets lag and queue sizes, until `stop`; then takes the record out.
+/// Records the worker in the bucket of live workers, and sets lag and queue sizes, until `stop`;
+/// then takes the record out.
 pub async fn run(
     broker: Broker,
     pipeline: Arc<Pipeline>,
@@ -65,8 +67,12 @@ async fn gauge(
     let names = pipeline.names();
     metrics.set_broker_connected(broker.is_connected());
     if let Ok(state) = broker.stream_state(&names.dlq_stream()).await {
-        let is_due = not_letters.counted_at.is_none_or(|at| at.elapsed() >= limits::NOT_LETTERS_COUNTED);
-        if is_due && let Ok(count) = broker.subjects_count(&names.dlq_stream(), &names.dlq_not_letters()).await {
+        let is_due =
+            not_letters.counted_at.is_none_or(|at| at.elapsed() >= limits::NOT_LETTERS_COUNTED);
+        if is_due
+            && let Ok(count) =
+                broker.subjects_count(&names.dlq_stream(), &names.dlq_not_letters()).await
+        {
             *not_letters = NotLetters { count, counted_at: Some(Instant::now()) };
         }
         metrics.set_dead_letter_queue_size(state.messages.saturating_sub(not_letters.count));
@@ -77,7 +83,11 @@ async fn gauge(
     for stage in pipeline.stages.iter().filter(|stage| stage.is_map()) {
         for feed in topology.feeds(&stage.name) {
             if let Ok(state) = broker.consumer_state(&feed.stream, &feed.consumer).await {
-                metrics.stage(&stage.name).set_lag(&feed.stream, state.num_pending, state.num_ack_pending);
+                metrics.stage(&stage.name).set_lag(
+                    &feed.stream,
+                    state.num_pending,
+                    state.num_ack_pending,
+                );
             }
         }
     }

@@ -8,7 +8,8 @@ use std::{
 /// The label value of what exceeds the bound.
 const OTHER: &str = "other";
 
-/// Handles by the text of a label. The first `most` texts get one each; the rest share that of `other`.
+/// Handles by the text of a label. The first `most` texts get one each; the rest share that of
+/// `other`.
 pub(super) struct Bounded<T> {
     known: RwLock<HashMap<Box<str>, T>>,
     most: usize,

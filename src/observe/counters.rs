@@ -28,7 +28,8 @@ pub enum Outcome {
     Released,
 }
 
-/// How one map stage counts. Every call is a few atomic additions; the text of a label is looked up under a read lock.
+/// How one map stage counts. Every call is a few atomic additions; the text of a label is looked up
+/// under a read lock.
 pub struct StageMetrics {
     families: Families,
     stage: String,
@@ -96,7 +97,8 @@ pub struct StageSnapshot {
 
 impl Outcome {
     /// Every outcome, in the order of their discriminants.
-    pub const ALL: [Self; 5] = [Self::Done, Self::Retried, Self::Deferred, Self::DeadLettered, Self::Released];
+    pub const ALL: [Self; 5] =
+        [Self::Done, Self::Retried, Self::Deferred, Self::DeadLettered, Self::Released];
 
     /// What may become of a failed attempt.
     pub const FAILED: [Self; 3] = [Self::Retried, Self::Deferred, Self::DeadLettered];
@@ -118,21 +120,27 @@ impl StageMetrics {
         let labels = vec![("stage", stage.to_owned())];
         let of = |family: &Counters| family.get_or_create_owned(&labels);
         let with = |label, value: &str| vec![labels[0].clone(), (label, value.to_owned())];
-        let (handled, errors, base) = (families.handled.clone(), families.errors.clone(), labels[0].clone());
+        let (handled, errors, base) =
+            (families.handled.clone(), families.errors.clone(), labels[0].clone());
         let error_base = base.clone();
         Self {
             handled: Bounded::new(limits::EVENT_TYPE_LABELS_MAX, move |event_type| {
                 Outcome::ALL.map(|outcome| {
                     let event_type = ("event_type", event_type.to_owned());
-                    handled.get_or_create_owned(&vec![base.clone(), event_type, ("status", outcome.as_str().into())])
+                    handled.get_or_create_owned(&vec![
+                        base.clone(),
+                        event_type,
+                        ("status", outcome.as_str().into()),
+                    ])
                 })
             }),
             errors: Bounded::new(limits::CLASS_LABELS_MAX, move |class| {
                 errors.get_or_create_owned(&vec![error_base.clone(), ("class", class.to_owned())])
             }),
             took: families.took.get_or_create_owned(&labels),
-            settling: Outcome::FAILED
-                .map(|outcome| families.settling.get_or_create_owned(&with("status", outcome.as_str()))),
+            settling: Outcome::FAILED.map(|outcome| {
+                families.settling.get_or_create_owned(&with("status", outcome.as_str()))
+            }),
             retry_queued: of(&families.retry_queued),
             retried: of(&families.retried),
             deferred: of(&families.deferred),
@@ -140,8 +148,9 @@ impl StageMetrics {
             reprocessed: of(&families.reprocessed),
             recovered: of(&families.recovered),
             permanent: of(&families.permanent),
-            dead_lettered: Reason::ALL
-                .map(|reason| families.dead_lettered.get_or_create_owned(&with("reason", reason.as_str()))),
+            dead_lettered: Reason::ALL.map(|reason| {
+                families.dead_lettered.get_or_create_owned(&with("reason", reason.as_str()))
+            }),
             published: of(&families.published),
             completed_late: of(&families.completed_late),
             rebinds: of(&families.rebinds),
@@ -198,7 +207,8 @@ impl StageMetrics {
 
     /// An event was given up on.
     pub fn dead_lettered(&self, reason: Reason) {
-        let at = Reason::ALL.iter().position(|known| *known == reason).expect("ALL lists every reason");
+        let at =
+            Reason::ALL.iter().position(|known| *known == reason).expect("ALL lists every reason");
         self.dead_lettered[at].inc();
     }
 
@@ -243,7 +253,8 @@ impl StageMetrics {
         self.rebinds.inc();
     }
 
-    /// Sets how far behind the stage is on one stream: messages not yet delivered, and delivered but not settled.
+    /// Sets how far behind the stage is on one stream: messages not yet delivered, and delivered
+    /// but not settled.
     pub fn set_lag(&self, feed: &str, pending: u64, ack_pending: u64) {
         let labels = vec![("stage", self.stage.clone()), ("stream", feed.to_owned())];
         self.families.lag.get_or_create(&labels).set(as_gauge(pending));
@@ -333,7 +344,11 @@ impl ReduceMetrics {
 
     /// What it has counted so far.
     pub fn snapshot(&self) -> ReduceSnapshot {
-        ReduceSnapshot { applied: self.applied.get(), commits: self.commits.get(), leading: self.leading.get() == 1 }
+        ReduceSnapshot {
+            applied: self.applied.get(),
+            commits: self.commits.get(),
+            leading: self.leading.get() == 1,
+        }
     }
 
     /// Sets whether this worker runs the stage, or stands by.

@@ -1,4 +1,5 @@
-//! Durations: a histogram of atomics from which both `/metrics` and the quantiles of `status` are read.
+//! Durations: a histogram of atomics from which both `/metrics` and the quantiles of `status` are
+//! read.
 
 use std::{
     fmt,
@@ -23,10 +24,11 @@ const PER_DECADE: u64 = 90;
 const DECADES: u64 = 7;
 const BUCKETS: usize = (NARROW + PER_DECADE * DECADES) as usize;
 
-/// Upper bounds of the buckets of `/metrics`, in microseconds: 1 ms to 60 s. Each is the bound of a bucket here.
+/// Upper bounds of the buckets of `/metrics`, in microseconds: 1 ms to 60 s. Each is the bound of a
+/// bucket here.
 const EXPOSED_US: [u64; 15] = [
-    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
-    10_000_000, 30_000_000, 60_000_000,
+    1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    5_000_000, 10_000_000, 30_000_000, 60_000_000,
 ];
 
 /// A histogram that many tasks count into without a lock. Cheap to clone: clones count together.
@@ -40,7 +42,8 @@ struct Counts {
     sum_ns: AtomicU64,
 }
 
-/// What a histogram had counted at one time, in a form that adds up over workers and travels as JSON.
+/// What a histogram had counted at one time, in a form that adds up over workers and travels as
+/// JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DurationCounts {
@@ -65,7 +68,8 @@ impl Durations {
 
     /// What has been counted so far.
     pub fn snapshot(&self) -> DurationCounts {
-        let counts = (0..).zip(&self.counts.buckets).map(|(index, count)| (index, count.load(Relaxed)));
+        let counts =
+            (0..).zip(&self.counts.buckets).map(|(index, count)| (index, count.load(Relaxed)));
         DurationCounts { buckets: counts.filter(|(_, count)| *count > 0).collect() }
     }
 }
@@ -76,7 +80,8 @@ impl DurationCounts {
         self.buckets.iter().map(|(_, count)| count).sum()
     }
 
-    /// The duration that a share of `q` (0 to 1) does not exceed, rounded up by 10 % at most; `None` if nothing was counted.
+    /// The duration that a share of `q` (0 to 1) does not exceed, rounded up by 10 % at most;
+    /// `None` if nothing was counted.
     pub fn quantile(&self, q: f64) -> Option<Duration> {
         // Counts stay far under 2^52, so the float is exact.
         let rank = ((self.count() as f64 * q).ceil() as u64).max(1);
@@ -99,7 +104,8 @@ impl DurationCounts {
         Self { buckets: rest.filter(|(_, count)| *count > 0).collect() }
     }
 
-    /// Adds what another histogram counted, such as another worker's. Quantiles of the sum are as good as if one worker had done it all.
+    /// Adds what another histogram counted, such as another worker's. Quantiles of the sum are as
+    /// good as if one worker had done it all.
     pub fn add(&mut self, other: &Self) {
         for &(index, count) in &other.buckets {
             match self.buckets.binary_search_by_key(&index, |(index, _)| *index) {
@@ -110,7 +116,8 @@ impl DurationCounts {
     }
 }
 
-/// The bucket of a duration in microseconds. Buckets exclude their lower bound and include their upper one.
+/// The bucket of a duration in microseconds. Buckets exclude their lower bound and include their
+/// upper one.
 fn index(us: u64) -> usize {
     let (mut rest, mut decade) = (us.saturating_sub(1), 0);
     while rest >= NARROW {
@@ -128,7 +135,9 @@ fn upper_us(index: u64) -> u64 {
         None => index + 1,
         Some(wide) => {
             let (decade, step) = (wide / PER_DECADE, wide % PER_DECADE);
-            (step + 11).saturating_mul(10_u64.saturating_pow(u32::try_from(decade + 1).unwrap_or(u32::MAX)))
+            (step + 11).saturating_mul(
+                10_u64.saturating_pow(u32::try_from(decade + 1).unwrap_or(u32::MAX)),
+            )
         }
     }
 }
@@ -140,7 +149,8 @@ impl EncodeMetric for Durations {
         let mut exposed: Vec<(f64, u64)> = bounds.map(|bound| (bound, 0)).collect();
         let snapshot = self.snapshot();
         for &(index, count) in &snapshot.buckets {
-            exposed[EXPOSED_US.partition_point(|bound| *bound < upper_us(u64::from(index)))].1 += count;
+            exposed[EXPOSED_US.partition_point(|bound| *bound < upper_us(u64::from(index)))].1 +=
+                count;
         }
         let sum = seconds(self.counts.sum_ns.load(Relaxed));
         encoder.encode_histogram::<NoLabelSet>(sum, snapshot.count(), &exposed, None)

@@ -1,4 +1,5 @@
-//! Finding: what the monitor found, as an error event on the same path as a failed attempt or an error of a service.
+//! Finding: what the monitor found, as an error event on the same path as a failed attempt or an
+//! error of a service.
 
 use jiff::Timestamp;
 use millstream_stages::{headers, incident::Severity};
@@ -39,7 +40,8 @@ impl Finding<'_> {
         set(&mut all, headers::EVENT_ID, header(&self.id));
         set(&mut all, headers::EVENT_TYPE, self.code);
         set(&mut all, headers::ENVELOPE, "error");
-        let outgoing = Outgoing::new(names.finding_subject(self.code, self.stage), body.to_string());
+        let outgoing =
+            Outgoing::new(names.finding_subject(self.code, self.stage), body.to_string());
         Outgoing { headers: all, ..outgoing }.id(&self.id)
     }
 }

@@ -1,4 +1,5 @@
-//! Health: what a worker says of itself, every two seconds, to whoever asks for the status of the fleet.
+//! Health: what a worker says of itself, every two seconds, to whoever asks for the status of the
+//! fleet.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,7 +15,8 @@ use super::{
 };
 use crate::limits;
 
-/// What a worker says of itself: its value in the key-value bucket `Names::workers_bucket`, as JSON.
+/// What a worker says of itself: its value in the key-value bucket `Names::workers_bucket`, as
+/// JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerRecord {
     /// Its name, unlike any other's; the key in the bucket.
@@ -167,7 +169,10 @@ mod tests {
         let last = last.unwrap();
         let orders = &last.stages["orders"];
         assert_eq!((orders.handled, orders.failed), (121, 61));
-        assert_eq!((orders.recent.span_ms, orders.recent.handled, orders.recent.failed), (30_000, 30, 30));
+        assert_eq!(
+            (orders.recent.span_ms, orders.recent.handled, orders.recent.failed),
+            (30_000, 30, 30)
+        );
         assert_eq!(orders.recent.took.quantile(0.01), Some(Duration::from_secs(2)));
         assert!((orders.recent.per_second() - 1.0).abs() < 0.01);
         let json = serde_json::to_vec(&last).unwrap();

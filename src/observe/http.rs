@@ -51,7 +51,8 @@ impl Readiness {
         self.conditions().insert(condition.to_owned(), None);
     }
 
-    /// Says that a condition does not hold, and why. Also how a condition is first named, before anything is ready.
+    /// Says that a condition does not hold, and why. Also how a condition is first named, before
+    /// anything is ready.
     pub fn failing(&self, condition: &str, reason: impl Into<String>) {
         self.conditions().insert(condition.to_owned(), Some(reason.into()));
     }
@@ -67,7 +68,8 @@ impl Readiness {
         if conditions.is_empty() {
             return vec![("worker".to_owned(), "it has not started".to_owned())];
         }
-        let failing = conditions.iter().filter_map(|(what, why)| Some((what.clone(), why.clone()?)));
+        let failing =
+            conditions.iter().filter_map(|(what, why)| Some((what.clone(), why.clone()?)));
         failing.collect()
     }
 
@@ -76,7 +78,8 @@ impl Readiness {
     }
 }
 
-/// Serves the endpoints until `stop`, and returns the address once it is bound (port 0: any free one).
+/// Serves the endpoints until `stop`, and returns the address once it is bound (port 0: any free
+/// one).
 ///
 /// # Errors
 /// [`ServeError::Listen`].
@@ -107,6 +110,7 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse 
 async fn show_readiness(State(readiness): State<Arc<Readiness>>) -> (StatusCode, Json<Value>) {
     let missing = readiness.missing();
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let list: Vec<Value> = missing.iter().map(|(what, why)| json!({ "what": what, "why": why })).collect();
+    let list: Vec<Value> =
+        missing.iter().map(|(what, why)| json!({ "what": what, "why": why })).collect();
     (status, Json(json!({ "ready": missing.is_empty(), "missing": list })))
 }

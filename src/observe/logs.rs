@@ -1,4 +1,5 @@
-//! Logs: what happens, one line each, to stderr; text from outside cannot forge a line or reach the terminal.
+//! Logs: what happens, one line each, to stderr; text from outside cannot forge a line or reach the
+//! terminal.
 
 use std::{
     fmt::{self, Write as _},
@@ -38,8 +39,8 @@ pub enum LogFormat {
 pub struct LogOptions {
     /// How a line looks.
     pub format: LogFormat,
-    /// A level (`debug`: ours; others keep to warnings) or tracing directives (`millstream::map=trace,async_nats=info`).
-    /// `None`: `MILLSTREAM_LOG`, or `info`.
+    /// A level (`debug`: ours; others keep to warnings) or tracing directives
+    /// (`millstream::map=trace,async_nats=info`). `None`: `MILLSTREAM_LOG`, or `info`.
     pub filter: Option<String>,
 }
 
@@ -66,11 +67,13 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`].
 pub fn init(options: &LogOptions, exporter: Option<&Exporter>) -> Result<(), LogError> {
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let colours =
+        io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     let logs = layer(options, colours, io::stderr)?;
     let subscriber = Registry::default().with(logs);
-    // Each layer has its own filter: per-event spans are exported however quiet the logs are. Without an exporter there
-    // is no second layer, not even an empty one: `None` as a layer is interested in everything, and would enable spans.
+    // Each layer has its own filter: per-event spans are exported however quiet the logs are.
+    // Without an exporter there is no second layer, not even an empty one: `None` as a layer is
+    // interested in everything, and would enable spans.
     let started = match exporter {
         Some(exporter) => subscriber.with(exporter.layer()).try_init(),
         None => subscriber.try_init(),
@@ -82,7 +85,11 @@ pub fn init(options: &LogOptions, exporter: Option<&Exporter>) -> Result<(), Log
 ///
 /// # Errors
 /// [`LogError::Filter`].
-pub fn layer<S, W>(options: &LogOptions, colours: bool, writer: W) -> Result<Box<dyn Layer<S> + Send + Sync>, LogError>
+pub fn layer<S, W>(
+    options: &LogOptions,
+    colours: bool,
+    writer: W,
+) -> Result<Box<dyn Layer<S> + Send + Sync>, LogError>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
@@ -91,13 +98,18 @@ where
     let filter = filter_fn(|metadata| metadata.is_event()).and(filter(options)?);
     Ok(match options.format {
         LogFormat::Console => {
-            let fields = format::debug_fn(|writer, field, value| write_field(writer, field, value)).delimited(" ");
-            let lines = tracing_subscriber::fmt::layer().with_ansi(colours).fmt_fields(fields).with_writer(writer);
+            let fields = format::debug_fn(|writer, field, value| write_field(writer, field, value))
+                .delimited(" ");
+            let lines = tracing_subscriber::fmt::layer()
+                .with_ansi(colours)
+                .fmt_fields(fields)
+                .with_writer(writer);
             lines.with_filter(filter).boxed()
         }
         LogFormat::Json => {
             let writer = EscapingJson(writer);
-            let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
+            let lines =
+                tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
             lines.with_current_span(false).with_span_list(false).with_filter(filter).boxed()
         }
     })
@@ -107,22 +119,32 @@ fn filter(options: &LogOptions) -> Result<EnvFilter, LogError> {
     let variable = || std::env::var(FILTER_VARIABLE).ok().filter(|text| !text.is_empty());
     let text = options.filter.clone().or_else(variable).unwrap_or_else(|| DEFAULT.to_string());
     let directives = match text.parse::<LevelFilter>() {
-        Ok(level) => format!("{},millstream={level},millstream_stages={level}", level.min(LevelFilter::WARN)),
+        Ok(level) => {
+            format!("{},millstream={level},millstream_stages={level}", level.min(LevelFilter::WARN))
+        }
         Err(_) => text.clone(),
     };
-    EnvFilter::builder().parse(directives).map_err(|source| LogError::Filter { filter: text, source })
+    EnvFilter::builder()
+        .parse(directives)
+        .map_err(|source| LogError::Filter { filter: text, source })
 }
 
-/// Writes one field of a console line. tracing-subscriber escapes strings and the message, but neither newlines in
-/// the message nor anything in a `%field` (0.3.23, `fmt/format/mod.rs`, `DefaultVisitor`); here everything is escaped.
-fn write_field(writer: &mut format::Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+/// Writes one field of a console line. tracing-subscriber escapes strings and the message, but
+/// neither newlines in the message nor anything in a `%field` (0.3.23, `fmt/format/mod.rs`,
+/// `DefaultVisitor`); here everything is escaped.
+fn write_field(
+    writer: &mut format::Writer<'_>,
+    field: &Field,
+    value: &dyn fmt::Debug,
+) -> fmt::Result {
     if field.name() != "message" {
         write!(writer, "{}=", field.name())?;
     }
     write!(Escaping(writer), "{value:?}")
 }
 
-/// What may not reach a terminal or forge a line: control characters, line separators, and what reorders text.
+/// What may not reach a terminal or forge a line: control characters, line separators, and what
+/// reorders text.
 fn is_dangerous(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -140,7 +162,8 @@ impl fmt::Write for Escaping<'_, '_> {
     }
 }
 
-/// Passes JSON lines on with what serde_json leaves dangerous in strings (it escapes only up to U+001F) escaped.
+/// Passes JSON lines on with what serde_json leaves dangerous in strings (it escapes only up to
+/// U+001F) escaped.
 struct EscapingJson<W>(W);
 
 impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for EscapingJson<M> {

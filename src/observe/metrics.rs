@@ -24,8 +24,8 @@ type Gauges = Family<Labels, Gauge<i64, AtomicI64>>;
 
 /// Everything that one worker counts.
 ///
-/// Label values are names from the configuration, or come from a bounded set: whoever publishes events chooses
-/// their types, and must not choose how much memory metrics take.
+/// Label values are names from the configuration, or come from a bounded set: whoever publishes
+/// events chooses their types, and must not choose how much memory metrics take.
 pub struct Metrics {
     registry: Registry,
     /// `1` while the broker is connected.
@@ -79,10 +79,15 @@ impl Metrics {
             registry.register(name, help, gauge.clone());
             gauge
         };
-        let broker_connected = gauge(&mut registry, "broker_connected", "Whether the broker is connected: 1 or 0");
-        let retry_queue_size =
-            gauge(&mut registry, "retry_queue_size", "Events parked or redriven, waiting in the retry stream");
-        let dead_letter_queue_size = gauge(&mut registry, "dead_letter_queue_size", "Dead letters stored");
+        let broker_connected =
+            gauge(&mut registry, "broker_connected", "Whether the broker is connected: 1 or 0");
+        let retry_queue_size = gauge(
+            &mut registry,
+            "retry_queue_size",
+            "Events parked or redriven, waiting in the retry stream",
+        );
+        let dead_letter_queue_size =
+            gauge(&mut registry, "dead_letter_queue_size", "Dead letters stored");
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("build", "The version of millstream", Info::new(version));
 
@@ -93,8 +98,12 @@ impl Metrics {
             broker_connected,
             retry_queue_size,
             dead_letter_queue_size,
-            stages: Bounded::new(limits::STAGE_LABELS_MAX, move |name| Arc::new(StageMetrics::new(&of_map, name))),
-            reduces: Bounded::new(limits::STAGE_LABELS_MAX, move |name| Arc::new(ReduceMetrics::new(&of_reduce, name))),
+            stages: Bounded::new(limits::STAGE_LABELS_MAX, move |name| {
+                Arc::new(StageMetrics::new(&of_map, name))
+            }),
+            reduces: Bounded::new(limits::STAGE_LABELS_MAX, move |name| {
+                Arc::new(ReduceMetrics::new(&of_reduce, name))
+            }),
         };
         for stage in &pipeline.stages {
             if stage.is_map() {
@@ -106,7 +115,8 @@ impl Metrics {
         Arc::new(metrics)
     }
 
-    /// The counters of a map stage, or of a channel under the name of `Names::channel_stage`. Keep it: this looks it up.
+    /// The counters of a map stage, or of a channel under the name of `Names::channel_stage`. Keep
+    /// it: this looks it up.
     pub fn stage(&self, name: &str) -> Arc<StageMetrics> {
         self.stages.with(name, Arc::clone)
     }
@@ -140,7 +150,8 @@ impl Metrics {
 
     /// The reduce stages that this worker runs, sorted.
     pub fn leading(&self) -> Vec<String> {
-        let leads = self.reduces.all(|name, reduce| reduce.snapshot().leading.then(|| name.to_owned()));
+        let leads =
+            self.reduces.all(|name, reduce| reduce.snapshot().leading.then(|| name.to_owned()));
         let mut leads: Vec<String> = leads.into_iter().flatten().collect();
         leads.sort();
         leads
@@ -164,25 +175,57 @@ impl Families {
             ("events_retried", "Deliveries that were a second or later attempt", &self.retried),
             ("events_deferred", "Deliveries put off without spending an attempt", &self.deferred),
             ("events_parked", "Events put into the retry stream for a long wait", &self.parked),
-            ("events_reprocessed", "Events of dead letters sent back to their stage", &self.reprocessed),
-            ("events_recovered", "Events of dead letters sent back because the stage is up again", &self.recovered),
+            (
+                "events_reprocessed",
+                "Events of dead letters sent back to their stage",
+                &self.reprocessed,
+            ),
+            (
+                "events_recovered",
+                "Events of dead letters sent back because the stage is up again",
+                &self.recovered,
+            ),
             ("events_permanent", "Dead letters that recovery marked as permanent", &self.permanent),
             ("events_dead_lettered", "Events given up on, by reason", &self.dead_lettered),
             ("events_published", "Results published", &self.published),
-            ("events_completed_late", "Events that completed although there is a dead letter", &self.completed_late),
+            (
+                "events_completed_late",
+                "Events that completed although there is a dead letter",
+                &self.completed_late,
+            ),
             ("consumer_rebinds", "Times that a consumer was gone and opened again", &self.rebinds),
             ("reduce_applied", "Messages taken into the state of a reduce stage", &self.applied),
-            ("reduce_rejected", "Messages that a reduce stage could not understand", &self.rejected),
-            ("reduce_emitted", "Incident events, by kind, and notifications, by channel", &self.emitted),
+            (
+                "reduce_rejected",
+                "Messages that a reduce stage could not understand",
+                &self.rejected,
+            ),
+            (
+                "reduce_emitted",
+                "Incident events, by kind, and notifications, by channel",
+                &self.emitted,
+            ),
             ("reduce_commits", "Checkpoints written", &self.commits),
-            ("breaker_opens", "Times that this worker opened the stage's circuit breaker", &self.breaker_opens),
+            (
+                "breaker_opens",
+                "Times that this worker opened the stage's circuit breaker",
+                &self.breaker_opens,
+            ),
         ] {
             registry.register(name, help, family.clone());
         }
         for (name, help, family) in [
             ("handler_active_count", "Events in hand", &self.active),
-            ("consumer_lag", "Messages not yet delivered; every worker shows the fleet's: take the max", &self.lag),
-            ("consumer_ack_pending", "Messages delivered and not settled; take the max", &self.ack_pending),
+            (
+                "consumer_lag",
+                "Messages not yet delivered; every worker shows the fleet's: take the max",
+                &self.lag,
+            ),
+            (
+                "consumer_ack_pending",
+                "Messages delivered and not settled; take the max",
+                &self.ack_pending,
+            ),
             (
                 "breaker_state",
                 "The stage's circuit breaker: 0 closed, 1 open, 2 letting probes through",
@@ -199,7 +242,8 @@ impl Families {
         }
         let help = "How long deliveries took, from the start of work to the settlement";
         registry.register("events_handling_duration_seconds", help, self.took.clone());
-        let help = "How long it took to store what becomes of a failed attempt, its error event included";
+        let help =
+            "How long it took to store what becomes of a failed attempt, its error event included";
         registry.register("events_settling_duration_seconds", help, self.settling.clone());
     }
 }
@@ -267,22 +311,39 @@ pub(super) mod tests {
         stage.set_breaker(millstream_stages::breaker::State::Probe);
         has(&metrics, r#"millstream_breaker_state{stage="orders"} 2"#);
         has(&metrics, r#"millstream_breaker_opens_total{stage="orders"} 0"#);
-        has(&metrics, r#"millstream_events_handled_total{stage="orders",event_type="order.created",status="done"} 1"#);
-        has(&metrics, r#"millstream_events_handling_duration_seconds_bucket{le="0.0025",stage="orders"} 0"#);
-        has(&metrics, r#"millstream_events_handling_duration_seconds_bucket{le="0.005",stage="orders"} 1"#);
+        has(
+            &metrics,
+            r#"millstream_events_handled_total{stage="orders",event_type="order.created",status="done"} 1"#,
+        );
+        has(
+            &metrics,
+            r#"millstream_events_handling_duration_seconds_bucket{le="0.0025",stage="orders"} 0"#,
+        );
+        has(
+            &metrics,
+            r#"millstream_events_handling_duration_seconds_bucket{le="0.005",stage="orders"} 1"#,
+        );
         has(&metrics, r#"millstream_events_handling_duration_seconds_sum{stage="orders"} 0.003"#);
-        let settling =
-            r#"millstream_events_settling_duration_seconds_bucket{le="0.001",stage="orders",status="dead_lettered"} 1"#;
+        let settling = r#"millstream_events_settling_duration_seconds_bucket{le="0.001",stage="orders",status="dead_lettered"} 1"#;
         has(&metrics, settling);
-        has(&metrics, r#"millstream_events_handling_errors_total{stage="orders",class="TimeoutError"} 1"#);
-        has(&metrics, r#"millstream_events_dead_lettered_total{stage="orders",reason="crashed"} 1"#);
+        has(
+            &metrics,
+            r#"millstream_events_handling_errors_total{stage="orders",class="TimeoutError"} 1"#,
+        );
+        has(
+            &metrics,
+            r#"millstream_events_dead_lettered_total{stage="orders",reason="crashed"} 1"#,
+        );
         has(&metrics, r#"millstream_consumer_lag{stage="orders",stream="shop-out-validate"} 7"#);
         has(&metrics, r#"millstream_reduce_emitted_total{stage="errors",route="opened"} 1"#);
         has(&metrics, r#"millstream_handler_active_count{stage="orders"} 1"#);
         drop(in_hand);
         has(&metrics, r#"millstream_handler_active_count{stage="orders"} 0"#);
         let (name, snapshot) = metrics.snapshot().remove(0);
-        assert_eq!((name.as_str(), snapshot.handled, snapshot.failed, snapshot.dead_lettered), ("orders", 1, 1, 1));
+        assert_eq!(
+            (name.as_str(), snapshot.handled, snapshot.failed, snapshot.dead_lettered),
+            ("orders", 1, 1, 1)
+        );
     }
 
     #[test]
@@ -303,7 +364,10 @@ pub(super) mod tests {
         );
         let text = metrics.render();
         assert_eq!(text.lines().filter(|l| l.contains(r#"status="done""#)).count(), types + 1);
-        assert_eq!(text.lines().filter(|l| l.contains("class=")).count(), limits::CLASS_LABELS_MAX + 1);
+        assert_eq!(
+            text.lines().filter(|l| l.contains("class=")).count(),
+            limits::CLASS_LABELS_MAX + 1
+        );
         assert!(text.contains(r#"class="class-0\n\"} 1"} 1"#), "label text is escaped");
         assert_eq!(metrics.snapshot()[0].1.handled, 1000);
     }

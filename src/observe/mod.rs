@@ -1,4 +1,5 @@
-//! Observe: metrics, spans, logs, health. It looks on: nothing here changes what becomes of an event.
+//! Observe: metrics, spans, logs, health. It looks on: nothing here changes what becomes of an
+//! event.
 
 pub mod alerting;
 pub mod beat;

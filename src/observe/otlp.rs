@@ -23,7 +23,8 @@ use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 use super::{span, trace::TraceContext};
 use crate::limits;
 
-/// The export of spans. Call [`Exporter::shutdown`] before the process ends, or the last spans are lost.
+/// The export of spans. Call [`Exporter::shutdown`] before the process ends, or the last spans are
+/// lost.
 #[derive(Debug)]
 pub struct Exporter {
     provider: SdkTracerProvider,
@@ -43,14 +44,21 @@ pub enum OtlpError {
 }
 
 impl Exporter {
-    /// Sets up the export to an OTLP/HTTP endpoint such as `http://127.0.0.1:4318`, of this share (0 to 1) of the
-    /// traces that begin here. Traces that began elsewhere say for themselves whether they are exported.
+    /// Sets up the export to an OTLP/HTTP endpoint such as `http://127.0.0.1:4318`, of this share
+    /// (0 to 1) of the traces that begin here. Traces that began elsewhere say for themselves
+    /// whether they are exported.
     ///
-    /// Call it within the runtime that runs the export. What the collector does not take in time is dropped.
+    /// Call it within the runtime that runs the export. What the collector does not take in time is
+    /// dropped.
     ///
     /// # Errors
     /// [`OtlpError::Endpoint`]. A collector that is not there is no error: it may come.
-    pub fn new(endpoint: &str, share: f64, pipeline: &str, worker: &str) -> Result<Self, OtlpError> {
+    pub fn new(
+        endpoint: &str,
+        share: f64,
+        pipeline: &str,
+        worker: &str,
+    ) -> Result<Self, OtlpError> {
         // Installed by `main` already, except where the library is used by itself.
         crate::broker::install_tls_provider();
         let http = Http::builder()
@@ -74,7 +82,8 @@ impl Exporter {
         Ok(Self { provider })
     }
 
-    /// The layer by which spans reach the exporter. It takes the spans of [`span`], whatever logs leave out.
+    /// The layer by which spans reach the exporter. It takes the spans of [`span`], whatever logs
+    /// leave out.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -92,14 +101,16 @@ impl Exporter {
     /// Exports what is left, within `bound`; what is not gone by then is dropped.
     pub async fn shutdown(self, bound: Duration) {
         // It blocks while the runtime carries out the export.
-        let flushed = tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(bound)).await;
+        let flushed =
+            tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(bound)).await;
         if !matches!(flushed, Ok(Ok(()))) {
             tracing::warn!("the last spans were not exported");
         }
     }
 }
 
-/// Runs an exporter on our runtime: the SDK calls it from a thread of its own, where reqwest finds none.
+/// Runs an exporter on our runtime: the SDK calls it from a thread of its own, where reqwest finds
+/// none.
 struct OnRuntime {
     runtime: Handle,
     inner: Arc<Http>,
@@ -116,7 +127,8 @@ impl SpanExporter for OnRuntime {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let inner = self.inner.clone();
         let exported = self.runtime.spawn(async move { inner.export(batch).await }).await;
-        let exported = exported.unwrap_or_else(|lost| Err(OTelSdkError::InternalFailure(lost.to_string())));
+        let exported =
+            exported.unwrap_or_else(|lost| Err(OTelSdkError::InternalFailure(lost.to_string())));
         // Said once when it begins and once when it ends, not with every batch.
         match (&exported, self.failing.swap(exported.is_err(), Relaxed)) {
             (Err(error), false) => tracing::warn!(%error, "spans are not exported"),

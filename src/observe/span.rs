@@ -1,7 +1,10 @@
-//! Span: the spans of an event's life. Where no exporter is set they are disabled and cost next to nothing.
+//! Span: the spans of an event's life. Where no exporter is set they are disabled and cost next to
+//! nothing.
 
 use millstream_stages::{Delivery, Event, Failure};
-use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState};
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+};
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -16,7 +19,13 @@ pub fn handle(stage: &str, event: &Event, delivery: &Delivery, parent: &TraceCon
 }
 
 /// The span of one delivery of what is not an event, such as a notification to its channel.
-pub fn handle_message(stage: &str, event_id: &str, event_type: &str, attempt: u32, parent: &TraceContext) -> Span {
+pub fn handle_message(
+    stage: &str,
+    event_id: &str,
+    event_type: &str,
+    attempt: u32,
+    parent: &TraceContext,
+) -> Span {
     let span = tracing::info_span!(
         target: TARGET,
         parent: None,
@@ -33,7 +42,8 @@ pub fn handle_message(stage: &str, event_id: &str, event_type: &str, attempt: u3
     );
     if !span.is_disabled() {
         let flags = if parent.sampled { TraceFlags::SAMPLED } else { TraceFlags::NOT_SAMPLED };
-        let (trace_id, span_id) = (TraceId::from_bytes(parent.trace_id), SpanId::from_bytes(parent.span_id));
+        let (trace_id, span_id) =
+            (TraceId::from_bytes(parent.trace_id), SpanId::from_bytes(parent.span_id));
         let remote = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
         // Fails only where no exporter listens, and then there is nothing to set.
         span.set_parent(opentelemetry::Context::new().with_remote_span_context(remote)).ok();
@@ -41,7 +51,8 @@ pub fn handle_message(stage: &str, event_id: &str, event_type: &str, attempt: u3
     span
 }
 
-/// The context to pass on from within `span`, which began in `parent`: the value of the outgoing `traceparent`.
+/// The context to pass on from within `span`, which began in `parent`: the value of the outgoing
+/// `traceparent`.
 pub fn outgoing(span: &Span, parent: &TraceContext) -> TraceContext {
     if span.is_disabled() {
         return parent.child();

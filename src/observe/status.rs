@@ -48,8 +48,8 @@ pub struct StageStatus {
     pub per_second: f64,
     /// The share of those that failed, 0 to 1; `None` if nothing was settled.
     pub error_rate: Option<f64>,
-    /// The time that half of them took at the most, in milliseconds. Quantiles are those of all workers' deliveries
-    /// together (their histograms are added up), at most 10 % too high.
+    /// The time that half of them took at the most, in milliseconds. Quantiles are those of all
+    /// workers' deliveries together (their histograms are added up), at most 10 % too high.
     pub p50_ms: Option<f64>,
     /// The time that 95 % of them took at the most, in milliseconds.
     pub p95_ms: Option<f64>,
@@ -123,16 +123,24 @@ pub struct WorkerStatus {
 }
 
 impl Status {
-    /// Puts together what the workers say with what the broker says of each stage's feeds. The sizes of the queues
-    /// are set afterwards. A stage that the workers name and `stages` does not (a channel) is left out.
-    pub fn new(pipeline: &str, stages: Vec<(String, Vec<FeedStatus>)>, workers: &[WorkerRecord]) -> Self {
+    /// Puts together what the workers say with what the broker says of each stage's feeds. The
+    /// sizes of the queues are set afterwards. A stage that the workers name and `stages` does not
+    /// (a channel) is left out.
+    pub fn new(
+        pipeline: &str,
+        stages: Vec<(String, Vec<FeedStatus>)>,
+        workers: &[WorkerRecord],
+    ) -> Self {
         Self {
             pipeline: pipeline.to_owned(),
             dead_letters: None,
             dead_letters_full: None,
             retry_queue: None,
             failed_attempts: None,
-            stages: stages.into_iter().map(|(name, feeds)| StageStatus::new(name, feeds, workers)).collect(),
+            stages: stages
+                .into_iter()
+                .map(|(name, feeds)| StageStatus::new(name, feeds, workers))
+                .collect(),
             alerting: None,
             workers: workers.iter().map(WorkerStatus::new).collect(),
         }
@@ -165,16 +173,23 @@ impl Status {
 
     fn render_stages(&self, out: &mut String) {
         let mut rows = vec![
-            ["STAGE", "RATE/S", "ERRORS", "P50", "P95", "P99", "ACTIVE", "PENDING", "UNACKED", "AGAIN"]
-                .map(str::to_owned),
+            [
+                "STAGE", "RATE/S", "ERRORS", "P50", "P95", "P99", "ACTIVE", "PENDING", "UNACKED",
+                "AGAIN",
+            ]
+            .map(str::to_owned),
         ];
         let mut problems = Vec::new();
         for stage in &self.stages {
-            let sum = |field: fn(&FeedStatus) -> u64| stage.feeds.iter().map(field).sum::<u64>().to_string();
+            let sum = |field: fn(&FeedStatus) -> u64| {
+                stage.feeds.iter().map(field).sum::<u64>().to_string()
+            };
             rows.push([
                 stage.stage.clone(),
                 format!("{:.1}", stage.per_second),
-                stage.error_rate.map_or_else(|| "-".to_owned(), |rate| format!("{:.1}%", rate * 100.0)),
+                stage
+                    .error_rate
+                    .map_or_else(|| "-".to_owned(), |rate| format!("{:.1}%", rate * 100.0)),
                 took(stage.p50_ms),
                 took(stage.p95_ms),
                 took(stage.p99_ms),
@@ -184,7 +199,9 @@ impl Status {
                 sum(|feed| feed.redelivered),
             ]);
             for feed in &stage.feeds {
-                problems.extend(feed.problem.as_ref().map(|problem| format!("! {}: {problem}\n", stage.stage)));
+                problems.extend(
+                    feed.problem.as_ref().map(|problem| format!("! {}: {problem}\n", stage.stage)),
+                );
                 problems.extend(feed.orphans.filter(|orphans| *orphans > 0).map(|orphans| {
                     let events = if orphans == 1 { "event" } else { "events" };
                     let what = if feed.swept {
@@ -200,7 +217,9 @@ impl Status {
             }
         }
         table(out, &rows, 1);
-        for (stage, breaker) in self.stages.iter().filter_map(|stage| Some((stage, stage.breaker.as_ref()?))) {
+        for (stage, breaker) in
+            self.stages.iter().filter_map(|stage| Some((stage, stage.breaker.as_ref()?)))
+        {
             _ = writeln!(out, "! {}: {breaker}", stage.stage);
         }
         if let Some(full) = self.dead_letters_full.filter(|full| *full >= NEARLY_FULL) {
@@ -215,7 +234,8 @@ impl Status {
     }
 
     fn render_workers(&self, out: &mut String) {
-        let mut rows = vec![["WORKER", "HOST", "PID", "UP", "RATE/S", "CONFIG", "LEADS"].map(str::to_owned)];
+        let mut rows =
+            vec![["WORKER", "HOST", "PID", "UP", "RATE/S", "CONFIG", "LEADS"].map(str::to_owned)];
         for worker in &self.workers {
             rows.push([
                 headers::clean(&worker.id),
@@ -233,8 +253,16 @@ impl Status {
 
 impl BreakerStatus {
     /// One that opened at `since` and probes at `probe_at`, as it is at `now`.
-    pub fn new(reason: &str, since: Option<&str>, probe_at: Option<&str>, opens: u32, now: Timestamp) -> Self {
-        let seconds = |text: Option<&str>| Some(text?.parse::<Timestamp>().ok()?.as_second() - now.as_second());
+    pub fn new(
+        reason: &str,
+        since: Option<&str>,
+        probe_at: Option<&str>,
+        opens: u32,
+        now: Timestamp,
+    ) -> Self {
+        let seconds = |text: Option<&str>| {
+            Some(text?.parse::<Timestamp>().ok()?.as_second() - now.as_second())
+        };
         Self {
             reason: reason.to_owned(),
             since: since.map(str::to_owned),
@@ -262,7 +290,8 @@ impl fmt::Display for BreakerStatus {
 
 impl StageStatus {
     fn new(stage: String, feeds: Vec<FeedStatus>, workers: &[WorkerRecord]) -> Self {
-        let stats: Vec<&StageStats> = workers.iter().filter_map(|worker| worker.stages.get(&stage)).collect();
+        let stats: Vec<&StageStats> =
+            workers.iter().filter_map(|worker| worker.stages.get(&stage)).collect();
         let mut all = DurationCounts::default();
         stats.iter().for_each(|stats| all.add(&stats.recent.took));
         let ms = |q| all.quantile(q).map(|took: Duration| took.as_secs_f64() * 1000.0);
@@ -270,7 +299,8 @@ impl StageStatus {
         let failed: u64 = stats.iter().map(|stats| stats.recent.failed).sum();
         Self {
             per_second: stats.iter().fold(0.0, |sum, stats| sum + stats.recent.per_second()),
-            // A failure is counted before its delivery is settled, so the one can be ahead of the other.
+            // A failure is counted before its delivery is settled, so the one can be ahead of the
+            // other.
             error_rate: (handled > 0).then(|| (failed as f64 / handled as f64).min(1.0)),
             p50_ms: ms(0.5),
             p95_ms: ms(0.95),
@@ -293,21 +323,30 @@ impl WorkerStatus {
             config: record.config.clone(),
             started_at: record.started_at.clone(),
             seen_at: record.seen_at.clone(),
-            per_second: record.stages.values().fold(0.0, |sum, stats| sum + stats.recent.per_second()),
+            per_second: record
+                .stages
+                .values()
+                .fold(0.0, |sum, stats| sum + stats.recent.per_second()),
             leads: record.leads.clone(),
         }
     }
 }
 
-/// Lays out rows in columns; the first `left` columns are aligned to the left, the rest to the right.
+/// Lays out rows in columns; the first `left` columns are aligned to the left, the rest to the
+/// right.
 fn table<const N: usize>(out: &mut String, rows: &[[String; N]], left: usize) {
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+    });
     for row in rows {
         let mut line = String::new();
         for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
             let gap = if column == 0 { "" } else { "  " };
-            _ = if column < left { write!(line, "{gap}{cell:width$}") } else { write!(line, "{gap}{cell:>width$}") };
+            _ = if column < left {
+                write!(line, "{gap}{cell:width$}")
+            } else {
+                write!(line, "{gap}{cell:>width$}")
+            };
         }
         _ = writeln!(out, "{}", line.trim_end());
     }
@@ -339,7 +378,8 @@ fn took(ms: Option<f64>) -> String {
 
 /// How long a worker has been up: the largest unit that fits.
 fn up(started_at: &str, seen_at: &str) -> Option<String> {
-    let (started, seen) = (started_at.parse::<Timestamp>().ok()?, seen_at.parse::<Timestamp>().ok()?);
+    let (started, seen) =
+        (started_at.parse::<Timestamp>().ok()?, seen_at.parse::<Timestamp>().ok()?);
     let seconds = (seen.as_second() - started.as_second()).max(0);
     Some(match seconds {
         0..60 => format!("{seconds}s"),
@@ -385,11 +425,16 @@ mod tests {
             ("validate".to_owned(), vec![feed("shop-in-events", None), feed("shop-retry", None)]),
             ("orders".to_owned(), vec![feed("shop-out-validate", gone)]),
         ];
-        let workers = [worker("w-1", Duration::from_micros(800), 0), worker("w-2", Duration::from_millis(40), 6)];
+        let workers = [
+            worker("w-1", Duration::from_micros(800), 0),
+            worker("w-2", Duration::from_millis(40), 6),
+        ];
         let mut status = Status::new("shop", stages, &workers);
-        let (since, now) = (Some("2026-01-01T02:27:36.5Z"), "2026-01-01T02:30:00Z".parse().unwrap());
+        let (since, now) =
+            (Some("2026-01-01T02:27:36.5Z"), "2026-01-01T02:30:00Z".parse().unwrap());
         let reason = "ConnectionError: refused\x1b[2J";
-        status.stages[1].breaker = Some(BreakerStatus::new(reason, since, Some("2026-01-01T02:30:08Z"), 7, now));
+        status.stages[1].breaker =
+            Some(BreakerStatus::new(reason, since, Some("2026-01-01T02:30:08Z"), 7, now));
         Status { dead_letters: Some(12), retry_queue: Some(4), ..status }
     }
 
@@ -426,8 +471,13 @@ mod tests {
         assert_eq!(json["stages"][0]["breaker"], serde_json::Value::Null);
         assert_eq!(json["stages"][1]["breaker"]["open_s"], 144);
         assert_eq!(json["stages"][1]["breaker"]["probe_in_s"], 8);
-        let late =
-            BreakerStatus::new("", None, Some("2026-01-01T02:30:00Z"), 1, "2026-01-01T02:31:00Z".parse().unwrap());
+        let late = BreakerStatus::new(
+            "",
+            None,
+            Some("2026-01-01T02:30:00Z"),
+            1,
+            "2026-01-01T02:31:00Z".parse().unwrap(),
+        );
         assert_eq!(late.probe_in_s, 0);
     }
 }

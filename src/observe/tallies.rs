@@ -1,7 +1,8 @@
-//! Tallies: the numbers that reduce stages keep in their state, as metrics of the worker that runs them.
+//! Tallies: the numbers that reduce stages keep in their state, as metrics of the worker that runs
+//! them.
 //!
-//! They are part of the checkpoint, so they are exact and go on where the worker before left off. A worker that stands by shows
-//! none.
+//! They are part of the checkpoint, so they are exact and go on where the worker before left off. A
+//! worker that stands by shows none.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +27,10 @@ const HELP: &[(&str, &str)] = &[
     ("errors_forgotten_total", "Errors of the fingerprints that were forgotten"),
     ("notifications_total", "Notifications decided on, digests included, by channel"),
     ("notifications_digests_total", "Digests among them, by channel"),
-    ("notifications_held_total", "Changes of incidents that were not told by themselves, by channel and reason"),
+    (
+        "notifications_held_total",
+        "Changes of incidents that were not told by themselves, by channel and reason",
+    ),
     ("alert_groups", "Groups of incidents that are remembered"),
     ("alert_incidents_firing", "Incidents that an alert stage knows to go on"),
     ("silences_active", "Silences that hold now"),
@@ -63,14 +67,23 @@ impl Collector for Tallies {
             let help = HELP.iter().find(|(known, _)| *known == name).map_or(name, |(_, help)| help);
             let of = |(stage, tally): &(&str, &Tally)| {
                 let labels = tally.labels.iter().map(|(label, value)| (*label, value.clone()));
-                let labels: Vec<(&str, String)> = [("stage", (*stage).to_owned())].into_iter().chain(labels).collect();
+                let labels: Vec<(&str, String)> =
+                    [("stage", (*stage).to_owned())].into_iter().chain(labels).collect();
                 (labels, tally.value)
             };
             let mut family = match name.strip_suffix("_total") {
-                Some(base) => {
-                    encoder.encode_descriptor(base, help, None, prometheus_client::metrics::MetricType::Counter)?
-                }
-                None => encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?,
+                Some(base) => encoder.encode_descriptor(
+                    base,
+                    help,
+                    None,
+                    prometheus_client::metrics::MetricType::Counter,
+                )?,
+                None => encoder.encode_descriptor(
+                    name,
+                    help,
+                    None,
+                    prometheus_client::metrics::MetricType::Gauge,
+                )?,
             };
             for (labels, value) in tallies.iter().map(of) {
                 let series = family.encode_family(&labels)?;

@@ -1,4 +1,5 @@
-//! Trace: W3C trace context, which travels with an event across every hop whether or not spans are exported.
+//! Trace: W3C trace context, which travels with an event across every hop whether or not spans are
+//! exported.
 
 use std::{
     fmt,
@@ -28,8 +29,9 @@ static SHARE: OnceLock<f64> = OnceLock::new();
 impl TraceContext {
     /// Reads a `traceparent` header; `None` if it is not one.
     ///
-    /// Source: W3C Trace Context (2021-11-23), section 3.2: lower case only, no all-zero ids, version `ff`
-    /// forbidden, and a later version may be longer where a dash follows what version `00` has.
+    /// Source: W3C Trace Context (2021-11-23), section 3.2: lower case only, no all-zero ids,
+    /// version `ff` forbidden, and a later version may be longer where a dash follows what version
+    /// `00` has.
     pub fn parse(text: &str) -> Option<Self> {
         let bytes = text.as_bytes();
         let dashes = bytes.len() >= 55 && [2, 35, 52].iter().all(|at| bytes[*at] == b'-');
@@ -37,7 +39,8 @@ impl TraceContext {
             return None;
         }
         let [version] = hex(&bytes[..2])?;
-        let context = Self { trace_id: hex(&bytes[3..35])?, span_id: hex(&bytes[36..52])?, sampled: false };
+        let context =
+            Self { trace_id: hex(&bytes[3..35])?, span_id: hex(&bytes[36..52])?, sampled: false };
         let [flags] = hex(&bytes[53..55])?;
         let valid = version != 0xff && context.trace_id != [0; 16] && context.span_id != [0; 8];
         valid.then_some(Self { sampled: flags & 1 == 1, ..context })
@@ -45,8 +48,8 @@ impl TraceContext {
 
     /// The context of an event that came without one.
     ///
-    /// It is derived from the event's id, so that every redelivery, on any worker, continues the same trace and
-    /// makes the same choice whether to export it.
+    /// It is derived from the event's id, so that every redelivery, on any worker, continues the
+    /// same trace and makes the same choice whether to export it.
     pub fn root(event_id: &str) -> Self {
         let digest = digest::digest(&digest::SHA256, event_id.as_bytes());
         let mut context = Self { trace_id: [0; 16], span_id: [0; 8], sampled: false };
@@ -76,7 +79,8 @@ impl TraceContext {
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (trace_id, span_id) = (u128::from_be_bytes(self.trace_id), u64::from_be_bytes(self.span_id));
+        let (trace_id, span_id) =
+            (u128::from_be_bytes(self.trace_id), u64::from_be_bytes(self.span_id));
         write!(f, "00-{trace_id:032x}-{span_id:016x}-{:02x}", u8::from(self.sampled))
     }
 }
@@ -108,7 +112,10 @@ mod tests {
         assert!(context.sampled);
         assert_eq!(context.to_string(), GOOD);
         assert!(TraceContext::parse(&GOOD.replacen("00", "cc", 1)).is_some(), "a later version");
-        assert!(TraceContext::parse(&format!("cc{}-what-comes", &GOOD[2..])).is_some(), "a later, longer version");
+        assert!(
+            TraceContext::parse(&format!("cc{}-what-comes", &GOOD[2..])).is_some(),
+            "a later, longer version"
+        );
         for bad in [
             "",
             "00",

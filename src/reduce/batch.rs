@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use millstream_stages::{Emission, Emits, Envelope, Failure, failure::class, headers, settle::Reason};
+use millstream_stages::{
+    Emission, Emits, Envelope, Failure, failure::class, headers, settle::Reason,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -39,7 +41,12 @@ impl Batch {
 }
 
 /// An emission as it is published: with an id, so that the server drops a repeat.
-pub(super) fn emission(pipeline: &Pipeline, stage: &Stage, emits: Emits, emission: Emission) -> Outgoing {
+pub(super) fn emission(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    emits: Emits,
+    emission: Emission,
+) -> Outgoing {
     let names = pipeline.names();
     let subject = match emits {
         Emits::Results => names.out_subject(&stage.name, &emission.route),

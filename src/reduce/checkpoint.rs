@@ -1,7 +1,7 @@
 //! Checkpoint: how far a stage has read and what it knew by then, written as one.
 //!
-//! The offsets are the fence: each commit expects the revision of the one before. Whoever takes a stage over
-//! writes them anew at once, and from then on every commit of the old leader is refused.
+//! The offsets are the fence: each commit expects the revision of the one before. Whoever takes a
+//! stage over writes them anew at once, and from then on every commit of the old leader is refused.
 
 use std::collections::BTreeMap;
 
@@ -58,13 +58,15 @@ impl Checkpoint {
         worker: &str,
     ) -> Result<(Self, Offsets), StepDown> {
         loop {
-            let (mut offsets, revision) = match broker.kv_get(bucket, &format!("{stage}.offsets")).await? {
-                Some((value, revision)) => {
-                    let unread = |error| StepDown::State(format!("key \"{stage}.offsets\": {error}"));
-                    (serde_json::from_slice::<Offsets>(&value).map_err(unread)?, revision)
-                }
-                None => (Offsets::default(), 0),
-            };
+            let (mut offsets, revision) =
+                match broker.kv_get(bucket, &format!("{stage}.offsets")).await? {
+                    Some((value, revision)) => {
+                        let unread =
+                            |error| StepDown::State(format!("key \"{stage}.offsets\": {error}"));
+                        (serde_json::from_slice::<Offsets>(&value).map_err(unread)?, revision)
+                    }
+                    None => (Offsets::default(), 0),
+                };
             worker.clone_into(&mut offsets.writer);
             let (broker, bucket, stage) = (broker.clone(), bucket.to_owned(), stage.to_owned());
             let mut checkpoint = Self { broker, bucket, stage, revision };
@@ -86,12 +88,20 @@ impl Checkpoint {
     }
 
     /// Writes the offsets and what changed of the state, all or nothing.
-    pub(super) async fn write(&mut self, offsets: &Offsets, changes: Vec<Change>) -> Result<(), CommitError> {
+    pub(super) async fn write(
+        &mut self,
+        offsets: &Offsets,
+        changes: Vec<Change>,
+    ) -> Result<(), CommitError> {
         let fence = format!("{}.offsets", self.stage);
         let offsets = serde_json::to_vec(offsets).expect("offsets are plain data");
         let mut all = vec![(fence.clone(), Some(Bytes::from(offsets)))];
         let prefix = Names::reduce_state(&self.stage);
-        all.extend(changes.into_iter().map(|(key, value)| (format!("{prefix}{key}"), value.map(Bytes::from))));
+        all.extend(
+            changes
+                .into_iter()
+                .map(|(key, value)| (format!("{prefix}{key}"), value.map(Bytes::from))),
+        );
         self.revision = self.broker.commit(&self.bucket, &fence, self.revision, all).await?;
         Ok(())
     }

@@ -73,14 +73,16 @@ impl<'a> Leader<'a> {
 
     /// Takes the stage over and runs it until `stop`, with a commit at the end.
     ///
-    /// Reading goes on while emissions are on their way and while a commit is written: a flood waits for neither.
+    /// Reading goes on while emissions are on their way and while a commit is written: a flood
+    /// waits for neither.
     pub(super) async fn lead(
         &self,
         build: &impl Fn() -> Box<dyn Reduce>,
         stop: &CancellationToken,
     ) -> Result<(), StepDown> {
         let bucket = self.names.state_bucket();
-        let (checkpoint, offsets) = Checkpoint::take_over(self.broker, &bucket, &self.stage.name, self.worker).await?;
+        let (checkpoint, offsets) =
+            Checkpoint::take_over(self.broker, &bucket, &self.stage.name, self.worker).await?;
         let mut reduce = build();
         for (key, value) in checkpoint.state().await? {
             reduce.restore(&key, &value).map_err(StepDown::State)?;
@@ -95,7 +97,8 @@ impl<'a> Leader<'a> {
             ask_after: Instant::now(),
         };
         let reads = Topology::of(self.pipeline).reads(&self.stage.name);
-        let streams: Vec<(String, Vec<String>)> = reads.into_iter().map(|read| (read.stream, read.filters)).collect();
+        let streams: Vec<(String, Vec<String>)> =
+            reads.into_iter().map(|read| (read.stream, read.filters)).collect();
         self.hear(&mut term, &streams).await?;
         let mut inputs = self.follow(&streams, &term.offsets);
         self.metrics.leading(true);
@@ -108,8 +111,8 @@ impl<'a> Leader<'a> {
                 biased;
                 () = stop.cancelled() => return self.commit(&mut term).await,
                 committed = written(&mut term.committing) => self.committed(&mut term, committed?),
-                // Under Tokio's budget a publish that is made to wait comes after those behind it, and an incident would
-                // be told as updated before it is told as opened.
+                // Under Tokio's budget a publish that is made to wait comes after those behind it,
+                // and an incident would be told as updated before it is told as opened.
                 Some(told) = tokio::task::unconstrained(term.telling.next()) => told?,
                 () = sleep_until(commit_at) => self.begin_commit(&mut term),
                 () = sleep_until(timer_at) => self.tick(&mut term, &streams).await?,
@@ -130,9 +133,13 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Takes in what operators have said by now, before anything else: a silence that was made while no worker ran holds for what
-    /// came meanwhile.
-    async fn hear(&self, term: &mut Term<'a>, streams: &[(String, Vec<String>)]) -> Result<(), StepDown> {
+    /// Takes in what operators have said by now, before anything else: a silence that was made
+    /// while no worker ran holds for what came meanwhile.
+    async fn hear(
+        &self,
+        term: &mut Term<'a>,
+        streams: &[(String, Vec<String>)],
+    ) -> Result<(), StepDown> {
         for (stream, filters) in streams.iter().filter(|(stream, _)| *stream == self.state_stream) {
             let name: Arc<str> = stream.as_str().into();
             let said = self.broker.stored(stream, filters, term.offsets.next(stream));
@@ -149,7 +156,11 @@ impl<'a> Leader<'a> {
     }
 
     /// All inputs as one, each in its own order.
-    fn follow(&self, streams: &[(String, Vec<String>)], offsets: &Offsets) -> BoxStream<'static, Read> {
+    fn follow(
+        &self,
+        streams: &[(String, Vec<String>)],
+        offsets: &Offsets,
+    ) -> BoxStream<'static, Read> {
         let follow = |(stream, filters): &(String, Vec<String>)| {
             let name: Arc<str> = stream.as_str().into();
             let messages = self.broker.follow(stream, filters, offsets.next(stream));
@@ -171,7 +182,11 @@ impl<'a> Leader<'a> {
             stream: &stream,
             seq: message.seq,
             subject: &message.subject,
-            key: if *stream == *self.state_stream { self.names.state_key(&message.subject) } else { None },
+            key: if *stream == *self.state_stream {
+                self.names.state_key(&message.subject)
+            } else {
+                None
+            },
             at_ms: unix_ms(message.stored_at),
             now_ms: unix_ms(SystemTime::now()),
             traceparent: header_of(&message.headers, headers::TRACEPARENT),
@@ -181,7 +196,14 @@ impl<'a> Leader<'a> {
             let (stage, stream_seq) = (&self.stage.name, message.seq);
             tracing::warn!(%stage, %stream, stream_seq, error = %headers::clean(&failure.to_string()), "rejected");
             let now = SystemTime::now();
-            term.batch.dead_letters.push(batch::reject(self.pipeline, self.stage, &stream, &message, &failure, now));
+            term.batch.dead_letters.push(batch::reject(
+                self.pipeline,
+                self.stage,
+                &stream,
+                &message,
+                &failure,
+                now,
+            ));
             self.metrics.rejected();
         }
         self.metrics.applied(1);
@@ -190,8 +212,13 @@ impl<'a> Leader<'a> {
         term.batch.begin();
     }
 
-    /// Lets time pass, as far as everything before it has been applied: in a backlog no timer fires early.
-    async fn tick(&self, term: &mut Term<'a>, streams: &[(String, Vec<String>)]) -> Result<(), StepDown> {
+    /// Lets time pass, as far as everything before it has been applied: in a backlog no timer fires
+    /// early.
+    async fn tick(
+        &self,
+        term: &mut Term<'a>,
+        streams: &[(String, Vec<String>)],
+    ) -> Result<(), StepDown> {
         // Asked before the streams are, so that whatever is stored later is later.
         let mut until_ms = unix_ms(SystemTime::now());
         let everything = [">".to_owned()];
@@ -220,7 +247,8 @@ impl<'a> Leader<'a> {
         Ok(())
     }
 
-    /// Tells what someone waits to hear, and begins to commit what is too much to be left for later.
+    /// Tells what someone waits to hear, and begins to commit what is too much to be left for
+    /// later.
     fn pass_on(&self, term: &mut Term<'a>) {
         self.tell(term);
         if term.is_full() && term.committing.is_none() {
@@ -228,19 +256,20 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Puts what the batch gave rise to on its way. The checkpoint follows later: a crash before it repeats this, with the
-    /// same ids.
+    /// Puts what the batch gave rise to on its way. The checkpoint follows later: a crash before it
+    /// repeats this, with the same ids.
     fn tell(&self, term: &mut Term<'a>) {
         let (broker, emits) = (self.broker, term.reduce.emits());
         for emission in term.batch.emissions.drain(..) {
             self.metrics.emitted(&emission.route);
             let outgoing = batch::emission(self.pipeline, self.stage, emits, emission);
-            term.telling.push_back(async move { broker.publish(outgoing).await.map(|_| ()) }.boxed());
+            term.telling
+                .push_back(async move { broker.publish(outgoing).await.map(|_| ()) }.boxed());
         }
     }
 
-    /// Begins to write the checkpoint, as everything is now. First all that it says was told is stored: a crash in between
-    /// repeats the emissions, and loses none.
+    /// Begins to write the checkpoint, as everything is now. First all that it says was told is
+    /// stored: a crash in between repeats the emissions, and loses none.
     fn begin_commit(&self, term: &mut Term<'a>) {
         self.tell(term);
         let Some(mut checkpoint) = term.checkpoint.take() else { return };
@@ -254,8 +283,14 @@ impl<'a> Leader<'a> {
                 Ok::<_, PublishError>(())
             })
             .await?;
-            let letters = batch.dead_letters.into_iter().map(async |letter| store(broker, letter).await.map(|_| ()));
-            stream::iter(letters).buffered(limits::EMISSIONS_IN_FLIGHT_MAX).try_collect::<()>().await?;
+            let letters = batch
+                .dead_letters
+                .into_iter()
+                .map(async |letter| store(broker, letter).await.map(|_| ()));
+            stream::iter(letters)
+                .buffered(limits::EMISSIONS_IN_FLIGHT_MAX)
+                .try_collect::<()>()
+                .await?;
             checkpoint.write(&offsets, changes).await?;
             Ok(Committed { checkpoint, tallies })
         };
@@ -295,13 +330,15 @@ impl Term<'_> {
 
     /// Whether there is room for more input.
     fn takes_more(&self) -> bool {
-        self.telling.len() < limits::EMISSIONS_IN_FLIGHT_MAX && !(self.is_full() && self.committing.is_some())
+        self.telling.len() < limits::EMISSIONS_IN_FLIGHT_MAX
+            && !(self.is_full() && self.committing.is_some())
     }
 
     /// When the stage's next timer is to be looked at.
     fn timer_at(&self) -> Option<Instant> {
         let due_ms = self.reduce.next_timer_ms()?;
-        let wait = std::time::Duration::from_millis(due_ms.saturating_sub(unix_ms(SystemTime::now())));
+        let wait =
+            std::time::Duration::from_millis(due_ms.saturating_sub(unix_ms(SystemTime::now())));
         // A year is as good as never, and far from what the runtime's clock can hold.
         let wait = wait.min(std::time::Duration::from_secs(365 * 86_400));
         Some((Instant::now() + wait).max(self.ask_after))
@@ -309,7 +346,9 @@ impl Term<'_> {
 }
 
 /// The commit that is being written, if one is.
-async fn written(committing: &mut Option<BoxFuture<'_, Result<Committed, StepDown>>>) -> Result<Committed, StepDown> {
+async fn written(
+    committing: &mut Option<BoxFuture<'_, Result<Committed, StepDown>>>,
+) -> Result<Committed, StepDown> {
     match committing {
         Some(committing) => committing.await,
         None => std::future::pending().await,

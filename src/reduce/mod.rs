@@ -1,8 +1,10 @@
-//! Reduce: the reduce worker: it stands by, leads, and steps down. Reads by offset; writes checkpoints, leases and emissions.
+//! Reduce: the reduce worker: it stands by, leads, and steps down. Reads by offset; writes
+//! checkpoints, leases and emissions.
 //!
-//! One worker of the fleet runs a stage at a time, whoever holds its lease (`broker::Lease`). The lease only
-//! keeps two from working at once; what keeps the counts exact is the checkpoint (`checkpoint`):
-//! offsets and state are one write, and it is refused to whoever did not make the one before.
+//! One worker of the fleet runs a stage at a time, whoever holds its lease (`broker::Lease`). The
+//! lease only keeps two from working at once; what keeps the counts exact is the checkpoint
+//! (`checkpoint`): offsets and state are one write, and it is refused to whoever did not make the
+//! one before.
 
 mod batch;
 mod checkpoint;
@@ -50,14 +52,16 @@ enum StepDown {
     State(String),
 }
 
-/// Runs one reduce stage until `stop`: stands by, leads when it has the lease, stands by again when it has lost it.
+/// Runs one reduce stage until `stop`: stands by, leads when it has the lease, stands by again when
+/// it has lost it.
 ///
-/// `worker` names this process among those that run the stage. `build` makes the stage anew, without state, at
-/// each takeover. When `stop` is cancelled, what was applied is committed and the lease is given back, so
-/// that a standby takes over at once.
+/// `worker` names this process among those that run the stage. `build` makes the stage anew,
+/// without state, at each takeover. When `stop` is cancelled, what was applied is committed and the
+/// lease is given back, so that a standby takes over at once.
 ///
 /// # Errors
-/// [`ReduceError::State`] if the state cannot be read: going on would lose it. All else passes, and is tried again.
+/// [`ReduceError::State`] if the state cannot be read: going on would lose it. All else passes, and
+/// is tried again.
 pub async fn run(
     broker: Broker,
     pipeline: Arc<Pipeline>,
@@ -69,7 +73,8 @@ pub async fn run(
 ) -> Result<(), ReduceError> {
     let bucket = pipeline.names().state_bucket();
     loop {
-        let acquired = stop.run_until_cancelled(Lease::acquire(&broker, &bucket, &stage.name, worker)).await;
+        let acquired =
+            stop.run_until_cancelled(Lease::acquire(&broker, &bucket, &stage.name, worker)).await;
         let Some(mut lease) = acquired else { return Ok(()) };
         tracing::info!(stage = %stage.name, worker, term = lease.term(), "took over");
         let leader = Leader::new(&broker, &pipeline, stage, worker, &metrics);
@@ -94,7 +99,11 @@ pub async fn run(
             Err(error @ (StepDown::Commit(_) | StepDown::Read(_) | StepDown::Publish(_))) => {
                 tracing::warn!(stage = %stage.name, worker, error = chain(&error), "stepped down");
                 lease.release().await;
-                if stop.run_until_cancelled(tokio::time::sleep(limits::STEP_DOWN_WAIT)).await.is_none() {
+                if stop
+                    .run_until_cancelled(tokio::time::sleep(limits::STEP_DOWN_WAIT))
+                    .await
+                    .is_none()
+                {
                     return Ok(());
                 }
             }

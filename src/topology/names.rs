@@ -1,4 +1,5 @@
-//! Names: every stream, subject and consumer of a pipeline, and how outside text becomes a subject token.
+//! Names: every stream, subject and consumer of a pipeline, and how outside text becomes a subject
+//! token.
 
 use std::fmt::Write as _;
 
@@ -34,7 +35,8 @@ impl Names {
         format!("{}.out.{stage}.{}", self.pipeline, tokens(event_type))
     }
 
-    /// The subject filter for results of `stage` whose type matches a pattern of `types`, with NATS wildcards.
+    /// The subject filter for results of `stage` whose type matches a pattern of `types`, with NATS
+    /// wildcards.
     pub fn out_filter(&self, stage: &str, pattern: &str) -> String {
         format!("{}.out.{stage}.{pattern}", self.pipeline)
     }
@@ -44,8 +46,15 @@ impl Names {
         format!("{}-failed", self.pipeline)
     }
 
-    /// The subject of a failed attempt of the event that was first stored as `source`, in this life of it at the stage.
-    pub fn failed_subject(&self, stage: &str, class: &str, source: (&str, u64), life: (&str, u64)) -> String {
+    /// The subject of a failed attempt of the event that was first stored as `source`, in this life
+    /// of it at the stage.
+    pub fn failed_subject(
+        &self,
+        stage: &str,
+        class: &str,
+        source: (&str, u64),
+        life: (&str, u64),
+    ) -> String {
         format!("{}.failed.{stage}.{}.{}", self.pipeline, token(class), lived(source, life))
     }
 
@@ -54,8 +63,8 @@ impl Names {
         format!("{}.failed.{stage}.*.{}", self.pipeline, lived(source, life))
     }
 
-    /// The subject filter for the failed attempts, at `stage` or at all, of the event that was first stored as `stream` and
-    /// `seq`, in all of its lives.
+    /// The subject filter for the failed attempts, at `stage` or at all, of the event that was
+    /// first stored as `stream` and `seq`, in all of its lives.
     pub fn failed_of(&self, stage: Option<&str>, stream: &str, seq: u64) -> String {
         format!("{}.failed.{}.*.{}.{seq}.*", self.pipeline, stage.unwrap_or("*"), token(stream))
     }
@@ -65,7 +74,8 @@ impl Names {
         format!("{}.failed.{stage}.>", self.pipeline)
     }
 
-    /// The subject of a finding of the monitor: what it found, and about what. In the stream of failed attempts.
+    /// The subject of a finding of the monitor: what it found, and about what. In the stream of
+    /// failed attempts.
     pub fn finding_subject(&self, code: &str, about: &str) -> String {
         format!("{}.finding.{}.{}", self.pipeline, token(code), token(about))
     }
@@ -85,7 +95,8 @@ impl Names {
         format!("{}.notify.{channel}", self.pipeline)
     }
 
-    /// The subject on which workers tell each other what the browsers of a websocket channel are to be told. No stream keeps it.
+    /// The subject on which workers tell each other what the browsers of a websocket channel are to
+    /// be told. No stream keeps it.
     pub fn live_subject(&self, channel: &str) -> String {
         format!("{}.live.{channel}", self.pipeline)
     }
@@ -116,13 +127,14 @@ impl Names {
         format!("{}.>", self.dlq_filter(None))
     }
 
-    /// The subject of what a dead letter was before it was edited, by the letter's own subject. No letter itself.
+    /// The subject of what a dead letter was before it was edited, by the letter's own subject. No
+    /// letter itself.
     pub fn dlq_original(&self, letter_subject: &str) -> String {
         format!("{letter_subject}.original")
     }
 
-    /// The subject of the payload of a dead letter that is too large to hold it, by the letter's own subject. Payloads of
-    /// edited letters have a token more.
+    /// The subject of the payload of a dead letter that is too large to hold it, by the letter's
+    /// own subject. Payloads of edited letters have a token more.
     pub fn dlq_body(letter_subject: &str) -> String {
         format!("{letter_subject}.body")
     }
@@ -147,7 +159,8 @@ impl Names {
         format!("{}.alone.{stage}", self.pipeline)
     }
 
-    /// The stage that a subject of the retry stream is for, parked events apart: their schedules name their target.
+    /// The stage that a subject of the retry stream is for, parked events apart: their schedules
+    /// name their target.
     pub fn stage_of_retry<'a>(&self, subject: &'a str) -> Option<&'a str> {
         let rest = subject.strip_prefix(&self.pipeline)?;
         rest.strip_prefix(".retry.").or_else(|| rest.strip_prefix(".alone."))
@@ -173,7 +186,8 @@ impl Names {
         format!("{}-{stage}", self.pipeline)
     }
 
-    /// The durable consumer by which a stage is given the events that run alone. (No stage has a `+` in its name.)
+    /// The durable consumer by which a stage is given the events that run alone. (No stage has a
+    /// `+` in its name.)
     pub fn alone_consumer(&self, stage: &str) -> String {
         format!("{}-{stage}+alone", self.pipeline)
     }
@@ -194,7 +208,8 @@ impl Names {
         format!("notify-{channel}")
     }
 
-    /// The lease of the worker that delivers notifications. (No stage has a name that begins with `notify-`.)
+    /// The lease of the worker that delivers notifications. (No stage has a name that begins with
+    /// `notify-`.)
     pub const CHANNELS_LEASE: &str = "notify-channels";
 
     /// The key-value bucket of checkpoints and leases.
@@ -269,7 +284,8 @@ pub fn token(text: &str) -> String {
     out
 }
 
-/// A dotted name, such as an event type, as subject tokens: its dots stay, each part is a [`token`].
+/// A dotted name, such as an event type, as subject tokens: its dots stay, each part is a
+/// [`token`].
 pub fn tokens(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if name.split('.').all(|part| !part.is_empty() && part.bytes().all(plain)) {

@@ -19,8 +19,8 @@ use crate::{
 pub struct Topology {
     /// The pipeline.
     pub pipeline: String,
-    /// Its streams; buckets are streams too. Those of sources are last: a message that comes before its readers is lost
-    /// to them on an interest stream.
+    /// Its streams; buckets are streams too. Those of sources are last: a message that comes before
+    /// its readers is lost to them on an interest stream.
     pub streams: Vec<StreamSpec>,
     /// Its durable consumers, those that read sources last.
     pub consumers: Vec<ConsumerSpec>,
@@ -83,7 +83,11 @@ impl Topology {
             pipeline: pipeline.name.clone(),
             streams: Vec::new(),
             consumers: Vec::new(),
-            external: pipeline.sources.iter().filter_map(|source| source.external.clone()).collect(),
+            external: pipeline
+                .sources
+                .iter()
+                .filter_map(|source| source.external.clone())
+                .collect(),
             feeds: Vec::new(),
             reads: Vec::new(),
         };
@@ -94,7 +98,12 @@ impl Topology {
             if stage.is_map() && !stage.chain {
                 topology.feed(&names, stage, inputs);
             } else if !stage.is_map() {
-                let read = |(stream, (input, filters))| Read { stage: stage.name.clone(), stream, filters, input };
+                let read = |(stream, (input, filters))| Read {
+                    stage: stage.name.clone(),
+                    stream,
+                    filters,
+                    input,
+                };
                 topology.reads.extend(inputs.into_iter().map(read));
                 topology.reads.extend(said(&names, stage));
             }
@@ -113,20 +122,28 @@ impl Topology {
             max_deliver: None,
             max_ack_pending: limits::ROUTER_ACK_PENDING_MAX,
         });
-        let sources: Vec<_> = pipeline.sources.iter().map(|source| source_stream(&names, source)).collect();
+        let sources: Vec<_> =
+            pipeline.sources.iter().map(|source| source_stream(&names, source)).collect();
         topology.consumers.sort_by_key(|consumer| sources.contains(&consumer.stream));
         topology
     }
 
-    /// The feeds of a map stage, or of a channel by its [`Names::channel_stage`]. A chained stage has none: it runs
-    /// inside the worker of the stage before.
+    /// The feeds of a map stage, or of a channel by its [`Names::channel_stage`]. A chained stage
+    /// has none: it runs inside the worker of the stage before.
     pub fn feeds(&self, stage: &str) -> Vec<Feed> {
-        self.feeds.iter().filter(|feed| feed.stage == stage && feed.input != FeedInput::Alone).cloned().collect()
+        self.feeds
+            .iter()
+            .filter(|feed| feed.stage == stage && feed.input != FeedInput::Alone)
+            .cloned()
+            .collect()
     }
 
     /// The feed of what runs alone at a map stage or a channel; `None` for a stage without feeds.
     pub fn alone(&self, stage: &str) -> Option<Feed> {
-        self.feeds.iter().find(|feed| feed.stage == stage && feed.input == FeedInput::Alone).cloned()
+        self.feeds
+            .iter()
+            .find(|feed| feed.stage == stage && feed.input == FeedInput::Alone)
+            .cloned()
     }
 
     /// The stream of redriven and parked events.
@@ -145,14 +162,17 @@ impl Topology {
     }
 
     fn feed(&mut self, names: &Names, stage: &Stage, inputs: Inputs) {
-        for (stream, (input, filters)) in inputs.into_iter().chain([retry_input(names, &stage.name)]) {
+        for (stream, (input, filters)) in
+            inputs.into_iter().chain([retry_input(names, &stage.name)])
+        {
             let consumer = ConsumerSpec {
                 stream,
                 name: names.stage_consumer(&stage.name),
                 pipeline: self.pipeline.clone(),
                 filters,
                 ack_wait: stage.ack_wait,
-                // One more shows that the last was never settled; the rest, for a worker to live long enough to see it.
+                // One more shows that the last was never settled; the rest, for a worker to live
+                // long enough to see it.
                 max_deliver: Some(stage.policy.attempts_max() + 1 + limits::CHANCES),
                 max_ack_pending: stage.max_ack_pending,
             };
@@ -176,7 +196,8 @@ impl Topology {
 
     fn feed_channel(&mut self, names: &Names, channel: &Channel) {
         let stage = Names::channel_stage(&channel.name);
-        let notifications = (names.notify_stream(), (FeedInput::Edge, vec![names.notify_subject(&channel.name)]));
+        let notifications =
+            (names.notify_stream(), (FeedInput::Edge, vec![names.notify_subject(&channel.name)]));
         for (stream, (input, filters)) in [notifications, retry_input(names, &stage)] {
             let consumer = ConsumerSpec {
                 stream,
@@ -214,15 +235,21 @@ fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
             Input::Source(name) => {
                 let source = pipeline.sources.iter().find(|source| source.name == *name);
                 let source = source.expect("a checked pipeline declares every source it names");
-                let filters = if source.external.is_some() { source.subjects.clone() } else { Vec::new() };
+                let filters =
+                    if source.external.is_some() { source.subjects.clone() } else { Vec::new() };
                 (source_stream(names, source), FeedInput::Source(source.envelope), filters)
             }
             Input::Results(from) => {
-                let filters = stage.types.iter().map(|pattern| names.out_filter(from, pattern)).collect();
+                let filters =
+                    stage.types.iter().map(|pattern| names.out_filter(from, pattern)).collect();
                 (names.out_stream(from), FeedInput::Edge, filters)
             }
-            Input::Failed(from) => (names.failed_stream(), FeedInput::Failed, vec![names.failed_filter(from)]),
-            Input::Findings => (names.failed_stream(), FeedInput::Failed, vec![names.finding_filter()]),
+            Input::Failed(from) => {
+                (names.failed_stream(), FeedInput::Failed, vec![names.failed_filter(from)])
+            }
+            Input::Findings => {
+                (names.failed_stream(), FeedInput::Failed, vec![names.finding_filter()])
+            }
         };
         inputs.entry(stream).or_insert_with(|| (read, Vec::new())).1.extend(filters);
     }
@@ -235,8 +262,14 @@ fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
 /// The keys of the state bucket that a stage of its kind follows.
 fn said(names: &Names, stage: &Stage) -> Option<Read> {
     let follows = stage.kind.follows;
-    let filters = follows.iter().map(|prefix| names.state_subject(&format!("{prefix}.>"))).collect();
-    let read = Read { stage: stage.name.clone(), stream: names.state_stream(), filters, input: FeedInput::Said };
+    let filters =
+        follows.iter().map(|prefix| names.state_subject(&format!("{prefix}.>"))).collect();
+    let read = Read {
+        stage: stage.name.clone(),
+        stream: names.state_stream(),
+        filters,
+        input: FeedInput::Said,
+    };
     (!follows.is_empty()).then_some(read)
 }
 
@@ -269,22 +302,37 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
     let bucket = |name: String, memory, max_age: Option<Duration>| {
         let window = max_age.map_or(limits::DEDUP, |age| age.min(limits::DEDUP));
         let stream = stream(format!("KV_{name}"), Retention::Limits, vec![format!("$KV.{name}.>")]);
-        StreamSpec { bucket: true, rollup: true, memory, max_age, duplicate_window: window, ..stream }
+        StreamSpec {
+            bucket: true,
+            rollup: true,
+            memory,
+            max_age,
+            duplicate_window: window,
+            ..stream
+        }
     };
     let mut streams = vec![
         bucket(names.state_bucket(), false, None),
         bucket(names.workers_bucket(), storage.memory, Some(limits::WORKER_TTL)),
         aged(
-            stream(names.failed_stream(), Retention::Limits, vec![root("failed"), names.finding_filter()]),
+            stream(
+                names.failed_stream(),
+                Retention::Limits,
+                vec![root("failed"), names.finding_filter()],
+            ),
             storage.failed_max_age,
         ),
         StreamSpec {
             max_bytes: storage.dlq_max_bytes,
-            // A letter that found no room must not cost another: what fails is held until there is room.
+            // A letter that found no room must not cost another: what fails is held until there is
+            // room.
             keeps_oldest: true,
             // A letter that is amended takes the place of what it was.
             rollup: true,
-            ..aged(stream(names.dlq_stream(), Retention::Limits, vec![root("dlq")]), storage.dlq_max_age)
+            ..aged(
+                stream(names.dlq_stream(), Retention::Limits, vec![root("dlq")]),
+                storage.dlq_max_age,
+            )
         },
         StreamSpec {
             schedules: true,
@@ -292,22 +340,42 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
             ..stream(
                 names.retry_stream(),
                 Retention::WorkQueue,
-                vec![names.retry_subject("*"), names.alone_subject("*"), format!("{}.parked.*", pipeline.name)],
+                vec![
+                    names.retry_subject("*"),
+                    names.alone_subject("*"),
+                    format!("{}.parked.*", pipeline.name),
+                ],
             )
         },
     ];
     if !pipeline.channels.is_empty() || pipeline.stages.iter().any(Stage::notifies) {
-        streams.push(stream(names.notify_stream(), Retention::WorkQueue, vec![names.notify_subject("*")]));
+        streams.push(stream(
+            names.notify_stream(),
+            Retention::WorkQueue,
+            vec![names.notify_subject("*")],
+        ));
     }
     for stage in pipeline.stages.iter().filter(|stage| !stage.notifies()) {
         let results = Input::Results(stage.name.clone());
-        let out =
-            |retention| stream(names.out_stream(&stage.name), retention, vec![names.out_filter(&stage.name, ">")]);
+        let out = |retention| {
+            stream(
+                names.out_stream(&stage.name),
+                retention,
+                vec![names.out_filter(&stage.name, ">")],
+            )
+        };
         if !stage.is_map() || pipeline.readers(&results).any(|reader| !reader.is_map()) {
-            // A reduce stage reads by offset and settles nothing, so the messages have to stay for it.
-            let window = stage.dedup.unwrap_or(if stage.is_map() { limits::DEDUP_MIN } else { limits::DEDUP });
-            streams
-                .push(aged(StreamSpec { duplicate_window: window, ..out(Retention::Limits) }, storage.results_max_age));
+            // A reduce stage reads by offset and settles nothing, so the messages have to stay for
+            // it.
+            let window = stage.dedup.unwrap_or(if stage.is_map() {
+                limits::DEDUP_MIN
+            } else {
+                limits::DEDUP
+            });
+            streams.push(aged(
+                StreamSpec { duplicate_window: window, ..out(Retention::Limits) },
+                storage.results_max_age,
+            ));
         } else if pipeline.has_edge(&stage.name) {
             let window = stage.dedup.unwrap_or(limits::DEDUP_MIN);
             streams.push(StreamSpec { duplicate_window: window, ..out(Retention::Interest) });
@@ -315,31 +383,39 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
     }
     let mut advisories = Vec::new();
     for consumer in consumers {
-        let external = pipeline.sources.iter().any(|source| source.external.as_ref() == Some(&consumer.stream));
+        let external = pipeline
+            .sources
+            .iter()
+            .any(|source| source.external.as_ref() == Some(&consumer.stream));
         let every = names.advisory_subject(&consumer.stream);
         // A stream that is not ours has consumers that are not ours.
         advisories.push(if external { every.replace('*', &consumer.name) } else { every });
     }
     streams.push(stream(names.advisories_stream(), Retention::WorkQueue, uncovered(advisories)));
     for source in pipeline.sources.iter().filter(|source| source.external.is_none()) {
-        let spec = stream(names.source_stream(&source.name), Retention::Limits, source.subjects.clone());
+        let spec =
+            stream(names.source_stream(&source.name), Retention::Limits, source.subjects.clone());
         streams.push(StreamSpec { max_bytes: source.max_bytes, ..aged(spec, source.max_age) });
     }
     streams
 }
 
-/// A stream whose messages are kept for so long; the server refuses a duplicate window that is longer.
+/// A stream whose messages are kept for so long; the server refuses a duplicate window that is
+/// longer.
 fn aged(stream: StreamSpec, max_age: Duration) -> StreamSpec {
     let limited = Some(max_age).filter(|age| !age.is_zero());
-    let duplicate_window = limited.map_or(stream.duplicate_window, |age| age.min(stream.duplicate_window));
+    let duplicate_window =
+        limited.map_or(stream.duplicate_window, |age| age.min(stream.duplicate_window));
     StreamSpec { max_age: limited, duplicate_window, ..stream }
 }
 
-/// The filters that no other one covers, sorted: the server refuses a consumer whose filters overlap.
+/// The filters that no other one covers, sorted: the server refuses a consumer whose filters
+/// overlap.
 fn uncovered(mut filters: Vec<String>) -> Vec<String> {
     filters.sort();
     filters.dedup();
-    let covered = |filter: &String| filters.iter().any(|other| other != filter && covers(other, filter));
+    let covered =
+        |filter: &String| filters.iter().any(|other| other != filter && covers(other, filter));
     filters.iter().filter(|filter| !covered(filter)).cloned().collect()
 }
 
@@ -363,7 +439,10 @@ mod tests {
     #[test]
     fn a_filter_that_another_covers_is_dropped() {
         let filters = |texts: &[&str]| uncovered(texts.iter().map(ToString::to_string).collect());
-        assert_eq!(filters(&["a.order.*", "a.order.created", "a.user.x"]), ["a.order.*", "a.user.x"]);
+        assert_eq!(
+            filters(&["a.order.*", "a.order.created", "a.user.x"]),
+            ["a.order.*", "a.user.x"]
+        );
         assert_eq!(filters(&["a.>", "a.b.>", "a.*"]), ["a.>"]);
         assert_eq!(filters(&["a.*.c", "a.b.*"]), ["a.*.c", "a.b.*"]);
         assert!(!covers("a.*", "a.>") && !covers("a.>", "a") && covers("a.>", "a.*"));

@@ -69,7 +69,8 @@ pub struct Difference {
 pub struct Allowed {
     /// Changes that lose messages.
     pub lossy: bool,
-    /// Deleting what the configuration no longer names, where it is empty; with `lossy` in any case.
+    /// Deleting what the configuration no longer names, where it is empty; with `lossy` in any
+    /// case.
     pub delete_extra: bool,
 }
 
@@ -88,14 +89,17 @@ pub enum ApplyError {
         what: String,
     },
     /// This would lose messages. Nothing was done.
-    #[error("{object} would lose messages: {why}; apply with --allow-lossy if that is what you want")]
+    #[error(
+        "{object} would lose messages: {why}; apply with --allow-lossy if that is what you want"
+    )]
     Lossy {
         /// The object.
         object: String,
         /// Why.
         why: String,
     },
-    /// The server could not be asked, or refused. What came before in the plan is done; applying again goes on from there.
+    /// The server could not be asked, or refused. What came before in the plan is done; applying
+    /// again goes on from there.
     #[error("could not apply the change to {object}")]
     Broker {
         /// The object.
@@ -111,22 +115,30 @@ pub enum ApplyError {
 /// [`AdminError`]: the server cannot be asked, or a stream named by `external` is not there.
 pub async fn diff(topology: &Topology, broker: &Broker) -> Result<Plan, AdminError> {
     let mut changes = Vec::new();
-    let (sources, others): (Vec<_>, Vec<_>) =
-        topology.streams.iter().partition(|stream| stream.name.starts_with(&format!("{}-in-", topology.pipeline)));
+    let (sources, others): (Vec<_>, Vec<_>) = topology
+        .streams
+        .iter()
+        .partition(|stream| stream.name.starts_with(&format!("{}-in-", topology.pipeline)));
     for external in &topology.external {
         broker.stream_state(external).await?;
     }
-    // Whoever reads must be there before anything comes: first every stream that only we write to, then its consumers,
-    // and the streams that others publish to at the end.
+    // Whoever reads must be there before anything comes: first every stream that only we write to,
+    // then its consumers, and the streams that others publish to at the end.
     for streams in [others, sources] {
         for spec in &streams {
             changes.extend(diff_stream(spec, broker).await?);
         }
-        for spec in topology.consumers.iter().filter(|c| streams.iter().any(|stream| stream.name == c.stream)) {
+        for spec in topology
+            .consumers
+            .iter()
+            .filter(|c| streams.iter().any(|stream| stream.name == c.stream))
+        {
             changes.extend(diff_consumer(spec, broker).await?);
         }
     }
-    for spec in topology.consumers.iter().filter(|consumer| topology.external.contains(&consumer.stream)) {
+    for spec in
+        topology.consumers.iter().filter(|consumer| topology.external.contains(&consumer.stream))
+    {
         changes.extend(diff_consumer(spec, broker).await?);
     }
     changes.extend(extras(topology, broker).await?);
@@ -137,11 +149,13 @@ async fn extras(topology: &Topology, broker: &Broker) -> Result<Vec<Change>, Adm
     let mut extras = Vec::new();
     let found = broker.streams_of(&topology.pipeline).await?;
     let wanted = |name: &String| topology.streams.iter().any(|stream| stream.name == *name);
-    let (kept, extra): (Vec<_>, Vec<_>) = found.into_iter().partition(|stream| wanted(&stream.name));
+    let (kept, extra): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|stream| wanted(&stream.name));
     let read = kept.iter().map(|stream| &stream.name).chain(&topology.external);
     for stream in read {
         for consumer in broker.consumers_of(stream, &topology.pipeline).await? {
-            let same = |c: &ConsumerSpec| c.stream == consumer.spec.stream && c.name == consumer.spec.name;
+            let same =
+                |c: &ConsumerSpec| c.stream == consumer.spec.stream && c.name == consumer.spec.name;
             if !topology.consumers.iter().any(same) {
                 let kind = ChangeKind::Extra { holds: consumer.unsettled };
                 extras.push(Change { object: Object::Consumer(consumer.spec), kind });
@@ -173,7 +187,12 @@ async fn diff_stream(spec: &StreamSpec, broker: &Broker) -> Result<Option<Change
 }
 
 /// What it takes to make the stream `found`, which holds `state`, into `wanted`.
-fn stream_change(found: &StreamSpec, wanted: &StreamSpec, state: &StreamState, now: SystemTime) -> ChangeKind {
+fn stream_change(
+    found: &StreamSpec,
+    wanted: &StreamSpec,
+    state: &StreamState,
+    now: SystemTime,
+) -> ChangeKind {
     let differences = differences(&stream_fields(found), &stream_fields(wanted));
     let to_or_from_work_queue = found.retention != wanted.retention
         && (found.retention == Retention::WorkQueue || wanted.retention == Retention::WorkQueue);
@@ -181,21 +200,33 @@ fn stream_change(found: &StreamSpec, wanted: &StreamSpec, state: &StreamState, n
         let theirs = |difference: &Difference| difference.field == "pipeline";
         return ChangeKind::Immutable(differences.into_iter().filter(theirs).collect());
     }
-    if found.memory != wanted.memory || to_or_from_work_queue || (found.schedules && !wanted.schedules) {
+    if found.memory != wanted.memory
+        || to_or_from_work_queue
+        || (found.schedules && !wanted.schedules)
+    {
         let fixed = ["storage", "retention", "schedules"];
-        let fixed = differences.into_iter().filter(|difference| fixed.contains(&difference.field)).collect();
+        let fixed = differences
+            .into_iter()
+            .filter(|difference| fixed.contains(&difference.field))
+            .collect();
         return ChangeKind::Immutable(fixed);
     }
     let too_old = wanted
         .max_age
         .filter(|age| found.max_age.is_none_or(|before| *age < before))
-        .filter(|age| state.messages > 0 && now.duration_since(state.first_at).is_ok_and(|oldest| oldest > *age));
+        .filter(|age| {
+            state.messages > 0
+                && now.duration_since(state.first_at).is_ok_and(|oldest| oldest > *age)
+        });
     let too_much = wanted.max_bytes.filter(|bytes| state.bytes > *bytes);
     let why = if let Some(age) = too_old {
         Some(format!("it holds messages older than {}", Period(age)))
     } else if let Some(bytes) = too_much {
         Some(format!("it holds {}, more than {}", Size(state.bytes), Size(bytes)))
-    } else if wanted.retention == Retention::Interest && found.retention == Retention::Limits && state.messages > 0 {
+    } else if wanted.retention == Retention::Interest
+        && found.retention == Retention::Limits
+        && state.messages > 0
+    {
         Some(format!(
             "it holds {} messages, and would keep only those that a consumer still has to settle",
             state.messages
@@ -252,9 +283,13 @@ fn consumer_change(found: &FoundConsumer, wanted: &ConsumerSpec) -> Option<Chang
         (before, after) => before.is_none() && after.is_some(),
     };
     let all = [">".to_owned()];
-    let filters = |spec: &'_ ConsumerSpec| if spec.filters.is_empty() { all.to_vec() } else { spec.filters.clone() };
+    let filters = |spec: &'_ ConsumerSpec| {
+        if spec.filters.is_empty() { all.to_vec() } else { spec.filters.clone() }
+    };
     let after_filters = filters(&after);
-    let narrowed = filters(&before).iter().any(|filter| !after_filters.iter().any(|wide| covers(wide, filter)));
+    let narrowed = filters(&before)
+        .iter()
+        .any(|filter| !after_filters.iter().any(|wide| covers(wide, filter)));
     let why = if found.unsettled == 0 {
         None
     } else if lowered {
@@ -265,7 +300,10 @@ fn consumer_change(found: &FoundConsumer, wanted: &ConsumerSpec) -> Option<Chang
         None
     };
     Some(match why {
-        Some(why) => ChangeKind::Lossy(differences, format!("{} messages are unsettled, and {why}", found.unsettled)),
+        Some(why) => ChangeKind::Lossy(
+            differences,
+            format!("{} messages are unsettled, and {why}", found.unsettled),
+        ),
         None => ChangeKind::Update(differences),
     })
 }
@@ -280,27 +318,37 @@ pub async fn apply(plan: &Plan, broker: &Broker, allowed: Allowed) -> Result<(),
     for Change { object, kind } in &plan.changes {
         match kind {
             ChangeKind::Immutable(differences) => {
-                let what = differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let what =
+                    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 return Err(ApplyError::Immutable { object: object.to_string(), what });
             }
             ChangeKind::Lossy(_, why) if !allowed.lossy => {
                 return Err(ApplyError::Lossy { object: object.to_string(), why: why.clone() });
             }
-            ChangeKind::Create | ChangeKind::Update(_) | ChangeKind::Lossy(..) | ChangeKind::Extra { .. } => {}
+            ChangeKind::Create
+            | ChangeKind::Update(_)
+            | ChangeKind::Lossy(..)
+            | ChangeKind::Extra { .. } => {}
         }
     }
     for Change { object, kind } in &plan.changes {
         let done = match (kind, object) {
             (ChangeKind::Create, Object::Stream(spec)) => broker.create_stream(spec).await,
             (ChangeKind::Create, Object::Consumer(spec)) => broker.create_consumer(spec).await,
-            (ChangeKind::Update(_) | ChangeKind::Lossy(..), Object::Stream(spec)) => broker.update_stream(spec).await,
+            (ChangeKind::Update(_) | ChangeKind::Lossy(..), Object::Stream(spec)) => {
+                broker.update_stream(spec).await
+            }
             (ChangeKind::Update(_) | ChangeKind::Lossy(..), Object::Consumer(spec)) => {
                 broker.update_consumer(spec).await
             }
-            (ChangeKind::Extra { holds }, object) if allowed.delete_extra && (*holds == 0 || allowed.lossy) => {
+            (ChangeKind::Extra { holds }, object)
+                if allowed.delete_extra && (*holds == 0 || allowed.lossy) =>
+            {
                 match object {
                     Object::Stream(spec) => broker.delete_stream(&spec.name).await,
-                    Object::Consumer(spec) => broker.delete_consumer(&spec.stream, &spec.name).await,
+                    Object::Consumer(spec) => {
+                        broker.delete_consumer(&spec.stream, &spec.name).await
+                    }
                 }
             }
             (ChangeKind::Extra { .. } | ChangeKind::Immutable(_), _) => Ok(()),
@@ -322,7 +370,8 @@ pub async fn make(broker: &Broker, topology: &Topology) -> Result<(), ApplyError
 }
 
 impl Plan {
-    /// Whether the server already is what the pipeline needs. Extra objects do not count: they harm nothing.
+    /// Whether the server already is what the pipeline needs. Extra objects do not count: they harm
+    /// nothing.
     pub fn is_done(&self) -> bool {
         self.changes.iter().all(|change| matches!(change.kind, ChangeKind::Extra { .. }))
     }
@@ -342,9 +391,16 @@ fn stream_fields(spec: &StreamSpec) -> Fields {
         ("storage", if spec.memory { "memory" } else { "file" }.to_owned()),
         ("replicas", spec.replicas.to_string()),
         ("max_age", spec.max_age.map_or_else(|| "none".to_owned(), |age| Period(age).to_string())),
-        ("max_bytes", spec.max_bytes.map_or_else(|| "none".to_owned(), |bytes| Size(bytes).to_string())),
+        (
+            "max_bytes",
+            spec.max_bytes.map_or_else(|| "none".to_owned(), |bytes| Size(bytes).to_string()),
+        ),
         ("duplicate_window", Period(spec.duplicate_window).to_string()),
-        ("when_full", if spec.keeps_oldest { "refuses what is new" } else { "drops what is oldest" }.to_owned()),
+        (
+            "when_full",
+            if spec.keeps_oldest { "refuses what is new" } else { "drops what is oldest" }
+                .to_owned(),
+        ),
         ("schedules", spec.schedules.to_string()),
         ("bucket", spec.bucket.to_string()),
         ("pipeline", spec.pipeline.clone()),
@@ -355,7 +411,10 @@ fn consumer_fields(spec: &ConsumerSpec) -> Fields {
     vec![
         ("filters", listed(&spec.filters)),
         ("ack_wait", Period(spec.ack_wait).to_string()),
-        ("max_deliver", spec.max_deliver.map_or_else(|| "none".to_owned(), |most| most.to_string())),
+        (
+            "max_deliver",
+            spec.max_deliver.map_or_else(|| "none".to_owned(), |most| most.to_string()),
+        ),
         ("max_ack_pending", spec.max_ack_pending.to_string()),
         ("pipeline", spec.pipeline.clone()),
     ]
@@ -367,7 +426,9 @@ fn listed(subjects: &[String]) -> String {
 
 fn differences(found: &Fields, wanted: &Fields) -> Vec<Difference> {
     let differing = found.iter().zip(wanted).filter(|(found, wanted)| found != wanted);
-    differing.map(|((field, from), (_, to))| Difference { field, from: from.clone(), to: to.clone() }).collect()
+    differing
+        .map(|((field, from), (_, to))| Difference { field, from: from.clone(), to: to.clone() })
+        .collect()
 }
 
 impl fmt::Display for Difference {
@@ -383,12 +444,15 @@ impl fmt::Display for Object {
                 Some(bucket) => write!(f, "bucket \"{bucket}\""),
                 None => write!(f, "stream \"{}\"", spec.name),
             },
-            Self::Consumer(spec) => write!(f, "consumer \"{}\" on stream \"{}\"", spec.name, spec.stream),
+            Self::Consumer(spec) => {
+                write!(f, "consumer \"{}\" on stream \"{}\"", spec.name, spec.stream)
+            }
         }
     }
 }
 
-/// The plan as people read it: `+` is made, `~` is changed, `!` needs a decision, `-` is no longer named.
+/// The plan as people read it: `+` is made, `~` is changed, `!` needs a decision, `-` is no longer
+/// named.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Change { object, kind } in &self.changes {

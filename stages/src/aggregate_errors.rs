@@ -116,8 +116,8 @@ impl AggregateErrors {
 
     /// Every open incident as it is now, the worst first and then the one with the most errors.
     ///
-    /// [`Incident::event`] is [`Change::Acknowledged`] where someone has taken it on, else [`Change::Updated`]. `new_errors` are
-    /// those that no emission has told of yet.
+    /// [`Incident::event`] is [`Change::Acknowledged`] where someone has taken it on, else
+    /// [`Change::Updated`]. `new_errors` are those that no emission has told of yet.
     pub fn incidents(&self) -> Vec<Incident> {
         let incident = |(_, key): &(u64, u64)| {
             let cell = self.cells.get(key)?;
@@ -127,13 +127,15 @@ impl AggregateErrors {
         };
         let mut incidents: Vec<Incident> = self.order.due.iter().filter_map(incident).collect();
         incidents.sort_by(|a, b| {
-            (b.severity, b.count).cmp(&(a.severity, a.count)).then_with(|| a.incident_id.cmp(&b.incident_id))
+            (b.severity, b.count)
+                .cmp(&(a.severity, a.count))
+                .then_with(|| a.incident_id.cmp(&b.incident_id))
         });
         incidents
     }
 
-    /// The channels that the rule for an incident with these labels names; none where no rule does. Its severity counts as what was
-    /// reported.
+    /// The channels that the rule for an incident with these labels names; none where no rule does.
+    /// Its severity counts as what was reported.
     pub fn channels_of(&self, labels: &BTreeMap<String, String>) -> &[String] {
         let label = |name: &str| labels.get(name).map(String::as_str);
         let about = About {
@@ -175,15 +177,19 @@ impl AggregateErrors {
         }
     }
 
-    /// Makes room for one fingerprint: the longest idle goes first; where none is, the open one that is due first.
+    /// Makes room for one fingerprint: the longest idle goes first; where none is, the open one
+    /// that is due first.
     fn make_room(&mut self, now_ms: u64, out: &mut Vec<Emission>) {
         // More than one goes only after the limit was lowered, and then a few with each new one.
         for _ in 0..KEYS_PER_STEP_MAX - 2 {
             if self.cells.len() < self.fingerprints_max {
                 return;
             }
-            // What is over counts as idle, whether a tick came in between or not: a replay forgets the same.
-            if let Some((due_ms, key)) = self.order.due.first().copied().filter(|(due_ms, _)| *due_ms <= now_ms) {
+            // What is over counts as idle, whether a tick came in between or not: a replay forgets
+            // the same.
+            if let Some((due_ms, key)) =
+                self.order.due.first().copied().filter(|(due_ms, _)| *due_ms <= now_ms)
+            {
                 self.resolve(key, &End { at_ms: due_ms, by: None }, out);
                 continue;
             }
@@ -244,23 +250,35 @@ impl AggregateErrors {
     }
 
     /// Does what an operator says of an incident. One that is unknown or over is left alone.
-    fn operate(&mut self, key: &str, input: &Input<'_>, out: &mut Vec<Emission>) -> Result<(), Failure> {
-        let reject = |why: String| Failure::reject(class::DECODE, format!("not an action on an incident: {why}"));
+    fn operate(
+        &mut self,
+        key: &str,
+        input: &Input<'_>,
+        out: &mut Vec<Emission>,
+    ) -> Result<(), Failure> {
+        let reject = |why: String| {
+            Failure::reject(class::DECODE, format!("not an action on an incident: {why}"))
+        };
         let named = key.strip_prefix(INCIDENT_KEYS).and_then(|rest| rest.strip_prefix('.'));
         let named = named.ok_or_else(|| reject(format!("its key is \"{}\"", excerpt(key, 80))))?;
         if input.body.is_empty() {
             return Ok(());
         }
-        let read: IncidentAction = serde_json::from_slice(input.body).map_err(|error| reject(error.to_string()))?;
+        let read: IncidentAction =
+            serde_json::from_slice(input.body).map_err(|error| reject(error.to_string()))?;
         let IncidentAction { incident_id, action, by, at, reason } = read;
         if incident_id != named {
             let (said, named) = (excerpt(&incident_id, 80), excerpt(named, 80));
             return Err(reject(format!("it is about \"{said}\" and its key about \"{named}\"")));
         }
-        let fingerprint = incident_id.split_once('-').and_then(|(digits, _)| u64::from_str_radix(digits, 16).ok());
+        let fingerprint = incident_id
+            .split_once('-')
+            .and_then(|(digits, _)| u64::from_str_radix(digits, 16).ok());
         let Some(fingerprint) = fingerprint else { return Ok(()) };
         self.resolve_if_due(fingerprint, input.at_ms, out);
-        let Some(cell) = self.cells.get_mut(&fingerprint).filter(|cell| cell.incident_id() == incident_id) else {
+        let Some(cell) =
+            self.cells.get_mut(&fingerprint).filter(|cell| cell.incident_id() == incident_id)
+        else {
             return Ok(());
         };
         let Some(opened_ms) = cell.open.as_ref().map(|open| open.opened_ms) else { return Ok(()) };
@@ -292,8 +310,9 @@ impl Reduce for AggregateErrors {
         if let Some(key) = input.key {
             return self.operate(key, input, out);
         }
-        let report = Report::read(input.body)
-            .map_err(|wrong| Failure::reject(class::DECODE, format!("not an error event: {wrong}")))?;
+        let report = Report::read(input.body).map_err(|wrong| {
+            Failure::reject(class::DECODE, format!("not an error event: {wrong}"))
+        })?;
         self.take_in(&report, input.at_ms, input.seq, out);
         Ok(())
     }
@@ -316,11 +335,19 @@ impl Reduce for AggregateErrors {
 
     fn tallies(&self) -> Vec<Tally> {
         let tally = |name, value| Tally { name, labels: Vec::new(), value };
-        let open = self.order.due.iter().filter_map(|(_, key)| Some(self.cells.get(key)?.open.as_ref()?.severity));
-        let mut by_severity = [Severity::Low, Severity::Medium, Severity::High, Severity::Critical].map(|s| (s, 0));
+        let open = self
+            .order
+            .due
+            .iter()
+            .filter_map(|(_, key)| Some(self.cells.get(key)?.open.as_ref()?.severity));
+        let mut by_severity =
+            [Severity::Low, Severity::Medium, Severity::High, Severity::Critical].map(|s| (s, 0));
         open.for_each(|severity| by_severity[severity as usize].1 += 1);
-        let labelled =
-            |name, label, value: &str, count| Tally { name, labels: vec![(label, value.to_owned())], value: count };
+        let labelled = |name, label, value: &str, count| Tally {
+            name,
+            labels: vec![(label, value.to_owned())],
+            value: count,
+        };
         let mut all = vec![
             tally("errors_counted_total", self.totals.errors),
             tally("fingerprints", self.cells.len() as u64),
@@ -329,7 +356,9 @@ impl Reduce for AggregateErrors {
         ];
         let told = Change::ALL.map(|change| (change.as_str(), self.totals.times_told(change)));
         all.extend(told.map(|(event, count)| labelled("incidents_total", "event", event, count)));
-        all.extend(by_severity.map(|(s, count)| labelled("incidents_open", "severity", s.as_str(), count)));
+        all.extend(
+            by_severity.map(|(s, count)| labelled("incidents_open", "severity", s.as_str(), count)),
+        );
         all
     }
 

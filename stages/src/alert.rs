@@ -1,11 +1,13 @@
-//! kind = "alert": incidents become notifications: routed, grouped, held back while nobody wants them, within the rate of each channel.
+//! kind = "alert": incidents become notifications: routed, grouped, held back while nobody wants
+//! them, within the rate of each channel.
 //!
-//! Nothing is dropped. Each change of an incident, for each group it reaches and each channel of that group, is told in one
-//! notification or counted as held back for one reason ([`Hold`](crate::notification::Hold)); what waited and is told late was
-//! counted when it was held. An acknowledgement is no news: it is neither told nor counted.
+//! Nothing is dropped. Each change of an incident, for each group it reaches and each channel of
+//! that group, is told in one notification or counted as held back for one reason
+//! ([`Hold`](crate::notification::Hold)); what waited and is told late was counted when it was
+//! held. An acknowledgement is no news: it is neither told nor counted.
 //!
-//! The stages of a message are Alertmanager's: a group is inhibited, silenced, muted, and what is left is compared with what was
-//! told. Where the meanings differ, the options say so.
+//! The stages of a message are Alertmanager's: a group is inhibited, silenced, muted, and what is
+//! left is compared with what was told. Where the meanings differ, the options say so.
 
 mod arrive;
 mod books;
@@ -26,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Build, ChannelTerms, Emission, Emits, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce, Tally, World,
-    failure::class, incident::Incident, operator::SILENCE_KEYS, slots::Slots,
+    Build, ChannelTerms, Emission, Emits, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce,
+    Tally, World, failure::class, incident::Incident, operator::SILENCE_KEYS, slots::Slots,
 };
 use books::Books;
 use group::Group;
@@ -52,25 +54,38 @@ pub const KIND: Kind = Kind {
 
 /// Groups at once; past it the oldest goes early.
 const GROUPS_MAX: usize = 20_000;
-/// Incidents at once that go on or whose end is still to be told; past it the one that has been quiet for longest goes early.
+/// Incidents at once that go on or whose end is still to be told; past it the one that has been
+/// quiet for longest goes early.
 const KNOWN_MAX: usize = 20_000;
-/// The keys of the state that telling one group changes, at the most: the group, the lane of each of its own channels and of those
-/// that an escalation adds, the books.
+/// The keys of the state that telling one group changes, at the most: the group, the lane of each
+/// of its own channels and of those that an escalation adds, the books.
 const FLUSH_KEYS: usize = 2 * CHANNELS_MAX + 2;
 /// The keys that putting one incident into its groups changes, at the most.
 const REROUTE_KEYS: usize = 90;
-/// Groups and incidents looked at in one tick, at the most: looking takes time even where nothing is told.
+/// Groups and incidents looked at in one tick, at the most: looking takes time even where nothing
+/// is told.
 const LOOKS_PER_TICK_MAX: usize = 500;
 
 /// What is wrong with a list of channels at `at`.
-pub(crate) fn channel_problems(at: &[&str], channels: &[String], world: &dyn World) -> Vec<Problem> {
+pub(crate) fn channel_problems(
+    at: &[&str],
+    channels: &[String],
+    world: &dyn World,
+) -> Vec<Problem> {
     let mut problems = Vec::new();
     if channels.len() > CHANNELS_MAX {
         problems.push(Problem::new(at, format!("expected at most {CHANNELS_MAX} channels")));
     }
     let declared = world.channels();
-    for (n, name) in channels.iter().enumerate().filter(|(_, name)| declared.iter().all(|known| known.name != **name)) {
-        let problem = Problem::new(&[at, &[&n.to_string()]].concat(), format!("channel \"{name}\" is not declared"));
+    for (n, name) in channels
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| declared.iter().all(|known| known.name != **name))
+    {
+        let problem = Problem::new(
+            &[at, &[&n.to_string()]].concat(),
+            format!("channel \"{name}\" is not declared"),
+        );
         problems.push(problem.hint(format!("declare it with [channel.{name}]")));
     }
     problems
@@ -111,7 +126,8 @@ pub struct Alert {
     now_ms: u64,
 }
 
-/// An incident that goes on, or that some group has still to tell the end of. It is one key of the state.
+/// An incident that goes on, or that some group has still to tell the end of. It is one key of the
+/// state.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Known {
@@ -138,8 +154,8 @@ impl Alert {
     /// # Errors
     /// Everything that is wrong with them, each with its key path.
     pub fn build(options: &Value, world: &dyn World) -> Result<Self, Vec<Problem>> {
-        let options: Options =
-            serde_json::from_value(options.clone()).map_err(|error| vec![Problem::new(&[], error.to_string())])?;
+        let options: Options = serde_json::from_value(options.clone())
+            .map_err(|error| vec![Problem::new(&[], error.to_string())])?;
         let mut problems = Vec::new();
         let times = Times::checked(&options.time, &mut problems);
         let tree = Tree::checked(&options, world, &times, &mut problems);
@@ -147,7 +163,8 @@ impl Alert {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let declared: BTreeMap<_, _> = world.channels().into_iter().map(|terms| (terms.name.clone(), terms)).collect();
+        let declared: BTreeMap<_, _> =
+            world.channels().into_iter().map(|terms| (terms.name.clone(), terms)).collect();
         Ok(Self {
             tree,
             times,
@@ -175,12 +192,14 @@ impl Alert {
         })
     }
 
-    /// Every route that is looked at for an incident with these labels, in order, the root first: which match, and which take it.
+    /// Every route that is looked at for an incident with these labels, in order, the root first:
+    /// which match, and which take it.
     pub fn routes_of(&self, labels: &BTreeMap<String, String>) -> Vec<Visited> {
         self.tree.visited(labels)
     }
 
-    /// From now on lists why what is not told by itself is not told. It is off at first, since a list takes memory.
+    /// From now on lists why what is not told by itself is not told. It is off at first, since a
+    /// list takes memory.
     pub fn explain(&mut self) {
         self.books.explain();
     }
@@ -237,11 +256,14 @@ impl Reduce for Alert {
         let step = self.step(input.now_ms);
         if let Some(key) = input.key {
             let id = key.strip_prefix(SILENCE_KEYS).and_then(|rest| rest.strip_prefix('.'));
-            let id = id.ok_or_else(|| Failure::reject(class::DECODE, "the key is not one of a silence"))?;
+            let id = id
+                .ok_or_else(|| Failure::reject(class::DECODE, "the key is not one of a silence"))?;
             let applied = self.silences.apply(id, input.body, self.now_ms);
             return applied.map_err(|why| Failure::reject(class::DECODE, why));
         }
-        let reject = |error: serde_json::Error| Failure::reject(class::DECODE, format!("not an incident: {error}"));
+        let reject = |error: serde_json::Error| {
+            Failure::reject(class::DECODE, format!("not an incident: {error}"))
+        };
         let incident: Incident = serde_json::from_slice(input.body).map_err(reject)?;
         self.arrive(incident, input.at_ms, step, out);
         Ok(())
@@ -250,11 +272,16 @@ impl Reduce for Alert {
     fn tick(&mut self, now_ms: u64, out: &mut Vec<Emission>) {
         let step = self.step(now_ms);
         self.silences.expire(self.now_ms, silences::EXPIRED_AT_ONCE_MAX);
-        let due: Vec<String> =
-            self.lanes.iter().filter(|(_, l)| is_due(l.due_ms(), self.now_ms)).map(|(n, _)| n.clone()).collect();
+        let due: Vec<String> = self
+            .lanes
+            .iter()
+            .filter(|(_, l)| is_due(l.due_ms(), self.now_ms))
+            .map(|(n, _)| n.clone())
+            .collect();
         for channel in due {
             if self.has_room(step, 2)
-                && let Some(emission) = self.lanes.get_mut(&channel).and_then(|lane| lane.flush(self.now_ms))
+                && let Some(emission) =
+                    self.lanes.get_mut(&channel).and_then(|lane| lane.flush(self.now_ms))
             {
                 out.push(emission);
                 self.books.sent(&channel, true);
@@ -262,7 +289,8 @@ impl Reduce for Alert {
             }
         }
         let mut looks = 0..LOOKS_PER_TICK_MAX;
-        while !self.strays.is_empty() && self.has_room(step, REROUTE_KEYS) && looks.next().is_some() {
+        while !self.strays.is_empty() && self.has_room(step, REROUTE_KEYS) && looks.next().is_some()
+        {
             self.place_stray();
         }
         while let Some((due_ms, key)) = self.due.first().copied()
@@ -283,7 +311,8 @@ impl Reduce for Alert {
     }
 
     fn next_timer_ms(&self) -> Option<u64> {
-        let now = self.restored || !(self.spent.is_empty() && self.strays.is_empty() && self.legacy.is_empty());
+        let now = self.restored
+            || !(self.spent.is_empty() && self.strays.is_empty() && self.legacy.is_empty());
         let group = self.due.first().map(|(due_ms, _)| *due_ms);
         let lanes = self.lanes.values().filter_map(Lane::due_ms);
         lanes.chain(group).chain(self.silences.next_end_ms()).chain(now.then_some(0)).min()
@@ -297,7 +326,11 @@ impl Reduce for Alert {
             ("alert_incidents_firing", firing),
             ("silences_active", self.silences.active(self.now_ms)),
         ];
-        tallies.extend(gauges.map(|(name, value)| Tally { name, labels: Vec::new(), value: value as u64 }));
+        tallies.extend(gauges.map(|(name, value)| Tally {
+            name,
+            labels: Vec::new(),
+            value: value as u64,
+        }));
         tallies
     }
 

@@ -1,7 +1,8 @@
 //! Breaker: when a handler's failures mean that what it depends on is down.
 //!
-//! Closed, it opens on failures in a row, of as many different events, or on their share of the calls lately. Open, it waits.
-//! Then it lets one event at a time through: a success closes it, a failure opens it again for twice as long.
+//! Closed, it opens on failures in a row, of as many different events, or on their share of the
+//! calls lately. Open, it waits. Then it lets one event at a time through: a success closes it, a
+//! failure opens it again for twice as long.
 
 #[cfg(test)]
 mod tests;
@@ -58,16 +59,19 @@ impl Default for Settings {
 /// The longest wait that a handler can ask for (`Retry-After`) while its stage stands still.
 pub const ASKED_WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// Parts that the window is counted in: what is older than one part less than the window may be left out.
+/// Parts that the window is counted in: what is older than one part less than the window may be
+/// left out.
 const PARTS: usize = 10;
 
-/// Whether a failure says that what the handler depends on is down, rather than something about the event.
+/// Whether a failure says that what the handler depends on is down, rather than something about the
+/// event.
 pub fn is_outage(failure: &Failure) -> bool {
     match failure.disposition {
         Disposition::Reject => false,
         Disposition::Defer { .. } => true,
         Disposition::Retry { .. } => {
-            [class::TIMEOUT, class::CONNECTION, class::HTTP_SERVER, class::RATE_LIMITED].contains(&&*failure.class)
+            [class::TIMEOUT, class::CONNECTION, class::HTTP_SERVER, class::RATE_LIMITED]
+                .contains(&&*failure.class)
         }
     }
 }
@@ -105,11 +109,13 @@ pub enum Verdict {
     Deferred,
     /// A probe that failed: the event is deferred, and the wait before the next probe is longer.
     Reopened,
-    /// The handler answers again, though not with a success: the breaker closed; the attempt is spent.
+    /// The handler answers again, though not with a success: the breaker closed; the attempt is
+    /// spent.
     Closed,
 }
 
-/// One circuit breaker. Every time is since a moment of the caller's choice, on a clock that never goes back.
+/// One circuit breaker. Every time is since a moment of the caller's choice, on a clock that never
+/// goes back.
 #[derive(Debug)]
 pub struct Breaker {
     settings: Settings,
@@ -144,7 +150,16 @@ impl Breaker {
     pub fn new(settings: Settings) -> Self {
         let window = Window::of(settings.window.0);
         let (phase, streak) = (Phase::Closed, BTreeSet::new());
-        Self { settings, phase, succeeded_at: None, streak, window, opens: 0, wait: Duration::ZERO, closed_at: None }
+        Self {
+            settings,
+            phase,
+            succeeded_at: None,
+            streak,
+            window,
+            opens: 0,
+            wait: Duration::ZERO,
+            closed_at: None,
+        }
     }
 
     /// What it lets through.
@@ -194,9 +209,9 @@ impl Breaker {
 
     /// A call failed.
     ///
-    /// Only first attempts open it: at the end of a day, when all that is left are events that have failed before, nothing
-    /// else succeeds between their failures, and nothing is down. Nor does a call count towards the row if another
-    /// succeeded while it was under way.
+    /// Only first attempts open it: at the end of a day, when all that is left are events that have
+    /// failed before, nothing else succeeds between their failures, and nothing is down. Nor does a
+    /// call count towards the row if another succeeded while it was under way.
     pub fn failed(&mut self, now: Duration, call: Call<'_>, failure: &Failure) -> Verdict {
         let is_outage = is_outage(failure);
         match &mut self.phase {
@@ -210,10 +225,13 @@ impl Breaker {
                 if self.succeeded_at.is_none_or(|at| at <= call.began) {
                     self.streak.insert(event);
                 }
-                if self.streak.len() < self.settings.failures as usize && !self.is_rate_reached(now) {
+                if self.streak.len() < self.settings.failures as usize && !self.is_rate_reached(now)
+                {
                     return Verdict::Spent;
                 }
-                let soon = self.closed_at.is_some_and(|at| now.saturating_sub(at) < self.settings.window.0);
+                let soon = self
+                    .closed_at
+                    .is_some_and(|at| now.saturating_sub(at) < self.settings.window.0);
                 self.opens = if soon { self.opens } else { 0 };
                 self.open(now, failure);
                 Verdict::Opened
@@ -247,7 +265,8 @@ impl Breaker {
         }
     }
 
-    /// Another worker opened it, or found by a probe that it stays so: it is open for `wait` from now on.
+    /// Another worker opened it, or found by a probe that it stays so: it is open for `wait` from
+    /// now on.
     pub fn adopt_open(&mut self, now: Duration, wait: Duration, opens: u32) {
         self.opens = opens.max(1);
         self.wait = wait.min(self.settings.max_wait.0.max(ASKED_WAIT_MAX));
@@ -265,7 +284,9 @@ impl Breaker {
         self.opens = self.opens.saturating_add(1);
         let Settings { wait, max_wait, .. } = &self.settings;
         let asked = match failure.disposition {
-            Disposition::Retry { after } | Disposition::Defer { after } if failure.class == class::RATE_LIMITED => {
+            Disposition::Retry { after } | Disposition::Defer { after }
+                if failure.class == class::RATE_LIMITED =>
+            {
                 after
             }
             Disposition::Retry { .. } | Disposition::Defer { .. } | Disposition::Reject => None,
@@ -296,11 +317,14 @@ impl Breaker {
     /// One event alone never reaches it, however often it is tried.
     fn is_rate_reached(&self, now: Duration) -> bool {
         let (calls, outages, several) = self.window.sums(now);
-        several && calls >= u64::from(self.settings.calls) && outages as f64 >= self.settings.rate * calls as f64
+        several
+            && calls >= u64::from(self.settings.calls)
+            && outages as f64 >= self.settings.rate * calls as f64
     }
 }
 
-/// Calls within the last while, by parts of it, so that they take the same room however many they are.
+/// Calls within the last while, by parts of it, so that they take the same room however many they
+/// are.
 #[derive(Debug)]
 struct Window {
     part: Duration,
@@ -320,7 +344,10 @@ struct Part {
 
 impl Window {
     fn of(length: Duration) -> Self {
-        Self { part: (length / PARTS as u32).max(Duration::from_nanos(1)), parts: [Part::default(); PARTS] }
+        Self {
+            part: (length / PARTS as u32).max(Duration::from_nanos(1)),
+            parts: [Part::default(); PARTS],
+        }
     }
 
     fn number(&self, now: Duration) -> u64 {
@@ -358,7 +385,8 @@ impl Window {
     }
 }
 
-/// An event id in little room. Two ids that share it count as one event, which only delays the opening.
+/// An event id in little room. Two ids that share it count as one event, which only delays the
+/// opening.
 fn digest(event_id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     event_id.hash(&mut hasher);

@@ -53,14 +53,18 @@ pub(crate) fn derive(parent: &Event, body: Bytes, n: usize) -> Result<Event, Fai
         return Ok(event);
     }
     let mut event = decode(Envelope::Raw, body, &carrier).map_err(|failure| {
-        Failure::retry(class::HANDLER, format!("output {n} of the handler cannot be read: {}", failure.message))
+        Failure::retry(
+            class::HANDLER,
+            format!("output {n} of the handler cannot be read: {}", failure.message),
+        )
     })?;
     event.version.clone_from(&parent.version);
     event.tenant.clone_from(&parent.tenant);
     Ok(event)
 }
 
-/// `<parent>/<n>`. Where that is too long the parent's id loses its start, since ids tend to differ at the end.
+/// `<parent>/<n>`. Where that is too long the parent's id loses its start, since ids tend to differ
+/// at the end.
 fn derived_id(parent: &str, n: usize) -> String {
     let tail = format!("/{n}");
     let mut start = (parent.len() + tail.len()).saturating_sub(IDENTITY_BYTES_MAX);
@@ -182,13 +186,17 @@ fn error_report(text: &str, carrier: &Carrier<'_>) -> Result<Identity, String> {
     string("serviceName", report.service_name)?.ok_or("serviceName is missing")?;
     report.timestamp.map_or(Ok(()), timestamp)?;
     let metadata = report.metadata.map(|metadata| {
-        object::<Metadata<'_>>(metadata.get()).map_err(|error| format!("metadata is not what it should be: {error}"))
+        object::<Metadata<'_>>(metadata.get())
+            .map_err(|error| format!("metadata is not what it should be: {error}"))
     });
     Ok(Identity {
         id: message_id(carrier)?,
         event_type,
         version: FIRST_VERSION.to_owned(),
-        tenant: optional("metadata.tenantId", metadata.transpose()?.and_then(|metadata| metadata.tenant))?,
+        tenant: optional(
+            "metadata.tenantId",
+            metadata.transpose()?.and_then(|metadata| metadata.tenant),
+        )?,
     })
 }
 
@@ -198,9 +206,12 @@ fn text(body: &[u8]) -> Result<&str, String> {
         return Err("the payload is empty".to_owned());
     }
     if body.starts_with(b"\xef\xbb\xbf") {
-        return Err("the payload begins with a byte order mark, which JSON does not allow".to_owned());
+        return Err(
+            "the payload begins with a byte order mark, which JSON does not allow".to_owned()
+        );
     }
-    std::str::from_utf8(body).map_err(|error| format!("not UTF-8: invalid byte at offset {}", error.valid_up_to()))
+    std::str::from_utf8(body)
+        .map_err(|error| format!("not UTF-8: invalid byte at offset {}", error.valid_up_to()))
 }
 
 /// A JSON text read as `T`.
@@ -221,7 +232,9 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
 }
 
 /// Tells a field that is null from one that is not there.
-fn even_null<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+fn even_null<'de: 'a, 'a, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -253,7 +266,10 @@ fn version(name: &str, value: Option<&RawValue>) -> Result<String, String> {
         Some(text) if text.starts_with('"') => required(name, value),
         Some(text) => match text.parse::<u64>() {
             Ok(number) if number > 0 => Ok(number.to_string()),
-            _ => Err(format!("{name} must be a string or a positive whole number, got {}", excerpt(text, 40))),
+            _ => Err(format!(
+                "{name} must be a string or a positive whole number, got {}",
+                excerpt(text, 40)
+            )),
         },
     }
 }
@@ -266,7 +282,11 @@ fn timestamp(value: &RawValue) -> Result<(), String> {
         None => text.parse::<u64>().is_ok(),
     };
     let got = || excerpt(text, 40);
-    if fits { Ok(()) } else { Err(format!("timestamp must be RFC 3339 or milliseconds since 1970, got {}", got())) }
+    if fits {
+        Ok(())
+    } else {
+        Err(format!("timestamp must be RFC 3339 or milliseconds since 1970, got {}", got()))
+    }
 }
 
 /// The id of an event that does not say its own.

@@ -48,7 +48,9 @@ impl Envelope {
 
     /// The envelope of this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Domain, Self::CloudEvents, Self::Raw, Self::Error].into_iter().find(|envelope| envelope.as_str() == name)
+        [Self::Domain, Self::CloudEvents, Self::Raw, Self::Error]
+            .into_iter()
+            .find(|envelope| envelope.as_str() == name)
     }
 }
 
@@ -85,7 +87,8 @@ pub struct Identity {
 }
 
 impl Event {
-    /// An event that was decoded before: its identity was carried beside it. The body is not looked at.
+    /// An event that was decoded before: its identity was carried beside it. The body is not looked
+    /// at.
     ///
     /// An event that has not been decoded before comes from [`crate::envelope::decode`].
     pub fn new(identity: Identity, envelope: Envelope, body: Bytes) -> Self {
@@ -96,16 +99,17 @@ impl Event {
     /// The body parsed as JSON, once however often it is asked for.
     ///
     /// # Errors
-    /// What is wrong with the text, with line and column. Text that [`crate::envelope::decode`] lets
-    /// pass may still fail: numbers past `1e308`, lone surrogates, nesting deeper than 128.
+    /// What is wrong with the text, with line and column. Text that [`crate::envelope::decode`]
+    /// lets pass may still fail: numbers past `1e308`, lone surrogates, nesting deeper than 128.
     pub fn json(&self) -> Result<&Value, &str> {
-        let parsed =
-            self.document.get_or_init(|| serde_json::from_slice(&self.body).map_err(|error| error.to_string()));
+        let parsed = self
+            .document
+            .get_or_init(|| serde_json::from_slice(&self.body).map_err(|error| error.to_string()));
         parsed.as_ref().map_err(String::as_str)
     }
 
-    /// The part that a schema describes, and the JSON pointer to it: `/eventData` of a domain event,
-    /// `/data` of a CloudEvent (null where it has none), the whole document otherwise.
+    /// The part that a schema describes, and the JSON pointer to it: `/eventData` of a domain
+    /// event, `/data` of a CloudEvent (null where it has none), the whole document otherwise.
     ///
     /// # Errors
     /// Those of [`Event::json`], and that a CloudEvent has its data in base64.
@@ -123,9 +127,9 @@ impl Event {
 
     /// The event that a handler's output number `n`, from 1, is.
     ///
-    /// An output in the envelope of this event is read as one and keeps the identity that the handler
-    /// wrote, even where several outputs then have the same id. Any other JSON becomes a raw event with
-    /// this event's type, version and tenant, and the id `<this id>/<n>`.
+    /// An output in the envelope of this event is read as one and keeps the identity that the
+    /// handler wrote, even where several outputs then have the same id. Any other JSON becomes a
+    /// raw event with this event's type, version and tenant, and the id `<this id>/<n>`.
     ///
     /// # Errors
     /// A [`crate::failure::class::HANDLER`] failure where the output is not JSON at all.

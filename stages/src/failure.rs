@@ -34,7 +34,8 @@ pub mod class {
 pub struct Failure {
     /// What sort of failure it is; retry rules and metrics go by it.
     pub class: Cow<'static, str>,
-    /// One line for people. May hold text from outside: sanitise before it goes into a header or a log.
+    /// One line for people. May hold text from outside: sanitise before it goes into a header or a
+    /// log.
     pub message: String,
     /// Whether trying again can help.
     pub disposition: Disposition,
@@ -60,7 +61,11 @@ pub enum Disposition {
 impl Failure {
     /// A failure that may go away.
     pub fn retry(class: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { class: class.into(), message: message.into(), disposition: Disposition::Retry { after: None } }
+        Self {
+            class: class.into(),
+            message: message.into(),
+            disposition: Disposition::Retry { after: None },
+        }
     }
 
     /// A failure that will not go away.
@@ -70,12 +75,17 @@ impl Failure {
 
     /// A failure of what the handler depends on; it costs the event no attempt.
     pub fn defer(class: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { class: class.into(), message: message.into(), disposition: Disposition::Defer { after: None } }
+        Self {
+            class: class.into(),
+            message: message.into(),
+            disposition: Disposition::Defer { after: None },
+        }
     }
 
     /// That an event was in the retry stream for longer than `most`.
     pub fn expired(most: Duration) -> Self {
-        let message = format!("waited in the retry stream for longer than {}", crate::units::Period(most));
+        let message =
+            format!("waited in the retry stream for longer than {}", crate::units::Period(most));
         Self::reject(class::EXPIRED, message)
     }
 

@@ -24,7 +24,8 @@ pub(crate) fn hex(hash: u64) -> String {
     format!("{hash:016x}")
 }
 
-/// A stable hash of some texts, in which `["a", "b"]` differs from `["ab"]`: FNV-1a, then the finaliser of `MurmurHash3`.
+/// A stable hash of some texts, in which `["a", "b"]` differs from `["ab"]`: FNV-1a, then the
+/// finaliser of `MurmurHash3`.
 pub(crate) fn hash(parts: &[&str]) -> u64 {
     let mut hasher = Hasher::new();
     parts.iter().for_each(|part| hasher.add(part));

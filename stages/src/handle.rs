@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map as Table, Value};
 
 use crate::{
-    Build, Delivery, Event, Failure, Handler, Kind, Map, Pending, Problem, Reply, World, event::OUTPUTS_MAX,
-    failure::class, jq::Filter, units::Period,
+    Build, Delivery, Event, Failure, Handler, Kind, Map, Pending, Problem, Reply, World,
+    event::OUTPUTS_MAX, failure::class, jq::Filter, units::Period,
 };
 
 /// The kind's line in [`crate::KINDS`].
@@ -29,8 +29,8 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 struct Options {
     /// What is called with each event, and with `timeout` how long it may take (30 s unless told).
     handler: Table<String, Value>,
-    /// A jq filter over the event. Only events it is true for are handled; any other ends here, acked,
-    /// and nothing passes on, as if `types` had left it out.
+    /// A jq filter over the event. Only events it is true for are handled; any other ends here,
+    /// acked, and nothing passes on, as if `types` had left it out.
     when: Option<String>,
 }
 
@@ -42,7 +42,8 @@ struct Handle {
 }
 
 fn build(options: &Value, world: &dyn World) -> Result<Box<dyn Map>, Vec<Problem>> {
-    let options = Options::deserialize(options).map_err(|error| vec![Problem::new(&[], error.to_string())])?;
+    let options = Options::deserialize(options)
+        .map_err(|error| vec![Problem::new(&[], error.to_string())])?;
     let mut problems = Vec::new();
     let timeout = options.handler.get("timeout").map_or(Ok(Period(TIMEOUT)), Period::deserialize);
     let timeout = timeout.unwrap_or_else(|error| {
@@ -53,13 +54,21 @@ fn build(options: &Value, world: &dyn World) -> Result<Box<dyn Map>, Vec<Problem
         let problem = Problem::new(&["handler", "timeout"], "a handler needs more time than none");
         problems.push(problem.hint("write how long one call may take, such as \"30s\""));
     }
-    let when = options.when.map(|text| Filter::compile(&text)).transpose().unwrap_or_else(|error| {
-        let problem = Problem::new(&["when"], format!("not a jq filter: {error} (at character {})", error.offset + 1));
-        problems.push(problem.hint("a filter reads the whole event, such as '.eventData.amount > 0'"));
-        None
-    });
+    let when =
+        options.when.map(|text| Filter::compile(&text)).transpose().unwrap_or_else(|error| {
+            let problem = Problem::new(
+                &["when"],
+                format!("not a jq filter: {error} (at character {})", error.offset + 1),
+            );
+            problems.push(
+                problem.hint("a filter reads the whole event, such as '.eventData.amount > 0'"),
+            );
+            None
+        });
     match world.handler(&Value::Object(options.handler)) {
-        Ok(handler) if problems.is_empty() => return Ok(Box::new(Handle { handler, when, timeout: timeout.0 })),
+        Ok(handler) if problems.is_empty() => {
+            return Ok(Box::new(Handle { handler, when, timeout: timeout.0 }));
+        }
         Ok(_) => {}
         Err(found) => problems.extend(found.into_iter().map(|mut problem| {
             problem.at.insert(0, "handler".to_owned());
@@ -73,7 +82,9 @@ impl Map for Handle {
     fn takes(&self, event: &Event) -> Result<bool, Failure> {
         let Some(when) = &self.when else { return Ok(true) };
         let taken = when.truthy(event);
-        taken.map_err(|error| Failure::reject(class::CONDITION, format!("when cannot be decided: {error}")))
+        taken.map_err(|error| {
+            Failure::reject(class::CONDITION, format!("when cannot be decided: {error}"))
+        })
     }
 
     fn apply<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Vec<Event>> {
@@ -84,7 +95,9 @@ impl Map for Handle {
                     class::HANDLER,
                     format!("the handler gave {} outputs, more than {OUTPUTS_MAX}", bodies.len()),
                 )),
-                Reply::Replace(bodies) => bodies.into_iter().zip(1..).map(|(body, n)| event.derive(body, n)).collect(),
+                Reply::Replace(bodies) => {
+                    bodies.into_iter().zip(1..).map(|(body, n)| event.derive(body, n)).collect()
+                }
             }
         })
     }
@@ -123,8 +136,9 @@ mod tests {
         let carrier = Carrier { subject: "events.orders", message_id: None, fallback_id: "in:1" };
         let event = decode(Envelope::Domain, body.into(), &carrier).unwrap();
         let delivery = delivery();
-        let line =
-            |event: &Event| format!("{} {} {}\n", event.id, event.event_type, String::from_utf8_lossy(&event.body));
+        let line = |event: &Event| {
+            format!("{} {} {}\n", event.id, event.event_type, String::from_utf8_lossy(&event.body))
+        };
         let answered = stage.takes(&event).and_then(|taken| match taken {
             true => answer(stage.apply(&event, &delivery)),
             false => Ok(Vec::new()),
@@ -154,7 +168,8 @@ mod tests {
             nothing passes on
         "#]],
         );
-        let bodies = [r#"{"eventId":"e2","eventType":"order.paid","eventData":1}"#, r#"{"total":4}"#, "5"];
+        let bodies =
+            [r#"{"eventId":"e2","eventType":"order.paid","eventData":1}"#, r#"{"total":4}"#, "5"];
         check(
             &options,
             Ok(Reply::Replace(bodies.map(Bytes::from).into())),
@@ -215,7 +230,8 @@ mod tests {
 
     #[test]
     fn every_problem_of_a_stage_is_reported_with_its_key() {
-        let problems = |options: &Value| map_stage(&KIND, options, &Memory::default()).err().unwrap();
+        let problems =
+            |options: &Value| map_stage(&KIND, options, &Memory::default()).err().unwrap();
         expect![[r#"
             handler.timeout: expected a duration with its unit, such as "30s", "250ms" or "1h30m", got "5"
             when: not a jq filter: there is no function "lenght" (write ".lenght" for a key) (at character 6)
@@ -237,8 +253,11 @@ mod tests {
 
     #[test]
     fn the_timeout_is_the_handlers_own_or_thirty_seconds() {
-        let world = Memory { handler: Some(Arc::new(Always(Ok(Reply::Pass)))), ..Memory::default() };
-        let timeout = |handler: Value| map_stage(&KIND, &json!({ "handler": handler }), &world).unwrap().timeout();
+        let world =
+            Memory { handler: Some(Arc::new(Always(Ok(Reply::Pass)))), ..Memory::default() };
+        let timeout = |handler: Value| {
+            map_stage(&KIND, &json!({ "handler": handler }), &world).unwrap().timeout()
+        };
         assert_eq!(timeout(json!({ "timeout": "5s" })), Some(Duration::from_secs(5)));
         assert_eq!(timeout(json!({})), Some(Duration::from_secs(30)));
     }

@@ -40,16 +40,20 @@ pub const DEAD_AT: &str = "Millstream-Dead-At";
 pub const REDRIVES: &str = "Millstream-Redrives";
 /// The hash of the configuration that was running.
 pub const CONFIG: &str = "Millstream-Config";
-/// `apart` on a letter that would be too large with its payload: that is on the letter's subject with `.body` added. An edited
-/// payload that is too large has a subject of its own: `apart.<name>`, with `.body.<name>` added.
+/// `apart` on a letter that would be too large with its payload: that is on the letter's subject
+/// with `.body` added. An edited payload that is too large has a subject of its own:
+/// `apart.<name>`, with `.body.<name>` added.
 pub const BODY: &str = "Millstream-Body";
 /// How many bytes a payload has that is kept apart.
 pub const BODY_BYTES: &str = "Millstream-Body-Bytes";
-/// Inner: which life of the event at its stage this is, `<stream>:<seq>`. Parking keeps it, a redrive begins a new one.
+/// Inner: which life of the event at its stage this is, `<stream>:<seq>`. Parking keeps it, a
+/// redrive begins a new one.
 pub const LIFE: &str = "Millstream-Life";
-/// What became of a failed attempt, on its error event: `retry`, `park`, `defer`, or the reason of the dead letter.
+/// What became of a failed attempt, on its error event: `retry`, `park`, `defer`, or the reason of
+/// the dead letter.
 pub const OUTCOME: &str = "Millstream-Outcome";
-/// Inner: since when an event waits in the retry stream, parked again or not, RFC 3339. It expires by this.
+/// Inner: since when an event waits in the retry stream, parked again or not, RFC 3339. It expires
+/// by this.
 pub const QUEUED_AT: &str = "Millstream-Queued-At";
 /// On a letter: why recovery will not redrive it by itself.
 pub const PERMANENT: &str = "Millstream-Permanent";

@@ -1,4 +1,5 @@
-//! Incident: errors of one fingerprint that are worth a person's attention, as `aggregate-errors` tells of them.
+//! Incident: errors of one fingerprint that are worth a person's attention, as `aggregate-errors`
+//! tells of them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum Severity {
@@ -23,7 +37,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// The severity that a reporter means by this word, whatever the language it logs in; `None` if it is none.
+    /// The severity that a reporter means by this word, whatever the language it logs in; `None` if
+    /// it is none.
     pub fn meant_by(word: &str) -> Option<Self> {
         match word.to_ascii_lowercase().as_str() {
             "low" | "info" | "notice" | "debug" => Some(Self::Low),
@@ -75,8 +90,14 @@ pub enum Change {
 
 impl Change {
     /// Every change, in the order of their discriminants.
-    pub const ALL: [Self; 6] =
-        [Self::Opened, Self::Reopened, Self::Updated, Self::Escalated, Self::Acknowledged, Self::Resolved];
+    pub const ALL: [Self; 6] = [
+        Self::Opened,
+        Self::Reopened,
+        Self::Updated,
+        Self::Escalated,
+        Self::Acknowledged,
+        Self::Resolved,
+    ];
 
     /// The word for it in JSON, in subjects and in text.
     pub const fn as_str(self) -> &'static str {
@@ -153,8 +174,9 @@ pub struct Incident {
     pub message: String,
     /// Who reported it, the first ten.
     pub services: Vec<String>,
-    /// What matchers see: always `code`, `severity`, `service` (the first) and `fingerprint`; `stage` for a failed attempt; and
-    /// whatever else the fingerprint is made of, such as `tenant`.
+    /// What matchers see: always `code`, `severity`, `service` (the first) and `fingerprint`;
+    /// `stage` for a failed attempt; and whatever else the fingerprint is made of, such as
+    /// `tenant`.
     pub labels: BTreeMap<String, String>,
     /// Errors within `window_ms` that open such an incident.
     pub threshold: u64,
@@ -223,5 +245,8 @@ pub struct Sample {
 
 /// Milliseconds since 1970 as a time; what lies past the year 9999 is the end of it.
 pub fn timestamp(at_ms: u64) -> Timestamp {
-    i64::try_from(at_ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or(Timestamp::MAX)
+    i64::try_from(at_ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+        .unwrap_or(Timestamp::MAX)
 }

@@ -1,14 +1,16 @@
 //! jq: filters over one event, for `when` and for the jq handler.
 //!
-//! A filter sees its event and nothing else: `env`, `$ENV`, `now`, `localtime`, `input`, `debug` and
-//! `halt` do not exist, so it reads no secret, prints nothing and gives the same answer each time.
+//! A filter sees its event and nothing else: `env`, `$ENV`, `now`, `localtime`, `input`, `debug`
+//! and `halt` do not exist, so it reads no secret, prints nothing and gives the same answer each
+//! time.
 //!
-//! Filters come from the configuration, so whoever writes one is trusted not to write `def f: f; f`:
-//! jaq counts no steps. Outputs are bounded, but a filter that never gives one, that collects without
-//! end (`[range(infinite)]`) runs until its thread is given up on or memory is out, and one that recurses
-//! without end outside a tail call (`def f: 1 + f; f`) overflows the stack, which ends the process. What an
-//! event says cannot bring either about by its depth: events nested deeper than 128 levels are refused.
-//! A filter belongs on a thread that may block, under the stage's timeout.
+//! Filters come from the configuration, so whoever writes one is trusted not to write `def f: f;
+//! f`: jaq counts no steps. Outputs are bounded, but a filter that never gives one, that collects
+//! without end (`[range(infinite)]`) runs until its thread is given up on or memory is out, and one
+//! that recurses without end outside a tail call (`def f: 1 + f; f`) overflows the stack, which
+//! ends the process. What an event says cannot bring either about by its depth: events nested
+//! deeper than 128 levels are refused. A filter belongs on a thread that may block, under the
+//! stage's timeout.
 
 mod wording;
 
@@ -23,17 +25,20 @@ use serde::de::IgnoredAny;
 
 use crate::{Event, text::excerpt};
 
-/// How deep an event may be nested, for a filter to read it. The depth at which `serde_json` stops too.
+/// How deep an event may be nested, for a filter to read it. The depth at which `serde_json` stops
+/// too.
 const DEPTH_MAX: usize = 128;
 
 /// The longest message of a filter's own error, in bytes.
 const MESSAGE_BYTES_MAX: usize = 300;
 
-/// The native that reads JSON out of an event's text; ours refuses what is nested too deep for the stack.
+/// The native that reads JSON out of an event's text; ours refuses what is nested too deep for the
+/// stack.
 const FROM_JSON: &str = "fromjson";
 
 /// Natives of jq's standard library that reach outside the event.
-const OUTSIDE: &[&str] = &["env", "now", "localtime", "strflocaltime", "halt", "debug_empty", "stderr_empty"];
+const OUTSIDE: &[&str] =
+    &["env", "now", "localtime", "strflocaltime", "halt", "debug_empty", "stderr_empty"];
 
 /// Definitions of jq's standard library that are made from [`OUTSIDE`].
 const MADE_FROM_OUTSIDE: &[&str] = &["debug", "stderr", "halt", "halt_error"];
@@ -66,19 +71,33 @@ impl Filter {
     /// The first thing wrong with the text, and where.
     pub fn compile(text: &str) -> Result<Self, JqError> {
         let added = load::parse(ADDED, |parser| parser.defs()).expect("our own definitions are jq");
-        let definitions = jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs()).chain(added);
-        let definitions = definitions.filter(|definition| !MADE_FROM_OUTSIDE.contains(&definition.name));
+        let definitions =
+            jaq_core::defs().chain(jaq_std::defs()).chain(jaq_json::defs()).chain(added);
+        let definitions =
+            definitions.filter(|definition| !MADE_FROM_OUTSIDE.contains(&definition.name));
         let natives = jaq_core::funs::<Data>().chain(jaq_std::funs()).chain(jaq_json::funs());
         let natives = natives.filter(|(name, ..)| !OUTSIDE.contains(name) && *name != FROM_JSON);
         let natives = natives.chain([from_json()]);
 
         let arena = Arena::default();
-        let modules = Loader::new(definitions).load(&arena, File { code: text, path: () }).map_err(|errors| {
-            wording::first(text, errors.into_iter().map(|(_, error)| wording::loading(text, &error)))
-        })?;
-        let program = Compiler::default().with_funs(natives).compile(modules).map_err(|errors| {
-            wording::first(text, errors.into_iter().flat_map(|(_, errors)| errors).map(|e| wording::undefined(text, e)))
-        })?;
+        let modules = Loader::new(definitions)
+            .load(&arena, File { code: text, path: () })
+            .map_err(|errors| {
+                wording::first(
+                    text,
+                    errors.into_iter().map(|(_, error)| wording::loading(text, &error)),
+                )
+            })?;
+        let program =
+            Compiler::default().with_funs(natives).compile(modules).map_err(|errors| {
+                wording::first(
+                    text,
+                    errors
+                        .into_iter()
+                        .flat_map(|(_, errors)| errors)
+                        .map(|e| wording::undefined(text, e)),
+                )
+            })?;
         Ok(Self { program, text: text.to_owned() })
     }
 
@@ -140,7 +159,11 @@ impl std::fmt::Debug for Filter {
 /// What an error says; a message without the quotes it has as a value.
 fn told(error: Error) -> String {
     let value = error.into_val();
-    if let Val::TStr(message) = &value { String::from_utf8_lossy(message).into_owned() } else { value.to_string() }
+    if let Val::TStr(message) = &value {
+        String::from_utf8_lossy(message).into_owned()
+    } else {
+        value.to_string()
+    }
 }
 
 /// A value as compact JSON.
@@ -148,8 +171,9 @@ fn json(value: &Val) -> Result<Bytes, String> {
     let mut out = Vec::new();
     write::write(&mut out, &write::Pp::default(), 0, value).map_err(|error| error.to_string())?;
     // jq's values are more than JSON's: NaN, infinity, bytes, keys that are no strings.
-    serde_json::from_slice::<IgnoredAny>(&out)
-        .map_err(|_| format!("an output has no form in JSON: {}", excerpt(&String::from_utf8_lossy(&out), 60)))?;
+    serde_json::from_slice::<IgnoredAny>(&out).map_err(|_| {
+        format!("an output has no form in JSON: {}", excerpt(&String::from_utf8_lossy(&out), 60))
+    })?;
     Ok(out.into())
 }
 
@@ -158,7 +182,9 @@ fn json(value: &Val) -> Result<Bytes, String> {
 /// jaq's reader takes more than JSON and recurses without a limit, so the text is checked first.
 fn value(text: &[u8]) -> Result<Val, String> {
     let strict = std::str::from_utf8(text).map_err(|error| error.to_string());
-    let strict = strict.and_then(|text| serde_json::from_str::<IgnoredAny>(text).map_err(|error| error.to_string()));
+    let strict = strict.and_then(|text| {
+        serde_json::from_str::<IgnoredAny>(text).map_err(|error| error.to_string())
+    });
     strict.map_err(|error| format!("is not JSON: {error}"))?;
     if depth(text) > DEPTH_MAX {
         return Err(format!("is nested deeper than {DEPTH_MAX} levels"));
@@ -170,7 +196,11 @@ fn value(text: &[u8]) -> Result<Val, String> {
 fn from_json() -> native::Fun<Data> {
     native::run((FROM_JSON, native::v(0), |(_, input)| {
         let text = input.try_as_utf8_bytes_owned();
-        native::bome(text.and_then(|text| value(&text).map_err(|error| Error::str(format!("the text {error}")))))
+        native::bome(
+            text.and_then(|text| {
+                value(&text).map_err(|error| Error::str(format!("the text {error}")))
+            }),
+        )
     }))
 }
 
@@ -201,14 +231,20 @@ mod tests {
     use expect_test::{Expect, expect};
 
     fn event(body: &str) -> Event {
-        let identity =
-            Identity { id: "e1".into(), event_type: "order.created".into(), version: "1".into(), tenant: None };
+        let identity = Identity {
+            id: "e1".into(),
+            event_type: "order.created".into(),
+            version: "1".into(),
+            tenant: None,
+        };
         Event::new(identity, Envelope::Raw, Bytes::copy_from_slice(body.as_bytes()))
     }
 
     fn outputs(filter: &str, body: &str) -> String {
         match Filter::compile(filter).unwrap().outputs(&event(body), 10) {
-            Ok(outputs) => outputs.iter().map(|output| String::from_utf8_lossy(output) + "\n").collect(),
+            Ok(outputs) => {
+                outputs.iter().map(|output| String::from_utf8_lossy(output) + "\n").collect()
+            }
             Err(message) => format!("error: {message}\n"),
         }
     }
@@ -234,8 +270,14 @@ mod tests {
         check("if .a then 1", expect![[r#"12: expected "else" or "end", found the end"#]]);
         check(".a } .b", expect![[r#"3: "} .b" does not belong here"#]]);
         check(".a == 'x'", expect!["6: jq writes text in double quotes"]);
-        check(".amount | lenght", expect![[r#"10: there is no function "lenght" (write ".lenght" for a key)"#]]);
-        check("amount > 0", expect![[r#"0: there is no function "amount" (write ".amount" for a key)"#]]);
+        check(
+            ".amount | lenght",
+            expect![[r#"10: there is no function "lenght" (write ".lenght" for a key)"#]],
+        );
+        check(
+            "amount > 0",
+            expect![[r#"0: there is no function "amount" (write ".amount" for a key)"#]],
+        );
         check("map(.a; .b)", expect![[r#"0: there is no function "map" with 2 arguments"#]]);
         check("$order.amount", expect![[r#"0: there is no variable "$order""#]]);
         check("include \"file\"; .", expect!["9: a filter may not include or import a file"]);
@@ -244,7 +286,17 @@ mod tests {
 
     #[test]
     fn a_filter_reaches_nothing_but_its_event() {
-        for filter in ["env", "$ENV.HOME", "now", "input", "debug", "stderr", "halt", "halt_error", "localtime"] {
+        for filter in [
+            "env",
+            "$ENV.HOME",
+            "now",
+            "input",
+            "debug",
+            "stderr",
+            "halt",
+            "halt_error",
+            "localtime",
+        ] {
             let error = Filter::compile(filter).unwrap_err();
             assert!(error.message.contains("is not available"), "{filter}: {error}");
         }
@@ -277,8 +329,7 @@ mod tests {
 
     #[test]
     fn outputs_are_compact_json_and_numbers_keep_their_digits() {
-        let body =
-            r#"{ "big": 12345678901234567890123, "dec": 1.10, "huge": 1e400, "text": "a\u00e9\n\"", "z": 1, "a": 2 }"#;
+        let body = r#"{ "big": 12345678901234567890123, "dec": 1.10, "huge": 1e400, "text": "a\u00e9\n\"", "z": 1, "a": 2 }"#;
         expect![[r#"
             {"big":12345678901234567890123,"dec":1.10,"huge":1e400,"text":"aé\n\"","z":1,"a":2}
         "#]]
@@ -346,7 +397,8 @@ mod tests {
             error: the text is not JSON: EOF while parsing a list at line 1 column 100000
         "#]]
         .assert_eq(&outputs("tonumber", &embedded));
-        let embedded = serde_json::to_string(&format!("{}{}", "[".repeat(129), "]".repeat(129))).unwrap();
+        let embedded =
+            serde_json::to_string(&format!("{}{}", "[".repeat(129), "]".repeat(129))).unwrap();
         expect![[r#"
             error: the text is nested deeper than 128 levels
         "#]]

@@ -10,8 +10,10 @@
 //! - this file: the two contracts, [`Map`] and [`Reduce`], and [`KINDS`], the list of kinds
 //! - [`event`], [`delivery`], [`failure`]: what a stage is given, and what it answers
 //! - [`retry`], [`settle`]: how long to wait, and how a delivery ends
-//! - [`headers`], [`units`], [`text`]: the names on every message; durations, sizes and outside text as people read them
-//! - [`envelope`], [`jq`], [`replies`]: reading an event, filters over one, what a handler's answer means
+//! - [`headers`], [`units`], [`text`]: the names on every message; durations, sizes and outside
+//!   text as people read them
+//! - [`envelope`], [`jq`], [`replies`]: reading an event, filters over one, what a handler's answer
+//!   means
 //! - [`fingerprint`], [`incident`], [`notification`]: what errors become
 //! - [`operator`], [`matcher`]: what people say of them, and which are meant
 //! - [`simulate`]: stored errors run through the rules, in memory
@@ -68,8 +70,9 @@ pub struct Kind {
     pub options: fn() -> schemars::Schema,
     /// Builds the stage from its own keys.
     pub build: Build,
-    /// Prefixes of keys in the state bucket, such as `incident` for `incident.<id>`, that the stage reads besides its inputs: what
-    /// operators say. Each comes as an [`Input`] with a [`Input::key`].
+    /// Prefixes of keys in the state bucket, such as `incident` for `incident.<id>`, that the stage
+    /// reads besides its inputs: what operators say. Each comes as an [`Input`] with a
+    /// [`Input::key`].
     pub follows: &'static [&'static str],
 }
 
@@ -87,7 +90,8 @@ pub enum Build {
 
 /// What a kind may ask for while it is built.
 pub trait World {
-    /// The `.json` files below a folder named in the configuration, as (relative path, text), sorted by path.
+    /// The `.json` files below a folder named in the configuration, as (relative path, text),
+    /// sorted by path.
     ///
     /// # Errors
     /// One sentence that says why the folder cannot be read.
@@ -128,7 +132,11 @@ pub struct Problem {
 impl Problem {
     /// A problem with the value at `at`.
     pub fn new(at: &[&str], message: impl Into<String>) -> Self {
-        Self { at: at.iter().map(|key| (*key).to_owned()).collect(), message: message.into(), hint: None }
+        Self {
+            at: at.iter().map(|key| (*key).to_owned()).collect(),
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// The same problem with what to do about it.
@@ -142,9 +150,11 @@ impl Problem {
 /// A future that the engine drives, borrowed from what made it.
 pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send + 'a>>;
 
-/// A stage that maps one event to zero or more. It keeps no memory, so every worker runs every map stage.
+/// A stage that maps one event to zero or more. It keeps no memory, so every worker runs every map
+/// stage.
 pub trait Map: Send + Sync {
-    /// Whether the event is for this stage at all. One that is not ends here, done, and [`Map::apply`] is not called.
+    /// Whether the event is for this stage at all. One that is not ends here, done, and
+    /// [`Map::apply`] is not called.
     ///
     /// # Errors
     /// That cannot be decided.
@@ -152,7 +162,8 @@ pub trait Map: Send + Sync {
         Ok(true)
     }
 
-    /// What becomes of one event. The engine publishes the events of an `Ok`, in order, before it acks.
+    /// What becomes of one event. The engine publishes the events of an `Ok`, in order, before it
+    /// acks.
     fn apply<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Vec<Event>>;
 
     /// How long [`Map::apply`] may take before the engine gives up on it with a `TimeoutError`.
@@ -187,11 +198,14 @@ pub struct Input<'a> {
     pub seq: u64,
     /// Its subject.
     pub subject: &'a str,
-    /// The key of the state bucket that was written (body) or deleted (no body), where that is what it is.
+    /// The key of the state bucket that was written (body) or deleted (no body), where that is what
+    /// it is.
     pub key: Option<&'a str>,
-    /// When the server stored it, in milliseconds since 1970. State moves on this time, so a replay repeats itself.
+    /// When the server stored it, in milliseconds since 1970. State moves on this time, so a replay
+    /// repeats itself.
     pub at_ms: u64,
-    /// The worker's clock, in milliseconds since 1970: for limits on what leaves, never for what must repeat itself.
+    /// The worker's clock, in milliseconds since 1970: for limits on what leaves, never for what
+    /// must repeat itself.
     pub now_ms: u64,
     /// A `traceparent` header, where it has one.
     pub traceparent: Option<&'a str>,
@@ -202,7 +216,8 @@ pub struct Input<'a> {
 /// One message that a reduce stage wants published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emission {
-    /// The message id, derived from what the message says, so that a repeat is dropped as a duplicate.
+    /// The message id, derived from what the message says, so that a repeat is dropped as a
+    /// duplicate.
     pub id: String,
     /// The token that ends its subject: the kind of incident event, or the name of a channel.
     pub route: String,
@@ -213,9 +228,9 @@ pub struct Emission {
 /// A stage that keeps keyed state over a stream. One worker of the fleet runs it at a time.
 ///
 /// The engine restores the state, applies messages in stream order, calls [`Reduce::tick`] when
-/// [`Reduce::next_timer_ms`] is due, publishes the emissions, and then writes [`Reduce::take_dirty`]
-/// together with the offsets in one compare-and-set. That write takes at most 999 keys, so one call
-/// of `apply` or `tick` changes at most [`KEYS_PER_STEP_MAX`] of them.
+/// [`Reduce::next_timer_ms`] is due, publishes the emissions, and then writes
+/// [`Reduce::take_dirty`] together with the offsets in one compare-and-set. That write takes at
+/// most 999 keys, so one call of `apply` or `tick` changes at most [`KEYS_PER_STEP_MAX`] of them.
 pub trait Reduce: Send {
     /// What its emissions are, which decides the stream they go to.
     fn emits(&self) -> Emits {
@@ -231,18 +246,21 @@ pub trait Reduce: Send {
     /// Takes in one message and adds what it gives rise to.
     ///
     /// # Errors
-    /// A message that cannot be understood is rejected and becomes a dead letter; the state is unchanged.
+    /// A message that cannot be understood is rejected and becomes a dead letter; the state is
+    /// unchanged.
     fn apply(&mut self, input: &Input<'_>, out: &mut Vec<Emission>) -> Result<(), Failure>;
 
     /// Lets time pass up to `now_ms` and adds what that gives rise to.
     ///
-    /// What is too much for one step stays due: [`Reduce::next_timer_ms`] is then still in the past.
+    /// What is too much for one step stays due: [`Reduce::next_timer_ms`] is then still in the
+    /// past.
     fn tick(&mut self, now_ms: u64, out: &mut Vec<Emission>);
 
     /// When [`Reduce::tick`] has something to do next, in milliseconds since 1970.
     fn next_timer_ms(&self) -> Option<u64>;
 
-    /// What it has counted, ever, and what it holds now, for metrics and `status`: exact, since it is part of the state.
+    /// What it has counted, ever, and what it holds now, for metrics and `status`: exact, since it
+    /// is part of the state.
     fn tallies(&self) -> Vec<Tally> {
         Vec::new()
     }
@@ -250,7 +268,8 @@ pub trait Reduce: Send {
     /// How many keys changed since the last [`Reduce::take_dirty`].
     fn dirty_len(&self) -> usize;
 
-    /// The keys that changed since the last call, each with its new value, or `None` where it is gone.
+    /// The keys that changed since the last call, each with its new value, or `None` where it is
+    /// gone.
     ///
     /// Keys use `[A-Za-z0-9_-]` and dots only.
     fn take_dirty(&mut self) -> Vec<(String, Option<Vec<u8>>)>;
@@ -261,7 +280,8 @@ pub trait Reduce: Send {
 pub struct Tally {
     /// What it counts, as in the name of a metric; those that end in `_total` only grow.
     pub name: &'static str,
-    /// What is told apart, by label: a channel, a reason. Values come from the configuration or a fixed set.
+    /// What is told apart, by label: a channel, a reason. Values come from the configuration or a
+    /// fixed set.
     pub labels: Vec<(&'static str, String)>,
     /// How many.
     pub value: u64,

@@ -1,4 +1,5 @@
-//! Matcher: conditions on the labels of an incident, in Alertmanager's syntax: `code="X"`, `severity!=low`, `code=~"PAY.*"`.
+//! Matcher: conditions on the labels of an incident, in Alertmanager's syntax: `code="X"`,
+//! `severity!=low`, `code=~"PAY.*"`.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -11,7 +12,8 @@ const MATCHER_BYTES_MAX: usize = 1024;
 /// How large a compiled regular expression may be, in bytes.
 const REGEX_BYTES_MAX: usize = 1 << 20;
 
-/// One condition on one label. A label that is absent has the empty text as its value, as in Alertmanager.
+/// One condition on one label. A label that is absent has the empty text as its value, as in
+/// Alertmanager.
 #[derive(Debug, Clone)]
 pub struct Matcher {
     /// The label.
@@ -88,7 +90,9 @@ impl FromStr for Matcher {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| {
-            format!("\"{text}\" is no matcher: {why}; write it like code=X, severity!=low or 'code=~PAY.*'")
+            format!(
+                "\"{text}\" is no matcher: {why}; write it like code=X, severity!=low or 'code=~PAY.*'"
+            )
         };
         if text.len() > MATCHER_BYTES_MAX {
             return Err(format!("a matcher may have {MATCHER_BYTES_MAX} bytes"));
@@ -112,18 +116,23 @@ impl FromStr for Matcher {
 
 /// An expression that must fit the whole value.
 fn compiled(value: &str) -> Result<Regex, String> {
-    let built = regex::RegexBuilder::new(&format!("^(?:{value})$")).size_limit(REGEX_BYTES_MAX).build();
+    let built =
+        regex::RegexBuilder::new(&format!("^(?:{value})$")).size_limit(REGEX_BYTES_MAX).build();
     built.map_err(|error| match error {
         regex::Error::CompiledTooBig(_) => "its regular expression is too large".to_owned(),
         error @ (regex::Error::Syntax(_) | _) => {
             let text = error.to_string();
             let last = text.lines().last().unwrap_or_default();
-            format!("its regular expression cannot be read ({})", last.trim_start_matches("error: "))
+            format!(
+                "its regular expression cannot be read ({})",
+                last.trim_start_matches("error: ")
+            )
         }
     })
 }
 
-/// A value without its double quotes, `\"` and `\\` read as they are meant; `None` where a quote does not close.
+/// A value without its double quotes, `\"` and `\\` read as they are meant; `None` where a quote
+/// does not close.
 fn unquoted(value: &str) -> Option<String> {
     let Some(inside) = value.strip_prefix('"') else {
         return (!value.contains('"')).then(|| value.to_owned());
@@ -228,7 +237,16 @@ mod tests {
 
     #[test]
     fn what_is_no_matcher_says_so() {
-        for text in ["code", "=x", "1a=x", "code=\"x", "code=x\"", "code=~(", "code!x", "code=~(a{1000}){1000}"] {
+        for text in [
+            "code",
+            "=x",
+            "1a=x",
+            "code=\"x",
+            "code=x\"",
+            "code=~(",
+            "code!x",
+            "code=~(a{1000}){1000}",
+        ] {
             let error = text.parse::<Matcher>().unwrap_err();
             assert!(error.contains("is no matcher"), "{text}: {error}");
         }

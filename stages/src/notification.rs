@@ -40,13 +40,15 @@ pub struct Notification {
     pub status: Status,
     /// Why it is sent.
     pub why: Why,
-    /// What the notifications of one group have in common, from its first to its end: 16 hexadecimal digits. What keeps state
-    /// at the receiver (an incident at PagerDuty, a thread) goes by it.
+    /// What the notifications of one group have in common, from its first to its end: 16
+    /// hexadecimal digits. What keeps state at the receiver (an incident at PagerDuty, a thread)
+    /// goes by it.
     pub group: String,
     /// What it is about.
     #[serde(flatten)]
     pub about: About,
-    /// Changes of incidents that it tells as themselves: at most one of each incident, any number in a digest. A repeat tells none.
+    /// Changes of incidents that it tells as themselves: at most one of each incident, any number
+    /// in a digest. A repeat tells none.
     #[serde(default)]
     pub news: u64,
     /// What else became of these incidents, and was held back until now, by reason.
@@ -185,7 +187,10 @@ impl Notification {
             incident.rate_per_minute,
             incident.trend.as_str(),
         );
-        text += &format!("first seen {:.0}, last seen {:.0}\n", incident.first_seen, incident.last_seen);
+        text += &format!(
+            "first seen {:.0}, last seen {:.0}\n",
+            incident.first_seen, incident.last_seen
+        );
         if incident.users > 0 {
             text += &format!("users: {}\n", incident.users);
         }
@@ -200,7 +205,11 @@ impl Notification {
             notification_id: id,
             channel: channel.to_owned(),
             at,
-            title: format!("[{}] {} {what}: {count} errors in {services}", severity.as_str(), incident.code),
+            title: format!(
+                "[{}] {} {what}: {count} errors in {services}",
+                severity.as_str(),
+                incident.code
+            ),
             text: text + &held.said(),
             severity,
             status: if incident.is_over() { Status::Resolved } else { Status::Firing },
@@ -212,7 +221,8 @@ impl Notification {
         }
     }
 
-    /// A notification about several incidents of one group, those that go on first, the worst of each first.
+    /// A notification about several incidents of one group, those that go on first, the worst of
+    /// each first.
     pub fn of_group(
         id: String,
         channel: &str,
@@ -225,7 +235,8 @@ impl Notification {
         let Grouped { firing, resolved, errors, .. } = incidents;
         let worst = incidents.list.iter().filter(|incident| firing == 0 || !incident.is_over());
         let severity = worst.map(|incident| incident.severity).max().unwrap_or_default();
-        let by: Vec<String> = incidents.by.iter().map(|(label, value)| format!("{label}={value}")).collect();
+        let by: Vec<String> =
+            incidents.by.iter().map(|(label, value)| format!("{label}={value}")).collect();
         let counts = match (firing, resolved) {
             (0, 1) => "1 incident resolved".to_owned(),
             (0, resolved) => format!("{resolved} incidents resolved"),
@@ -237,7 +248,11 @@ impl Notification {
         let mut text = String::new();
         for incident in &incidents.list {
             let Incident { code, severity, event, count, message, .. } = incident;
-            text += &format!("[{}] {code} {}: {count} errors: {message}\n", severity.as_str(), event.as_str());
+            text += &format!(
+                "[{}] {code} {}: {count} errors: {message}\n",
+                severity.as_str(),
+                event.as_str()
+            );
         }
         incidents.list.truncate(GROUP_INCIDENTS_MAX);
         let left = (firing + resolved).saturating_sub(incidents.list.len() as u64);
@@ -264,11 +279,17 @@ impl Notification {
     /// A notification about what exceeded the rate of the channel.
     pub fn of_digest(channel: &str, at: Timestamp, digest: Digest) -> Self {
         let Digest { errors, severity, .. } = digest;
-        let mut text =
-            format!("{} since {}: more than the channel's rate allows one by one\n", added_up(&digest), digest.since);
+        let mut text = format!(
+            "{} since {}: more than the channel's rate allows one by one\n",
+            added_up(&digest),
+            digest.since
+        );
         for line in &digest.top {
             let (severity, event) = (line.severity.as_str(), line.event.as_str());
-            text += &format!("[{severity}] {} {event}: {} errors: {}\n", line.code, line.count, line.message);
+            text += &format!(
+                "[{severity}] {} {event}: {} errors: {}\n",
+                line.code, line.count, line.message
+            );
         }
         let id = format!(
             "{channel}.digest.{}.{}.{}",
@@ -311,9 +332,13 @@ fn what(why: Why, incident: &Incident) -> &'static str {
     match why {
         Why::Unacknowledged => "unacknowledged",
         Why::Repeated => "still going on",
-        Why::Opened | Why::Reopened | Why::Updated | Why::Escalated | Why::Resolved | Why::Digest | Why::Test => {
-            incident.event.as_str()
-        }
+        Why::Opened
+        | Why::Reopened
+        | Why::Updated
+        | Why::Escalated
+        | Why::Resolved
+        | Why::Digest
+        | Why::Test => incident.event.as_str(),
     }
 }
 
@@ -323,15 +348,21 @@ fn reason(why: Why, incident: &Incident) -> String {
     let (threshold, count) = (incident.threshold, incident.count);
     match (why, incident.event) {
         (Why::Test, _) => "a test: nothing is wrong".to_owned(),
-        (Why::Unacknowledged, _) => format!("nobody has acknowledged it since {}", incident.opened_at),
+        (Why::Unacknowledged, _) => {
+            format!("nobody has acknowledged it since {}", incident.opened_at)
+        }
         (Why::Repeated, _) => format!("it still goes on, since {}", incident.opened_at),
         (_, Change::Opened) => format!("{threshold} errors within {window}"),
         (_, Change::Reopened) => match &incident.last_resolved_at {
-            Some(at) => format!("it is back: {threshold} errors within {window}, resolved before at {at}"),
+            Some(at) => {
+                format!("it is back: {threshold} errors within {window}, resolved before at {at}")
+            }
             None => format!("it is back: {threshold} errors within {window}"),
         },
         (_, Change::Updated | Change::Acknowledged) => format!("it has grown to {count} errors"),
-        (_, Change::Escalated) => format!("it has become worse: {count} errors, where {threshold} open an incident"),
+        (_, Change::Escalated) => {
+            format!("it has become worse: {count} errors, where {threshold} open an incident")
+        }
         (_, Change::Resolved) => match &incident.resolved_by {
             Some(said) => format!("{} says that it is over", said.by),
             None => "no error for the quiet period".to_owned(),

@@ -1,4 +1,5 @@
-//! Operator: what people say of incidents and alerts, as the values of keys in the state bucket that a reduce stage follows.
+//! Operator: what people say of incidents and alerts, as the values of keys in the state bucket
+//! that a reduce stage follows.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

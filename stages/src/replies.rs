@@ -13,12 +13,14 @@ use crate::{Delivery, Event, Failure, Reply, failure::class, text::excerpt, unit
 
 /// NATS: what a service that failed says went wrong.
 ///
-/// Source: <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>, "Error Handling".
+/// Source: <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>,
+/// "Error Handling".
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";
 /// NATS: the code of a service's failure.
 pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 
-/// The longest class that a handler may give its failures, in bytes: it becomes a header and a subject token.
+/// The longest class that a handler may give its failures, in bytes: it becomes a header and a
+/// subject token.
 pub const CLASS_BYTES_MAX: usize = 64;
 
 /// How much of a reply's text goes into a failure's message, in bytes.
@@ -36,7 +38,8 @@ const EXCERPT_BYTES_MAX: usize = 200;
 /// | other 4xx | rejected as a [`class::HTTP_CLIENT`] error |
 /// | 5xx and anything else | retried as a [`class::HTTP_SERVER`] error, after `Retry-After` |
 ///
-/// `retry_after` is [`retry_after`] of the reply's `Retry-After`; `body` is the start of its body, for the message.
+/// `retry_after` is [`retry_after`] of the reply's `Retry-After`; `body` is the start of its body,
+/// for the message.
 ///
 /// # Errors
 /// The failure that the status stands for.
@@ -69,7 +72,8 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let until = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(value).ok()?;
-    let until = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(until.as_second().try_into().ok()?))?;
+    let until = SystemTime::UNIX_EPOCH
+        .checked_add(Duration::from_secs(until.as_second().try_into().ok()?))?;
     Some(until.duration_since(now).unwrap_or_default())
 }
 
@@ -90,7 +94,8 @@ pub fn exec_request(event: &Event, delivery: &Delivery) -> Result<Vec<u8>, Failu
         attempt: u32,
         event: &'a RawValue,
     }
-    let unreadable = |error: serde_json::Error| Failure::reject(class::DECODE, format!("not JSON: {error}"));
+    let unreadable =
+        |error: serde_json::Error| Failure::reject(class::DECODE, format!("not JSON: {error}"));
     let mut line = serde_json::to_vec(&Request {
         id: &event.id,
         event_type: &event.event_type,
@@ -110,7 +115,8 @@ pub fn exec_request(event: &Event, delivery: &Delivery) -> Result<Vec<u8>, Failu
 ///
 /// - `{"ok": true}`: handled, the event passes on
 /// - `{"ok": true, "outputs": […]}`: handled, these pass on in its place
-/// - `{"error": {"class"?, "message"?, "retry"?: "retry" | "reject" | "defer", "after"?: "2s"}}`: failed
+/// - `{"error": {"class"?, "message"?, "retry"?: "retry" | "reject" | "defer", "after"?: "2s"}}`:
+///   failed
 ///
 /// # Errors
 /// The failure that the line tells of; a [`class::HANDLER`] failure where it is none of the above.
@@ -131,9 +137,9 @@ pub fn exec_reply(line: &[u8]) -> Result<Reply, Failure> {
     match serde_json::from_slice(line).map_err(|error| unreadable(&error.to_string()))? {
         Line { error: Some(told), .. } => Err(told.failure()),
         Line { ok: true, outputs: None, .. } => Ok(Reply::Pass),
-        Line { ok: true, outputs: Some(outputs), .. } => {
-            Ok(Reply::Replace(outputs.iter().map(|output| Bytes::copy_from_slice(output.get().as_bytes())).collect()))
-        }
+        Line { ok: true, outputs: Some(outputs), .. } => Ok(Reply::Replace(
+            outputs.iter().map(|output| Bytes::copy_from_slice(output.get().as_bytes())).collect(),
+        )),
         Line { ok: false, .. } => Err(unreadable("neither \"ok\": true nor \"error\"")),
     }
 }
@@ -163,7 +169,8 @@ impl Told<'_> {
     fn failure(self) -> Failure {
         let class = self.class.map_or(Cow::Borrowed(class::HANDLER), |class| own_class(&class));
         let message = self.message.filter(|message| !message.trim().is_empty());
-        let message = message.map_or_else(|| "the handler gave no message".to_owned(), Cow::into_owned);
+        let message =
+            message.map_or_else(|| "the handler gave no message".to_owned(), Cow::into_owned);
         let failure = match self.retry {
             Disposing::Retry => Failure::retry(class, message),
             Disposing::Reject => Failure::reject(class, message),
@@ -191,7 +198,9 @@ pub fn own_class(class: &str) -> Cow<'static, str> {
 /// The failure that an HTTP status other than 2xx stands for.
 fn by_status(status: u16, message: &str, retry_after: Option<Duration>) -> Failure {
     let failure = match status {
-        300..400 => Failure::reject(class::HTTP_CLIENT, format!("{message} (redirects are not followed)")),
+        300..400 => {
+            Failure::reject(class::HTTP_CLIENT, format!("{message} (redirects are not followed)"))
+        }
         400 | 422 => Failure::reject(class::VALIDATION, message),
         408 | 425 => Failure::retry(class::TIMEOUT, message),
         429 => Failure::retry(class::RATE_LIMITED, message),
@@ -230,9 +239,13 @@ mod tests {
     fn every_http_status_is_handled_retried_or_rejected() {
         let line = |status: u16| {
             let wait = Some(Duration::from_secs(7)).filter(|_| matches!(status, 301 | 429 | 503));
-            format!("{status} {}\n", told(http_reply(status, wait, if status == 422 { "no\r\nstock" } else { "" })))
+            format!(
+                "{status} {}\n",
+                told(http_reply(status, wait, if status == 422 { "no\r\nstock" } else { "" }))
+            )
         };
-        let statuses = [200, 204, 301, 400, 401, 404, 408, 409, 422, 425, 429, 500, 503, 504, 599, 101];
+        let statuses =
+            [200, 204, 301, 400, 401, 404, 408, 409, 422, 425, 429, 500, 503, 504, 599, 101];
         expect![[r#"
             200 ()
             204 ()
@@ -258,7 +271,9 @@ mod tests {
 
     #[test]
     fn a_service_error_is_read_as_a_status_where_it_is_one() {
-        let line = |code: &str| format!("{code}: {}\n", told(Err::<(), _>(service_error(code, "out of stock"))));
+        let line = |code: &str| {
+            format!("{code}: {}\n", told(Err::<(), _>(service_error(code, "out of stock"))))
+        };
         expect![[r#"
             400: Reject ValidationError: service error 400: out of stock
             404: Reject HttpClientError: service error 404: out of stock
@@ -292,10 +307,21 @@ mod tests {
 
     #[test]
     fn an_exec_handler_is_given_one_line_whatever_the_event_looks_like() {
-        let identity = Identity { id: "e\"1".into(), event_type: "t".into(), version: "1".into(), tenant: None };
-        let delivery = Delivery { stage: "s".into(), attempt: 2, now: SystemTime::UNIX_EPOCH, traceparent: None };
+        let identity = Identity {
+            id: "e\"1".into(),
+            event_type: "t".into(),
+            version: "1".into(),
+            tenant: None,
+        };
+        let delivery = Delivery {
+            stage: "s".into(),
+            attempt: 2,
+            now: SystemTime::UNIX_EPOCH,
+            traceparent: None,
+        };
         let event = |body| Event::new(identity.clone(), Envelope::Raw, Bytes::from_static(body));
-        let line = exec_request(&event(b"{\r\n  \"a\": \"x\\ny\",\n  \"n\": 1.10\n}\n"), &delivery).unwrap();
+        let line = exec_request(&event(b"{\r\n  \"a\": \"x\\ny\",\n  \"n\": 1.10\n}\n"), &delivery)
+            .unwrap();
         expect![[r#"
             {"id":"e\"1","type":"t","version":"1","tenant":null,"attempt":2,"event":{    "a": "x\ny",   "n": 1.10 }}
         "#]]
@@ -322,7 +348,9 @@ mod tests {
             "Traceback (most recent call last):\u{1b}[0m",
             "",
         ];
-        let line = |line: &str| format!("{}\n    {}\n", excerpt(line, 100), told(exec_reply(line.as_bytes())));
+        let line = |line: &str| {
+            format!("{}\n    {}\n", excerpt(line, 100), told(exec_reply(line.as_bytes())))
+        };
         expect![[r#"
             {"ok":true}
                 Pass

@@ -17,7 +17,8 @@ pub struct Policy {
     pub attempts: u32,
     /// The waits between them.
     pub backoff: Backoff,
-    /// A longer wait leaves the consumer, where it would take up `max_ack_pending`, and passes in the retry stream.
+    /// A longer wait leaves the consumer, where it would take up `max_ack_pending`, and passes in
+    /// the retry stream.
     pub park_after: Period,
     /// Exceptions by class or type; the first that matches wins.
     pub rule: Vec<Rule>,
@@ -89,7 +90,8 @@ impl Policy {
     pub fn terms(&self, event_type: &str, class: &str) -> Terms<'_> {
         let rule = self.rule.iter().find(|rule| {
             (rule.class.is_empty() || rule.class.iter().any(|glob| glob_matches(glob, class)))
-                && (rule.event_type.is_empty() || rule.event_type.iter().any(|glob| glob_matches(glob, event_type)))
+                && (rule.event_type.is_empty()
+                    || rule.event_type.iter().any(|glob| glob_matches(glob, event_type)))
         });
         Terms {
             attempts: rule.and_then(|rule| rule.attempts).unwrap_or(self.attempts),
@@ -104,7 +106,12 @@ impl Policy {
 
     /// The most deliveries that any failure is given.
     pub fn attempts_max(&self) -> u32 {
-        self.rule.iter().filter_map(|rule| rule.attempts).chain([self.attempts]).max().unwrap_or(self.attempts)
+        self.rule
+            .iter()
+            .filter_map(|rule| rule.attempts)
+            .chain([self.attempts])
+            .max()
+            .unwrap_or(self.attempts)
     }
 }
 
@@ -136,9 +143,11 @@ impl Backoff {
 
     /// The wait after attempt number `attempt` of the event `event_id`.
     ///
-    /// It strays from [`Self::base_after`] by the jitter, and never past the maximum: there it strays downwards only, evenly, so
-    /// that events whose waits have grown as long as they may still do not all come at once. The jitter comes from the event and the attempt, not from chance: whoever computes the wait
-    /// again, in a log, a timetable or after a crash, gets the same one.
+    /// It strays from [`Self::base_after`] by the jitter, and never past the maximum: there it
+    /// strays downwards only, evenly, so that events whose waits have grown as long as they may
+    /// still do not all come at once. The jitter comes from the event and the attempt, not from
+    /// chance: whoever computes the wait again, in a log, a timetable or after a crash, gets the
+    /// same one.
     pub fn after(&self, attempt: u32, event_id: &str) -> Duration {
         let jitter = self.jitter.unwrap_or(0.0).clamp(0.0, 1.0);
         let base = self.base_after(attempt);
@@ -204,11 +213,13 @@ mod tests {
 
     #[test]
     fn an_exponential_wait_doubles_up_to_its_maximum() {
-        let waits: Vec<u64> =
-            (1..=8).map(|attempt| backoff(Some(1000), None, 0.0).after(attempt, "e").as_secs()).collect();
+        let waits: Vec<u64> = (1..=8)
+            .map(|attempt| backoff(Some(1000), None, 0.0).after(attempt, "e").as_secs())
+            .collect();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        let waits: Vec<u64> =
-            (1..=4).map(|attempt| backoff(None, Some(5000), 0.0).after(attempt, "e").as_secs()).collect();
+        let waits: Vec<u64> = (1..=4)
+            .map(|attempt| backoff(None, Some(5000), 0.0).after(attempt, "e").as_secs())
+            .collect();
         assert_eq!(waits, [5, 10, 15, 20]);
     }
 
@@ -216,7 +227,11 @@ mod tests {
     fn the_first_rule_that_matches_wins() {
         let policy = Policy {
             rule: vec![
-                Rule { class: vec!["ValidationError".into()], attempts: Some(1), ..Rule::default() },
+                Rule {
+                    class: vec!["ValidationError".into()],
+                    attempts: Some(1),
+                    ..Rule::default()
+                },
                 Rule { event_type: vec!["payment.*".into()], attempts: Some(9), ..Rule::default() },
             ],
             ..Policy::default()
@@ -244,9 +259,12 @@ mod tests {
     }
 
     fn any_backoff() -> impl Strategy<Value = Backoff> {
-        (0..3, 0..100_000_u64, 1.0..4.0_f32, 0..200_000_u64, proptest::option::of(0.0..=1.0_f64)).prop_map(
-            |(way, first_ms, factor, more_ms, jitter)| {
-                let (first, max) = (Period(Duration::from_millis(first_ms)), Duration::from_millis(first_ms + more_ms));
+        (0..3, 0..100_000_u64, 1.0..4.0_f32, 0..200_000_u64, proptest::option::of(0.0..=1.0_f64))
+            .prop_map(|(way, first_ms, factor, more_ms, jitter)| {
+                let (first, max) = (
+                    Period(Duration::from_millis(first_ms)),
+                    Duration::from_millis(first_ms + more_ms),
+                );
                 let of = |n| (way == n).then_some(first);
                 Backoff {
                     exponential: of(0),
@@ -256,13 +274,13 @@ mod tests {
                     max: (way != 2).then_some(Period(max)),
                     jitter,
                 }
-            },
-        )
+            })
     }
 
     /// Policies with rules by class and type, and attempts from few to many.
     fn any_policy() -> impl Strategy<Value = Policy> {
-        let globs = |of: &'static [&str]| proptest::collection::vec(proptest::sample::select(of), 0..3);
+        let globs =
+            |of: &'static [&str]| proptest::collection::vec(proptest::sample::select(of), 0..3);
         let rule = (
             globs(&["TimeoutError", "Http*", "*"]),
             globs(&["order.*", "payment.failed"]),
@@ -273,12 +291,9 @@ mod tests {
                 let owned = |globs: Vec<&str>| globs.into_iter().map(str::to_owned).collect();
                 Rule { class: owned(class), event_type: owned(event_type), attempts, backoff }
             });
-        (1..12_u32, any_backoff(), proptest::collection::vec(rule, 0..4)).prop_map(|(attempts, backoff, rule)| Policy {
-            attempts,
-            backoff,
-            rule,
-            ..Policy::default()
-        })
+        (1..12_u32, any_backoff(), proptest::collection::vec(rule, 0..4)).prop_map(
+            |(attempts, backoff, rule)| Policy { attempts, backoff, rule, ..Policy::default() },
+        )
     }
 
     const CLASSES: [&str; 4] = ["TimeoutError", "HttpServerError", "Flaky", "HttpOther"];

@@ -6,7 +6,8 @@ use std::{
 };
 
 use jsonschema::{
-    PatternOptions, ReferencingError, Retrieve, Uri, ValidationError, Validator, error::ValidationErrorKind,
+    PatternOptions, ReferencingError, Retrieve, Uri, ValidationError, Validator,
+    error::ValidationErrorKind,
 };
 use serde_json::Value;
 
@@ -30,7 +31,8 @@ pub(crate) struct Schemas {
 impl Schemas {
     /// Compiles every file, so that each bad one is a problem of its own.
     ///
-    /// `format` is checked. `pattern` matches in linear time. What a file may refer to are the others.
+    /// `format` is checked. `pattern` matches in linear time. What a file may refer to are the
+    /// others.
     pub(crate) fn compile(folder: &str, files: &[(String, String)]) -> Result<Self, Vec<Problem>> {
         let wrong = |message: String| Problem::new(&["schemas"], message);
         let mut problems = Vec::new();
@@ -38,7 +40,9 @@ impl Schemas {
         for (path, text) in files {
             match serde_json::from_str::<Value>(text) {
                 Ok(document) => documents.push((path, document)),
-                Err(error) => problems.push(wrong(format!("schema \"{path}\" is not JSON: {error}"))),
+                Err(error) => {
+                    problems.push(wrong(format!("schema \"{path}\" is not JSON: {error}")))
+                }
             }
         }
 
@@ -60,15 +64,25 @@ impl Schemas {
             };
             let Some(name) = versioned(path) else { continue };
             if let Some(other) = places.insert(name, path) {
-                problems.push(wrong(format!("schemas \"{other}\" and \"{path}\" are for the same type and version")));
+                problems.push(wrong(format!(
+                    "schemas \"{other}\" and \"{path}\" are for the same type and version"
+                )));
             }
             compiled.insert(name.to_owned(), validator);
         }
         if compiled.is_empty() && problems.is_empty() {
             let problem = wrong(format!("folder \"{folder}\" holds no schema"));
-            problems.push(problem.hint("name each file <event type>.<version>.json, such as order.created.1.json"));
+            problems.push(
+                problem.hint(
+                    "name each file <event type>.<version>.json, such as order.created.1.json",
+                ),
+            );
         }
-        if problems.is_empty() { Ok(Self { folder: folder.to_owned(), compiled }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self { folder: folder.to_owned(), compiled })
+        } else {
+            Err(problems)
+        }
     }
 
     /// The schema of a type and version.
@@ -99,7 +113,8 @@ pub(crate) fn violation(error: &ValidationError<'_>) -> String {
     excerpt(&error.masked_with(value).to_string(), VIOLATION_BYTES_MAX)
 }
 
-/// `<event type>.<version>` of a schema's file, in whatever folder; `None` for a file that is only referred to.
+/// `<event type>.<version>` of a schema's file, in whatever folder; `None` for a file that is only
+/// referred to.
 fn versioned(path: &str) -> Option<&str> {
     let name = path.rsplit('/').next()?.strip_suffix(".json")?;
     name.contains('.').then_some(name)
@@ -108,13 +123,17 @@ fn versioned(path: &str) -> Option<&str> {
 /// The URI of a schema's file.
 fn uri(path: &str) -> String {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-    let encoded =
-        path.bytes().map(|byte| if fits(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") });
+    let encoded = path
+        .bytes()
+        .map(|byte| if fits(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") });
     format!("{BASE}{}", encoded.collect::<String>())
 }
 
 /// What is wrong with a schema, and where in it.
-#[expect(clippy::wildcard_enum_match_arm, reason = "jsonschema's enum: the rest are told alike, in its own words")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "jsonschema's enum: the rest are told alike, in its own words"
+)]
 fn bad_schema(path: &str, error: &ValidationError<'_>) -> Problem {
     let place = match error.instance_path().as_str() {
         "" => String::new(),
@@ -130,19 +149,22 @@ fn bad_schema(path: &str, error: &ValidationError<'_>) -> Problem {
                 ),
             }
         }
-        ValidationErrorKind::Format { format } if format == "regex" => {
-            (violation(error), Some("patterns match in linear time: look-around and back-references are not for them"))
-        }
+        ValidationErrorKind::Format { format } if format == "regex" => (
+            violation(error),
+            Some("patterns match in linear time: look-around and back-references are not for them"),
+        ),
         _ => (violation(error), None),
     };
-    let problem = Problem::new(&["schemas"], format!("schema \"{path}\" is not valid{place}: {message}"));
+    let problem =
+        Problem::new(&["schemas"], format!("schema \"{path}\" is not valid{place}: {message}"));
     match hint {
         Some(hint) => problem.hint(hint),
         None => problem,
     }
 }
 
-/// The schemas of the folder, by the addresses they may be referred to: their path, and their `$id`.
+/// The schemas of the folder, by the addresses they may be referred to: their path, and their
+/// `$id`.
 ///
 /// A relative `$ref` is resolved against the address its file was found by: in a file that others
 /// refer to by its path although it has an `$id`, that is the path (jsonschema 0.60).
@@ -152,8 +174,12 @@ struct Shelf(Arc<HashMap<String, Option<Value>>>);
 impl Shelf {
     /// A file that is no document is there, but not JSON.
     fn of(documents: &[(&String, Value)], files: &[(String, String)]) -> Self {
-        let named = |document: &Value| Some(document.get("$id")?.as_str()?.trim_end_matches('#').to_owned());
-        let by_id = documents.iter().filter_map(|(_, document)| Some((named(document)?, Some(document.clone()))));
+        let named = |document: &Value| {
+            Some(document.get("$id")?.as_str()?.trim_end_matches('#').to_owned())
+        };
+        let by_id = documents
+            .iter()
+            .filter_map(|(_, document)| Some((named(document)?, Some(document.clone()))));
         let by_path = documents.iter().map(|(path, document)| (uri(path), Some(document.clone())));
         let unreadable = files.iter().map(|(path, _)| (uri(path), None));
         Self(Arc::new(unreadable.chain(by_id).chain(by_path).collect()))
@@ -161,7 +187,10 @@ impl Shelf {
 }
 
 impl Retrieve for Shelf {
-    fn retrieve(&self, uri: &Uri<String>) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
+    fn retrieve(
+        &self,
+        uri: &Uri<String>,
+    ) -> Result<Value, Box<dyn std::error::Error + Send + Sync>> {
         match self.0.get(uri.as_str()) {
             Some(Some(document)) => Ok(document.clone()),
             Some(None) => Err("is not JSON".into()),
@@ -177,7 +206,8 @@ mod tests {
 
     #[track_caller]
     fn check(files: &[(&str, &str)], expect: Expect) {
-        let files: Vec<_> = files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        let files: Vec<_> =
+            files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
         let line = |problem: Problem| match problem.hint {
             Some(hint) => format!("{}\n hint: {hint}\n", problem.message),
             None => format!("{}\n", problem.message),

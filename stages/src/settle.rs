@@ -11,7 +11,8 @@ pub enum Settlement {
     Forward(Vec<Event>),
     /// Report the failure, then let the event come back after this wait; the attempt counts.
     RetryAfter(Duration, Failure),
-    /// Report the failure, then let the event come back after this wait; the attempt does not count.
+    /// Report the failure, then let the event come back after this wait; the attempt does not
+    /// count.
     DeferFor(Duration, Failure),
     /// Report the failure, publish the dead letter, then terminate.
     DeadLetter(Reason, Failure),
@@ -34,7 +35,8 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 5] = [Self::Exhausted, Self::Rejected, Self::Crashed, Self::Undecodable, Self::Expired];
+    pub const ALL: [Self; 5] =
+        [Self::Exhausted, Self::Rejected, Self::Crashed, Self::Undecodable, Self::Expired];
 
     /// The reason with this name.
     pub fn named(name: &str) -> Option<Self> {
@@ -62,8 +64,9 @@ impl fmt::Display for Reason {
 /// Chooses the settlement of one delivery.
 ///
 /// The wait is sent with the nak: JetStream applies a consumer's own `backoff` only to missed acks.
-/// Do not set both: with `backoff` set, the wait of a nak is lengthened by `backoff[n] - backoff[0]`.
-/// A wait that the handler asked for (`Retry-After`) holds where it is longer than the policy's, up to an hour.
+/// Do not set both: with `backoff` set, the wait of a nak is lengthened by `backoff[n] -
+/// backoff[0]`. A wait that the handler asked for (`Retry-After`) holds where it is longer than the
+/// policy's, up to an hour.
 ///
 /// Source: nats-server 2.15, `server/consumer.go`, `processNak` and `checkPending`.
 pub fn settle(
@@ -83,10 +86,14 @@ pub fn settle(
         asked.map_or(own, |asked| asked.min(ASKED_WAIT_MAX).max(own))
     };
     match failure.disposition {
-        Disposition::Reject if failure.class == class::DECODE => Settlement::DeadLetter(Reason::Undecodable, failure),
+        Disposition::Reject if failure.class == class::DECODE => {
+            Settlement::DeadLetter(Reason::Undecodable, failure)
+        }
         Disposition::Reject => Settlement::DeadLetter(Reason::Rejected, failure),
         Disposition::Defer { after } => Settlement::DeferFor(wait(after), failure),
-        Disposition::Retry { .. } if attempt >= terms.attempts => Settlement::DeadLetter(Reason::Exhausted, failure),
+        Disposition::Retry { .. } if attempt >= terms.attempts => {
+            Settlement::DeadLetter(Reason::Exhausted, failure)
+        }
         Disposition::Retry { after } => Settlement::RetryAfter(wait(after), failure),
     }
 }
@@ -104,9 +111,15 @@ mod tests {
         let policy = Policy::default();
         let answer = || Err(Failure::retry("TimeoutError", "no answer in 5s"));
         assert!(matches!(settle(answer(), "e", "t", 4, &policy), Settlement::RetryAfter(..)));
-        assert!(matches!(settle(answer(), "e", "t", 5, &policy), Settlement::DeadLetter(Reason::Exhausted, _)));
+        assert!(matches!(
+            settle(answer(), "e", "t", 5, &policy),
+            Settlement::DeadLetter(Reason::Exhausted, _)
+        ));
         let reject = Err(Failure::reject("ValidationError", "no"));
-        assert!(matches!(settle(reject, "e", "t", 1, &policy), Settlement::DeadLetter(Reason::Rejected, _)));
+        assert!(matches!(
+            settle(reject, "e", "t", 1, &policy),
+            Settlement::DeadLetter(Reason::Rejected, _)
+        ));
         let defer = Err(Failure::defer("ConnectionError", "down"));
         assert!(matches!(settle(defer, "e", "t", 99, &policy), Settlement::DeferFor(..)));
     }
@@ -116,7 +129,9 @@ mod tests {
         let answer = |s| Err(Failure::retry("RateLimited", "429").after(Duration::from_secs(s)));
         let wait = |s| match settle(answer(s), "e", "t", 1, &Policy::default()) {
             Settlement::RetryAfter(wait, _) => wait,
-            other @ (Settlement::Forward(_) | Settlement::DeferFor(..) | Settlement::DeadLetter(..)) => {
+            other @ (Settlement::Forward(_)
+            | Settlement::DeferFor(..)
+            | Settlement::DeadLetter(..)) => {
                 panic!("{other:?}")
             }
         };

@@ -1,13 +1,14 @@
-//! Simulate: stored errors run through the rules in memory: what would have become an incident, what would have been sent, and when.
+//! Simulate: stored errors run through the rules in memory: what would have become an incident,
+//! what would have been sent, and when.
 //!
-//! The stages are the real ones. Time is that of the errors: between two of them every timer fires that is due, so a day passes as
-//! fast as its errors are read.
+//! The stages are the real ones. Time is that of the errors: between two of them every timer fires
+//! that is due, so a day passes as fast as its errors are read.
 
 use bytes::Bytes;
 
 use crate::{
-    Emission, Failure, Input, Reduce, aggregate_errors::AggregateErrors, alert::Alert, incident::Incident,
-    notification::Notification, operator::SILENCE_KEYS,
+    Emission, Failure, Input, Reduce, aggregate_errors::AggregateErrors, alert::Alert,
+    incident::Incident, notification::Notification, operator::SILENCE_KEYS,
 };
 
 /// The reduce stages of a pipeline, connected in memory.
@@ -35,7 +36,8 @@ pub struct Outcome {
 }
 
 impl Simulation {
-    /// A simulation of these stages, without state; each alert stage with the names of the stages that it reads.
+    /// A simulation of these stages, without state; each alert stage with the names of the stages
+    /// that it reads.
     pub fn new(errors: Vec<(String, AggregateErrors)>, alerts: Vec<(Vec<String>, Alert)>) -> Self {
         let explained = |(reads, mut alert): (Vec<String>, Alert)| {
             alert.explain();
@@ -45,7 +47,8 @@ impl Simulation {
         Self { errors, alerts, now_ms: 0, seq: 0, outcome: Outcome::default() }
     }
 
-    /// Makes a silence known: the value of its key, from the beginning on. It holds when its times say so.
+    /// Makes a silence known: the value of its key, from the beginning on. It holds when its times
+    /// say so.
     ///
     /// # Errors
     /// It is none.
@@ -59,7 +62,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// One message that the stage called `stage` reads, stored at `at_ms`. Messages come in the order of their times.
+    /// One message that the stage called `stage` reads, stored at `at_ms`. Messages come in the
+    /// order of their times.
     pub fn take(&mut self, stage: &str, subject: &str, at_ms: u64, body: &Bytes) {
         self.pass(at_ms);
         self.seq += 1;
@@ -130,6 +134,12 @@ impl Simulation {
     }
 }
 
-fn input<'a>(seq: u64, at_ms: u64, subject: &'a str, key: Option<&'a str>, body: &'a Bytes) -> Input<'a> {
+fn input<'a>(
+    seq: u64,
+    at_ms: u64,
+    subject: &'a str,
+    key: Option<&'a str>,
+    body: &'a Bytes,
+) -> Input<'a> {
     Input { stream: "simulated", seq, subject, key, at_ms, now_ms: at_ms, traceparent: None, body }
 }

@@ -1,8 +1,10 @@
-//! Slots: the keys under which a reduce stage stores its things, used again when a thing is forgotten.
+//! Slots: the keys under which a reduce stage stores its things, used again when a thing is
+//! forgotten.
 //!
-//! A key that is deleted leaves a mark in its bucket for ever, so a key for each fingerprint ever seen would grow without end. With
-//! slots the bucket holds as many keys as there were things at once; with pages, of which each key holds several, even fewer, so
-//! that in a flood one commit takes in many changes.
+//! A key that is deleted leaves a mark in its bucket for ever, so a key for each fingerprint ever
+//! seen would grow without end. With slots the bucket holds as many keys as there were things at
+//! once; with pages, of which each key holds several, even fewer, so that in a flood one commit
+//! takes in many changes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -27,7 +29,13 @@ impl Default for Slots {
 impl Slots {
     /// Slots of which so many are a page: one key.
     pub(crate) fn in_pages(per_page: u32) -> Self {
-        Self { per_page, of: HashMap::new(), owners: Vec::new(), free: BTreeSet::new(), dirty: BTreeSet::new() }
+        Self {
+            per_page,
+            of: HashMap::new(),
+            owners: Vec::new(),
+            free: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+        }
     }
 
     /// Notes that a thing changed. One without a slot is given the lowest that is free.
@@ -77,7 +85,8 @@ impl Slots {
         })
     }
 
-    /// The slots to write where each is a page, with the thing that is in it now, or `None` where nothing is.
+    /// The slots to write where each is a page, with the thing that is in it now, or `None` where
+    /// nothing is.
     pub(crate) fn take_dirty(&mut self) -> impl Iterator<Item = (u32, Option<u64>)> {
         self.take_pages().map(|(slot, things)| (slot, things.first().copied()))
     }
@@ -89,7 +98,8 @@ impl Slots {
 
     fn grow(&mut self) -> u32 {
         self.owners.push(None);
-        u32::try_from(self.owners.len() - 1).expect("what a stage remembers at once is bounded far below")
+        u32::try_from(self.owners.len() - 1)
+            .expect("what a stage remembers at once is bounded far below")
     }
 }
 
@@ -104,9 +114,15 @@ mod tests {
             slots.touch(id);
         }
         slots.release(11);
-        assert_eq!(slots.take_dirty().collect::<Vec<_>>(), [(0, Some(10)), (1, None), (2, Some(12))]);
+        assert_eq!(
+            slots.take_dirty().collect::<Vec<_>>(),
+            [(0, Some(10)), (1, None), (2, Some(12))]
+        );
         slots.touch(13);
-        assert_eq!((slots.dirty_len(), slots.take_dirty().collect::<Vec<_>>()), (1, vec![(1, Some(13))]));
+        assert_eq!(
+            (slots.dirty_len(), slots.take_dirty().collect::<Vec<_>>()),
+            (1, vec![(1, Some(13))])
+        );
         let mut restored = Slots::default();
         restored.restore(2, 12);
         restored.touch(14);

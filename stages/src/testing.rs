@@ -1,4 +1,5 @@
-//! Testing: what the tests of several kinds need: a world in memory, an event, a delivery, an answer at once.
+//! Testing: what the tests of several kinds need: a world in memory, an event, a delivery, an
+//! answer at once.
 
 use std::{
     pin::pin,
@@ -36,7 +37,11 @@ impl World for Memory {
 }
 
 /// The map stage that a kind builds.
-pub(crate) fn map_stage(kind: &Kind, options: &Value, world: &Memory) -> Result<Box<dyn Map>, String> {
+pub(crate) fn map_stage(
+    kind: &Kind,
+    options: &Value,
+    world: &Memory,
+) -> Result<Box<dyn Map>, String> {
     let Build::Map(build) = kind.build else { panic!("{} is no map kind", kind.name) };
     build(options, world).map_err(|problems| {
         let line = |problem: Problem| {
@@ -49,7 +54,12 @@ pub(crate) fn map_stage(kind: &Kind, options: &Value, world: &Memory) -> Result<
 
 /// A first delivery at the beginning of 1970.
 pub(crate) fn delivery() -> Delivery {
-    Delivery { stage: "stage".to_owned(), attempt: 1, now: SystemTime::UNIX_EPOCH, traceparent: None }
+    Delivery {
+        stage: "stage".to_owned(),
+        attempt: 1,
+        now: SystemTime::UNIX_EPOCH,
+        traceparent: None,
+    }
 }
 
 /// The answer of a stage that waits for nothing.

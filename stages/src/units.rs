@@ -13,8 +13,10 @@ pub struct Period(pub Duration);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Size(pub u64);
 
-const PERIOD_UNITS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
-const SIZE_UNITS: &[(&str, u64)] = &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+const PERIOD_UNITS: &[(&str, u64)] =
+    &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const SIZE_UNITS: &[(&str, u64)] =
+    &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl Period {
     /// A period of whole seconds.
@@ -27,8 +29,11 @@ impl FromStr for Period {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("expected a duration with its unit, such as \"30s\", \"250ms\" or \"1h30m\", got \"{text}\"");
+        let wrong = || {
+            format!(
+                "expected a duration with its unit, such as \"30s\", \"250ms\" or \"1h30m\", got \"{text}\""
+            )
+        };
         if text.is_empty() {
             return Err(wrong());
         }
@@ -39,7 +44,8 @@ impl FromStr for Period {
             let end = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(end);
             let (_, ms) = PERIOD_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
-            let part = number.parse::<u64>().ok().and_then(|n| n.checked_mul(*ms)).ok_or_else(wrong)?;
+            let part =
+                number.parse::<u64>().ok().and_then(|n| n.checked_mul(*ms)).ok_or_else(wrong)?;
             total_ms = total_ms.checked_add(part).ok_or_else(wrong)?;
             rest = tail;
         }
@@ -67,7 +73,9 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected a size with its unit, such as \"64MiB\" or \"10GiB\", got \"{text}\"");
+        let wrong = || {
+            format!("expected a size with its unit, such as \"64MiB\" or \"10GiB\", got \"{text}\"")
+        };
         let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, unit) = text.split_at(digits);
         let (_, bytes) = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
@@ -77,7 +85,8 @@ impl FromStr for Size {
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, bytes) = SIZE_UNITS.iter().find(|(_, bytes)| self.0.is_multiple_of(*bytes)).unwrap_or(&("B", 1));
+        let (unit, bytes) =
+            SIZE_UNITS.iter().find(|(_, bytes)| self.0.is_multiple_of(*bytes)).unwrap_or(&("B", 1));
         write!(f, "{}{unit}", self.0 / bytes)
     }
 }
@@ -125,7 +134,11 @@ written_as_text!(
     "^([0-9]+(d|h|m|s|ms))+$",
     "a duration with its unit, such as \"30s\", \"250ms\" or \"1h30m\""
 );
-written_as_text!(Size, "^[0-9]+(B|KiB|MiB|GiB)$", "a size with its unit, such as \"64MiB\" or \"10GiB\"");
+written_as_text!(
+    Size,
+    "^[0-9]+(B|KiB|MiB|GiB)$",
+    "a size with its unit, such as \"64MiB\" or \"10GiB\""
+);
 
 #[cfg(test)]
 mod tests {
@@ -138,7 +151,8 @@ mod tests {
             "30".parse::<Period>().unwrap_err(),
             "expected a duration with its unit, such as \"30s\", \"250ms\" or \"1h30m\", got \"30\""
         );
-        for text in ["", "s", "3x", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"] {
+        for text in ["", "s", "3x", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615d"]
+        {
             assert!(text.parse::<Period>().is_err(), "{text}");
         }
         assert_eq!("1h30m".parse::<Period>().unwrap().0, Duration::from_secs(5400));

@@ -29,8 +29,9 @@ const POINTER_BYTES_MAX: usize = 200;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// The folder of schemas, one file `<event type>.<version>.json` each: JSON Schema 2020-12 for the
-    /// event's data. Other `.json` files in it may be referred to by `$ref`. Nothing is ever fetched.
+    /// The folder of schemas, one file `<event type>.<version>.json` each: JSON Schema 2020-12 for
+    /// the event's data. Other `.json` files in it may be referred to by `$ref`. Nothing is ever
+    /// fetched.
     schemas: String,
     /// What becomes of an event that has no schema.
     #[serde(default)]
@@ -55,9 +56,10 @@ struct Validate {
 }
 
 fn build(options: &Value, world: &dyn World) -> Result<Box<dyn Map>, Vec<Problem>> {
-    let Options { schemas: folder, unknown } =
-        Options::deserialize(options).map_err(|error| vec![Problem::new(&[], error.to_string())])?;
-    let schemas = world.folder(&folder).map_err(|message| vec![Problem::new(&["schemas"], message)]);
+    let Options { schemas: folder, unknown } = Options::deserialize(options)
+        .map_err(|error| vec![Problem::new(&[], error.to_string())])?;
+    let schemas =
+        world.folder(&folder).map_err(|message| vec![Problem::new(&["schemas"], message)]);
     let schemas = Schemas::compile(&folder, &schemas?)?;
     Ok(Box::new(Validate { schemas, unknown }))
 }
@@ -65,11 +67,15 @@ fn build(options: &Value, world: &dyn World) -> Result<Box<dyn Map>, Vec<Problem
 impl Validate {
     fn check(&self, event: &Event) -> Result<(), Failure> {
         let reject = |message: String| Failure::reject(class::VALIDATION, message);
-        event.json().map_err(|error| Failure::reject(class::DECODE, format!("not JSON: {error}")))?;
+        event
+            .json()
+            .map_err(|error| Failure::reject(class::DECODE, format!("not JSON: {error}")))?;
         let Some(schema) = self.schemas.get(&event.event_type, &event.version) else {
             return match self.unknown {
                 Unknown::Pass => Ok(()),
-                Unknown::Reject => Err(reject(self.schemas.lacking(&event.event_type, &event.version))),
+                Unknown::Reject => {
+                    Err(reject(self.schemas.lacking(&event.event_type, &event.version)))
+                }
             };
         };
         let (pointer, data) = event.data().map_err(|error| reject(error.to_owned()))?;
@@ -142,8 +148,9 @@ mod tests {
     }
 
     fn order(version: &str, data: &str) -> Event {
-        let body =
-            format!(r#"{{"eventId":"e1","eventType":"order.created","eventVersion":"{version}","eventData":{data}}}"#);
+        let body = format!(
+            r#"{{"eventId":"e1","eventType":"order.created","eventVersion":"{version}","eventData":{data}}}"#
+        );
         event(Envelope::Domain, &body)
     }
 
@@ -169,12 +176,18 @@ mod tests {
             expect!["Reject ValidationError: /eventData/amount: -1 is less than the minimum of 0"],
         );
         check(
-            &order("1", r#"{"orderId":"NO WAY","amount":"3","at":"today","status":"lost","lines":[{}],"x":1,"y":2}"#),
+            &order(
+                "1",
+                r#"{"orderId":"NO WAY","amount":"3","at":"today","status":"lost","lines":[{}],"x":1,"y":2}"#,
+            ),
             expect![[
                 r#"Reject ValidationError: /eventData/amount: "3" is not of type "number"; /eventData/at: "today" is not a "date-time"; /eventData/lines/0: "sku" is a required property; /eventData/orderId: "NO WAY" does not match "^[a-z0-9-]+$"; /eventData/status: "lost" is not one of "open" or "paid"; and more"#
             ]],
         );
-        check(&order("1", "null"), expect![[r#"Reject ValidationError: /eventData: null is not of type "object""#]]);
+        check(
+            &order("1", "null"),
+            expect![[r#"Reject ValidationError: /eventData: null is not of type "object""#]],
+        );
         check(
             &order("1", &format!(r#"{{"orderId":"{}","amount":3}}"#, "a".repeat(1 << 20))),
             expect![[
@@ -188,12 +201,17 @@ mod tests {
     fn what_the_schema_describes_depends_on_the_envelope() {
         let cloud = r#"{"specversion":"1.0","id":"c1","source":"/s","type":"order.created","#;
         check(
-            &event(Envelope::CloudEvents, &format!(r#"{cloud}"data":{{"orderId":"a","amount":-2}}}}"#)),
+            &event(
+                Envelope::CloudEvents,
+                &format!(r#"{cloud}"data":{{"orderId":"a","amount":-2}}}}"#),
+            ),
             expect!["Reject ValidationError: /data/amount: -2 is less than the minimum of 0"],
         );
         check(
             &event(Envelope::CloudEvents, &format!(r#"{cloud}"data_base64":"e30="}}"#)),
-            expect!["Reject ValidationError: the data is in data_base64, which a JSON Schema cannot describe"],
+            expect![
+                "Reject ValidationError: the data is in data_base64, which a JSON Schema cannot describe"
+            ],
         );
         check(
             &event(Envelope::CloudEvents, &format!(r#"{cloud}"subject":"none"}}"#)),
@@ -203,21 +221,28 @@ mod tests {
             &event(Envelope::Raw, r#"{"orderId":"a","amount":-2}"#),
             expect!["Reject ValidationError: /amount: -2 is less than the minimum of 0"],
         );
-        check(&event(Envelope::Raw, "3"), expect![[r#"Reject ValidationError: the event: 3 is not of type "object""#]]);
+        check(
+            &event(Envelope::Raw, "3"),
+            expect![[r#"Reject ValidationError: the event: 3 is not of type "object""#]],
+        );
     }
 
     #[test]
     fn an_event_without_a_schema_is_rejected_unless_told_to_pass() {
         check(
             &order("3", "{}"),
-            expect!["Reject ValidationError: no schema for order.created version 3 (there are versions 1, 2, 10)"],
+            expect![
+                "Reject ValidationError: no schema for order.created version 3 (there are versions 1, 2, 10)"
+            ],
         );
         let mut other = order("1", "{}");
         other.event_type = "order.created.late".into();
         other.version = "2".into();
         check(
             &other,
-            expect!["Reject ValidationError: no schema for order.created.late version 2 (there is version 1)"],
+            expect![
+                "Reject ValidationError: no schema for order.created.late version 2 (there is version 1)"
+            ],
         );
         other.event_type = "order".into();
         check(
@@ -236,10 +261,15 @@ mod tests {
             &order("2", &format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000))),
             expect!["Reject DecodeError: not JSON: recursion limit exceeded at line 1 column 202"],
         );
-        check(&order("2", "1e400"), expect!["Reject DecodeError: not JSON: number out of range at line 1 column 80"]);
+        check(
+            &order("2", "1e400"),
+            expect!["Reject DecodeError: not JSON: number out of range at line 1 column 80"],
+        );
         check(
             &order("2", r#""\ud800""#),
-            expect!["Reject DecodeError: not JSON: unexpected end of hex escape at line 1 column 83"],
+            expect![
+                "Reject DecodeError: not JSON: unexpected end of hex escape at line 1 column 83"
+            ],
         );
         check(&order("2", r#"{"a":1,"a":2}"#), expect!["e1 passes"]);
     }

@@ -14,7 +14,8 @@ use proptest::prelude::*;
 
 const CARRIER: Carrier<'static> =
     Carrier { subject: "events.orders", message_id: Some("m1"), fallback_id: "shop-in-events:7" };
-const ENVELOPES: [Envelope; 4] = [Envelope::Domain, Envelope::CloudEvents, Envelope::Raw, Envelope::Error];
+const ENVELOPES: [Envelope; 4] =
+    [Envelope::Domain, Envelope::CloudEvents, Envelope::Raw, Envelope::Error];
 
 fn told(envelope: Envelope, body: impl Into<Bytes>) -> String {
     let body = body.into();
@@ -25,7 +26,10 @@ fn told(envelope: Envelope, body: impl Into<Bytes>) -> String {
             format!("{} {} {}{tenant}", event.id, event.event_type, event.version)
         }
         Err(failure) => {
-            assert_eq!((failure.class.as_ref(), failure.disposition), (class::DECODE, Disposition::Reject));
+            assert_eq!(
+                (failure.class.as_ref(), failure.disposition),
+                (class::DECODE, Disposition::Reject)
+            );
             assert!(failure.message.len() < 300 && !failure.message.contains(char::is_control));
             format!("rejected: {}", failure.message)
         }
@@ -53,7 +57,8 @@ fn a_bad_payload_is_rejected_with_the_reason_or_passes_byte_for_byte() {
         ),
         (
             "invalid utf-8 in a field nobody reads",
-            [br#"{"eventId":"e1","eventType":"t","eventData":1,"x":""#.as_slice(), b"\xc0\x80\"}"].concat(),
+            [br#"{"eventId":"e1","eventType":"t","eventData":1,"x":""#.as_slice(), b"\xc0\x80\"}"]
+                .concat(),
         ),
         ("nul", b"\0".to_vec()),
         ("nul after", [domain_with(r#""a":1"#).as_bytes(), b"\0"].concat()),
@@ -61,11 +66,20 @@ fn a_bad_payload_is_rejected_with_the_reason_or_passes_byte_for_byte() {
         ("escaped nul in data", domain_with(r#""a":"\u0000""#).into_bytes()),
         ("line break in a string", domain_with("\"a\":\"\r\n\"").into_bytes()),
         ("deep", deep.clone().into_bytes()),
-        ("deep in data", format!(r#"{{"eventId":"e1","eventType":"t","eventData":{deep}}}"#).into_bytes()),
+        (
+            "deep in data",
+            format!(r#"{{"eventId":"e1","eventType":"t","eventData":{deep}}}"#).into_bytes(),
+        ),
         ("deep in a field nobody reads", domain_with(&format!(r#""a":{deep}"#)).into_bytes()),
-        ("deep and never closed", domain_with(&format!(r#""a":{}"#, "{\"a\":".repeat(100_000))).into_bytes()),
+        (
+            "deep and never closed",
+            domain_with(&format!(r#""a":{}"#, "{\"a\":".repeat(100_000))).into_bytes(),
+        ),
         ("1 MiB", domain_with(&format!(r#""a":"{}""#, "x".repeat(1 << 20))).into_bytes()),
-        ("huge number", domain_with(r#""a":1e400,"b":123456789012345678901234567890"#).into_bytes()),
+        (
+            "huge number",
+            domain_with(r#""a":1e400,"b":123456789012345678901234567890"#).into_bytes(),
+        ),
         ("lone surrogate in data", domain_with(r#""a":"\ud800""#).into_bytes()),
         ("NaN", domain_with(r#""a":NaN"#).into_bytes()),
         ("comment", domain_with(r#""a":1 // one"#).into_bytes()),
@@ -74,9 +88,20 @@ fn a_bad_payload_is_rejected_with_the_reason_or_passes_byte_for_byte() {
         ("duplicate id, escaped", domain_with(r#""event\u0049d":"e2""#).into_bytes()),
         ("duplicate data", domain_with(r#""eventData":2"#).into_bytes()),
         ("duplicate field nobody reads", domain_with(r#""a":1,"a":2"#).into_bytes()),
-        ("id too long", format!(r#"{{"eventId":"{}","eventType":"t","eventData":1}}"#, "x".repeat(257)).into_bytes()),
-        ("longest id", format!(r#"{{"eventId":"{}","eventType":"t","eventData":1}}"#, "x".repeat(256)).into_bytes()),
-        ("id with a lone surrogate", br#"{"eventId":"\udc00","eventType":"t","eventData":1}"#.to_vec()),
+        (
+            "id too long",
+            format!(r#"{{"eventId":"{}","eventType":"t","eventData":1}}"#, "x".repeat(257))
+                .into_bytes(),
+        ),
+        (
+            "longest id",
+            format!(r#"{{"eventId":"{}","eventType":"t","eventData":1}}"#, "x".repeat(256))
+                .into_bytes(),
+        ),
+        (
+            "id with a lone surrogate",
+            br#"{"eventId":"\udc00","eventType":"t","eventData":1}"#.to_vec(),
+        ),
         ("id with CR and LF", br#"{"eventId":"a\r\nX: y","eventType":"t","eventData":1}"#.to_vec()),
         ("id with NUL", br#"{"eventId":"a\u0000","eventType":"t","eventData":1}"#.to_vec()),
         ("type with a line break", br#"{"eventId":"a","eventType":"t\nu","eventData":1}"#.to_vec()),
@@ -87,7 +112,9 @@ fn a_bad_payload_is_rejected_with_the_reason_or_passes_byte_for_byte() {
         ("tenant with DEL", domain_with(r#""tenantId":"a\u007fb""#).into_bytes()),
         ("tenant with C1", domain_with(r#""tenantId":"a\u0085b""#).into_bytes()),
     ];
-    let line = |(name, body): (&str, Vec<u8>)| format!("{name:37} {}\n", excerpt(&told(Envelope::Domain, body), 120));
+    let line = |(name, body): (&str, Vec<u8>)| {
+        format!("{name:37} {}\n", excerpt(&told(Envelope::Domain, body), 120))
+    };
     expect![[r#"
         empty                                 rejected: the payload is empty
         spaces                                rejected: not JSON: EOF while parsing a value at line 1 column 2

@@ -21,10 +21,12 @@ const ALLOWED: &[&str] = &[
 #[test]
 fn stages_depend_only_on_what_decides() {
     let manifest = include_str!("../Cargo.toml");
-    let (_, rest) = manifest.split_once("\n[dependencies]\n").expect("the manifest has dependencies");
+    let (_, rest) =
+        manifest.split_once("\n[dependencies]\n").expect("the manifest has dependencies");
     let section = rest.split("\n[").next().unwrap_or(rest);
     let lines = section.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
-    let names: Vec<&str> = lines.map(|line| line.split([' ', '.', '=']).next().unwrap_or(line)).collect();
+    let names: Vec<&str> =
+        lines.map(|line| line.split([' ', '.', '=']).next().unwrap_or(line)).collect();
     assert!(names.len() > 5, "the section was not read: {names:?}");
     for name in names {
         assert!(

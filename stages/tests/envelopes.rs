@@ -159,7 +159,9 @@ fn an_error_report_is_known_by_its_code() {
     check(
         Envelope::Error,
         &[
-            &format!(r#"{base},"timestamp":"2026-07-24T10:00:00.5+02:00","metadata":{{"tenantId":"acme","x":[1]}}}}"#),
+            &format!(
+                r#"{base},"timestamp":"2026-07-24T10:00:00.5+02:00","metadata":{{"tenantId":"acme","x":[1]}}}}"#
+            ),
             &format!(r#"{base},"timestamp":1784851200000,"userId":"u1"}}"#),
             &format!("{base}}}"),
             &format!(r#"{base},"timestamp":"yesterday"}}"#),
@@ -208,13 +210,17 @@ fn an_output_keeps_what_the_handler_wrote_or_takes_after_its_parent() {
     let parent = parent.unwrap();
     let told = |n, body: &'static str| match parent.derive(body.into(), n) {
         Ok(event) => {
-            format!("{:?} {} {} {} {:?}", event.envelope, event.id, event.event_type, event.version, event.tenant)
+            format!(
+                "{:?} {} {} {} {:?}",
+                event.envelope, event.id, event.event_type, event.version, event.tenant
+            )
         }
         Err(failure) => format!("{:?} {failure}", failure.disposition),
     };
     expect!["Domain e9 invoice.sent 1 None"]
         .assert_eq(&told(1, r#"{"eventId":"e9","eventType":"invoice.sent","eventData":{}}"#));
-    expect![[r#"Raw e1/2 order.created 2 Some("acme")"#]].assert_eq(&told(2, r#"{"eventType":"invoice.sent"}"#));
+    expect![[r#"Raw e1/2 order.created 2 Some("acme")"#]]
+        .assert_eq(&told(2, r#"{"eventType":"invoice.sent"}"#));
     expect![[r#"Raw e1/3 order.created 2 Some("acme")"#]].assert_eq(&told(3, "17"));
     expect!["Retry { after: None } HandlerError: output 4 of the handler cannot be read: not JSON: expected value at line 1 column 1"].assert_eq(&told(4, "oops"));
 

@@ -1,4 +1,5 @@
-//! Fingerprints over a corpus of messages as real services log them: which merge, and which must not.
+//! Fingerprints over a corpus of messages as real services log them: which merge, and which must
+//! not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,9 @@ struct Line {
 fn corpus() -> Vec<Line> {
     let line = |line: &'static str| {
         let mut fields = line.split('\t');
-        let mut next = || fields.next().unwrap_or_else(|| panic!("a line of the corpus has four fields: {line}"));
+        let mut next = || {
+            fields.next().unwrap_or_else(|| panic!("a line of the corpus has four fields: {line}"))
+        };
         let (group, code, service, message) = (next(), next(), next(), next());
         Line { group, code, service, message: unescaped(message) }
     };
@@ -44,7 +47,8 @@ fn unescaped(text: &str) -> String {
 #[test]
 fn the_corpus_is_grouped_as_a_person_would() {
     let lines = corpus();
-    let (mut by_print, mut by_group) = (BTreeMap::<_, BTreeSet<_>>::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
+    let (mut by_print, mut by_group) =
+        (BTreeMap::<_, BTreeSet<_>>::new(), BTreeMap::<_, BTreeMap<_, _>>::new());
     for line in &lines {
         let print = fingerprint(line.code, line.service, &line.message);
         by_print.entry(print.clone()).or_default().insert(line.group);
@@ -63,6 +67,9 @@ fn the_corpus_is_grouped_as_a_person_would() {
         }
     }
     println!("{wrong}{splits} splits");
-    assert!(by_print.values().all(|groups| groups.len() == 1), "groups that differ are one:\n{wrong}");
+    assert!(
+        by_print.values().all(|groups| groups.len() == 1),
+        "groups that differ are one:\n{wrong}"
+    );
     assert!(splits <= SPLITS_MAX, "{splits} splits:\n{wrong}");
 }

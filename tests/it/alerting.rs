@@ -1,4 +1,5 @@
-//! Alerting: from an error to whoever is to know of it, with the built program, as a user goes about it.
+//! Alerting: from an error to whoever is to know of it, with the built program, as a user goes
+//! about it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -40,7 +41,12 @@ impl Hook {
     }
 
     fn titles(&self) -> Vec<String> {
-        self.seen.lock().unwrap().iter().map(|sent| sent["title"].as_str().unwrap().to_owned()).collect()
+        self.seen
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|sent| sent["title"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// What it was sent, once there is as much.
@@ -90,15 +96,16 @@ title = "{{{{ severity | upper }}}} {{% if incident %}}{{{{ incident.code }}}}{{
 }
 
 async fn error(broker: &Broker, code: &str, message: &str) {
-    let body =
-        json!({ "errorCode": code, "serviceName": "till", "message": message, "severity": "high", "userId": "u-1" });
+    let body = json!({ "errorCode": code, "serviceName": "till", "message": message, "severity": "high", "userId": "u-1" });
     broker.publish(Outgoing::new("errors.till", body.to_string())).await.unwrap();
 }
 
 /// A line of a table whose times and ids differ from run to run, its columns one blank apart.
 fn stable(shell: &Shell, line: &str) -> String {
     let is_id = |word: &str| word.len() == 8 && word.chars().all(|c| c.is_ascii_hexdigit());
-    let words = line.split_whitespace().map(|word| if is_id(word) { "…".to_owned() } else { shell.stable(word) });
+    let words = line
+        .split_whitespace()
+        .map(|word| if is_id(word) { "…".to_owned() } else { shell.stable(word) });
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -151,7 +158,10 @@ async fn a_rule_and_a_channel_are_tried_simulated_and_seen_to_fire() {
     // And it fires.
     let running = worker(&shell);
     assert_eq!(hook.sent(2).await[1], "CRITICAL PAYMENT_DOWN opened");
-    let listed = eventually(async || Some(shell.run("incidents ls --json").await).filter(|ran| ran.code == 1)).await;
+    let listed = eventually(async || {
+        Some(shell.run("incidents ls --json").await).filter(|ran| ran.code == 1)
+    })
+    .await;
     let incident: Value = serde_json::from_str(listed.out.trim()).unwrap();
     assert_eq!(
         (&incident["count"], &incident["users"], &incident["services"]),
@@ -161,9 +171,20 @@ async fn a_rule_and_a_channel_are_tried_simulated_and_seen_to_fire() {
 
     // Someone takes it on, and says when it is over.
     let acked = shell.run(&format!("incidents ack {} --by ada", &id[..8])).await;
-    assert_eq!((acked.code, acked.out), (0, format!("{}-1 acknowledged by ada\n", &id[..8])), "{}", acked.err);
+    assert_eq!(
+        (acked.code, acked.out),
+        (0, format!("{}-1 acknowledged by ada\n", &id[..8])),
+        "{}",
+        acked.err
+    );
     let shown = shell.run(&format!("incidents show {}", &id[..8])).await.out;
-    for part in ["ack by ada", "opened", "acknowledged", "no answer from the gateway in <n>", "3, of 3 ever"] {
+    for part in [
+        "ack by ada",
+        "opened",
+        "acknowledged",
+        "no answer from the gateway in <n>",
+        "3, of 3 ever",
+    ] {
         assert!(shown.contains(part), "no {part:?} in\n{shown}");
     }
     let resolved = shell.run(&format!("incidents resolve {id} --by ada --reason mended")).await;
@@ -187,9 +208,13 @@ async fn a_simulation_lists_what_would_be_held_back_and_why() {
     let shell = Shell::new(&shop(&hook.address), server.server.url());
     let broker = server.connect().await;
     assert_eq!(shell.run("apply").await.code, 0);
-    let made = shell.run("silence add code=PAYMENT_DOWN --for 1h --reason deploy --by ada --json").await;
+    let made =
+        shell.run("silence add code=PAYMENT_DOWN --for 1h --reason deploy --by ada --json").await;
     assert_eq!(made.code, 0, "{}", made.err);
-    let id = serde_json::from_str::<Value>(&made.out).unwrap()["silence"]["id"].as_str().unwrap().to_owned();
+    let id = serde_json::from_str::<Value>(&made.out).unwrap()["silence"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     for code in ["PAYMENT_SLOW", "PAYMENT_DOWN", "OTHER"] {
         for _ in 0..3 {
             error(&broker, code, "no answer").await;
@@ -197,7 +222,8 @@ async fn a_simulation_lists_what_would_be_held_back_and_why() {
     }
     let told = shell.run("alert simulate --since 1h --held").await;
     assert_eq!((told.code, told.err.as_str()), (0, ""));
-    let lines: Vec<String> = told.out.lines().map(|line| stable(&shell, line).replace(&id, "ID")).collect();
+    let lines: Vec<String> =
+        told.out.lines().map(|line| stable(&shell, line).replace(&id, "ID")).collect();
     expect![[r#"
         AT CHANNEL WHY TITLE
         … chat opened [critical] PAYMENT_SLOW opened: 3 errors in till
@@ -213,7 +239,10 @@ async fn a_simulation_lists_what_would_be_held_back_and_why() {
     let elsewhere = shell.run("alert simulate --since 1h --held --channel log").await.out;
     assert!(elsewhere.contains("nothing would have been sent"), "{elsewhere}");
     let before = shell.run("alert simulate --since 2h --until 1h --held").await.out;
-    assert!(before.contains(": 0 errors\n") && before.contains("nothing would have been sent"), "{before}");
+    assert!(
+        before.contains(": 0 errors\n") && before.contains("nothing would have been sent"),
+        "{before}"
+    );
     assert!(hook.titles().is_empty(), "a simulation sends nothing");
 }
 
@@ -223,9 +252,13 @@ async fn what_a_silence_holds_back_is_counted_and_told_when_it_ends() {
     let shell = Shell::new(&shop(&hook.address), server.server.url());
     let broker = server.connect().await;
     assert_eq!(shell.run("apply").await.code, 0);
-    let made = shell.run("silence add code=~PAYMENT_.* --for 1h --reason deploy --by ada --json").await;
+    let made =
+        shell.run("silence add code=~PAYMENT_.* --for 1h --reason deploy --by ada --json").await;
     assert_eq!(made.code, 0, "{}", made.err);
-    let id = serde_json::from_str::<Value>(&made.out).unwrap()["silence"]["id"].as_str().unwrap().to_owned();
+    let id = serde_json::from_str::<Value>(&made.out).unwrap()["silence"]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let running = worker(&shell);
     for _ in 0..3 {
         error(&broker, "PAYMENT_DOWN", "no answer").await;
@@ -233,14 +266,19 @@ async fn what_a_silence_holds_back_is_counted_and_told_when_it_ends() {
     eventually(async || Some(shell.run("incidents ls").await).filter(|ran| ran.code == 1)).await;
     let held = eventually(async || {
         let status: Value = serde_json::from_str(&shell.run("status --json").await.out).ok()?;
-        Some(status["alerting"].clone()).filter(|alerting| alerting["channels"]["chat"]["held"]["silenced"] == 1)
+        Some(status["alerting"].clone())
+            .filter(|alerting| alerting["channels"]["chat"]["held"]["silenced"] == 1)
     })
     .await;
     assert_eq!((&held["open"]["critical"], &held["silences"]), (&json!(1), &json!(1)));
     assert!(hook.titles().is_empty());
     let listed = shell.run("silence ls").await;
     assert_eq!(listed.code, 1);
-    assert!(listed.out.contains(&id) && listed.out.contains("code=~\"PAYMENT_.*\"") && listed.out.contains("deploy"));
+    assert!(
+        listed.out.contains(&id)
+            && listed.out.contains("code=~\"PAYMENT_.*\"")
+            && listed.out.contains("deploy")
+    );
     assert_eq!(shell.run(&format!("silence rm {id}")).await.code, 0);
     assert_eq!(shell.run("silence ls").await.code, 0);
     assert_eq!(hook.sent(1).await, ["CRITICAL PAYMENT_DOWN opened"]);
@@ -302,7 +340,8 @@ async fn when_the_worker_that_alerts_is_killed_another_goes_on_within_five_secon
     assert_eq!(hook.sent(2).await[1], "CRITICAL PAYMENT_TWO opened");
     let took = killed.elapsed();
     println!("taken over in {took:?}");
-    // Three stages change hands, one after another: errors, alerts, channels. Each waits for its own lease, at the same time.
+    // Three stages change hands, one after another: errors, alerts, channels. Each waits for its
+    // own lease, at the same time.
     assert!(took < Duration::from_secs(5), "{took:?}");
     drop(second);
 }
@@ -362,9 +401,13 @@ async fn a_malformed_error_is_a_dead_letter_and_the_next_one_is_counted() {
         error(&mill.broker, "PAYMENT_DOWN", "no answer").await;
     }
     assert_eq!(hook.sent(1).await, ["CRITICAL PAYMENT_DOWN opened"]);
-    let letters = eventually(async || Some(mill.letters().await).filter(|letters| letters.len() == 2)).await;
-    let reasons: Vec<_> =
-        letters.iter().map(millstream::dead_letter::LetterRecord::of).map(|l| (l.stage, l.reason)).collect();
+    let letters =
+        eventually(async || Some(mill.letters().await).filter(|letters| letters.len() == 2)).await;
+    let reasons: Vec<_> = letters
+        .iter()
+        .map(millstream::dead_letter::LetterRecord::of)
+        .map(|l| (l.stage, l.reason))
+        .collect();
     assert_eq!(reasons, vec![("errors".to_owned(), "undecodable".to_owned()); 2]);
 }
 
@@ -383,7 +426,11 @@ async fn every_channel_of_the_example_shows_what_it_would_send() {
     let shell = Shell::new("", "");
     for channel in &pipeline.channels {
         for about in ["firing", "resolved", "group", "digest", "test"] {
-            let line = format!("alert render {} --about {about} --config {}", channel.name, example.display());
+            let line = format!(
+                "alert render {} --about {about} --config {}",
+                channel.name,
+                example.display()
+            );
             let ran = shell.run(&line).await;
             assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{line}");
             assert!(ran.out.contains("MILLSTREAM_TEST"), "{line}:\n{}", ran.out);
@@ -391,5 +438,8 @@ async fn every_channel_of_the_example_shows_what_it_would_send() {
     }
     let unknown = shell.run(&format!("alert render emial --config {}", example.display())).await;
     assert_eq!(unknown.code, 2);
-    assert!(unknown.err.contains("there is no channel \"emial\"") && unknown.err.contains("did you mean \"email\""));
+    assert!(
+        unknown.err.contains("there is no channel \"emial\"")
+            && unknown.err.contains("did you mean \"email\"")
+    );
 }

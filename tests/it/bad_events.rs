@@ -1,4 +1,5 @@
-//! Bad events: whatever anyone publishes is rejected at the first attempt with its reason, or passes byte for byte.
+//! Bad events: whatever anyone publishes is rejected at the first attempt with its reason, or
+//! passes byte for byte.
 
 use std::{
     collections::BTreeMap,
@@ -63,8 +64,15 @@ fn data(value: &str) -> String {
 fn corpus() -> Vec<(&'static str, Vec<u8>)> {
     let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
     let field = |name: &str, value: &str| {
-        let all = [("eventId", "e"), ("eventType", "thing.done"), ("eventVersion", "1"), ("tenantId", "t")];
-        let fields = all.map(|(other, sound)| format!("\"{other}\":\"{}\"", if other == name { value } else { sound }));
+        let all = [
+            ("eventId", "e"),
+            ("eventType", "thing.done"),
+            ("eventVersion", "1"),
+            ("tenantId", "t"),
+        ];
+        let fields = all.map(|(other, sound)| {
+            format!("\"{other}\":\"{}\"", if other == name { value } else { sound })
+        });
         format!("{{{},\"eventData\":{{}}}}", fields.join(",")).into_bytes()
     };
     vec![
@@ -76,7 +84,8 @@ fn corpus() -> Vec<(&'static str, Vec<u8>)> {
         ("invalid UTF-8", b"\xff\xfe{}".to_vec()),
         (
             "invalid UTF-8 in the data",
-            [b"{\"eventId\":\"e\",\"eventType\":\"t\",\"eventData\":\"".as_slice(), b"\xc3\x28\"}"].concat(),
+            [b"{\"eventId\":\"e\",\"eventType\":\"t\",\"eventData\":\"".as_slice(), b"\xc3\x28\"}"]
+                .concat(),
         ),
         ("byte order mark", format!("\u{feff}{}", data("1")).into_bytes()),
         ("NUL", b"\0".to_vec()),
@@ -84,11 +93,17 @@ fn corpus() -> Vec<(&'static str, Vec<u8>)> {
         ("depth 100 000", deep.clone().into_bytes()),
         ("depth 100 000 in the data", data(&deep).into_bytes()),
         ("depth 100 000 beside the data", with(&format!("\"x\":{deep}")).into_bytes()),
-        ("depth 100, which passes", data(&format!("{}1{}", "[".repeat(100), "]".repeat(100))).into_bytes()),
+        (
+            "depth 100, which passes",
+            data(&format!("{}1{}", "[".repeat(100), "]".repeat(100))).into_bytes(),
+        ),
         ("a key twice in the data, which passes", data(r#"{"a":1,"a":2}"#).into_bytes()),
         ("the id twice", with(r#""eventId":"f""#).into_bytes()),
         ("a number past 1e308", data("1e400").into_bytes()),
-        ("a number no double holds, which passes", data("123456789012345678901234567890.123456789").into_bytes()),
+        (
+            "a number no double holds, which passes",
+            data("123456789012345678901234567890.123456789").into_bytes(),
+        ),
         ("lone surrogate in the data", data(r#""\ud800""#).into_bytes()),
         ("lone surrogate in the id", field("eventId", "\\udc00")),
         ("escaped NUL in the data, which passes", data(r#""\u0000\r\n\u001b""#).into_bytes()),
@@ -127,14 +142,19 @@ async fn every_bad_event_is_rejected_at_the_first_attempt_or_passes_byte_for_byt
     mill.drain().await;
     let passed = sent.lock().unwrap().clone();
     assert!(passed.contains(&Bytes::from(good)), "the worker goes on");
-    let letters: BTreeMap<String, _> =
-        mill.letters().await.into_iter().map(|letter| (LetterRecord::of(&letter).source, letter)).collect();
+    let letters: BTreeMap<String, _> = mill
+        .letters()
+        .await
+        .into_iter()
+        .map(|letter| (LetterRecord::of(&letter).source, letter))
+        .collect();
     let mut table = String::new();
     for (seq, (name, body)) in &by_seq {
         let told = match letters.get(&format!("shop-in-events:{seq}")) {
             Some(letter) => {
                 assert_eq!(letter.body, body, "{name}");
-                let LetterRecord { stage, reason, attempts, error_message, .. } = LetterRecord::of(letter);
+                let LetterRecord { stage, reason, attempts, error_message, .. } =
+                    LetterRecord::of(letter);
                 assert_eq!(attempts, 1, "{name}");
                 format!("{stage} {reason}: {error_message}")
             }
@@ -185,9 +205,12 @@ async fn every_bad_event_is_rejected_at_the_first_attempt_or_passes_byte_for_byt
 async fn table(mill: &Mill) -> String {
     let line = |letter: &StoredMessage| {
         let body = letter.headers.get("Millstream-Body").map_or("here", |value| value.as_str());
-        let LetterRecord { source, stage, error_message, event_id, redrives, bytes, .. } = LetterRecord::of(letter);
+        let LetterRecord { source, stage, error_message, event_id, redrives, bytes, .. } =
+            LetterRecord::of(letter);
         let event_id = event_id.unwrap();
-        format!("{source} {event_id} redrives {redrives}, {bytes} bytes {body}, {stage}: {error_message}\n")
+        format!(
+            "{source} {event_id} redrives {redrives}, {bytes} bytes {body}, {stage}: {error_message}\n"
+        )
     };
     let mut lines: Vec<String> = mill.letters().await.iter().map(line).collect();
     lines.sort();
@@ -196,12 +219,14 @@ async fn table(mill: &Mill) -> String {
 
 #[tokio::test]
 async fn a_letter_too_large_for_its_headers_keeps_its_payload_apart_and_a_redrive_fetches_it() {
-    let toml = PIPELINE.replace("{ nats = \"svc.ship\" }", "{ jq = 'error(.eventData | length | tostring)' }");
+    let toml = PIPELINE
+        .replace("{ nats = \"svc.ship\" }", "{ jq = 'error(.eventData | length | tostring)' }");
     let mut mill = Mill::start(&toml).await;
     let largest = 1 << 20;
     let sized = |bytes: usize| data(&format!("\"{}\"", "x".repeat(bytes - data("\"\"").len())));
     mill.broker.publish(Outgoing::new("events.any", sized(largest + 1))).await.unwrap_err();
-    // Fits as it was published only; with the headers of an edge, and not with those of a letter; everywhere.
+    // Fits as it was published only; with the headers of an edge, and not with those of a letter;
+    // everywhere.
     for bytes in [largest, largest - 600, largest - 4096] {
         mill.publish("events.any", sized(bytes)).await;
     }

@@ -1,4 +1,5 @@
-//! Breaker: what one worker finds of a handler, every worker knows, whatever becomes of workers and broker meanwhile.
+//! Breaker: what one worker finds of a handler, every worker knows, whatever becomes of workers and
+//! broker meanwhile.
 
 mod outage;
 
@@ -74,7 +75,12 @@ impl Fleet {
 
 impl Member {
     fn fails(&self, event: &str) -> bool {
-        self.work.failed(event, 1, Duration::ZERO, &Failure::retry(class::CONNECTION, "connection refused"))
+        self.work.failed(
+            event,
+            1,
+            Duration::ZERO,
+            &Failure::retry(class::CONNECTION, "connection refused"),
+        )
     }
 
     /// Fails as many events as open it: none of them is deferred, and the next is.
@@ -116,9 +122,13 @@ async fn what_one_worker_opens_stops_all_and_a_success_of_any_resumes_all() {
     two.shows(r#"millstream_breaker_opens_total{stage="work"} 0"#);
     two.shows(r#"millstream_breaker_state{stage="work"} 1"#);
     let record = fleet.record(|record| record.state == RecordState::Open).await;
-    assert_eq!((record.reason.as_str(), record.by.as_str()), ("ConnectionError: connection refused", "w-1"));
+    assert_eq!(
+        (record.reason.as_str(), record.by.as_str()),
+        ("ConnectionError: connection refused", "w-1")
+    );
 
-    // Without traffic a worker waits for its first event; whoever has one tells the others what became of it.
+    // Without traffic a worker waits for its first event; whoever has one tells the others what
+    // became of it.
     one.comes_to(Pace::Probe).await;
     two.comes_to(Pace::Probe).await;
     two.shows(r#"millstream_breaker_state{stage="work"} 2"#);
@@ -143,7 +153,10 @@ async fn a_fleet_that_was_killed_whole_begins_open() {
     fleet.record(|record| record.state == RecordState::Open).await;
     drop(killed);
     let next = fleet.member("w-2").await;
-    assert!([Pace::Stopped, Pace::Probe].contains(&next.pace()), "it begins with what the fleet knew");
+    assert!(
+        [Pace::Stopped, Pace::Probe].contains(&next.pace()),
+        "it begins with what the fleet knew"
+    );
     assert!(next.fails("first"), "nothing is spent");
     next.comes_to(Pace::Stopped).await;
     next.comes_to(Pace::Probe).await;
@@ -183,7 +196,8 @@ async fn of_two_that_open_at_once_one_tells_and_both_hold_to_it() {
         one.work.succeeded(Duration::ZERO);
         two.fails("probe");
         let same = eventually(async || {
-            let found = fleet.broker.kv_get("shop-state", &Names::breaker_key("work")).await.ok()??;
+            let found =
+                fleet.broker.kv_get("shop-state", &Names::breaker_key("work")).await.ok()??;
             let open = Record::read(&found.0)?.state == RecordState::Open;
             let holds = |member: &Member| (member.pace() != Pace::Full) == open;
             (holds(&one) && holds(&two)).then_some(open)
@@ -221,19 +235,27 @@ async fn deleting_the_key_closes_it_everywhere_and_what_cannot_be_read_does_too(
 #[tokio::test]
 async fn without_a_bucket_a_breaker_works_by_itself() {
     let server = TestServer::start().await;
-    let fleet = Fleet { pipeline: pipeline(SHOP, server.server.url()), broker: server.connect().await, server };
+    let fleet = Fleet {
+        pipeline: pipeline(SHOP, server.server.url()),
+        broker: server.connect().await,
+        server,
+    };
     let alone = fleet.member("w-1").await;
     alone.opens();
     alone.comes_to(Pace::Probe).await;
     alone.work.succeeded(Duration::ZERO);
     assert_eq!(alone.pace(), Pace::Full);
     topology::make(&fleet.broker, &Topology::of(&fleet.pipeline)).await.unwrap();
-    fleet.record(|record| record.state == RecordState::Closed && record.reason.contains("refused")).await;
+    fleet
+        .record(|record| record.state == RecordState::Closed && record.reason.contains("refused"))
+        .await;
 }
 
 #[tokio::test]
 async fn a_stage_without_a_breaker_never_stops() {
-    let fleet = Fleet::new(&SHOP.replace("{ failures = 3, wait = \"500ms\", max_wait = \"2s\" }", "false")).await;
+    let fleet =
+        Fleet::new(&SHOP.replace("{ failures = 3, wait = \"500ms\", max_wait = \"2s\" }", "false"))
+            .await;
     let member = fleet.member("w-1").await;
     for n in 0..100 {
         assert!(!member.fails(&n.to_string()));

@@ -20,10 +20,13 @@ async fn a_commit_is_all_or_nothing_and_fences_who_comes_late() {
     let second = broker.commit("b", "at", first, changes).await.unwrap();
     assert_eq!(broker.kv_get("b", "at").await.unwrap(), Some((Bytes::from("2"), second)));
 
-    let late = failure(broker.commit("b", "at", first, vec![change("at", "3"), change("k.1", "late")]).await);
+    let late = failure(
+        broker.commit("b", "at", first, vec![change("at", "3"), change("k.1", "late")]).await,
+    );
     assert!(matches!(late, CommitError::Fenced { .. }), "{late:?}");
     let entries = broker.kv_entries("b", "k.").await.unwrap();
-    let entries: Vec<_> = entries.iter().map(|(key, value, _)| (key.as_str(), value.as_ref())).collect();
+    let entries: Vec<_> =
+        entries.iter().map(|(key, value, _)| (key.as_str(), value.as_ref())).collect();
     assert_eq!(entries, [("k.1", &b"a"[..]), ("k.2", b"b")]);
 
     let changes = vec![change("at", "3"), ("k.1".to_owned(), None)];
@@ -44,7 +47,10 @@ async fn a_commit_of_a_thousand_keys_is_one_and_a_larger_one_is_refused() {
     let revision = broker.commit("b", "at", 0, keys(1000)).await.unwrap();
     assert_eq!(broker.kv_get("b", "at").await.unwrap().unwrap().1, revision);
     assert_eq!(broker.kv_entries("b", "k.").await.unwrap().len(), 999);
-    assert!(matches!(broker.commit("b", "at", revision, keys(1001)).await, Err(CommitError::Failed { .. })));
+    assert!(matches!(
+        broker.commit("b", "at", revision, keys(1001)).await,
+        Err(CommitError::Failed { .. })
+    ));
 }
 
 #[tokio::test]
@@ -55,7 +61,10 @@ async fn a_key_is_created_once_and_updated_only_at_its_revision() {
     let revision = broker.kv_create("b", "k", "1").await.unwrap();
     assert!(matches!(broker.kv_create("b", "k", "2").await, Err(CommitError::Fenced { .. })));
     let updated = broker.kv_update("b", "k", "2", revision).await.unwrap();
-    assert!(matches!(broker.kv_update("b", "k", "3", revision).await, Err(CommitError::Fenced { .. })));
+    assert!(matches!(
+        broker.kv_update("b", "k", "3", revision).await,
+        Err(CommitError::Fenced { .. })
+    ));
     assert_eq!(broker.kv_get("b", "k").await.unwrap(), Some((Bytes::from("2"), updated)));
     broker.kv_delete("b", "k").await.unwrap();
     assert_eq!(broker.kv_get("b", "k").await.unwrap(), None);
@@ -69,7 +78,9 @@ async fn a_scan_ends_at_what_was_last_when_it_began() {
     for retention in [Retention::Limits, Retention::WorkQueue] {
         let name = format!("S{retention:?}");
         broker.create_stream(&stream(&name, &format!("{name}.>"), retention)).await.unwrap();
-        let scan = |filter: &str, from| broker.scan(&name, filter, from).map_ok(|m| m.seq).try_collect::<Vec<_>>();
+        let scan = |filter: &str, from| {
+            broker.scan(&name, filter, from).map_ok(|m| m.seq).try_collect::<Vec<_>>()
+        };
         assert_eq!(scan("", 1).await.unwrap(), [0; 0], "an empty stream ends at once");
         for n in 0..10 {
             broker.publish(Outgoing::new(format!("{name}.{}", n % 2), "x")).await.unwrap();
@@ -100,7 +111,11 @@ async fn following_a_stream_survives_a_restart_of_the_server() {
         }
         let until = 50 * (round + 1);
         while seen.last().is_none_or(|last| *last < until) {
-            match tokio::time::timeout(crate::support::DEADLINE, follow.next()).await.unwrap().unwrap() {
+            match tokio::time::timeout(crate::support::DEADLINE, follow.next())
+                .await
+                .unwrap()
+                .unwrap()
+            {
                 Ok(message) => seen.push(message.seq),
                 Err(error) => eprintln!("{error}"),
             }
@@ -126,8 +141,12 @@ async fn an_exhausted_message_is_settled_on_behalf_of_its_consumer() {
         max_deliver: Some(max_deliver),
         max_ack_pending: 100,
     };
-    let cases =
-        [(Retention::Interest, 1), (Retention::Interest, 2), (Retention::WorkQueue, 1), (Retention::WorkQueue, 2)];
+    let cases = [
+        (Retention::Interest, 1),
+        (Retention::Interest, 2),
+        (Retention::WorkQueue, 1),
+        (Retention::WorkQueue, 2),
+    ];
     let name = |retention, max_deliver| format!("S{retention:?}{max_deliver}");
     for (retention, max_deliver) in cases {
         let name = name(retention, max_deliver);
@@ -140,7 +159,8 @@ async fn an_exhausted_message_is_settled_on_behalf_of_its_consumer() {
         for _ in 0..4 * max_deliver {
             pull.next().await.unwrap().unwrap().nak(std::time::Duration::ZERO).await;
         }
-        // The server notices that a message is exhausted when it would hand it out once more, so someone has to ask.
+        // The server notices that a message is exhausted when it would hand it out once more, so
+        // someone has to ask.
         tokio::select! {
             more = pull.next() => panic!("{more:?}"),
             () = eventually(async || {
@@ -148,13 +168,21 @@ async fn an_exhausted_message_is_settled_on_behalf_of_its_consumer() {
                 (state.num_ack_pending == 0 && state.num_pending == 0).then_some(())
             }) => {}
         }
-        assert_eq!(broker.stream_state(&name).await.unwrap().messages, 4, "exhausted messages stay");
+        assert_eq!(
+            broker.stream_state(&name).await.unwrap().messages,
+            4,
+            "exhausted messages stay"
+        );
         for seq in [2, 1] {
             broker.settle_for(&name, "c", seq).await.unwrap();
-            assert!(broker.message(&name, seq).await.unwrap().is_none(), "{seq} of {name} is still there");
+            assert!(
+                broker.message(&name, seq).await.unwrap().is_none(),
+                "{seq} of {name} is still there"
+            );
         }
     }
-    // Not kill -9: then the server may forget what it delivered last, and those messages are not exhausted any more.
+    // Not kill -9: then the server may forget what it delivered last, and those messages are not
+    // exhausted any more.
     server.server.stop().await;
     server.server.restart().await.unwrap();
     eventually(async || broker.stream_state("SInterest1").await.ok()).await;
@@ -162,14 +190,18 @@ async fn an_exhausted_message_is_settled_on_behalf_of_its_consumer() {
         let name = name(retention, max_deliver);
         for seq in [4, 3] {
             broker.settle_for(&name, "c", seq).await.unwrap();
-            assert!(broker.message(&name, seq).await.unwrap().is_none(), "{seq} of {name} is still there");
+            assert!(
+                broker.message(&name, seq).await.unwrap().is_none(),
+                "{seq} of {name} is still there"
+            );
         }
         assert_eq!(broker.stream_state(&name).await.unwrap().messages, 0);
     }
 }
 
 #[tokio::test]
-async fn settling_for_one_consumer_leaves_the_message_to_the_others_and_takes_it_out_of_a_worker_s_hands() {
+async fn settling_for_one_consumer_leaves_the_message_to_the_others_and_takes_it_out_of_a_worker_s_hands()
+ {
     let server = TestServer::start().await;
     let broker = server.connect().await;
     broker.create_stream(&stream("S", "s.>", Retention::Interest)).await.unwrap();

@@ -182,9 +182,13 @@ async fn run_waits_for_its_server_and_says_so_then_works_and_drains_at_sigterm()
     assert!(line.contains(server.server.url()) && line.contains("refused"), "{line}");
     server.server.restart().await.unwrap();
     wait_for(" working").await;
-    std::process::Command::new("kill").args(["-TERM", &worker.id().unwrap().to_string()]).status().unwrap();
+    std::process::Command::new("kill")
+        .args(["-TERM", &worker.id().unwrap().to_string()])
+        .status()
+        .unwrap();
     wait_for("stopped").await;
-    let ended = tokio::time::timeout(Duration::from_secs(30), worker.wait()).await.unwrap().unwrap();
+    let ended =
+        tokio::time::timeout(Duration::from_secs(30), worker.wait()).await.unwrap().unwrap();
     assert_eq!(ended.code(), Some(0));
 }
 
@@ -254,9 +258,15 @@ async fn from_plan_to_redrive() {
         .await;
 
     let event = |id: &str, amount: u32| {
-        format!("{{\"eventId\":\"{id}\",\"eventType\":\"order.created\",\"eventData\":{{\"amount\":{amount}}}}}\n")
+        format!(
+            "{{\"eventId\":\"{id}\",\"eventType\":\"order.created\",\"eventData\":{{\"amount\":{amount}}}}}\n"
+        )
     };
-    std::fs::write(shell.path().join("events.jsonl"), [event("a", 1), event("b", 2), event("b", 2)].concat()).unwrap();
+    std::fs::write(
+        shell.path().join("events.jsonl"),
+        [event("a", 1), event("b", 2), event("b", 2)].concat(),
+    )
+    .unwrap();
     shell
         .check(
             "publish --file events.jsonl",
@@ -266,7 +276,9 @@ async fn from_plan_to_redrive() {
     "#]],
         )
         .await;
-    let rubbish = [event("c", 500).as_bytes(), b"rubbish\n\n\xff\xfe\x1b[31m\n", event("d", 0).as_bytes()].concat();
+    let rubbish =
+        [event("c", 500).as_bytes(), b"rubbish\n\n\xff\xfe\x1b[31m\n", event("d", 0).as_bytes()]
+            .concat();
     let published = shell.run_with("publish", rubbish).await;
     assert_eq!((published.code, published.err.as_str()), (0, ""));
     expect![[r#"
@@ -299,24 +311,29 @@ async fn from_plan_to_redrive() {
     "#]]
     .assert_eq(&too_large.err);
 
-    let mut worker = shell.command("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut worker =
+        shell.command("run").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let broker = server.connect().await;
-    crate::support::eventually(async || (broker.stream_state("shop-dlq").await.unwrap().messages == 3).then_some(()))
-        .await;
+    crate::support::eventually(async || {
+        (broker.stream_state("shop-dlq").await.unwrap().messages == 3).then_some(())
+    })
+    .await;
     worker.kill().await.unwrap();
     let listed = shell.run("dlq ls --json").await;
     assert_eq!(listed.code, 1);
-    let letters: Vec<Value> = listed.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let letters: Vec<Value> =
+        listed.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(letters.len(), 3);
-    let of_c = letters.iter().find(|letter| letter["eventId"] == "c").unwrap()["seq"].as_u64().unwrap();
+    let of_c =
+        letters.iter().find(|letter| letter["eventId"] == "c").unwrap()["seq"].as_u64().unwrap();
     let table = shell.run("dlq ls").await;
     assert!(table.out.contains("undecodable") && table.out.contains("not UTF-8"), "{}", table.out);
     assert!(!table.out.contains('\u{1b}'), "{:?}", table.out);
     let shown = shell.run(&format!("dlq show {of_c}")).await;
     let shown = shown.out.replace(&format!("letter {of_c}:"), "letter N:");
-    let shown = ["redrive", "edit"]
-        .iter()
-        .fold(shown, |shown, next| shown.replace(&format!("{next} {of_c}\n"), &format!("{next} N\n")));
+    let shown = ["redrive", "edit"].iter().fold(shown, |shown, next| {
+        shown.replace(&format!("{next} {of_c}\n"), &format!("{next} N\n"))
+    });
     let shown: String = shown.lines().map(|line| shell.stable(line) + "\n").collect();
     expect![[r#"
         letter N: rejected at stage "work" after 1 attempt
@@ -371,7 +388,11 @@ async fn from_plan_to_redrive() {
     let redriven = shell.run(&format!("dlq redrive {of_c}")).await;
     assert_eq!(
         (redriven.code, redriven.out),
-        (0, "redrove 1 letter\nwhat fails again is a letter again: millstream dlq groups\n".to_owned())
+        (
+            0,
+            "redrove 1 letter\nwhat fails again is a letter again: millstream dlq groups\n"
+                .to_owned()
+        )
     );
     shell
         .check(
@@ -491,7 +512,10 @@ fn processes_of(folder: &Path) -> Vec<String> {
     let folder = folder.to_str().unwrap();
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(folder)).collect()
+    lines
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(folder))
+        .collect()
 }
 
 #[tokio::test]
@@ -501,7 +525,8 @@ async fn the_demo_ends_well_its_totals_add_up_and_no_server_is_left_behind() {
     let ran = shell.run(&format!("demo --events 300 --data {}", data.display())).await;
     assert_eq!(ran.code, 0, "{}\n{}", ran.out, ran.err);
     let totals = ran.out.lines().find(|line| line.contains(" done + ")).unwrap();
-    let numbers: Vec<u64> = totals.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let numbers: Vec<u64> =
+        totals.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     let [published, done, dead, pending] = numbers.as_slice() else { panic!("{totals}") };
     assert_eq!((*published, *published), (300, done + dead + pending), "{totals}");
     assert!(*dead > 0, "{totals}");

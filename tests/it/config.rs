@@ -41,7 +41,11 @@ fn load_broken(name: &str) -> (Loaded, PathBuf) {
         ]),
         _ => pairs(&[("FILLED", "hunter2-nobody-may-see")]),
     };
-    let flags = if name == "31-environment.toml" { pairs(&[("observe.listen", "9464")]) } else { Vec::new() };
+    let flags = if name == "31-environment.toml" {
+        pairs(&[("observe.listen", "9464")])
+    } else {
+        Vec::new()
+    };
     let text = std::fs::read_to_string(&path).unwrap();
     // Relative to the repository, so that no machine's paths are in the snapshot.
     let shown = Path::new("tests/it/broken").join(name);
@@ -51,7 +55,8 @@ fn load_broken(name: &str) -> (Loaded, PathBuf) {
 fn files(prefix: &dyn Fn(&str) -> bool) -> Vec<String> {
     let folder = std::fs::read_dir(root().join("tests/it/broken")).unwrap();
     let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| name.ends_with(".toml") && prefix(name)).collect();
+    let mut names: Vec<String> =
+        names.filter(|name| name.ends_with(".toml") && prefix(name)).collect();
     names.sort();
     names
 }
@@ -198,7 +203,11 @@ fn init_writes_a_pipeline_that_checks_clean_and_overwrites_nothing() {
     init::write(folder.path(), false).unwrap();
     let path = folder.path().join("pipeline.toml");
     let loaded = load(&path, &[], &[], &catalogue());
-    assert!(loaded.pipeline.is_some() && loaded.reports.is_empty(), "{}", render(&loaded.reports, false));
+    assert!(
+        loaded.pipeline.is_some() && loaded.reports.is_empty(),
+        "{}",
+        render(&loaded.reports, false)
+    );
     std::fs::write(&path, "mine").unwrap();
     let refused = init::write(folder.path(), false).unwrap_err().to_string();
     assert!(refused.ends_with("is there already; --force writes over it"), "{refused}");

@@ -1,4 +1,5 @@
-//! Dead letters as an operator has them: read by page, grouped, shown, edited, dropped and exported, by the built program.
+//! Dead letters as an operator has them: read by page, grouped, shown, edited, dropped and
+//! exported, by the built program.
 
 mod apart;
 
@@ -56,13 +57,17 @@ fn toml(handler: &str) -> String {
 
 /// A pipeline whose `work` fails with `eventData.fail` for a message, once with `eventData.once`.
 async fn failing() -> Mill {
-    let work = handler_fn(async |event: millstream::stages::Event, delivery: millstream::stages::Delivery| {
-        let data = event.json().unwrap()["eventData"].clone();
-        match data["fail"].as_str() {
-            Some(fail) => Err(Failure::retry("Flaky", format!("attempt {}: {fail}", delivery.attempt))),
-            None => Ok(Reply::Pass),
-        }
-    });
+    let work = handler_fn(
+        async |event: millstream::stages::Event, delivery: millstream::stages::Delivery| {
+            let data = event.json().unwrap()["eventData"].clone();
+            match data["fail"].as_str() {
+                Some(fail) => {
+                    Err(Failure::retry("Flaky", format!("attempt {}: {fail}", delivery.attempt)))
+                }
+                None => Ok(Reply::Pass),
+            }
+        },
+    );
     Mill::with(&toml("rust = \"work\""), Registry::new().with("work", work)).await
 }
 
@@ -83,7 +88,8 @@ impl Shell {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("pipeline.toml"), toml("log = \"debug\"")).unwrap();
         fs::create_dir(folder.path().join("schemas")).unwrap();
-        for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas")).unwrap().flatten() {
+        for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/schemas")).unwrap().flatten()
+        {
             fs::copy(file.path(), folder.path().join("schemas").join(file.file_name())).unwrap();
         }
         Self { folder, url: mill.server.server.url().to_owned() }
@@ -97,7 +103,11 @@ impl Shell {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
         command.arg("dlq").args(args).current_dir(self.folder.path()).kill_on_drop(true);
         command.env("MILLSTREAM_NATS__URL", &self.url).env("TMPDIR", self.folder.path());
-        command.env("USER", "ann").env("HOSTNAME", "desk").env_remove("VISUAL").env_remove("EDITOR");
+        command
+            .env("USER", "ann")
+            .env("HOSTNAME", "desk")
+            .env_remove("VISUAL")
+            .env_remove("EDITOR");
         if let Some(editor) = editor {
             let path = self.folder.path().join("editor.sh");
             fs::write(&path, format!("#!/bin/sh\n{editor}\n")).unwrap();
@@ -107,9 +117,14 @@ impl Shell {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         child.stdin.take().unwrap().write_all(stdin.as_bytes()).await.ok();
-        let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
+        let output =
+            tokio::time::timeout(DEADLINE, child.wait_with_output()).await.unwrap().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+        Ran {
+            code: output.status.code().unwrap(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
     }
 
     async fn json(&self, args: &[&str]) -> Value {
@@ -125,7 +140,8 @@ impl Shell {
     /// Files that an edit left behind.
     fn scratch(&self) -> Vec<std::path::PathBuf> {
         let all = fs::read_dir(self.folder.path()).unwrap().flatten().map(|entry| entry.path());
-        all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("millstream-")).collect()
+        all.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("millstream-"))
+            .collect()
     }
 }
 
@@ -170,11 +186,20 @@ async fn pages_newest_first_are_those_of_a_naive_reading_whatever_the_gaps() {
     // A gap that is wider than the first windows, small ones, and what is no letter.
     let stream = mill.names.dlq_stream();
     let gone = (400..1100).chain((1..=1500).filter(|n| n % 7 == 0));
-    for deleted in futures_util::future::join_all(gone.map(|seq| mill.broker.delete_message(&stream, seq))).await {
+    for deleted in
+        futures_util::future::join_all(gone.map(|seq| mill.broker.delete_message(&stream, seq)))
+            .await
+    {
         deleted.unwrap();
     }
-    publish(&mill, [Outgoing { subject: "shop.dlq.work.shop-in-events.5.original".into(), ..letter(1, &[], "") }])
-        .await;
+    publish(
+        &mill,
+        [Outgoing {
+            subject: "shop.dlq.work.shop-in-events.5.original".into(),
+            ..letter(1, &[], "")
+        }],
+    )
+    .await;
     let all = scanned(&mill.broker, &stream).await;
     let letters = Letters { broker: mill.broker.clone(), names: mill.names.clone() };
     for filter in [
@@ -182,7 +207,11 @@ async fn pages_newest_first_are_those_of_a_naive_reading_whatever_the_gaps() {
         LetterFilter { stage: Some("work".into()), ..LetterFilter::default() },
         LetterFilter { tenant: Some("rare".into()), ..LetterFilter::default() },
         LetterFilter { tenant: Some("none".into()), ..LetterFilter::default() },
-        LetterFilter { condition: Some(". == {}".into()), tenant: Some("rare".into()), ..LetterFilter::default() },
+        LetterFilter {
+            condition: Some(". == {}".into()),
+            tenant: Some("rare".into()),
+            ..LetterFilter::default()
+        },
     ] {
         let selecting = filter.compile().unwrap();
         for (span, limit) in [
@@ -196,18 +225,22 @@ async fn pages_newest_first_are_those_of_a_naive_reading_whatever_the_gaps() {
         ] {
             let page = letters.newest_first(&selecting, span, limit).await.unwrap();
             let page: Vec<_> = page.try_collect().await.unwrap();
-            let page: Vec<u64> = page.into_iter().filter_map(|seen| Some(seen.letter?.seq)).collect();
+            let page: Vec<u64> =
+                page.into_iter().filter_map(|seen| Some(seen.letter?.seq)).collect();
             let mut meant = Vec::new();
             for letter in all.iter().filter(|letter| mill.names.is_dlq(&letter.subject)) {
-                let is_inside = letter.seq > span.after && span.before.is_none_or(|before| letter.seq < before);
+                let is_inside =
+                    letter.seq > span.after && span.before.is_none_or(|before| letter.seq < before);
                 if is_inside && selecting.takes(&mill.broker, &mill.names, letter).await.unwrap() {
                     meant.push(letter.seq);
                 }
             }
             let naive: Vec<u64> = meant.iter().rev().copied().take(limit).collect();
             assert_eq!(page, naive, "{filter:?} {span:?} {limit}");
-            let oldest: Vec<_> = letters.oldest_first(&selecting, span, false).try_collect().await.unwrap();
-            let oldest: Vec<u64> = oldest.into_iter().filter_map(|seen| Some(seen.letter?.seq)).collect();
+            let oldest: Vec<_> =
+                letters.oldest_first(&selecting, span, false).try_collect().await.unwrap();
+            let oldest: Vec<u64> =
+                oldest.into_iter().filter_map(|seen| Some(seen.letter?.seq)).collect();
             assert_eq!(oldest, meant, "oldest first: {filter:?} {span:?}");
         }
     }
@@ -219,7 +252,11 @@ async fn pages_newest_first_are_those_of_a_naive_reading_whatever_the_gaps() {
 async fn a_page_says_the_command_for_the_next_one() {
     let mill = still().await;
     let shell = Shell::new(&mill);
-    let at = [(headers::DEAD_AT, "2026-11-21T08:00:00.000Z"), (headers::EVENT_ID, "e"), (headers::EVENT_TYPE, "t")];
+    let at = [
+        (headers::DEAD_AT, "2026-11-21T08:00:00.000Z"),
+        (headers::EVENT_ID, "e"),
+        (headers::EVENT_TYPE, "t"),
+    ];
     for n in 1..=5 {
         publish(&mill, [letter(n, &at, "{}")]).await;
     }
@@ -313,7 +350,10 @@ async fn show_tells_what_happened_over_all_lives_and_no_text_reaches_the_termina
     mill.event("e-1", "order.unknown", json!({ "fail": HOSTILE, "exact": 1 })).await;
     let (_, first) = mill.next_dead_letter().await;
     assert_eq!(shell.run(&["redrive", &first.seq.to_string()]).await.code, 0);
-    let again = eventually(async || mill.letters().await.into_iter().find(|letter| letter.seq != first.seq)).await;
+    let again = eventually(async || {
+        mill.letters().await.into_iter().find(|letter| letter.seq != first.seq)
+    })
+    .await;
     let number = again.seq.to_string();
     let shown = shell.json(&["show", &number, "--json"]).await;
     let attempts: Vec<&Value> = shown["history"]["attempts"].as_array().unwrap().iter().collect();
@@ -328,10 +368,21 @@ async fn show_tells_what_happened_over_all_lives_and_no_text_reaches_the_termina
     assert_eq!(attempts[0]["message"], format!("attempt 1: {HOSTILE}"));
     assert_eq!(shown["payload"]["eventId"], "e-1");
     assert_eq!(shown["sourceStored"], true);
-    let what: Vec<&str> =
-        shown["timeline"].as_array().unwrap().iter().map(|moment| moment["what"].as_str().unwrap()).collect();
+    let what: Vec<&str> = shown["timeline"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|moment| moment["what"].as_str().unwrap())
+        .collect();
     assert_eq!(what, ["stored", "failed", "failed", "redriven", "failed", "failed", "dead"]);
-    for args in [&["show", &number][..], &["ls"], &["groups"], &["stats"], &["export"], &["show", &number, "--json"]] {
+    for args in [
+        &["show", &number][..],
+        &["ls"],
+        &["groups"],
+        &["stats"],
+        &["export"],
+        &["show", &number, "--json"],
+    ] {
         let ran = shell.run(args).await;
         assert!(ran.out.contains("work"), "{args:?}: {}{}", ran.out, ran.err);
         let raw = ran.out.chars().chain(ran.err.chars()).find(|c| c.is_control() && *c != '\n');
@@ -389,17 +440,30 @@ async fn an_edit_is_held_against_the_schema_keeps_the_original_and_is_redriven()
     // The editor fails, changes nothing, types what does not pass, then what does.
     let failed = shell.run_with(&["edit", &number], "", Some("exit 3")).await;
     assert!(failed.code == 2 && failed.err.contains("exit status: 3"), "{}", failed.err);
-    let unchanged = shell.run_with(&["edit", &number], "", Some("grep -q '  \"z\": 1.0' \"$1\"")).await;
-    assert_eq!((unchanged.code, unchanged.out.as_str()), (0, "nothing changed\n"), "{}", unchanged.err);
+    let unchanged =
+        shell.run_with(&["edit", &number], "", Some("grep -q '  \"z\": 1.0' \"$1\"")).await;
+    assert_eq!(
+        (unchanged.code, unchanged.out.as_str()),
+        (0, "nothing changed\n"),
+        "{}",
+        unchanged.err
+    );
     assert_eq!(shell.scratch(), Vec::<std::path::PathBuf>::new());
     let bad = shell.run_with(&["edit", &number], "", Some("sed -i s/-150/-7/ \"$1\"")).await;
-    assert!(bad.code == 2 && bad.err.contains("your text is kept") && bad.err.contains("--no-check"), "{}", bad.err);
+    assert!(
+        bad.code == 2 && bad.err.contains("your text is kept") && bad.err.contains("--no-check"),
+        "{}",
+        bad.err
+    );
     let [kept] = <[_; 1]>::try_from(shell.scratch()).unwrap();
     assert!(fs::read_to_string(&kept).unwrap().contains("-7"));
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o600);
     let good = shell.run_with(&["edit", &number], "", Some("sed -i s/-150/150/ \"$1\"")).await;
     assert_eq!(good.code, 0, "{}", good.err);
-    assert_eq!(good.out, "letter 1 is letter 3 now; what it was is kept\nnext: millstream dlq redrive 3\n");
+    assert_eq!(
+        good.out,
+        "letter 1 is letter 3 now; what it was is kept\nnext: millstream dlq redrive 3\n"
+    );
 
     let messages = scanned(&mill.broker, &mill.names.dlq_stream()).await;
     let [original, edited] = <[_; 2]>::try_from(messages).unwrap();
@@ -431,7 +495,11 @@ async fn what_could_not_be_decoded_is_given_its_identity_by_an_edit() {
     mill.publish("events.order.created", "{\"eventId\":").await;
     mill.next_dead_letter().await;
     let still_not = shell.run_with(&["edit", "1", "--file", "-"], "{}", None).await;
-    assert!(still_not.code == 2 && still_not.err.contains("eventId is missing"), "{}", still_not.err);
+    assert!(
+        still_not.code == 2 && still_not.err.contains("eventId is missing"),
+        "{}",
+        still_not.err
+    );
     let event = domain("o-9", "order.unknown", json!({}));
     let edited = shell.run_with(&["edit", "1", "--file", "-"], &event, None).await;
     assert_eq!(edited.code, 0, "{}", edited.err);
@@ -440,11 +508,16 @@ async fn what_could_not_be_decoded_is_given_its_identity_by_an_edit() {
     assert!(shown["traceId"].is_string() && shown["editedAt"].is_string(), "{shown}");
     // Whatever it is, where someone insists.
     let seq = shown["seq"].to_string();
-    let forced = shell.run_with(&["edit", &seq, "--file", "-", "--no-check"], "rubbish", None).await;
+    let forced =
+        shell.run_with(&["edit", &seq, "--file", "-", "--no-check"], "rubbish", None).await;
     assert_eq!(forced.code, 0, "{}", forced.err);
     let shown = shell.run(&["show", &(shown["seq"].as_u64().unwrap() + 1).to_string()]).await;
     assert!(shown.out.contains("payload (7 bytes, not JSON)\nrubbish"), "{}", shown.out);
-    assert!(shown.out.contains("payload before it was edited (11 bytes, not JSON)\n{\"eventId\":"), "{}", shown.out);
+    assert!(
+        shown.out.contains("payload before it was edited (11 bytes, not JSON)\n{\"eventId\":"),
+        "{}",
+        shown.out
+    );
 }
 
 #[tokio::test]
@@ -561,9 +634,18 @@ async fn an_export_is_one_line_a_letter_whatever_its_payload_is() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 4);
     assert!(text.lines().next().unwrap().ends_with(r#""payload":{"a":1.10}}"#), "{text}");
-    assert_eq!((&lines[1]["payloadText"], &lines[2]["payloadBase16"]), (&json!("two\nlines"), &json!("ff00")));
-    assert_eq!((&lines[3]["payloadText"], &lines[3]["letter"]["apart"]), (&json!("kept apart"), &json!(true)));
-    assert_eq!((&lines[0]["letter"]["seq"], &lines[0]["headers"]["Millstream-Stage"]), (&json!(1), &json!("work")));
+    assert_eq!(
+        (&lines[1]["payloadText"], &lines[2]["payloadBase16"]),
+        (&json!("two\nlines"), &json!("ff00"))
+    );
+    assert_eq!(
+        (&lines[3]["payloadText"], &lines[3]["letter"]["apart"]),
+        (&json!("kept apart"), &json!(true))
+    );
+    assert_eq!(
+        (&lines[0]["letter"]["seq"], &lines[0]["headers"]["Millstream-Stage"]),
+        (&json!(1), &json!("work"))
+    );
     let again = shell.run(&["export", "--out", "letters.jsonl"]).await;
     assert!(again.code == 2 && again.err.contains("is there already"), "{}", again.err);
     assert_eq!(shell.run(&["export", "--limit", "2"]).await.out.lines().count(), 2);

@@ -52,7 +52,8 @@ struct Service {
 }
 
 impl Service {
-    /// Stage `work` rejects every event until it is mended, and those with `eventData.always` even then.
+    /// Stage `work` rejects every event until it is mended, and those with `eventData.always` even
+    /// then.
     fn registry(&self) -> Registry {
         let (own, other) = (self.clone(), self.clone());
         let work = handler_fn(move |event, _| {
@@ -60,7 +61,13 @@ impl Service {
             let data = event.json().unwrap()["eventData"].clone();
             let fails = !own.mended.load(Ordering::SeqCst) || data["always"] == true;
             let class = data["class"].as_str().unwrap_or("HttpServerError").to_owned();
-            async move { if fails { Err(Failure::reject(class, "503 from the shop")) } else { Ok(Reply::Pass) } }
+            async move {
+                if fails {
+                    Err(Failure::reject(class, "503 from the shop"))
+                } else {
+                    Ok(Reply::Pass)
+                }
+            }
         });
         let beside = handler_fn(move |event, _| {
             other.beside.lock().unwrap().push(event.id.clone());
@@ -130,7 +137,8 @@ async fn carry_on(mill: &Mill, claim: Claim) -> Job {
 /// The record of a job once it has ended.
 async fn ended(mill: &Mill, id: &str) -> Job {
     let jobs = Jobs::new(&mill.broker, &mill.names);
-    eventually(async || jobs.get(id).await.ok().map(|(job, _)| job).filter(|job| !job.is_open())).await
+    eventually(async || jobs.get(id).await.ok().map(|(job, _)| job).filter(|job| !job.is_open()))
+        .await
 }
 
 #[tokio::test]
@@ -139,7 +147,8 @@ async fn a_job_sends_what_its_filter_means_to_the_failed_stage_only_and_its_reco
     let (mut mill, service) = broken(classes.map(|class| json!({ "class": class }))).await;
     let before = mill.letters().await;
     let beside = service.beside.lock().unwrap().len();
-    let done = run(&mill, job(&mill, LetterFilter { class: Some("A".into()), ..of_work() }).await).await;
+    let done =
+        run(&mill, job(&mill, LetterFilter { class: Some("A".into()), ..of_work() }).await).await;
     assert_eq!((done.state, done.counts.redriven, done.counts.settled()), (State::Done, 3, 3));
     let (record, _) = Jobs::new(&mill.broker, &mill.names).get(&done.id).await.unwrap();
     assert_eq!((record.state, record.counts, &record.runner), (State::Done, done.counts, &None));
@@ -149,8 +158,15 @@ async fn a_job_sends_what_its_filter_means_to_the_failed_stage_only_and_its_reco
     mill.idle("beside").await;
     mill.drain().await;
     let left = mill.letters().await;
-    assert_eq!(left.iter().map(|letter| LetterRecord::of(letter).error_class).collect::<Vec<_>>(), ["B", "B"]);
-    assert_eq!(service.beside.lock().unwrap().len(), beside, "the stage beside saw none of them again");
+    assert_eq!(
+        left.iter().map(|letter| LetterRecord::of(letter).error_class).collect::<Vec<_>>(),
+        ["B", "B"]
+    );
+    assert_eq!(
+        service.beside.lock().unwrap().len(),
+        beside,
+        "the stage beside saw none of them again"
+    );
     assert_eq!(before.len(), 5);
 }
 
@@ -163,7 +179,10 @@ async fn a_worker_takes_a_job_that_nobody_runs_and_counts_what_it_sends() {
     assert_eq!((done.state, done.counts.redriven), (State::Done, 30));
     eventually(async || (service.calls().len() == 30).then_some(())).await;
     let metrics = mill.worker.as_ref().unwrap().metrics().render();
-    assert!(metrics.contains(r#"millstream_events_reprocessed_total{stage="work"} 30"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"millstream_events_reprocessed_total{stage="work"} 30"#),
+        "{metrics}"
+    );
     mill.drain().await;
     assert!(mill.letters().await.is_empty());
 }
@@ -181,7 +200,8 @@ async fn a_rate_is_held_to() {
 #[tokio::test]
 async fn the_rest_follows_a_good_canary() {
     let (mut mill, service) = broken(plain(20)).await;
-    let done = run(&mill, Job { canary: Some(Canary::new(5, 0.2)), ..job(&mill, of_work()).await }).await;
+    let done =
+        run(&mill, Job { canary: Some(Canary::new(5, 0.2)), ..job(&mill, of_work()).await }).await;
     assert_eq!((done.state, done.counts.redriven), (State::Done, 20));
     assert_eq!(done.canary.unwrap().verdict.as_deref(), Some("0 of 5 failed"));
     eventually(async || (service.calls().len() == 20).then_some(())).await;
@@ -191,17 +211,24 @@ async fn the_rest_follows_a_good_canary() {
 #[tokio::test]
 async fn a_bad_canary_stops_the_job_and_the_rest_is_untouched() {
     let (mut mill, service) = broken((0..20).map(|n| json!({ "always": n < 5 }))).await;
-    let stopped = run(&mill, Job { canary: Some(Canary::new(10, 0.2)), ..job(&mill, of_work()).await }).await;
+    let stopped =
+        run(&mill, Job { canary: Some(Canary::new(10, 0.2)), ..job(&mill, of_work()).await }).await;
     assert_eq!((stopped.state, stopped.counts.redriven), (State::Stopped, 10));
     let why = stopped.why.clone().unwrap();
     assert!(why.contains("of 10 failed: HttpServerError: 503 from the shop"), "{why}");
     mill.idle("work").await;
     assert_eq!(service.calls().len(), 10);
     let letters = mill.letters().await;
-    let redrives: Vec<u32> = letters.iter().map(|letter| LetterRecord::of(letter).redrives).collect();
-    assert_eq!(redrives, [vec![0; 10], vec![1; 5]].concat(), "those that failed again are letters again");
+    let redrives: Vec<u32> =
+        letters.iter().map(|letter| LetterRecord::of(letter).redrives).collect();
+    assert_eq!(
+        redrives,
+        [vec![0; 10], vec![1; 5]].concat(),
+        "those that failed again are letters again"
+    );
 
-    // Mended at last: the job goes on where it was, with a canary anew. What failed again came later, and is left alone.
+    // Mended at last: the job goes on where it was, with a canary anew. What failed again came
+    // later, and is left alone.
     let jobs = Jobs::new(&mill.broker, &mill.names);
     let done = carry_on(&mill, jobs.resume(&stopped.id, Some("test")).await.unwrap()).await;
     assert_eq!((done.state, done.counts.redriven), (State::Done, 20));
@@ -214,7 +241,11 @@ async fn a_bad_canary_stops_the_job_and_the_rest_is_untouched() {
 async fn the_guard_leaves_what_comes_back_every_time() {
     let (mut mill, service) = broken((0..6).map(|n| json!({ "always": n < 2 }))).await;
     for round in 0..2 {
-        let filter = if round == 0 { of_work() } else { LetterFilter { class: Some("*".into()), ..of_work() } };
+        let filter = if round == 0 {
+            of_work()
+        } else {
+            LetterFilter { class: Some("*".into()), ..of_work() }
+        };
         let done = run(&mill, Job { max_redrives: 1, ..job(&mill, filter).await }).await;
         let (redriven, guarded) = if round == 0 { (6, 0) } else { (0, 2) };
         assert_eq!((done.counts.redriven, done.counts.guarded), (redriven, guarded));
@@ -240,7 +271,8 @@ async fn the_guard_leaves_what_comes_back_every_time() {
 async fn a_job_whose_runner_fell_silent_is_taken_over_at_its_cursor() {
     let (mut mill, service) = broken(plain(40)).await;
     let mut job = job(&mill, of_work()).await;
-    // As a command line leaves it that was killed: half of it done, a runner that says nothing any more.
+    // As a command line leaves it that was killed: half of it done, a runner that says nothing any
+    // more.
     for letter in mill.letters().await.iter().take(20) {
         millstream::dead_letter::redrive::redrive(&mill.broker, &mill.names, letter).await.unwrap();
     }
@@ -267,7 +299,10 @@ async fn a_cancelled_job_stops_within_a_second_and_can_be_resumed() {
         (job.runner.is_none()).then_some(job)
     })
     .await;
-    assert_eq!((cancelled.state, cancelled.why.as_deref()), (State::Cancelled, Some("cancelled by me@here")));
+    assert_eq!(
+        (cancelled.state, cancelled.why.as_deref()),
+        (State::Cancelled, Some("cancelled by me@here"))
+    );
     assert!(cancelled.counts.redriven < 40, "{:?}", cancelled.counts);
     assert_eq!(mill.letters().await.len() as u64, 40 - cancelled.counts.redriven);
     let error = jobs.cancel(&slow.id, "me@here").await.unwrap_err().to_string();
@@ -284,7 +319,9 @@ async fn a_cancelled_job_stops_within_a_second_and_can_be_resumed() {
 #[tokio::test]
 async fn letters_that_come_meanwhile_are_left_alone() {
     let (mut mill, service) = broken((0..10).map(|_| json!({ "always": true }))).await;
-    let done = run(&mill, Job { per_second: Some(20.0), ..job(&mill, LetterFilter::default()).await }).await;
+    let done =
+        run(&mill, Job { per_second: Some(20.0), ..job(&mill, LetterFilter::default()).await })
+            .await;
     assert_eq!((done.state, done.counts.redriven), (State::Done, 10));
     mill.idle("work").await;
     mill.drain().await;
@@ -295,7 +332,10 @@ async fn letters_that_come_meanwhile_are_left_alone() {
 #[tokio::test]
 async fn two_runners_at_once_do_no_harm() {
     let (mut mill, service) = broken(plain(200)).await;
-    let jobs = [job(&mill, of_work()).await, job(&mill, LetterFilter { class: Some("*".into()), ..of_work() }).await];
+    let jobs = [
+        job(&mill, of_work()).await,
+        job(&mill, LetterFilter { class: Some("*".into()), ..of_work() }).await,
+    ];
     let done = join_all(jobs.map(|job| run(&mill, job))).await;
     assert!(done.iter().all(|job| job.state == State::Done));
     let redriven: u64 = done.iter().map(|job| job.counts.redriven).sum();
@@ -312,7 +352,8 @@ async fn a_redrive_does_not_mix_with_a_live_run_of_the_stage() {
     let job = job(&mill, of_work()).await;
     let live = async {
         for n in 0..100 {
-            mill.event(&format!("live-{n}"), "order.created", json!({ "always": n % 10 == 0 })).await;
+            mill.event(&format!("live-{n}"), "order.created", json!({ "always": n % 10 == 0 }))
+                .await;
         }
     };
     let (done, ()) = tokio::join!(run(&mill, job), live);
@@ -353,7 +394,8 @@ fn letter(n: usize, source: &str, body: String) -> Outgoing {
 
 #[tokio::test]
 async fn jobs_are_listed_as_they_were_made_whatever_their_names_are() {
-    let mill = Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
+    let mill =
+        Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
     let jobs = Jobs::new(&mill.broker, &mill.names);
     let now = SystemTime::now();
     let ids = ["work-9", "work-10", "beside-11"];
@@ -362,7 +404,8 @@ async fn jobs_are_listed_as_they_were_made_whatever_their_names_are() {
         let job = Job::new(id.to_owned(), Kind::Recover, LetterFilter::default(), 0, "me", made);
         jobs.create(&job).await.unwrap().unwrap();
     }
-    let listed: Vec<String> = jobs.list().await.unwrap().into_iter().map(|(job, _)| job.id).collect();
+    let listed: Vec<String> =
+        jobs.list().await.unwrap().into_iter().map(|(job, _)| job.id).collect();
     assert_eq!(listed, ids);
 }
 
@@ -377,7 +420,10 @@ async fn a_letter_whose_payload_is_kept_apart_is_sent_with_it_or_stays() {
         mill.broker.publish(letter).await.unwrap();
     }
     // It may be stored again after its letter, by whoever was second to give up.
-    mill.broker.publish(Outgoing::new("shop.dlq.work.shop-in-events.1.body", body.clone())).await.unwrap();
+    mill.broker
+        .publish(Outgoing::new("shop.dlq.work.shop-in-events.1.body", body.clone()))
+        .await
+        .unwrap();
     let done = run(&mill, job(&mill, of_work()).await).await;
     assert_eq!((done.state, done.counts.redriven, done.counts.failed), (State::Done, 2, 1));
     assert_eq!(
@@ -390,7 +436,9 @@ async fn a_letter_whose_payload_is_kept_apart_is_sent_with_it_or_stays() {
     let sent: Vec<StoredMessage> = mill.messages("shop-retry", 2).await;
     let sent = sent.into_iter().find(|sent| sent.body == body).unwrap();
     assert_eq!(sent.subject, "shop.retry.work");
-    let header = |name: &str| sent.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
+    let header = |name: &str| {
+        sent.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default()
+    };
     assert_eq!(header("Millstream-Redrives"), "1");
     assert_eq!(header("Millstream-First-Failed-At"), "2026-11-21T08:00:00.000Z");
     assert_eq!(header("Nats-Msg-Id"), "redrive:1");
@@ -399,7 +447,8 @@ async fn a_letter_whose_payload_is_kept_apart_is_sent_with_it_or_stays() {
 
 #[tokio::test]
 async fn a_letter_that_is_not_sent_never_goes_with_the_run_around_it() {
-    let mill = Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
+    let mill =
+        Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
     for n in 1..=60 {
         let letter = letter(n, "77", "{}".into());
         let letter = match n {
@@ -415,23 +464,37 @@ async fn a_letter_that_is_not_sent_never_goes_with_the_run_around_it() {
     assert_eq!((done.state, done.counts.redriven, done.counts.failed), (State::Done, 58, 1));
     assert_eq!(mill.letters().await.iter().map(|letter| letter.seq).collect::<Vec<_>>(), [20, 40]);
     // What is kept beside letters goes with its letter alone, whatever runs go.
-    let mill = Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
+    let mill =
+        Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
     for n in 1..=60 {
         let letter = letter(n, "77", if n == 30 { String::new() } else { "{}".into() });
         if n == 30 {
-            mill.broker.publish(Outgoing::new(format!("{}.body", letter.subject), "apart")).await.unwrap();
+            mill.broker
+                .publish(Outgoing::new(format!("{}.body", letter.subject), "apart"))
+                .await
+                .unwrap();
         }
-        mill.broker.publish(if n == 30 { letter.header("Millstream-Body", "apart") } else { letter }).await.unwrap();
+        mill.broker
+            .publish(if n == 30 { letter.header("Millstream-Body", "apart") } else { letter })
+            .await
+            .unwrap();
     }
     let done = run(&mill, job(&mill, of_work()).await).await;
     assert_eq!((done.counts.redriven, done.counts.failed), (60, 0));
     assert_eq!(mill.broker.stream_state("shop-dlq").await.unwrap().messages, 0);
-    assert_eq!(mill.messages("shop-retry", 60).await.iter().filter(|sent| sent.body == "apart").count(), 1);
+    assert_eq!(
+        mill.messages("shop-retry", 60).await.iter().filter(|sent| sent.body == "apart").count(),
+        1
+    );
     // What was under way when the one that cannot be sent was found out went one by one.
-    let mill = Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
+    let mill =
+        Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
     for n in 1..=60 {
         let letter = letter(n, "77", "{}".into());
-        mill.broker.publish(if n == 10 { letter.header("Millstream-Body", "apart") } else { letter }).await.unwrap();
+        mill.broker
+            .publish(if n == 10 { letter.header("Millstream-Body", "apart") } else { letter })
+            .await
+            .unwrap();
     }
     let done = run(&mill, job(&mill, of_work()).await).await;
     assert_eq!((done.counts.redriven, done.counts.failed, done.cursor), (59, 1, 60));
@@ -440,19 +503,26 @@ async fn a_letter_that_is_not_sent_never_goes_with_the_run_around_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_letters_go_at_once_and_those_of_others_stay() {
-    let mill = Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
+    let mill =
+        Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
     const COUNT: usize = 10_000;
     for chunk in (1..=COUNT).collect::<Vec<_>>().chunks(500) {
         let bodies = chunk.iter().map(|n| letter(*n, &n.to_string(), "{}".repeat(100)));
         join_all(bodies.map(|letter| mill.broker.publish(letter))).await;
     }
-    let other = Outgoing { subject: "shop.dlq.beside.shop-in-events.1".into(), ..letter(0, "1", "{}".into()) };
+    let other = Outgoing {
+        subject: "shop.dlq.beside.shop-in-events.1".into(),
+        ..letter(0, "1", "{}".into())
+    };
     mill.broker.publish(other.header("Millstream-Stage", "beside")).await.unwrap();
     let started = Instant::now();
     let done = run(&mill, job(&mill, of_work()).await).await;
     let took = started.elapsed();
     println!("{COUNT} letters in {took:?}: {:.0}/s", COUNT as f64 / took.as_secs_f64());
-    assert_eq!((done.state, done.counts.redriven, done.counts.settled()), (State::Done, 10_000, 10_000));
+    assert_eq!(
+        (done.state, done.counts.redriven, done.counts.settled()),
+        (State::Done, 10_000, 10_000)
+    );
     assert_eq!(mill.broker.stream_state("shop-retry").await.unwrap().messages, 10_000);
     assert_eq!(mill.letters().await.len(), 1);
 }
@@ -467,14 +537,24 @@ impl Program {
     fn on(mill: &Mill) -> Self {
         let folder = TempDir::new().unwrap();
         // The program has no Rust handlers; who handles what does not matter to it here.
-        let toml = PIPELINE.replace("{ rust = \"work\" }", "\"log\"").replace("{ rust = \"beside\" }", "\"log\"");
-        std::fs::write(folder.path().join("pipeline.toml"), toml.replace("\"log\"", "{ log = \"info\" }")).unwrap();
+        let toml = PIPELINE
+            .replace("{ rust = \"work\" }", "\"log\"")
+            .replace("{ rust = \"beside\" }", "\"log\"");
+        std::fs::write(
+            folder.path().join("pipeline.toml"),
+            toml.replace("\"log\"", "{ log = \"info\" }"),
+        )
+        .unwrap();
         Self { folder, url: mill.server.server.url().to_owned() }
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
-        command.args(args).args(["--set", &format!("nats.url={}", self.url)]).env("USER", "me").env("HOSTNAME", "here");
+        command
+            .args(args)
+            .args(["--set", &format!("nats.url={}", self.url)])
+            .env("USER", "me")
+            .env("HOSTNAME", "here");
         command.current_dir::<&Path>(self.folder.path()).stdin(Stdio::null());
         command
     }
@@ -490,9 +570,11 @@ impl Program {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_says_what_it_would_do_does_it_and_keeps_the_record() {
-    let (mut mill, service) = broken((0..6).map(|n| json!({ "class": if n < 4 { "A" } else { "B" } }))).await;
+    let (mut mill, service) =
+        broken((0..6).map(|n| json!({ "class": if n < 4 { "A" } else { "B" } }))).await;
     let program = Program::on(&mill);
-    let (status, text) = program.run(&["dlq", "redrive", "--all", "--dry-run", "--rate", "2/s"]).await;
+    let (status, text) =
+        program.run(&["dlq", "redrive", "--all", "--dry-run", "--rate", "2/s"]).await;
     expect_test::expect![[r#"
         STAGE  CLASS  LETTERS
         work   A      4
@@ -529,11 +611,18 @@ async fn the_command_line_says_what_it_would_do_does_it_and_keeps_the_record() {
     assert!(status == 0 && text.lines().count() == 4 && text.contains("--class A"), "{text}");
     let id = text.lines().nth(1).unwrap().split(' ').next().unwrap();
     let (status, text) = program.run(&["dlq", "jobs", "show", id]).await;
-    assert!(status == 0 && text.contains("redrove 4 letters") && text.contains("by me@here"), "{text}");
+    assert!(
+        status == 0 && text.contains("redrove 4 letters") && text.contains("by me@here"),
+        "{text}"
+    );
     let (status, text) = program.run(&["dlq", "jobs", "cancel", id]).await;
     assert!(status == 2 && text.contains("has ended already: it is done"), "{text}");
     let (status, text) = program.run(&["dlq", "jobs", "show", "nope"]).await;
-    assert!(status == 2 && text.contains("there is no job \"nope\"; `millstream dlq jobs ls` lists them"), "{text}");
+    assert!(
+        status == 2
+            && text.contains("there is no job \"nope\"; `millstream dlq jobs ls` lists them"),
+        "{text}"
+    );
     mill.idle("work").await;
     mill.drain().await;
     assert_eq!(service.calls().len(), 5);
@@ -560,7 +649,11 @@ async fn a_worker_carries_on_where_a_killed_command_line_was() {
     let mut calls = service.calls();
     let all = calls.len();
     calls.dedup();
-    assert_eq!((calls.len(), all), (60, 60), "each event once: what was under way is dropped by its id");
+    assert_eq!(
+        (calls.len(), all),
+        (60, 60),
+        "each event once: what was under way is dropped by its id"
+    );
     assert!(mill.letters().await.is_empty());
 }
 
@@ -568,11 +661,18 @@ async fn a_worker_carries_on_where_a_killed_command_line_was() {
 async fn a_bad_canary_on_the_command_line_is_exit_status_1_and_says_why() {
     let (mut mill, _) = broken((0..8).map(|_| json!({ "always": true }))).await;
     let program = Program::on(&mill);
-    let (status, text) = program.run(&["dlq", "redrive", "--all", "--canary", "4", "--stop-above", "20%"]).await;
+    let (status, text) =
+        program.run(&["dlq", "redrive", "--all", "--canary", "4", "--stop-above", "20%"]).await;
     assert_eq!(status, 1);
     assert!(text.contains("stopped by its canary, the rest is untouched\n  "), "{text}");
-    assert!(text.contains(" of 4 failed") && text.contains(": HttpServerError: 503 from the shop\n"), "{text}");
-    assert!(text.contains("mended?  millstream dlq redrive --all --canary 4 --stop-above 20%\n"), "{text}");
+    assert!(
+        text.contains(" of 4 failed") && text.contains(": HttpServerError: 503 from the shop\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("mended?  millstream dlq redrive --all --canary 4 --stop-above 20%\n"),
+        "{text}"
+    );
     assert!(text.contains("or only the untouched rest: millstream dlq jobs resume r-"), "{text}");
     mill.idle("work").await;
     mill.drain().await;

@@ -10,10 +10,15 @@ use std::{
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use millstream::{
     config::{Pipeline, pipeline},
-    observe::{Exporter, LogFormat, LogOptions, Metrics, Outcome, Readiness, TraceContext, logs, serve, span},
+    observe::{
+        Exporter, LogFormat, LogOptions, Metrics, Outcome, Readiness, TraceContext, logs, serve,
+        span,
+    },
     stages::Failure,
 };
-use opentelemetry_proto::tonic::{collector::trace::v1::ExportTraceServiceRequest, trace::v1::Span};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest, trace::v1::Span,
+};
 use prost::Message as _;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -61,23 +66,33 @@ async fn a_worker_is_scraped_and_says_what_it_waits_for() {
 
     metrics.stage("orders").handled("order.created", Outcome::Done, Duration::from_millis(2));
     let (status, kind, text) = get(address, "/metrics").await;
-    assert_eq!((status, kind.as_str()), (200, "application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    assert_eq!(
+        (status, kind.as_str()),
+        (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
     let line = r#"millstream_events_handled_total{stage="orders",event_type="order.created",status="done"} 1"#;
     assert!(text.lines().any(|l| l == line) && text.ends_with("# EOF\n"), "{text}");
 
     assert_eq!(get(address, "/readyz").await.0, 503, "nothing is known yet");
     readiness.ok("broker");
-    readiness.failing("feed shop-orders", "consumer \"shop-orders\" on stream \"shop-out-validate\" is gone");
+    readiness.failing(
+        "feed shop-orders",
+        "consumer \"shop-orders\" on stream \"shop-out-validate\" is gone",
+    );
     let (status, _, body) = get(address, "/readyz").await;
     assert_eq!(status, 503);
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["missing"][0]["what"], "feed shop-orders");
-    assert_eq!(body["missing"][0]["why"], "consumer \"shop-orders\" on stream \"shop-out-validate\" is gone");
+    assert_eq!(
+        body["missing"][0]["why"],
+        "consumer \"shop-orders\" on stream \"shop-out-validate\" is gone"
+    );
     assert_eq!(get(address, "/healthz").await.0, 200, "alive although not ready");
     readiness.ok("feed shop-orders");
     assert_eq!(get(address, "/readyz").await.0, 200);
 
-    let taken = serve(address, metrics, readiness, CancellationToken::new()).await.unwrap_err().to_string();
+    let taken =
+        serve(address, metrics, readiness, CancellationToken::new()).await.unwrap_err().to_string();
     assert!(taken.contains(&address.to_string()) && taken.contains("observe.listen"), "{taken}");
     stop.cancel();
 }
@@ -107,9 +122,12 @@ async fn a_sampled_trace_is_exported_however_quiet_the_logs_are() {
     let (endpoint, mut received) = collector().await;
     let exporter = Exporter::new(&endpoint, 1.0, "shop", "w-1").unwrap();
     let quiet = LogOptions { filter: Some("off".into()), ..LogOptions::default() };
-    let subscriber = Registry::default().with(logs::layer(&quiet, false, io::stderr).unwrap()).with(exporter.layer());
+    let subscriber = Registry::default()
+        .with(logs::layer(&quiet, false, io::stderr).unwrap())
+        .with(exporter.layer());
 
-    let parent = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+    let parent =
+        TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
     let unsampled = TraceContext { sampled: false, ..TraceContext::root("e-2") };
     let (outgoing, passed_on) = tracing::subscriber::with_default(subscriber, || {
         let first = span::handle_message("validate", "e-1", "order.created", 2, &parent);
@@ -118,7 +136,11 @@ async fn a_sampled_trace_is_exported_however_quiet_the_logs_are() {
         let second = span::handle_message("validate", "e-2", "order.created", 1, &unsampled);
         (outgoing, span::outgoing(&second, &unsampled))
     });
-    assert!(outgoing.sampled && outgoing.trace_id == parent.trace_id && outgoing.span_id != parent.span_id);
+    assert!(
+        outgoing.sampled
+            && outgoing.trace_id == parent.trace_id
+            && outgoing.span_id != parent.span_id
+    );
     assert!(!passed_on.sampled && passed_on.trace_id == unsampled.trace_id);
     assert!(TraceContext::root("e-3").sampled, "a share of 1 samples what begins here");
 
@@ -126,8 +148,12 @@ async fn a_sampled_trace_is_exported_however_quiet_the_logs_are() {
     let request = tokio::time::timeout(DEADLINE, received.recv()).await.unwrap().unwrap();
     let resource = request.resource_spans[0].resource.as_ref().unwrap();
     assert!(resource.attributes.iter().any(|a| a.key == "service.instance.id"), "{resource:?}");
-    let spans: Vec<&Span> =
-        request.resource_spans.iter().flat_map(|r| &r.scope_spans).flat_map(|scope| &scope.spans).collect();
+    let spans: Vec<&Span> = request
+        .resource_spans
+        .iter()
+        .flat_map(|r| &r.scope_spans)
+        .flat_map(|scope| &scope.spans)
+        .collect();
     let [span] = spans[..] else { panic!("one span, the sampled one: {spans:?}") };
     assert_eq!(span.trace_id, parent.trace_id);
     assert_eq!(span.parent_span_id, parent.span_id);
@@ -197,16 +223,17 @@ fn logged(format: LogFormat, filter: &str, text: &str) -> String {
 
 #[test]
 fn hostile_text_can_neither_forge_a_log_line_nor_reach_the_terminal() {
-    let hostile =
-        "a\nERROR forged\r\t\x1b[2J\x1b]0;title\x07\x08\x7f\u{9b}31m\u{85}\u{202e}\u{2028}\0 é ü \"quoted\" \\";
+    let hostile = "a\nERROR forged\r\t\x1b[2J\x1b]0;title\x07\x08\x7f\u{9b}31m\u{85}\u{202e}\u{2028}\0 é ü \"quoted\" \\";
     for format in [LogFormat::Console, LogFormat::Json] {
         let text = logged(format, "info", hostile);
         let line = text.strip_suffix('\n').unwrap();
-        let dangerous = line.chars().find(|c| c.is_control() || ('\u{2028}'..='\u{202e}').contains(c));
+        let dangerous =
+            line.chars().find(|c| c.is_control() || ('\u{2028}'..='\u{202e}').contains(c));
         assert_eq!(dangerous, None, "{format:?}: {line}");
         assert!(line.contains("é ü") && line.contains("forged"), "the rest stays readable: {line}");
     }
-    let json: serde_json::Value = serde_json::from_str(&logged(LogFormat::Json, "info", hostile)).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&logged(LogFormat::Json, "info", hostile)).unwrap();
     assert_eq!(json["event_id"], hostile, "nothing is lost");
     assert_eq!(json["message"], format!("failed: {hostile}"));
 }
@@ -218,6 +245,7 @@ fn a_bare_level_is_ours_and_directives_are_taken_as_they_are() {
     assert_eq!(logged(LogFormat::Console, "millstream::map=error", "x"), "");
     assert!(logged(LogFormat::Console, "millstream::map=trace", "x").contains("failed: x"));
     let options = LogOptions { filter: Some("millstream=loud".into()), ..LogOptions::default() };
-    let refused = logs::layer::<Registry, _>(&options, false, io::stderr).err().unwrap().to_string();
+    let refused =
+        logs::layer::<Registry, _>(&options, false, io::stderr).err().unwrap().to_string();
     assert!(refused.contains("millstream=loud"), "{refused}");
 }

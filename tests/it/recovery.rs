@@ -1,4 +1,5 @@
-//! Recovery: letters go back by themselves when their stage is up again, and what will not is marked permanent.
+//! Recovery: letters go back by themselves when their stage is up again, and what will not is
+//! marked permanent.
 
 use std::{
     sync::{
@@ -47,12 +48,21 @@ impl Service {
     fn registry(&self) -> Registry {
         let own = self.clone();
         let work = handler_fn(move |event, _| {
-            let class = event.json().unwrap()["eventData"]["class"].as_str().unwrap_or("ConnectionError").to_owned();
+            let class = event.json().unwrap()["eventData"]["class"]
+                .as_str()
+                .unwrap_or("ConnectionError")
+                .to_owned();
             let mended = own.0.load(Ordering::SeqCst);
             if mended {
                 own.1.lock().unwrap().push(event.id.clone());
             }
-            async move { if mended { Ok(Reply::Pass) } else { Err(Failure::reject(class, "the till is down")) } }
+            async move {
+                if mended {
+                    Ok(Reply::Pass)
+                } else {
+                    Err(Failure::reject(class, "the till is down"))
+                }
+            }
         });
         Registry::new().with("work", work)
     }
@@ -93,7 +103,9 @@ async fn letters(mill: &Mill) -> Vec<String> {
     let mut told: Vec<String> = letters
         .iter()
         .map(LetterRecord::of)
-        .map(|letter| format!("{}: {}", letter.event_id.unwrap(), letter.permanent.unwrap_or_default()))
+        .map(|letter| {
+            format!("{}: {}", letter.event_id.unwrap(), letter.permanent.unwrap_or_default())
+        })
         .collect();
     told.sort();
     told
@@ -107,14 +119,17 @@ async fn a_breaker_that_closes_redrives_what_may_recover_and_marks_the_rest_once
     // A second worker of the fleet.
     let first = mill.worker.take().unwrap();
     mill.work().await;
-    for (id, class) in [("a", "ConnectionError"), ("b", "ValidationError"), ("c", "ConnectionRefused")] {
+    for (id, class) in
+        [("a", "ConnectionError"), ("b", "ValidationError"), ("c", "ConnectionRefused")]
+    {
         mill.event(id, "order.created", json!({ "class": class })).await;
     }
     mill.messages("shop-dlq", 3).await;
     // A breaker that is closed, and of which nobody knows that it was open, is no news.
     breaker(&mill, "closed").await;
     breaker(&mill, "open").await;
-    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.breaker").await.unwrap()).await;
+    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.breaker").await.unwrap())
+        .await;
     assert!(recoveries(&mill).await.is_empty());
     service.mend();
     breaker(&mill, "closed").await;
@@ -124,7 +139,8 @@ async fn a_breaker_that_closes_redrives_what_may_recover_and_marks_the_rest_once
     assert_eq!(jobs[0].created_by, "recovery of stage \"work\": its breaker closed");
     eventually(async || (service.handled() == ["a", "c"]).then_some(())).await;
     assert_eq!(letters(&mill).await, ["b: class ValidationError is not one that recovers"]);
-    let text = [first.metrics().render(), mill.worker.as_ref().unwrap().metrics().render()].concat();
+    let text =
+        [first.metrics().render(), mill.worker.as_ref().unwrap().metrics().render()].concat();
     for line in [
         r#"millstream_events_recovered_total{stage="work"} 2"#,
         r#"millstream_events_permanent_total{stage="work"} 1"#,
@@ -136,7 +152,8 @@ async fn a_breaker_that_closes_redrives_what_may_recover_and_marks_the_rest_once
     // Again: what is permanent is passed by, and a manual redrive may still send it.
     breaker(&mill, "open").await;
     let is_down = async || {
-        let (value, _) = mill.broker.kv_get("shop-state", "recovery.work.breaker").await.unwrap()?;
+        let (value, _) =
+            mill.broker.kv_get("shop-state", "recovery.work.breaker").await.unwrap()?;
         (!String::from_utf8(value.to_vec()).unwrap().contains("null")).then_some(())
     };
     eventually(is_down).await;
@@ -153,23 +170,30 @@ async fn a_breaker_that_closes_redrives_what_may_recover_and_marks_the_rest_once
 #[tokio::test]
 async fn a_health_check_that_passes_again_redrives_even_if_the_worker_that_saw_it_fail_is_gone() {
     let up = Arc::new(AtomicBool::new(true));
-    let (answer, listener) = (Arc::clone(&up), tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (answer, listener) =
+        (Arc::clone(&up), tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
     let address = listener.local_addr().unwrap();
     let health = move || {
         let up = answer.load(Ordering::SeqCst);
         async move { if up { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE } }
     };
-    tokio::spawn(async move { axum::serve(listener, Router::new().route("/health", get(health))).await.unwrap() });
-    let check = format!(r#"{{ rate = "1000/s", check = {{ http = "http://{address}/health", every = "100ms" }} }}"#);
+    tokio::spawn(async move {
+        axum::serve(listener, Router::new().route("/health", get(health))).await.unwrap()
+    });
+    let check = format!(
+        r#"{{ rate = "1000/s", check = {{ http = "http://{address}/health", every = "100ms" }} }}"#
+    );
     let service = Service::default();
     let mut mill = Mill::with(&pipeline(&check), service.registry()).await;
     mill.event("a", "order.created", json!({})).await;
     mill.next_dead_letter().await;
     // It passed all the time: there is nothing to recover from.
-    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.lease").await.unwrap()).await;
+    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.lease").await.unwrap())
+        .await;
     assert!(mill.broker.kv_get("shop-state", "recovery.work.check").await.unwrap().is_none());
     up.store(false, Ordering::SeqCst);
-    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.check").await.unwrap()).await;
+    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.check").await.unwrap())
+        .await;
     mill.drain().await;
     assert!(recoveries(&mill).await.is_empty());
     service.mend();
@@ -184,16 +208,21 @@ async fn a_health_check_that_passes_again_redrives_even_if_the_worker_that_saw_i
 }
 
 #[tokio::test]
-async fn letters_of_tenants_that_are_not_active_or_too_old_or_redriven_too_often_become_permanent() {
+async fn letters_of_tenants_that_are_not_active_or_too_old_or_redriven_too_often_become_permanent()
+{
     let service = Service::default();
-    let toml = pipeline(r#"{ rate = "1000/s", tenants = "tenants", max_age = "1h", max_redrives = 2 }"#);
+    let toml =
+        pipeline(r#"{ rate = "1000/s", tenants = "tenants", max_age = "1h", max_redrives = 2 }"#);
     let mut mill = Mill::still(TestServer::start().await, &toml, service.registry()).await;
     mill.broker.create_stream(&crate::support::bucket("tenants")).await.unwrap();
-    for (tenant, value) in [("on", "true"), ("json", r#"{"status":"active"}"#), ("off", r#"{"active":false}"#)] {
+    for (tenant, value) in
+        [("on", "true"), ("json", r#"{"status":"active"}"#), ("off", r#"{"active":false}"#)]
+    {
         mill.broker.kv_put("tenants", tenant, value).await.unwrap();
     }
     let now = millstream::dead_letter::letter::rfc3339(SystemTime::now());
-    let old = millstream::dead_letter::letter::rfc3339(SystemTime::now() - Duration::from_secs(7200));
+    let old =
+        millstream::dead_letter::letter::rfc3339(SystemTime::now() - Duration::from_secs(7200));
     for (n, (id, tenant, dead_at, redrives)) in [
         ("on", "on", &now, "0"),
         ("json", "json", &now, "1"),
@@ -218,16 +247,22 @@ async fn letters_of_tenants_that_are_not_active_or_too_old_or_redriven_too_often
             .header("Millstream-Stage", "work")
             .header("Millstream-Dead-At", dead_at)
             .header("Millstream-Redrives", redrives);
-        let letter = if tenant.is_empty() { letter } else { letter.header("Millstream-Tenant", tenant) };
+        let letter =
+            if tenant.is_empty() { letter } else { letter.header("Millstream-Tenant", tenant) };
         mill.broker.publish(letter).await.unwrap();
     }
     service.mend();
     breaker(&mill, "open").await;
     mill.work().await;
-    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.breaker").await.unwrap()).await;
+    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.breaker").await.unwrap())
+        .await;
     breaker(&mill, "closed").await;
     let jobs = recovered(&mill, 1).await;
-    assert_eq!((jobs[0].state, jobs[0].counts.redriven, jobs[0].counts.permanent), (State::Done, 3, 5), "{jobs:?}");
+    assert_eq!(
+        (jobs[0].state, jobs[0].counts.redriven, jobs[0].counts.permanent),
+        (State::Done, 3, 5),
+        "{jobs:?}"
+    );
     eventually(async || (service.handled() == ["json", "none", "on"]).then_some(())).await;
     mill.drain().await;
     expect_test::expect![[r#"
@@ -246,7 +281,8 @@ async fn a_missing_bucket_of_tenants_fails_the_job_and_touches_nothing() {
     mill.event("a", "order.created", json!({})).await;
     mill.next_dead_letter().await;
     breaker(&mill, "open").await;
-    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.breaker").await.unwrap()).await;
+    eventually(async || mill.broker.kv_get("shop-state", "recovery.work.breaker").await.unwrap())
+        .await;
     breaker(&mill, "closed").await;
     let jobs = recovered(&mill, 1).await;
     assert_eq!(jobs[0].state, State::Failed);

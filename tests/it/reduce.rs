@@ -1,4 +1,5 @@
-//! Reduce: counts stay exact while leaders are killed, stall and come back, and the server restarts.
+//! Reduce: counts stay exact while leaders are killed, stall and come back, and the server
+//! restarts.
 
 use std::{
     collections::BTreeMap,
@@ -18,8 +19,8 @@ use millstream::{
     observe::{Metrics, ReduceMetrics},
     reduce::run,
     stages::{
-        Build, ChannelTerms, Emission, Emits, Failure, Handler, Problem, Reduce, World, incident::Incident,
-        notification::Notification,
+        Build, ChannelTerms, Emission, Emits, Failure, Handler, Problem, Reduce, World,
+        incident::Incident, notification::Notification,
     },
     topology::{self, Topology},
 };
@@ -63,7 +64,8 @@ fn built(stage: &Stage) -> Box<dyn Reduce> {
     build(&stage.options, &OneChannel).unwrap()
 }
 
-/// A server with the streams of a pipeline, and a connection. `options` are keys of its `errors` stage.
+/// A server with the streams of a pipeline, and a connection. `options` are keys of its `errors`
+/// stage.
 async fn mill(options: &str) -> (TestServer, Broker, Arc<Pipeline>) {
     let server = TestServer::start().await;
     let pipeline = support::pipeline(
@@ -140,12 +142,14 @@ fn error(n: u64) -> Bytes {
     if n % 100 == 99 {
         return Bytes::from(format!("{{\"no\": \"error\", \"n\": {n}}}"));
     }
-    let message = format!("{} failed after {n} ms", ["ant", "bee", "cow", "dog", "eel"][(n % 5) as usize]);
+    let message =
+        format!("{} failed after {n} ms", ["ant", "bee", "cow", "dog", "eel"][(n % 5) as usize]);
     let body = json!({ "errorCode": format!("CODE_{}", n % 4), "serviceName": "cart", "message": message });
     Bytes::from(body.to_string())
 }
 
-/// Publishes the errors of a range, each with its id, so that one whose answer was lost is stored once.
+/// Publishes the errors of a range, each with its id, so that one whose answer was lost is stored
+/// once.
 async fn publish(broker: &Broker, range: std::ops::Range<u64>) {
     for n in range {
         let outgoing = Outgoing::new("errors.cart", error(n)).id(&format!("error-{n}"));
@@ -168,10 +172,14 @@ async fn scanned(broker: &Broker, stream: &str) -> Vec<(String, Bytes)> {
     messages.try_collect().await.unwrap()
 }
 
-/// Waits until everything is counted, then checks it: every error once, every oddity one dead letter, every incident's news once.
+/// Waits until everything is counted, then checks it: every error once, every oddity one dead
+/// letter, every incident's news once.
 async fn expect_exact(broker: &Broker, pipeline: &Pipeline, total: u64) {
     let odd = (0..total).filter(|n| n % 100 == 99).count() as u64;
-    until("the last count", async || (counted(broker, pipeline).await? >= total - odd).then_some(())).await;
+    until("the last count", async || {
+        (counted(broker, pipeline).await? >= total - odd).then_some(())
+    })
+    .await;
     assert_eq!(counted(broker, pipeline).await, Some(total - odd));
     let letters = scanned(broker, "rt-dlq").await;
     let mut bodies: Vec<_> = letters.iter().map(|(_, body)| body.clone()).collect();
@@ -220,13 +228,16 @@ async fn counts_are_exact_though_leaders_are_killed_at_random_moments() {
         let broker = broker.clone();
         async move { publish(&broker, 0..TOTAL).await }
     });
-    let mut workers: Vec<Worker> =
-        (0..2).map(|n| Worker::start(&broker, &pipeline, "errors", &format!("worker-{n}"))).collect();
+    let mut workers: Vec<Worker> = (0..2)
+        .map(|n| Worker::start(&broker, &pipeline, "errors", &format!("worker-{n}")))
+        .collect();
     for kill in 0..5 {
-        let leader = until("a leader", async || workers.iter().position(|worker| worker.leads())).await;
+        let leader =
+            until("a leader", async || workers.iter().position(|worker| worker.leads())).await;
         let applied = workers[leader].metrics.snapshot().applied + dice.below(1500);
         until("some work", async || {
-            (publishing.is_finished() || workers[leader].metrics.snapshot().applied >= applied).then_some(())
+            (publishing.is_finished() || workers[leader].metrics.snapshot().applied >= applied)
+                .then_some(())
         })
         .await;
         let killed = workers.remove(leader);
@@ -274,7 +285,11 @@ impl Reduce for Stalling {
         self.inner.restore(key, value)
     }
 
-    fn apply(&mut self, input: &millstream::stages::Input<'_>, out: &mut Vec<Emission>) -> Result<(), Failure> {
+    fn apply(
+        &mut self,
+        input: &millstream::stages::Input<'_>,
+        out: &mut Vec<Emission>,
+    ) -> Result<(), Failure> {
         while self.stalled.load(Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -298,12 +313,19 @@ impl Reduce for Stalling {
     }
 }
 
-/// A thread for what may stand still: another thread of the test's own runtime could have the connection waiting on it.
+/// A thread for what may stand still: another thread of the test's own runtime could have the
+/// connection waiting on it.
 struct Apart(Option<tokio::runtime::Runtime>);
 
 impl Apart {
     fn new() -> Self {
-        Self(Some(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()))
+        Self(Some(
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap(),
+        ))
     }
 
     async fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
@@ -342,7 +364,10 @@ async fn a_leader_that_stalled_and_wakes_up_is_fenced_out() {
     until("a takeover", async || new.leads().then_some(())).await;
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     publish(&broker, 600..800).await;
-    until("the new leader's work", async || (counted(&broker, &pipeline).await? >= 792).then_some(())).await;
+    until("the new leader's work", async || {
+        (counted(&broker, &pipeline).await? >= 792).then_some(())
+    })
+    .await;
     let commits = old.metrics.snapshot().commits;
     stalled.store(false, Relaxed);
     until("the old leader to step down", async || (!old.leads()).then_some(())).await;
@@ -355,8 +380,10 @@ async fn a_leader_that_stalled_and_wakes_up_is_fenced_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn counts_are_exact_though_the_server_is_killed_and_restarted() {
     let (mut server, broker, pipeline) = mill("").await;
-    let workers =
-        [Worker::start(&broker, &pipeline, "errors", "one"), Worker::start(&broker, &pipeline, "errors", "two")];
+    let workers = [
+        Worker::start(&broker, &pipeline, "errors", "one"),
+        Worker::start(&broker, &pipeline, "errors", "two"),
+    ];
     let publishing = tokio::spawn({
         let broker = broker.clone();
         async move { publish(&broker, 0..4000).await }
@@ -376,8 +403,10 @@ async fn counts_are_exact_though_the_server_is_killed_and_restarted() {
 async fn an_incident_becomes_notifications_until_it_resolves() {
     // Longer than the group_interval: an update that its end overtakes is told as the end alone.
     let (_server, broker, pipeline) = mill("quiet = \"3s\"").await;
-    let workers =
-        [Worker::start(&broker, &pipeline, "errors", "one"), Worker::start(&broker, &pipeline, "alerts", "one")];
+    let workers = [
+        Worker::start(&broker, &pipeline, "errors", "one"),
+        Worker::start(&broker, &pipeline, "alerts", "one"),
+    ];
     for n in 0..12 {
         publish(&broker, n * 20..n * 20 + 1).await;
     }
@@ -387,7 +416,8 @@ async fn an_incident_becomes_notifications_until_it_resolves() {
     })
     .await;
     assert!(told.iter().all(|(subject, _)| subject == "rt.notify.log"));
-    let told: Vec<Notification> = told.iter().map(|(_, body)| serde_json::from_slice(body).unwrap()).collect();
+    let told: Vec<Notification> =
+        told.iter().map(|(_, body)| serde_json::from_slice(body).unwrap()).collect();
     let titles: Vec<&str> = told.iter().map(|notification| notification.title.as_str()).collect();
     expect_test::expect![[r#"
         [medium] CODE_0 opened: 5 errors in cart

@@ -34,7 +34,8 @@ async fn an_account_without_jetstream_is_the_same_error() {
         r#"accounts { A { users: [{user: "a", password: "p"}] }, B { jetstream: enabled, users: [{user: "b", password: "p"}] } }"#,
     )
     .await;
-    let nats = |user: &str| Nats { auth: Auth::User(user.to_owned(), "p".to_owned()), ..server.nats() };
+    let nats =
+        |user: &str| Nats { auth: Auth::User(user.to_owned(), "p".to_owned()), ..server.nats() };
     let error = failure(Broker::connect(&nats("a"), "test").await);
     assert!(matches!(error, ConnectError::NoJetStream { .. }), "{error:?}");
     Broker::connect(&nats("b"), "test").await.unwrap();
@@ -50,9 +51,15 @@ async fn a_server_that_is_too_old_is_named_with_its_version() {
         socket.write_all(format!("INFO {info}\r\nPONG\r\n").as_bytes()).await.unwrap();
         tokio::io::copy(&mut socket, &mut tokio::io::sink()).await.unwrap();
     });
-    let error = failure(Broker::connect(&Nats { url: vec![url.clone()], ..Nats::default() }, "test").await);
+    let error =
+        failure(Broker::connect(&Nats { url: vec![url.clone()], ..Nats::default() }, "test").await);
     assert!(matches!(error, ConnectError::TooOld { .. }), "{error:?}");
-    assert!(error.to_string().starts_with(&format!("the NATS server at {url} is version 2.9.11, and 2.12")), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with(&format!("the NATS server at {url} is version 2.9.11, and 2.12")),
+        "{error}"
+    );
     old.abort();
 }
 
@@ -64,10 +71,14 @@ async fn an_unreachable_server_is_named_and_waited_for_if_told() {
     let nats = Nats { url: vec![url], ..Nats::default() };
     let error = failure(Broker::connect(&nats, "test").await);
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
-    assert!(error.to_string().starts_with("could not reach a NATS server at nats://127.0.0.1:"), "{error}");
+    assert!(
+        error.to_string().starts_with("could not reach a NATS server at nats://127.0.0.1:"),
+        "{error}"
+    );
 
     let (said, heard) = std::sync::mpsc::channel();
-    let waiting = Broker::connect_patiently(&nats, "test", |error| said.send(error.to_string()).unwrap());
+    let waiting =
+        Broker::connect_patiently(&nats, "test", |error| said.send(error.to_string()).unwrap());
     tokio::select! {
         connected = waiting => panic!("it connected to nothing: {connected:?}"),
         () = eventually(async || heard.try_recv().ok().map(drop)) => {}
@@ -76,8 +87,10 @@ async fn an_unreachable_server_is_named_and_waited_for_if_told() {
 
 #[tokio::test]
 async fn a_wrong_password_is_one_clear_error_that_shows_no_secret() {
-    let server = TestServer::configured(r#"authorization { user: "mill", password: "right" }"#).await;
-    let nats = |password: &str| Nats { auth: Auth::User("mill".into(), password.into()), ..server.nats() };
+    let server =
+        TestServer::configured(r#"authorization { user: "mill", password: "right" }"#).await;
+    let nats =
+        |password: &str| Nats { auth: Auth::User("mill".into(), password.into()), ..server.nats() };
     let error = failure(Broker::connect(&nats("wr0ng"), "test").await);
     assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
     assert!(error.to_string().contains("refused our credentials (user and password)"), "{error}");
@@ -93,12 +106,16 @@ async fn a_refused_subject_is_fatal_and_named() {
     .await;
     let nats = Nats { auth: Auth::User("a".into(), "p".into()), ..server.nats() };
     let broker = Broker::connect(&nats, "test").await.unwrap();
-    let publish = broker.publish(millstream::broker::Outgoing::new("shop.dlq.orders.x.1", Bytes::new()));
+    let publish =
+        broker.publish(millstream::broker::Outgoing::new("shop.dlq.orders.x.1", Bytes::new()));
     let fatal = tokio::select! {
         fatal = broker.fatal() => fatal,
         published = publish => panic!("{published:?}"),
     };
-    assert_eq!((fatal.operation.as_str(), fatal.subject.as_str()), ("publish", "shop.dlq.orders.x.1"));
+    assert_eq!(
+        (fatal.operation.as_str(), fatal.subject.as_str()),
+        ("publish", "shop.dlq.orders.x.1")
+    );
 }
 
 #[tokio::test]
@@ -109,7 +126,10 @@ async fn a_refused_jetstream_api_is_named_at_once() {
     .await;
     let nats = Nats { auth: Auth::User("a".into(), "p".into()), ..server.nats() };
     let error = failure(Broker::connect(&nats, "test").await);
-    assert!(matches!(&error, ConnectError::Denied(fatal) if fatal.subject == "$JS.API.INFO"), "{error:?}");
+    assert!(
+        matches!(&error, ConnectError::Denied(fatal) if fatal.subject == "$JS.API.INFO"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -151,7 +171,10 @@ async fn a_server_is_gone_soon_after_its_parent_was_killed_with_kill_9() {
         .spawn()
         .unwrap();
     let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
-    let pid = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("holding ")?.parse().ok()).unwrap();
+    let pid = lines
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("holding ")?.parse().ok())
+        .unwrap();
     assert!(is_alive(pid));
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -162,7 +185,12 @@ async fn a_server_is_gone_soon_after_its_parent_was_killed_with_kill_9() {
 async fn a_program_that_is_no_nats_server_is_refused_with_its_path() {
     let error = failure(Server::find(Some("/bin/echo".as_ref())).await);
     let text = error.to_string();
-    assert!(text.starts_with("the nats-server at /bin/echo cannot be used: it does not say its version"), "{text}");
+    assert!(
+        text.starts_with(
+            "the nats-server at /bin/echo cannot be used: it does not say its version"
+        ),
+        "{text}"
+    );
 }
 
 #[tokio::test]

@@ -56,9 +56,14 @@ impl Shell {
     pub(crate) async fn run_with(&self, line: &str, stdin: impl AsRef<[u8]>) -> Ran {
         let mut child = self.command(line).spawn().unwrap();
         child.stdin.take().unwrap().write_all(stdin.as_ref()).await.ok();
-        let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect(line).unwrap();
+        let output =
+            tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect(line).unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+        Ran {
+            code: output.status.code().unwrap(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
     }
 
     /// Everything a command said, with what passes left out.
@@ -74,7 +79,11 @@ impl Shell {
     }
 
     pub(crate) fn stable(&self, line: &str) -> String {
-        let line = if self.url.is_empty() { line.to_owned() } else { line.replace(&self.url, "nats://SERVER") };
+        let line = if self.url.is_empty() {
+            line.to_owned()
+        } else {
+            line.replace(&self.url, "nats://SERVER")
+        };
         // Times, ids of traces, and hashes.
         let mut words: Vec<String> = line.split(' ').map(ToOwned::to_owned).collect();
         for word in &mut words {

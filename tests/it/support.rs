@@ -49,7 +49,8 @@ impl TestServer {
         Self::launch(true, Some(config)).await
     }
 
-    /// A server with a user `worker` who may not publish on `subject`. Who does not say who they are may do everything.
+    /// A server with a user `worker` who may not publish on `subject`. Who does not say who they
+    /// are may do everything.
     pub(crate) async fn denying(subject: &str) -> Self {
         Self::configured(&format!(
             r#"
@@ -75,7 +76,8 @@ impl TestServer {
             path
         });
         let launch = Launch { data: data.path().to_owned(), port: 0, jetstream, config };
-        let server = Server::launch(&program, launch).await.unwrap_or_else(|error| panic!("{error}"));
+        let server =
+            Server::launch(&program, launch).await.unwrap_or_else(|error| panic!("{error}"));
         Self { server, _data: data }
     }
 
@@ -98,7 +100,8 @@ impl Drop for TestServer {
     }
 }
 
-/// The checked pipeline of this text, on the server at `nats_url`. Its paths start at the repository's root.
+/// The checked pipeline of this text, on the server at `nats_url`. Its paths start at the
+/// repository's root.
 #[track_caller]
 pub(crate) fn pipeline(toml: &str, nats_url: &str) -> Arc<Pipeline> {
     pipeline_with(toml, nats_url, &Registry::new())
@@ -108,12 +111,18 @@ pub(crate) fn pipeline(toml: &str, nats_url: &str) -> Arc<Pipeline> {
 fn pipeline_with(toml: &str, nats_url: &str, registry: &Registry) -> Arc<Pipeline> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipeline.toml");
     let flags = [("nats.url".to_owned(), nats_url.to_owned())];
-    let catalogue = Catalogue::new(HandlerContext { registered: registry.clone(), ..HandlerContext::default() });
+    let catalogue = Catalogue::new(HandlerContext {
+        registered: registry.clone(),
+        ..HandlerContext::default()
+    });
     let loaded = config::load_text(toml, &path, &flags, &[], &catalogue);
-    Arc::new(loaded.pipeline.unwrap_or_else(|| panic!("{}", config::render(&loaded.reports, false))))
+    Arc::new(
+        loaded.pipeline.unwrap_or_else(|| panic!("{}", config::render(&loaded.reports, false))),
+    )
 }
 
-/// A pipeline at work: a server of its own, its streams and consumers, and a worker in this process.
+/// A pipeline at work: a server of its own, its streams and consumers, and a worker in this
+/// process.
 pub(crate) struct Mill {
     pub(crate) broker: Broker,
     pub(crate) pipeline: Arc<Pipeline>,
@@ -140,7 +149,8 @@ impl Mill {
     pub(crate) async fn still(server: TestServer, toml: &str, registry: Registry) -> Self {
         let pipeline = pipeline_with(toml, server.server.url(), &registry);
         let broker = server.connect().await;
-        let mill = Self { names: pipeline.names(), worker: None, broker, pipeline, registry, server };
+        let mill =
+            Self { names: pipeline.names(), worker: None, broker, pipeline, registry, server };
         mill.make().await;
         mill
     }
@@ -153,10 +163,13 @@ impl Mill {
     /// Starts its worker.
     pub(crate) async fn work(&mut self) {
         let options = Options { stages: None, registry: self.registry.clone() };
-        self.worker = Some(Worker::start(self.broker.clone(), Arc::clone(&self.pipeline), options).await.unwrap());
+        self.worker = Some(
+            Worker::start(self.broker.clone(), Arc::clone(&self.pipeline), options).await.unwrap(),
+        );
     }
 
-    /// A worker on a connection of the user that a server which is [`TestServer::denying`] something has.
+    /// A worker on a connection of the user that a server which is [`TestServer::denying`]
+    /// something has.
     pub(crate) async fn denied_worker(&self) -> Worker {
         let nats = Nats { auth: Auth::User("worker".into(), "w".into()), ..self.server.nats() };
         let broker = Broker::connect(&nats, "worker").await.unwrap();
@@ -182,7 +195,11 @@ impl Mill {
 
     /// The messages of a stream, once there are as many.
     #[track_caller]
-    pub(crate) fn messages(&self, stream: &str, count: usize) -> impl Future<Output = Vec<StoredMessage>> {
+    pub(crate) fn messages(
+        &self,
+        stream: &str,
+        count: usize,
+    ) -> impl Future<Output = Vec<StoredMessage>> {
         let (broker, stream) = (self.broker.clone(), stream.to_owned());
         eventually(move || {
             let (broker, stream) = (broker.clone(), stream.clone());
@@ -226,7 +243,9 @@ pub(crate) fn domain(id: &str, event_type: &str, data: Value) -> String {
 
 /// Asks until there is an answer, and returns it; fails at the deadline.
 #[track_caller]
-pub(crate) fn eventually<T, F: Future<Output = Option<T>>>(ask: impl Fn() -> F) -> impl Future<Output = T> {
+pub(crate) fn eventually<T, F: Future<Output = Option<T>>>(
+    ask: impl Fn() -> F,
+) -> impl Future<Output = T> {
     let caller = std::panic::Location::caller();
     async move {
         let started = Instant::now();
@@ -270,7 +289,11 @@ pub(crate) fn stream(name: &str, subject: &str, retention: Retention) -> StreamS
 
 /// Whether a process of this id is there.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    std::process::Command::new("sh").args(["-c", &format!("kill -0 {pid} 2>/dev/null")]).status().unwrap().success()
+    std::process::Command::new("sh")
+        .args(["-c", &format!("kill -0 {pid} 2>/dev/null")])
+        .status()
+        .unwrap()
+        .success()
 }
 
 /// A process that is killed when it is dropped.
@@ -290,7 +313,8 @@ impl Drop for Running {
     }
 }
 
-/// The folder of a package for Python, such as `nats-py==2.16.0`. It is installed once, beside the compiled tests.
+/// The folder of a package for Python, such as `nats-py==2.16.0`. It is installed once, beside the
+/// compiled tests.
 pub(crate) fn python_package(package: &str) -> PathBuf {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -302,11 +326,17 @@ pub(crate) fn python_package(package: &str) -> PathBuf {
     fs::create_dir_all(cache).unwrap();
     let fresh = TempDir::new_in(cache).unwrap();
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"]).arg(fresh.path());
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"])
+        .arg(fresh.path());
     let output = pip.arg(package).stdin(Stdio::null()).output();
-    let said = output.as_ref().map_or_else(ToString::to_string, |o| String::from_utf8_lossy(&o.stderr).into_owned());
+    let said = output
+        .as_ref()
+        .map_or_else(ToString::to_string, |o| String::from_utf8_lossy(&o.stderr).into_owned());
     let done = output.is_ok_and(|output| output.status.success());
-    assert!(done, "could not install {package}, which this test uses; it needs python3 with pip: {said}");
+    assert!(
+        done,
+        "could not install {package}, which this test uses; it needs python3 with pip: {said}"
+    );
     // Another run may have been quicker; then its copy is as good.
     if fs::rename(fresh.path(), &folder).is_err() {
         assert!(folder.is_dir(), "could not put {package} into {}", folder.display());

@@ -7,6 +7,7 @@ use std::{
 
 /// The longest file, in lines. Aim at 400.
 const LINES_MAX: usize = 600;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -45,8 +46,12 @@ fn mentions<'a>(text: &'a str, what: &'a str) -> impl Iterator<Item = usize> + '
 #[test]
 fn every_source_file_is_on_the_map() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap_or_default();
-    assert!(!map.is_empty(), "ARCHITECTURE.md is missing: it holds the map of the source files, one line for each");
-    let files: Vec<String> = ["src", "stages/src"].into_iter().flat_map(sources).map(|(path, _)| path).collect();
+    assert!(
+        !map.is_empty(),
+        "ARCHITECTURE.md is missing: it holds the map of the source files, one line for each"
+    );
+    let files: Vec<String> =
+        ["src", "stages/src"].into_iter().flat_map(sources).map(|(path, _)| path).collect();
     // A path on the map: `src/map/settle.rs`, or `src/map/` for its `mod.rs`.
     let words = map.split(|c: char| !(c.is_ascii_alphanumeric() || "/._-".contains(c)));
     let named: Vec<&str> = words.map(|word| word.trim_end_matches('.')).collect();
@@ -54,12 +59,16 @@ fn every_source_file_is_on_the_map() {
     for path in &files {
         let name = path.strip_suffix("mod.rs").unwrap_or(path);
         if !named.contains(&name) {
-            found.push(format!("{path} is not on the map: add a line for {name} to the code map of ARCHITECTURE.md"));
+            found.push(format!(
+                "{path} is not on the map: add a line for {name} to the code map of ARCHITECTURE.md"
+            ));
         }
     }
     for name in named.into_iter().filter(|name| name.contains('/') && name.ends_with(".rs")) {
         if !root().join(name).is_file() {
-            found.push(format!("ARCHITECTURE.md names {name}, which is not there: correct or remove its line"));
+            found.push(format!(
+                "ARCHITECTURE.md names {name}, which is not there: correct or remove its line"
+            ));
         }
     }
     none(found);
@@ -67,24 +76,32 @@ fn every_source_file_is_on_the_map() {
 
 #[test]
 fn only_the_broker_room_names_the_client() {
-    let found =
-        sources("src").into_iter().filter(|(path, _)| !path.starts_with("src/broker/")).flat_map(|(path, text)| {
+    let found = sources("src")
+        .into_iter()
+        .filter(|(path, _)| !path.starts_with("src/broker/"))
+        .flat_map(|(path, text)| {
             let lines: Vec<_> = mentions(&text, "async_nats").collect();
-            lines
-                .into_iter()
-                .map(move |line| format!("{path}:{line} names async_nats: put what it needs into src/broker/"))
+            lines.into_iter().map(move |line| {
+                format!("{path}:{line} names async_nats: put what it needs into src/broker/")
+            })
         });
     none(found.collect());
 }
 
 #[test]
 fn only_commands_print_and_use_anyhow() {
-    let edge = |path: &str| path.starts_with("src/commands/") || ["src/cli.rs", "src/main.rs"].contains(&path);
+    let edge = |path: &str| {
+        path.starts_with("src/commands/") || ["src/cli.rs", "src/main.rs"].contains(&path)
+    };
     let mut found = Vec::new();
-    for (path, text) in sources("src").into_iter().filter(|(path, _)| !edge(path)).chain(sources("stages/src")) {
+    for (path, text) in
+        sources("src").into_iter().filter(|(path, _)| !edge(path)).chain(sources("stages/src"))
+    {
         for what in ["println!", "eprintln!", "print!(", "anyhow"] {
             let lines = mentions(&text, what);
-            found.extend(lines.map(|line| format!("{path}:{line} has {what}: return it, or log it with tracing")));
+            found.extend(lines.map(|line| {
+                format!("{path}:{line} has {what}: return it, or log it with tracing")
+            }));
         }
     }
     none(found);
@@ -96,7 +113,9 @@ fn no_file_is_too_long_and_each_says_what_it_is() {
     for (path, text) in ["src", "stages/src", "bench/src", "tests"].into_iter().flat_map(sources) {
         let lines = text.lines().count();
         if lines > LINES_MAX {
-            found.push(format!("{path} has {lines} lines, more than {LINES_MAX}: split it by what it decides"));
+            found.push(format!(
+                "{path} has {lines} lines, more than {LINES_MAX}: split it by what it decides"
+            ));
         }
         if !text.starts_with("//!") {
             found.push(format!("{path} does not begin with a //! sentence that says what it is"));

@@ -63,14 +63,21 @@ fn shop() -> Pipeline {
         sources: vec![
             source("events", &["events.>"], Envelope::Domain),
             source("errors", &["errors.>"], Envelope::Error),
-            Source { external: Some("LEGACY".to_owned()), ..source("legacy", &["legacy.orders"], Envelope::Raw) },
+            Source {
+                external: Some("LEGACY".to_owned()),
+                ..source("legacy", &["legacy.orders"], Envelope::Raw)
+            },
         ],
         stages: vec![
             stage("validate", "validate", &[events]),
             Stage {
                 types: vec!["order.*".to_owned(), "order.created".to_owned()],
                 dedup: Some(Duration::from_secs(120)),
-                ..stage("orders", "handle", &[results("validate"), Input::Source("legacy".to_owned())])
+                ..stage(
+                    "orders",
+                    "handle",
+                    &[results("validate"), Input::Source("legacy".to_owned())],
+                )
             },
             Stage { chain: true, ..stage("audit", "handle", &[results("orders")]) },
             stage(
@@ -112,12 +119,17 @@ fn the_shop_needs_these_feeds() {
     let topology = Topology::of(&shop());
     let mut text = String::new();
     for feed in topology.all_feeds() {
-        writeln!(text, "{} <- {} {} {:?} {:?}", feed.stage, feed.stream, feed.consumer, feed.input, feed.filters)
-            .unwrap();
+        writeln!(
+            text,
+            "{} <- {} {} {:?} {:?}",
+            feed.stage, feed.stream, feed.consumer, feed.input, feed.filters
+        )
+        .unwrap();
     }
     for stage in ["errors", "alerts"] {
         for read in topology.reads(stage) {
-            writeln!(text, "{stage} reads {} {:?} {:?}", read.stream, read.input, read.filters).unwrap();
+            writeln!(text, "{stage} reads {} {:?} {:?}", read.stream, read.input, read.filters)
+                .unwrap();
         }
     }
     expect![[r#"
@@ -148,8 +160,14 @@ fn the_shop_needs_these_streams() {
     for spec in Topology::of(&shop()).streams {
         let age = spec.max_age.map(|age| age.as_secs());
         let window = spec.duplicate_window.as_millis();
-        writeln!(text, "{} {:?} age {age:?} window {window} ms {}", spec.name, spec.retention, spec.subjects.join(" "))
-            .unwrap();
+        writeln!(
+            text,
+            "{} {:?} age {age:?} window {window} ms {}",
+            spec.name,
+            spec.retention,
+            spec.subjects.join(" ")
+        )
+        .unwrap();
     }
     expect![[r#"
         KV_shop-state Limits age None window 120000 ms $KV.shop-state.>
@@ -195,8 +213,14 @@ async fn consumers_come_before_the_streams_that_others_publish_to() {
     let plan = diff(&Topology::of(&shop()), &server.connect().await).await.unwrap();
     let text = plan.to_string();
     let at = |line: &str| text.find(line).unwrap_or_else(|| panic!("no {line} in\n{text}"));
-    assert!(at("+ consumer \"shop-orders\" on stream \"shop-out-validate\"") < at("+ stream \"shop-in-events\""));
-    assert!(at("+ stream \"shop-in-events\"") < at("+ consumer \"shop-validate\" on stream \"shop-in-events\""));
+    assert!(
+        at("+ consumer \"shop-orders\" on stream \"shop-out-validate\"")
+            < at("+ stream \"shop-in-events\"")
+    );
+    assert!(
+        at("+ stream \"shop-in-events\"")
+            < at("+ consumer \"shop-validate\" on stream \"shop-in-events\"")
+    );
 }
 
 #[tokio::test]
@@ -205,7 +229,10 @@ async fn two_that_apply_at_once_both_succeed() {
     let (one, two) = (server.connect().await, server.connect().await);
     let topology = Topology::of(&pipeline);
     let plan = diff(&topology, &one).await.unwrap();
-    let (a, b) = tokio::join!(apply(&plan, &one, Allowed::default()), apply(&plan, &two, Allowed::default()));
+    let (a, b) = tokio::join!(
+        apply(&plan, &one, Allowed::default()),
+        apply(&plan, &two, Allowed::default())
+    );
     a.unwrap();
     b.unwrap();
     assert!(diff(&topology, &one).await.unwrap().changes.is_empty());
@@ -269,7 +296,11 @@ async fn what_would_lose_messages_is_refused_unless_told() {
     pipeline.stages[0].policy.attempts = 2;
     let topology = Topology::of(&pipeline);
     let plan = diff(&topology, &broker).await.unwrap();
-    assert_eq!(plan.changes.iter().filter(|change| matches!(change.kind, ChangeKind::Lossy(..))).count(), 2, "{plan}");
+    assert_eq!(
+        plan.changes.iter().filter(|change| matches!(change.kind, ChangeKind::Lossy(..))).count(),
+        2,
+        "{plan}"
+    );
     let error = failure(apply(&plan, &broker, Allowed::default()).await);
     assert!(matches!(error, ApplyError::Lossy { .. }), "{error:?}");
     assert_eq!(broker.stream_state("shop-in-events").await.unwrap().messages, 3);

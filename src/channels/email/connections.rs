@@ -1,4 +1,5 @@
-//! Connections: to one address of a mail server, kept open for the next mail; a mail's text goes out in one piece.
+//! Connections: to one address of a mail server, kept open for the next mail; a mail's text goes
+//! out in one piece.
 
 use std::{
     net::IpAddr,
@@ -81,8 +82,14 @@ impl Connections {
         }
         let How { ip, port, tls, hello, timeout, login } = &self.how;
         let from_the_start = if let Tls::Wrapper(tls) = tls { Some(tls.clone()) } else { None };
-        let mut connection =
-            AsyncSmtpConnection::connect_tokio1((*ip, *port), Some(*timeout), hello, from_the_start, None).await?;
+        let mut connection = AsyncSmtpConnection::connect_tokio1(
+            (*ip, *port),
+            Some(*timeout),
+            hello,
+            from_the_start,
+            None,
+        )
+        .await?;
         if let Tls::Required(tls) = tls {
             connection.starttls(tls.clone(), hello).await?;
         }
@@ -99,22 +106,29 @@ impl Connections {
 
     fn take_unused(&self) -> Vec<AsyncSmtpConnection> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.extract_if(.., |(used, _)| used.elapsed() >= limits::SMTP_IDLE).map(|(_, connection)| connection).collect()
+        idle.extract_if(.., |(used, _)| used.elapsed() >= limits::SMTP_IDLE)
+            .map(|(_, connection)| connection)
+            .collect()
     }
 }
 
 /// Says a mail on a connection.
 ///
-/// The client's own way writes the text and the dot that ends it one after the other. Without `TCP_NODELAY`, which it does not
-/// set, the dot then waits for the acknowledgement of the text, and the server's kernel takes 40 ms for that. A mail of ours is
-/// ASCII, headers and all, unless an address is not: then it says what more it asks of the server, and takes that long.
+/// The client's own way writes the text and the dot that ends it one after the other. Without
+/// `TCP_NODELAY`, which it does not set, the dot then waits for the acknowledgement of the text,
+/// and the server's kernel takes 40 ms for that. A mail of ours is ASCII, headers and all, unless
+/// an address is not: then it says what more it asks of the server, and takes that long.
 ///
 /// Source: lettre 0.11.23, `AsyncSmtpConnection::message_iter`; measured in `bench alerting`.
 async fn say(connection: &mut AsyncSmtpConnection, message: &Message) -> Result<(), smtp::Error> {
     let (envelope, text) = (message.envelope(), message.formatted());
     let addresses = || envelope.to().iter().chain(envelope.from());
     let text = match String::from_utf8(text) {
-        Ok(text) if text.is_ascii() && addresses().all(|address| address.to_string().is_ascii()) => text,
+        Ok(text)
+            if text.is_ascii() && addresses().all(|address| address.to_string().is_ascii()) =>
+        {
+            text
+        }
         Ok(text) => return connection.send(envelope, text.as_bytes()).await.map(drop),
         Err(error) => return connection.send(envelope, error.as_bytes()).await.map(drop),
     };
@@ -127,7 +141,8 @@ async fn say(connection: &mut AsyncSmtpConnection, message: &Message) -> Result<
     Ok(())
 }
 
-/// A text as it is sent after `DATA`: a dot at the start of a line doubled, and the dot that ends it.
+/// A text as it is sent after `DATA`: a dot at the start of a line doubled, and the dot that ends
+/// it.
 ///
 /// Source: RFC 5321, sections 4.1.1.4 and 4.5.2.
 fn with_end(text: &str) -> String {

@@ -1,4 +1,5 @@
-//! Mail: a notification as a message with a text and an HTML part, and headers that say that no person wrote it.
+//! Mail: a notification as a message with a text and an HTML part, and headers that say that no
+//! person wrote it.
 
 use std::time::SystemTime;
 
@@ -32,19 +33,23 @@ impl Mail<'_> {
     /// # Errors
     /// A [`class::VALIDATION`] rejection where it cannot be put together.
     pub(super) fn message(&self, now: SystemTime) -> Result<Message, Failure> {
-        let Notification { notification_id, severity, status, why, group, channel, title, .. } = self.notification;
+        let Notification { notification_id, severity, status, why, group, channel, title, .. } =
+            self.notification;
         let domain = self.from.email.domain();
         // The ids are ours alone; what is in them is hashed, since a mail id may hold little.
         let id = |what: &str| {
             let digest = ring::digest::digest(&ring::digest::SHA256, what.as_bytes());
-            let hex: String = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+            let hex: String =
+                digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
             format!("<{hex}@{domain}>")
         };
-        // Nobody sends the root of a thread: what refers to the same one is shown together all the same. A digest's thread is
-        // that of all digests of its channel.
+        // Nobody sends the root of a thread: what refers to the same one is shown together all the
+        // same. A digest's thread is that of all digests of its channel.
         let root = match self.notification.about {
             About::Digest { .. } => id(&format!("{}/{channel}/digest", self.pipeline)),
-            About::Incident { .. } | About::Group { .. } => id(&format!("{}/{channel}/{group}", self.pipeline)),
+            About::Incident { .. } | About::Group { .. } => {
+                id(&format!("{}/{channel}/{group}", self.pipeline))
+            }
         };
         let mut builder = Message::builder()
             .from(self.from.clone())
@@ -75,14 +80,21 @@ impl Mail<'_> {
             builder = builder.raw_header(HeaderValue::new(name, "high".to_owned()));
         }
         let parts = MultiPart::alternative_plain_html(self.text(), self.html());
-        builder.multipart(parts).map_err(|error| Failure::reject(class::VALIDATION, format!("not a mail: {error}")))
+        builder
+            .multipart(parts)
+            .map_err(|error| Failure::reject(class::VALIDATION, format!("not a mail: {error}")))
     }
 
     /// The headers as they are sent, and the two parts before they are encoded.
     pub(super) fn preview(&self, now: SystemTime) -> String {
         match self.message(now) {
-            Ok(message) => format!("{}\n{}\n--- the same as HTML ---\n{}", message.headers(), self.text(), self.html())
-                .replace("\r\n", "\n"),
+            Ok(message) => format!(
+                "{}\n{}\n--- the same as HTML ---\n{}",
+                message.headers(),
+                self.text(),
+                self.html()
+            )
+            .replace("\r\n", "\n"),
             Err(failure) => failure.to_string(),
         }
     }
@@ -114,6 +126,9 @@ impl Mail<'_> {
 
     fn footer(&self) -> String {
         let Notification { channel, notification_id, .. } = self.notification;
-        format!("sent by Millstream: pipeline {}, channel {channel}, notification {notification_id}", self.pipeline)
+        format!(
+            "sent by Millstream: pipeline {}, channel {channel}, notification {notification_id}",
+            self.pipeline
+        )
     }
 }

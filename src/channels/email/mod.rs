@@ -83,18 +83,28 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
         text.parse::<Mailbox>().map_err(|error| {
             let shown = millstream_stages::text::excerpt(text, 100);
             let problem = Problem::new(at, format!("\"{shown}\" is not a mail address: {error}"));
-            problems.push(problem.hint("write it like \"alerts@example.com\" or \"Alerts <alerts@example.com>\""));
+            problems.push(
+                problem.hint(
+                    "write it like \"alerts@example.com\" or \"Alerts <alerts@example.com>\"",
+                ),
+            );
         })
     };
     let from = address(&["from"], &options.from);
-    let to: Vec<_> = options.to.iter().enumerate().map(|(n, to)| address(&["to", &n.to_string()], to)).collect();
+    let to: Vec<_> =
+        options.to.iter().enumerate().map(|(n, to)| address(&["to", &n.to_string()], to)).collect();
     if options.to.is_empty() || options.to.len() > RECIPIENTS_MAX {
         problems.push(Problem::new(&["to"], format!("expected one to {RECIPIENTS_MAX} addresses")));
     }
-    let place = options.smtp.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
-    let place = place.filter(|(host, _)| !host.is_empty() && (!host.contains(':') || host.starts_with('[')));
+    let place = options
+        .smtp
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, port.parse::<u16>().ok()?)));
+    let place = place
+        .filter(|(host, _)| !host.is_empty() && (!host.contains(':') || host.starts_with('[')));
     if place.is_none() {
-        let problem = Problem::new(&["smtp"], format!("\"{}\" is not a host and a port", options.smtp));
+        let problem =
+            Problem::new(&["smtp"], format!("\"{}\" is not a host and a port", options.smtp));
         problems.push(problem.hint("write it like \"smtp.example.com:587\""));
     }
     let host = place.map_or("", |(host, _)| host);
@@ -106,19 +116,24 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
         (Some(user), Some(password)) => Some(Login { user, password }),
         (None, None) => None,
         (user, _) => {
-            let (given, absent) = if user.is_some() { ("user", "password") } else { ("password", "user") };
-            problems.push(Problem::new(&[given], format!("\"{given}\" and \"{absent}\" go together")));
+            let (given, absent) =
+                if user.is_some() { ("user", "password") } else { ("password", "user") };
+            problems
+                .push(Problem::new(&[given], format!("\"{given}\" and \"{absent}\" go together")));
             None
         }
     };
     let local = host == "localhost" || literal(host).is_some_and(|ip| ip.is_loopback());
     if login.is_some() && options.tls == Encryption::None && !local {
-        let problem = Problem::new(&["tls"], "a password would be sent where anyone on the way can read it");
+        let problem =
+            Problem::new(&["tls"], "a password would be sent where anyone on the way can read it");
         problems.push(problem.hint("use tls = \"starttls\" or \"tls\""));
     }
     let ca = options.ca.as_deref().map(|path| authority(&context.base, path)).transpose();
     let ca = ca.map_err(|problem| problems.push(problem));
-    let (Ok(from), Ok(to), Ok(ca), Some((host, port))) = (from, to.into_iter().collect(), ca, place) else {
+    let (Ok(from), Ok(to), Ok(ca), Some((host, port))) =
+        (from, to.into_iter().collect(), ca, place)
+    else {
         return Err(problems);
     };
     if !problems.is_empty() {
@@ -135,31 +150,46 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
         allow_private: options.allow_private,
         channel: context.name.clone(),
     });
-    let server = server.map_err(|error| vec![Problem::new(&["tls"], format!("TLS cannot be set up: {error}"))])?;
+    let server = server
+        .map_err(|error| vec![Problem::new(&["tls"], format!("TLS cannot be set up: {error}"))])?;
     Ok(Arc::new(Email { server, from, to, pipeline: context.pipeline.clone() }))
 }
 
 /// The certificates in a PEM file.
 fn authority(base: &Path, path: &str) -> Result<Vec<u8>, Problem> {
-    let wrong = |why: String| Problem::new(&["ca"], format!("could not read the certificates in \"{path}\": {why}"));
+    let wrong = |why: String| {
+        Problem::new(&["ca"], format!("could not read the certificates in \"{path}\": {why}"))
+    };
     let pem = std::fs::read(base.join(path)).map_err(|error| wrong(root_cause(&error)))?;
     if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
-        return Err(wrong("there is none in it".to_owned()).hint("it is a PEM file with -----BEGIN CERTIFICATE-----"));
+        return Err(wrong("there is none in it".to_owned())
+            .hint("it is a PEM file with -----BEGIN CERTIFICATE-----"));
     }
     Ok(pem)
 }
 
 impl Channel for Email {
-    fn send<'a>(&'a self, notification: &'a Notification, delivery: &'a Delivery) -> Pending<'a, ()> {
+    fn send<'a>(
+        &'a self,
+        notification: &'a Notification,
+        delivery: &'a Delivery,
+    ) -> Pending<'a, ()> {
         Box::pin(async move {
-            let mail = mail::Mail { from: &self.from, to: &self.to, pipeline: &self.pipeline, notification };
-            let message = mail.message(delivery.now).map_err(|failure| self.server.failure(failure))?;
+            let mail = mail::Mail {
+                from: &self.from,
+                to: &self.to,
+                pipeline: &self.pipeline,
+                notification,
+            };
+            let message =
+                mail.message(delivery.now).map_err(|failure| self.server.failure(failure))?;
             self.server.send(message).await
         })
     }
 
     fn preview(&self, notification: &Notification) -> String {
-        let mail = mail::Mail { from: &self.from, to: &self.to, pipeline: &self.pipeline, notification };
+        let mail =
+            mail::Mail { from: &self.from, to: &self.to, pipeline: &self.pipeline, notification };
         self.server.blot(&mail.preview(SystemTime::from(notification.at)))
     }
 

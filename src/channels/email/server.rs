@@ -131,14 +131,20 @@ impl Server {
 
     /// A failure as this channel's.
     pub(super) fn failure(&self, failure: Failure) -> Failure {
-        Failure { message: format!("channel \"{}\": {}", self.keys.channel, self.blot(&failure.message)), ..failure }
+        Failure {
+            message: format!("channel \"{}\": {}", self.keys.channel, self.blot(&failure.message)),
+            ..failure
+        }
     }
 
     /// Sends a mail. An address that does not answer is left for the next one.
     pub(super) async fn send(&self, message: Message) -> Result<(), Failure> {
         let sent = tokio::time::timeout(self.timeout(), self.try_each(&message)).await;
         sent.unwrap_or_else(|_| {
-            Err(Failure::retry(class::TIMEOUT, format!("the mail server did not answer in {}", self.keys.timeout)))
+            Err(Failure::retry(
+                class::TIMEOUT,
+                format!("the mail server did not answer in {}", self.keys.timeout),
+            ))
         })
         .map_err(|failure| self.failure(failure))
     }
@@ -162,7 +168,8 @@ impl Server {
         }
     }
 
-    /// The connections to an address of the server that was checked a moment ago, and how many addresses there are.
+    /// The connections to an address of the server that was checked a moment ago, and how many
+    /// addresses there are.
     async fn connections(&self) -> Result<(Arc<Connections>, usize), Failure> {
         let mut current = self.current.lock().await;
         if let Some(Current { checked, connections, .. }) = &*current
@@ -174,14 +181,21 @@ impl Server {
         let found = address::resolve(host, *port, *allow_private).await;
         let addresses: Vec<SocketAddr> = found.map_err(|error| match error.to_string() {
             inside if inside == LEADS_INSIDE => Failure::retry(class::CONNECTION, inside),
-            why => Failure::retry(class::CONNECTION, format!("could not resolve the mail server's name: {why}")),
+            why => Failure::retry(
+                class::CONNECTION,
+                format!("could not resolve the mail server's name: {why}"),
+            ),
         })?;
         let address = addresses[self.next.load(Ordering::Relaxed) % addresses.len()];
         let connections = match current.take() {
             Some(Current { ip, connections, .. }) if ip == address.ip() => connections,
             Some(_) | None => Connections::new(self.how(address.ip())),
         };
-        *current = Some(Current { ip: address.ip(), checked: Instant::now(), connections: Arc::clone(&connections) });
+        *current = Some(Current {
+            ip: address.ip(),
+            checked: Instant::now(),
+            connections: Arc::clone(&connections),
+        });
         Ok((connections, addresses.len()))
     }
 
@@ -193,14 +207,16 @@ impl Server {
             tls: self.tls.clone(),
             hello: ClientId::Domain(hello.clone()),
             timeout: self.timeout(),
-            login: login.as_ref().map(|Login { user, password }| Credentials::new(user.clone(), password.clone())),
+            login: login
+                .as_ref()
+                .map(|Login { user, password }| Credentials::new(user.clone(), password.clone())),
         }
     }
 
     /// What an error means for the notification.
     ///
-    /// Source: RFC 5321, section 4.2.1: 4yz "try again", 5yz "do not"; RFC 4954, section 6: 530, 534, 535 and 538 are about the
-    /// login.
+    /// Source: RFC 5321, section 4.2.1: 4yz "try again", 5yz "do not"; RFC 4954, section 6: 530,
+    /// 534, 535 and 538 are about the login.
     fn meaning(&self, error: &smtp::Error) -> Failure {
         let said = root_cause(error);
         let code = error.status().map(u16::from);
@@ -212,10 +228,14 @@ impl Server {
                     with_code(code, &said)
                 ),
             ),
-            Some(500..) => {
-                Failure::reject(SMTP_REFUSED, format!("the mail server refuses: {}", with_code(code, &said)))
-            }
-            Some(_) => Failure::retry(SMTP_LATER, format!("the mail server cannot now: {}", with_code(code, &said))),
+            Some(500..) => Failure::reject(
+                SMTP_REFUSED,
+                format!("the mail server refuses: {}", with_code(code, &said)),
+            ),
+            Some(_) => Failure::retry(
+                SMTP_LATER,
+                format!("the mail server cannot now: {}", with_code(code, &said)),
+            ),
             None if error.is_tls() || is_tls(error) => {
                 let hint = match self.keys.tls {
                     Encryption::Starttls => {
@@ -225,21 +245,32 @@ impl Server {
                         "it should have a certificate for this host; see \"tls\" and \"ca\""
                     }
                 };
-                Failure::retry(TLS, format!("no encrypted connection to the mail server: {said}: {hint}"))
+                Failure::retry(
+                    TLS,
+                    format!("no encrypted connection to the mail server: {said}: {hint}"),
+                )
             }
-            None if error.is_timeout() => {
-                Failure::retry(class::TIMEOUT, format!("the mail server did not answer in {}", self.keys.timeout))
-            }
+            None if error.is_timeout() => Failure::retry(
+                class::TIMEOUT,
+                format!("the mail server did not answer in {}", self.keys.timeout),
+            ),
             None if error.is_client() => {
                 let missing = "STARTTLS is not supported on this server";
                 match said.contains(missing) || said.contains("STARTTLS") {
-                    true => {
-                        Failure::retry(TLS, format!("no encrypted connection to the mail server: {said}: see \"tls\""))
-                    }
-                    false => Failure::reject(SMTP_REFUSED, format!("the mail server cannot be used: {said}")),
+                    true => Failure::retry(
+                        TLS,
+                        format!("no encrypted connection to the mail server: {said}: see \"tls\""),
+                    ),
+                    false => Failure::reject(
+                        SMTP_REFUSED,
+                        format!("the mail server cannot be used: {said}"),
+                    ),
                 }
             }
-            None => Failure::retry(class::CONNECTION, format!("could not reach the mail server: {said}")),
+            None => Failure::retry(
+                class::CONNECTION,
+                format!("could not reach the mail server: {said}"),
+            ),
         }
     }
 }

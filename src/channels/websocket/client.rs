@@ -1,4 +1,5 @@
-//! Client: one browser that is connected: told what comes, asked whether it lives, left when it is slow.
+//! Client: one browser that is connected: told what comes, asked whether it lives, left when it is
+//! slow.
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use tokio::{
@@ -47,7 +48,8 @@ pub(super) async fn run(
     let patience = if code == close_code::AGAIN { LIVE_SEND_MAX } else { LIVE_GOODBYE };
     let leave = async {
         if socket.send(goodbye).await.is_ok() {
-            // Its goodbye is waited for: a connection that is closed before is reset, and what was sent may be lost.
+            // Its goodbye is waited for: a connection that is closed before is reset, and what was
+            // sent may be lost.
             while let Some(Ok(_)) = socket.recv().await {}
         }
     };
@@ -55,7 +57,8 @@ pub(super) async fn run(
     timeout(patience, leave).await.unwrap_or_default();
 }
 
-/// Whether a message was taken in time. Where it was not, part of it may be on its way, so that no other can follow.
+/// Whether a message was taken in time. Where it was not, part of it may be on its way, so that no
+/// other can follow.
 async fn tell(socket: &mut WebSocket, message: Message) -> bool {
     matches!(timeout(LIVE_SEND_MAX, socket.send(message)).await, Ok(Ok(())))
 }

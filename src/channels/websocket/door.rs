@@ -13,7 +13,8 @@ const BEARER: &str = "bearer.";
 /// Who may connect, and where.
 pub(super) struct Door {
     pub(super) path: String,
-    /// A key of this process, under which what is said is compared with what is known: that takes the same time whatever is said.
+    /// A key of this process, under which what is said is compared with what is known: that takes
+    /// the same time whatever is said.
     key: hmac::Key,
     token: hmac::Tag,
     origins: Vec<String>,
@@ -21,7 +22,8 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(path: String, token: &str, origins: Vec<String>) -> Self {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("the system has random numbers");
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            .expect("the system has random numbers");
         Self { path, token: hmac::sign(&key, token.as_bytes()), key, origins }
     }
 
@@ -43,7 +45,8 @@ impl Door {
         });
         let offered = text(header::SEC_WEBSOCKET_PROTOCOL).flat_map(|value| value.split(','));
         let offered = offered.filter_map(|protocol| protocol.trim().strip_prefix(BEARER));
-        let known = |token: &str| hmac::verify(&self.key, token.as_bytes(), self.token.as_ref()).is_ok();
+        let known =
+            |token: &str| hmac::verify(&self.key, token.as_bytes(), self.token.as_ref()).is_ok();
         if bearer.chain(offered).any(known) { Ok(()) } else { Err(StatusCode::UNAUTHORIZED) }
     }
 }
@@ -55,17 +58,31 @@ mod tests {
 
     #[test]
     fn a_page_needs_its_origin_and_everyone_the_token() {
-        let door = Door::new("/live".to_owned(), "0123456789abcdef", vec!["https://ops.example.com".to_owned()]);
+        let door = Door::new(
+            "/live".to_owned(),
+            "0123456789abcdef",
+            vec!["https://ops.example.com".to_owned()],
+        );
         let admit = |pairs: &[(&'static str, &str)]| {
-            let headers = pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            let headers = pairs
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
             door.admit(&headers.collect()).map_err(|status| status.as_u16())
         };
         assert_eq!(admit(&[("authorization", "Bearer 0123456789abcdef")]), Ok(()));
         let offer = "millstream, bearer.0123456789abcdef";
-        assert_eq!(admit(&[("sec-websocket-protocol", offer), ("origin", "https://Ops.example.com")]), Ok(()));
-        assert_eq!(admit(&[("sec-websocket-protocol", offer), ("origin", "https://evil.example")]), Err(403));
+        assert_eq!(
+            admit(&[("sec-websocket-protocol", offer), ("origin", "https://Ops.example.com")]),
+            Ok(())
+        );
+        assert_eq!(
+            admit(&[("sec-websocket-protocol", offer), ("origin", "https://evil.example")]),
+            Err(403)
+        );
         assert_eq!(admit(&[("sec-websocket-protocol", offer), ("origin", "null")]), Err(403));
-        for wrong in ["Bearer 0123456789abcdeF", "Bearer ", "Basic 0123456789abcdef", "0123456789abcdef"] {
+        for wrong in
+            ["Bearer 0123456789abcdeF", "Bearer ", "Basic 0123456789abcdef", "0123456789abcdef"]
+        {
             assert_eq!(admit(&[("authorization", wrong)]), Err(401), "{wrong}");
         }
         assert_eq!(admit(&[]), Err(401));

@@ -1,7 +1,9 @@
-//! `websocket`: pushes notifications, and incidents as they change, to the browsers that are connected to any worker.
+//! `websocket`: pushes notifications, and incidents as they change, to the browsers that are
+//! connected to any worker.
 //!
-//! Whichever worker delivers a notification is not where a browser is connected: it is sent over the broker, and every worker
-//! that serves browsers listens there. Workers on one host share the address: the first has it, the next takes it over.
+//! Whichever worker delivers a notification is not where a browser is connected: it is sent over
+//! the broker, and every worker that serves browsers listens there. Workers on one host share the
+//! address: the first has it, the next takes it over.
 
 mod client;
 mod door;
@@ -32,16 +34,19 @@ pub(super) const KIND: ChannelKind = ChannelKind {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// Where browsers connect, an IP address and a port. Behind it belongs a proxy that speaks TLS, if they are not on this host.
+    /// Where browsers connect, an IP address and a port. Behind it belongs a proxy that speaks TLS,
+    /// if they are not on this host.
     #[serde(default = "default_listen")]
     listen: String,
     /// The path they connect to.
     #[serde(default = "default_path")]
     path: String,
-    /// What they must say, at least 16 letters, digits, `-`, `.`, `_` or `~`: as `Authorization: Bearer <token>`, or, since a
-    /// browser cannot set headers, as the subprotocol `bearer.<token>` beside `millstream`. It is never shown.
+    /// What they must say, at least 16 letters, digits, `-`, `.`, `_` or `~`: as `Authorization:
+    /// Bearer <token>`, or, since a browser cannot set headers, as the subprotocol `bearer.<token>`
+    /// beside `millstream`. It is never shown.
     token: String,
-    /// The sites whose pages may connect, such as `https://ops.example.com`. What is no browser says no origin, and needs none.
+    /// The sites whose pages may connect, such as `https://ops.example.com`. What is no browser
+    /// says no origin, and needs none.
     #[serde(default)]
     origins: Vec<String>,
 }
@@ -64,26 +69,42 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
     let Options { listen, path, token, origins } = super::read(options)?;
     let mut problems = Vec::new();
     let address = listen.parse::<SocketAddr>().map_err(|_| {
-        let problem = Problem::new(&["listen"], format!("\"{listen}\" is not an address to listen on"));
-        problems.push(problem.hint("write an IP address and a port, such as \"127.0.0.1:9465\" or \"0.0.0.0:9465\""));
+        let problem =
+            Problem::new(&["listen"], format!("\"{listen}\" is not an address to listen on"));
+        problems.push(problem.hint(
+            "write an IP address and a port, such as \"127.0.0.1:9465\" or \"0.0.0.0:9465\"",
+        ));
     });
-    if !path.starts_with('/') || !path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte)) {
-        problems.push(Problem::new(&["path"], format!("\"{path}\" is not a path")).hint("write it like \"/live\""));
+    if !path.starts_with('/')
+        || !path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte))
+    {
+        problems.push(
+            Problem::new(&["path"], format!("\"{path}\" is not a path"))
+                .hint("write it like \"/live\""),
+        );
     }
     if token.len() < TOKEN_BYTES_MIN
         || !token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     {
-        let message = format!("a token is at least {TOKEN_BYTES_MIN} letters, digits, -, ., _ or ~");
-        problems.push(Problem::new(&["token"], message).hint("make one with: openssl rand -hex 32"));
+        let message =
+            format!("a token is at least {TOKEN_BYTES_MIN} letters, digits, -, ., _ or ~");
+        problems
+            .push(Problem::new(&["token"], message).hint("make one with: openssl rand -hex 32"));
     }
     let mut allowed = Vec::new();
     for (n, origin) in origins.iter().enumerate() {
         match Url::parse(origin).map(|url| url.origin().ascii_serialization()) {
-            Ok(known) if known == origin.trim_end_matches('/').to_ascii_lowercase() => allowed.push(known),
+            Ok(known) if known == origin.trim_end_matches('/').to_ascii_lowercase() => {
+                allowed.push(known)
+            }
             _ => {
-                let problem = Problem::new(&["origins", &n.to_string()], format!("\"{origin}\" is not an origin"));
-                problems
-                    .push(problem.hint("write a scheme, a host and, if need be, a port: \"https://ops.example.com\""));
+                let problem = Problem::new(
+                    &["origins", &n.to_string()],
+                    format!("\"{origin}\" is not an origin"),
+                );
+                problems.push(problem.hint(
+                    "write a scheme, a host and, if need be, a port: \"https://ops.example.com\"",
+                ));
             }
         }
     }
@@ -111,6 +132,8 @@ impl Channel for WebSocket {
 
     fn endpoint(self: Arc<Self>, stop: CancellationToken) -> Option<Endpoint> {
         let broker = self.context.broker.clone()?;
-        Some(Box::pin(async move { serve::serve(self.listen, &self.door, &self.context, &broker, &stop).await }))
+        Some(Box::pin(async move {
+            serve::serve(self.listen, &self.door, &self.context, &broker, &stop).await
+        }))
     }
 }

@@ -60,9 +60,13 @@ pub(super) async fn serve(
                     tracing::info!(channel, %address, "browsers may connect");
                     return run(listener, Arc::clone(door), context, feeds, stop).await;
                 }
-                Err(error) => tracing::warn!(channel, %error, "could not listen for what browsers are told"),
+                Err(error) => {
+                    tracing::warn!(channel, %error, "could not listen for what browsers are told")
+                }
             },
-            Err(error) if said => tracing::debug!(channel, %error, "the address for browsers is still taken"),
+            Err(error) if said => {
+                tracing::debug!(channel, %error, "the address for browsers is still taken")
+            }
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 said = true;
                 tracing::info!(channel, %listen, "the address for browsers is taken, by another worker of this host if all is well");
@@ -80,15 +84,20 @@ pub(super) async fn serve(
 }
 
 /// What is told: the channel's notifications, and what becomes of the pipeline's incidents.
-async fn feeds(context: &ChannelContext, broker: &Broker) -> Result<Vec<(Listening, Read)>, ListenError> {
-    let mut feeds: Vec<(Listening, Read)> = vec![(broker.listen(&context.live).await?, notification)];
+async fn feeds(
+    context: &ChannelContext,
+    broker: &Broker,
+) -> Result<Vec<(Listening, Read)>, ListenError> {
+    let mut feeds: Vec<(Listening, Read)> =
+        vec![(broker.listen(&context.live).await?, notification)];
     for subject in &context.incidents {
         feeds.push((broker.listen(subject).await?, incident));
     }
     Ok(feeds)
 }
 
-/// Makes what came from the broker into what browsers are told; `None` where it is not what it should be.
+/// Makes what came from the broker into what browsers are told; `None` where it is not what it
+/// should be.
 type Read = fn(&Bytes) -> Option<String>;
 
 fn notification(body: &Bytes) -> Option<String> {
@@ -123,7 +132,10 @@ async fn run(
                     // Nobody is there to be told, if it fails.
                     Some(text) => _ = news.send(text.into()),
                     None => {
-                        tracing::debug!(channel, "what came for browsers is neither a notification nor an incident")
+                        tracing::debug!(
+                            channel,
+                            "what came for browsers is neither a notification nor an incident"
+                        )
                     }
                 }
             }
@@ -140,7 +152,8 @@ async fn run(
     });
     let routes = Router::new().fallback(connect).with_state(Arc::clone(&live));
     // `axum::serve` does not return an error; it goes on after a failed accept.
-    let served = axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let served =
+        axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = served.into_future() => served.unwrap_or_default(),
         // A request that is never finished would hold up the end.

@@ -68,7 +68,11 @@ fn channel<'a>(pipeline: &'a Pipeline, name: &str) -> anyhow::Result<&'a Channel
 }
 
 /// What sends to a channel, as a worker would build it.
-fn deliver(pipeline: &Pipeline, channel: &Channel, broker: Option<Broker>) -> anyhow::Result<Deliver> {
+fn deliver(
+    pipeline: &Pipeline,
+    channel: &Channel,
+    broker: Option<Broker>,
+) -> anyhow::Result<Deliver> {
     pipeline.deliver(channel, broker).map_err(|problems| {
         let first = problems.first().map_or("no reason given", |problem| problem.message.as_str());
         anyhow::anyhow!("channel \"{}\" cannot be built: {}", channel.name, super::printable(first))

@@ -40,7 +40,8 @@ pub(super) fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
         lines::print(&printable(&format!("{title}\n\n{}", text.trim_end())))?;
     } else {
         let deliver = super::deliver(&pipeline, channel, None)?;
-        let shown = deliver.preview(&notification).map_err(|failure| anyhow::anyhow!("{failure}"))?;
+        let shown =
+            deliver.preview(&notification).map_err(|failure| anyhow::anyhow!("{failure}"))?;
         lines::print(&printable(shown.trim_end()))?;
     }
     Ok(ExitCode::SUCCESS)

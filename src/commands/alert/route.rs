@@ -87,18 +87,24 @@ pub(super) fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
         let shown: String = ways.iter().map(render).collect();
         lines::print(&printable(shown.trim_end()))?;
     }
-    let nowhere = ways.iter().all(|way| way.taken.iter().all(|taken| channels(way, taken).is_empty()));
+    let nowhere =
+        ways.iter().all(|way| way.taken.iter().all(|taken| channels(way, taken).is_empty()));
     Ok(crate::commands::found(nowhere))
 }
 
 fn labels(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut labels = BTreeMap::new();
     for text in texts {
-        let (label, value) = text
-            .split_once('=')
-            .with_context(|| format!("\"{}\" is no label: write it like severity=critical", printable(text)))?;
-        if label == "severity" && Severity::meant_by(value).is_none_or(|severity| severity.as_str() != value) {
-            bail!("there is no severity \"{}\"; they are low, medium, high and critical", printable(value));
+        let (label, value) = text.split_once('=').with_context(|| {
+            format!("\"{}\" is no label: write it like severity=critical", printable(text))
+        })?;
+        if label == "severity"
+            && Severity::meant_by(value).is_none_or(|severity| severity.as_str() != value)
+        {
+            bail!(
+                "there is no severity \"{}\"; they are low, medium, high and critical",
+                printable(value)
+            );
         }
         labels.insert(label.to_owned(), value.to_owned());
     }
@@ -106,20 +112,31 @@ fn labels(texts: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
 }
 
 fn way(stage: &Stage, visited: Vec<Visited>, rule: Vec<String>) -> Way {
-    let taken = visited.iter().filter(|route| route.takes).map(|Visited { path, terms, .. }| Taken {
-        route: path.clone(),
-        channels: terms.channels.clone(),
-        group_by: terms.group_by.clone(),
-        group_wait: terms.group_wait.to_string(),
-        group_interval: terms.group_interval.to_string(),
-        repeat_interval: terms.repeat_interval.to_string(),
-        mute: terms.mute.clone(),
-        active: terms.active.clone(),
-        escalate: terms.escalate.iter().map(|(after, channels)| (after.to_string(), channels.clone())).collect(),
-    });
+    let taken =
+        visited.iter().filter(|route| route.takes).map(|Visited { path, terms, .. }| Taken {
+            route: path.clone(),
+            channels: terms.channels.clone(),
+            group_by: terms.group_by.clone(),
+            group_wait: terms.group_wait.to_string(),
+            group_interval: terms.group_interval.to_string(),
+            repeat_interval: terms.repeat_interval.to_string(),
+            mute: terms.mute.clone(),
+            active: terms.active.clone(),
+            escalate: terms
+                .escalate
+                .iter()
+                .map(|(after, channels)| (after.to_string(), channels.clone()))
+                .collect(),
+        });
     let taken = taken.collect();
-    let looked = |Visited { path, matchers, matched, .. }| Looked { route: path, matchers, matched };
-    Way { stage: stage.name.clone(), rule, looked_at: visited.into_iter().map(looked).collect(), taken }
+    let looked =
+        |Visited { path, matchers, matched, .. }| Looked { route: path, matchers, matched };
+    Way {
+        stage: stage.name.clone(),
+        rule,
+        looked_at: visited.into_iter().map(looked).collect(),
+        taken,
+    }
 }
 
 /// Where it goes: a rule's own channels go before those of the route.
@@ -144,14 +161,21 @@ fn render(way: &Way) -> String {
         let of = if way.rule.is_empty() { "" } else { "  (its rule in aggregate-errors says so)" };
         let names = if to.is_empty() { "nowhere".to_owned() } else { to.join(", ") };
         out += &format!("  channels   {names}{of}\n");
-        let by = if taken.group_by.is_empty() { "all together".to_owned() } else { taken.group_by.join(", ") };
+        let by = if taken.group_by.is_empty() {
+            "all together".to_owned()
+        } else {
+            taken.group_by.join(", ")
+        };
         out += &format!("  grouped    by {by}\n");
         out += &format!(
             "  told       first after {}, news every {}, again every {}\n",
             taken.group_wait, taken.group_interval, taken.repeat_interval
         );
         for (after, channels) in &taken.escalate {
-            out += &format!("  unless     acknowledged within {after}: then also {}\n", channels.join(", "));
+            out += &format!(
+                "  unless     acknowledged within {after}: then also {}\n",
+                channels.join(", ")
+            );
         }
         for (word, times) in [("muted", &taken.mute), ("only in", &taken.active)] {
             if !times.is_empty() {

@@ -1,4 +1,5 @@
-//! `alert simulate`: stored errors run through the rules in memory: what would have been sent, when, and what held back and why.
+//! `alert simulate`: stored errors run through the rules in memory: what would have been sent,
+//! when, and what held back and why.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +10,9 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use millstream_stages::{alert::Explained, incident::timestamp, notification::Why, simulate::Outcome};
+use millstream_stages::{
+    alert::Explained, incident::timestamp, notification::Why, simulate::Outcome,
+};
 
 use crate::{
     commands::{App, count, lines::Lines, people, printable, table::Table},
@@ -60,12 +63,18 @@ pub(super) struct Args {
 pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
     if known::aggregates(&pipeline).next().is_none() || known::alerts(&pipeline).next().is_none() {
-        bail!("there are no rules to simulate\n hint: add stages of kind \"aggregate-errors\" and \"alert\"");
+        bail!(
+            "there are no rules to simulate\n hint: add stages of kind \"aggregate-errors\" and \"alert\""
+        );
     }
     if let Some(channel) = &args.channel {
         super::channel(&pipeline, channel)?;
     }
-    ensure!(args.json || args.limit <= limits::TABLE_ROWS_MAX, "a table has at most {} rows", limits::TABLE_ROWS_MAX);
+    ensure!(
+        args.json || args.limit <= limits::TABLE_ROWS_MAX,
+        "a table has at most {} rows",
+        limits::TABLE_ROWS_MAX
+    );
     let now = SystemTime::now();
     let moment = |text: &str, flag: &str| -> anyhow::Result<SystemTime> {
         parse_rfc3339(&people::moment(text, flag, now)?).context("a time is a time")
@@ -84,7 +93,8 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     })
     .await?;
     bar.finish_and_clear();
-    let mut held: Vec<Explained> = alerts.iter_mut().flat_map(|alert| alert.take_explained()).collect();
+    let mut held: Vec<Explained> =
+        alerts.iter_mut().flat_map(|alert| alert.take_explained()).collect();
     if let Some(channel) = &args.channel {
         outcome.sent.retain(|notification| notification.channel == *channel);
         held.retain(|held| held.channel == *channel);
@@ -100,7 +110,8 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 /// Progress on stderr, through the span, where it takes long.
 fn progress(span: Span) -> ProgressBar {
     let bar = ProgressBar::new(span.until.duration_since(span.since).unwrap_or_default().as_secs());
-    let style = ProgressStyle::with_template("reading stored errors {bar:30} {percent}%  {elapsed}");
+    let style =
+        ProgressStyle::with_template("reading stored errors {bar:30} {percent}%  {elapsed}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.enable_steady_tick(Duration::from_millis(500));
     bar
@@ -138,13 +149,19 @@ fn text(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held: &
         }
         let mut table = Table::new(&["AT", "CHANNEL", "WHY", "TITLE"]);
         for told in shown {
-            table.row([clock(told.at), told.channel.clone(), told.why.as_str().to_owned(), told.title.clone()]);
+            table.row([
+                clock(told.at),
+                told.channel.clone(),
+                told.why.as_str().to_owned(),
+                told.title.clone(),
+            ]);
         }
         table.print();
         println!();
     }
     if args.held && !held.is_empty() {
-        let mut table = Table::new(&["AT", "CHANNEL", "HELD BACK", "INCIDENT", "EVENT", "CODE", "BECAUSE"]);
+        let mut table =
+            Table::new(&["AT", "CHANNEL", "HELD BACK", "INCIDENT", "EVENT", "CODE", "BECAUSE"]);
         for back in held.iter().take(limits::TABLE_ROWS_MAX) {
             table.row([
                 clock(timestamp(back.at_ms)),
@@ -175,7 +192,11 @@ fn summary(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held
         pipeline.name,
         count(usize::try_from(outcome.errors).unwrap_or(usize::MAX), "error"),
     );
-    println!("  {} began, {} in all", count(began, "incident"), count(outcome.incidents.len(), "change"));
+    println!(
+        "  {} began, {} in all",
+        count(began, "incident"),
+        count(outcome.incidents.len(), "change")
+    );
     let mut by_channel: BTreeMap<&str, (usize, usize, usize)> = BTreeMap::new();
     for told in &outcome.sent {
         let of = by_channel.entry(&told.channel).or_default();
@@ -191,13 +212,18 @@ fn summary(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held
         println!("  nothing would have been sent");
     }
     for (channel, (sent, digests, back)) in &by_channel {
-        let digests = if *digests > 0 { format!(", {} of them", count(*digests, "digest")) } else { String::new() };
+        let digests = if *digests > 0 {
+            format!(", {} of them", count(*digests, "digest"))
+        } else {
+            String::new()
+        };
         let reasons: Vec<String> = by_reason
             .iter()
             .filter(|((of, _), _)| of == channel)
             .map(|((_, reason), n)| format!("{n} {reason}"))
             .collect();
-        let held = if *back > 0 { format!("; held back: {}", reasons.join(", ")) } else { String::new() };
+        let held =
+            if *back > 0 { format!("; held back: {}", reasons.join(", ")) } else { String::new() };
         println!("  {}: {}{digests}{held}", printable(channel), count(*sent, "notification"));
     }
     if !held.is_empty() && !args.held {
@@ -207,6 +233,7 @@ fn summary(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held
 
 /// A time to the second: on a terminal as people read it, else RFC 3339. Always UTC.
 fn clock(at: jiff::Timestamp) -> String {
-    let format = if std::io::stdout().is_terminal() { "%m-%d %H:%M:%S" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    let format =
+        if std::io::stdout().is_terminal() { "%m-%d %H:%M:%S" } else { "%Y-%m-%dT%H:%M:%SZ" };
     at.strftime(format).to_string()
 }

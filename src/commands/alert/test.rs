@@ -63,7 +63,11 @@ enum Kind {
 
 impl Sample {
     /// The notification.
-    pub(super) fn notification(&self, pipeline: &str, channel: &str) -> millstream_stages::notification::Notification {
+    pub(super) fn notification(
+        &self,
+        pipeline: &str,
+        channel: &str,
+    ) -> millstream_stages::notification::Notification {
         let severity = Severity::meant_by(&self.severity).unwrap_or_default();
         let incident = sample::incident(&self.code, severity, pipeline, jiff::Timestamp::now());
         let about = match self.about {
@@ -89,8 +93,12 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let broker = if needs_broker { Some(app.connect(&pipeline).await?) } else { None };
     let deliver = super::deliver(&pipeline, channel, broker)?;
     let notification = args.sample.notification(&pipeline.name, &channel.name);
-    let delivery =
-        Delivery { stage: Names::channel_stage(&channel.name), attempt: 1, now: SystemTime::now(), traceparent: None };
+    let delivery = Delivery {
+        stage: Names::channel_stage(&channel.name),
+        attempt: 1,
+        now: SystemTime::now(),
+        traceparent: None,
+    };
     let began = Instant::now();
     let sent = send(&deliver, &notification, &delivery).await;
     let took = began.elapsed();
@@ -109,10 +117,19 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     } else {
         match &sent {
             Ok(()) => {
-                println!("channel \"{}\" took it in {} ms: {}", channel.name, took.as_millis(), notification.title)
+                println!(
+                    "channel \"{}\" took it in {} ms: {}",
+                    channel.name,
+                    took.as_millis(),
+                    notification.title
+                )
             }
             Err(failure) => {
-                println!("channel \"{}\" did not take it: {}", channel.name, printable(&failure.to_string()));
+                println!(
+                    "channel \"{}\" did not take it: {}",
+                    channel.name,
+                    printable(&failure.to_string())
+                );
                 let what = match failure.disposition {
                     Disposition::Reject => "a notification would be dead-lettered at once",
                     Disposition::Retry { .. } | Disposition::Defer { .. } => {
@@ -135,8 +152,12 @@ async fn send(
     use millstream_stages::{Failure, Map as _, failure::class};
     let sending = deliver.send(notification, delivery);
     let Some(timeout) = deliver.timeout() else { return sending.await };
-    let late =
-        |_| Failure::retry(class::TIMEOUT, format!("no answer in {}", millstream_stages::units::Period(timeout)));
+    let late = |_| {
+        Failure::retry(
+            class::TIMEOUT,
+            format!("no answer in {}", millstream_stages::units::Period(timeout)),
+        )
+    };
     tokio::time::timeout(timeout, sending).await.map_err(late)?
 }
 

@@ -67,7 +67,9 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
         ),
         (false, false, _) => bail!("name letters by their numbers, or by flags: not both"),
         (true, false, true) => {
-            bail!("--all drops every letter, whatever the flags say; leave out the one or the other")
+            bail!(
+                "--all drops every letter, whatever the flags say; leave out the one or the other"
+            )
         }
         (false, true, _) | (true, _, _) => {}
     }
@@ -85,7 +87,10 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
             let letter = super::letter(&dlq.letters.broker, &dlq.letters.names, *seq).await?;
             let LetterRecord { stage, event_id, .. } = LetterRecord::of(&letter);
             named.push(letter);
-            what.push(format!("  {seq}: event {} at stage \"{stage}\"\n", event_id.as_deref().unwrap_or("-")));
+            what.push(format!(
+                "  {seq}: event {} at stage \"{stage}\"\n",
+                event_id.as_deref().unwrap_or("-")
+            ));
         }
         (args.letters.len() as u64, what.concat(), 0)
     };
@@ -93,7 +98,10 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
         if args.json {
             println!("{}", serde_json::json!({ "dropped": 0 }));
         } else {
-            println!("no dead letters{}: nothing to drop", if args.all { "" } else { " that these flags mean" });
+            println!(
+                "no dead letters{}: nothing to drop",
+                if args.all { "" } else { " that these flags mean" }
+            );
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -110,7 +118,12 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
         let seen = dlq.letters.oldest_first(&selecting, span, false);
         delete(dlq, seen.map(|seen| seen.map(|seen| seen.letter)), &bar).await
     } else {
-        delete(dlq, futures_util::stream::iter(named.into_iter().map(|letter| Ok(Some(letter)))), &bar).await
+        delete(
+            dlq,
+            futures_util::stream::iter(named.into_iter().map(|letter| Ok(Some(letter)))),
+            &bar,
+        )
+        .await
     };
     bar.finish_and_clear();
     let (dropped, failed) = dropped;
@@ -145,10 +158,16 @@ async fn meant(dlq: &Dlq, selecting: &Selecting, known: Option<u64>) -> anyhow::
 
 fn confirm(letters: &str, number: u64, what: &str) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        bail!("{letters} would be dropped for good; there is no terminal to ask on, so say --yes if that is meant")
+        bail!(
+            "{letters} would be dropped for good; there is no terminal to ask on, so say --yes if that is meant"
+        )
     }
     let mut stderr = std::io::stderr();
-    write!(stderr, "{}{letters} will be dropped for good. Type {number} to go on: ", printable(what))?;
+    write!(
+        stderr,
+        "{}{letters} will be dropped for good. Type {number} to go on: ",
+        printable(what)
+    )?;
     stderr.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
@@ -158,7 +177,8 @@ fn confirm(letters: &str, number: u64, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes these letters, some at once. Returns how many were there, and what went wrong first: then no more is begun.
+/// Deletes these letters, some at once. Returns how many were there, and what went wrong first:
+/// then no more is begun.
 async fn delete(
     dlq: &Dlq,
     letters: impl futures_util::Stream<Item = Result<Option<StoredMessage>, AdminError>>,

@@ -1,4 +1,5 @@
-//! `dlq edit`: a letter's payload is changed, in an editor or by a flag, and checked before it is stored.
+//! `dlq edit`: a letter's payload is changed, in an editor or by a flag, and checked before it is
+//! stored.
 
 use std::{
     io::{Read as _, Write as _},
@@ -77,7 +78,10 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     };
     let payload = letter::payload(broker, names, &letter).await?;
     let payload = payload.with_context(|| {
-        format!("the payload of letter {}, which was kept apart, is gone; --file gives it another", letter.seq)
+        format!(
+            "the payload of letter {}, which was kept apart, is gone; --file gives it another",
+            letter.seq
+        )
     });
     // Whoever has the payload from elsewhere may put it back.
     let payload = if args.file.is_some() { payload.unwrap_or_default() } else { payload? };
@@ -96,7 +100,10 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     lines::print(&if args.json {
         serde_json::json!({ "changed": true, "letter": new, "was": args.letter }).to_string()
     } else {
-        format!("letter {} is letter {new} now; what it was is kept\nnext: millstream dlq redrive {new}", args.letter)
+        format!(
+            "letter {} is letter {new} now; what it was is kept\nnext: millstream dlq redrive {new}",
+            args.letter
+        )
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -120,7 +127,9 @@ async fn store(
     let event = match edit::read(letter, message_id, body.clone()) {
         Ok(event) => {
             if !no_check {
-                edit::check(&dlq.pipeline, &record.stage, &record.source, &event).await.map_err(unfit)?;
+                edit::check(&dlq.pipeline, &record.stage, &record.source, &event)
+                    .await
+                    .map_err(unfit)?;
             }
             Some(event)
         }
@@ -145,10 +154,15 @@ impl Draft {
             _ if !args.set.is_empty() => Bytes::from(set(&args.set, payload)?),
             Some(path) if path == Path::new("-") => {
                 let mut body = Vec::new();
-                std::io::stdin().lock().read_to_end(&mut body).context("could not read standard input")?;
+                std::io::stdin()
+                    .lock()
+                    .read_to_end(&mut body)
+                    .context("could not read standard input")?;
                 body.into()
             }
-            Some(path) => std::fs::read(path).with_context(|| format!("could not read \"{}\"", path.display()))?.into(),
+            Some(path) => std::fs::read(path)
+                .with_context(|| format!("could not read \"{}\"", path.display()))?
+                .into(),
             None => return in_editor(args.letter, payload).await,
         };
         Ok(Self { body, file: None })
@@ -164,11 +178,13 @@ impl Draft {
 }
 
 fn set(all: &[String], payload: &Bytes) -> anyhow::Result<String> {
-    let text = std::str::from_utf8(payload).context("the payload is not UTF-8, so that it has no paths; use --file")?;
+    let text = std::str::from_utf8(payload)
+        .context("the payload is not UTF-8, so that it has no paths; use --file")?;
     let mut text = text.to_owned();
     for one in all {
-        let (path, value) =
-            one.split_once('=').with_context(|| format!("--set \"{one}\" has no =; write it as PATH=VALUE"))?;
+        let (path, value) = one
+            .split_once('=')
+            .with_context(|| format!("--set \"{one}\" has no =; write it as PATH=VALUE"))?;
         text = splice(&text, path, value)?;
     }
     Ok(text)
@@ -177,8 +193,9 @@ fn set(all: &[String], payload: &Bytes) -> anyhow::Result<String> {
 async fn in_editor(letter: u64, payload: &Bytes) -> anyhow::Result<Draft> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let editor = variable("VISUAL").or_else(|| variable("EDITOR"));
-    let editor =
-        editor.context("there is no editor: set VISUAL or EDITOR, or say what to change with --set or --file")?;
+    let editor = editor.context(
+        "there is no editor: set VISUAL or EDITOR, or say what to change with --set or --file",
+    )?;
     let text = std::str::from_utf8(payload).ok();
     let indented = text.and_then(|text| respaced(text, true)).map(|text| text + "\n");
     let shown = indented.clone().map_or_else(|| payload.clone(), Bytes::from);
@@ -195,7 +212,10 @@ async fn in_editor(letter: u64, payload: &Bytes) -> anyhow::Result<Draft> {
         payload.clone()
     } else {
         let was_compact = text.is_some_and(|text| respaced(text, false).as_deref() == Some(text));
-        let compact = std::str::from_utf8(&typed).ok().filter(|_| was_compact).and_then(|typed| respaced(typed, false));
+        let compact = std::str::from_utf8(&typed)
+            .ok()
+            .filter(|_| was_compact)
+            .and_then(|typed| respaced(typed, false));
         let body = compact.map_or_else(|| Bytes::from(typed), Bytes::from);
         // Editors end a file with a line end.
         let ends = |body: &Bytes| body.last() == Some(&b'\n');
@@ -212,13 +232,16 @@ struct Scratch {
 
 impl Scratch {
     fn new(letter: u64, text: &[u8]) -> anyhow::Result<Self> {
-        let path = std::env::temp_dir().join(format!("millstream-letter-{letter}-{}.json", std::process::id()));
+        let path = std::env::temp_dir()
+            .join(format!("millstream-letter-{letter}-{}.json", std::process::id()));
         let mut file = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .with_context(|| format!("could not create \"{}\"", printable(&path.display().to_string())))?;
+            .with_context(|| {
+                format!("could not create \"{}\"", printable(&path.display().to_string()))
+            })?;
         let scratch = Self { path, keep: false };
         file.write_all(text).context("could not write the payload to a file for the editor")?;
         Ok(scratch)

@@ -58,7 +58,8 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
             bail!("\"{}\" is there already; name another file, or remove it", path.display())
         }
         Some(path) => Lines::to(
-            std::fs::File::create_new(path).with_context(|| format!("could not create \"{}\"", path.display()))?,
+            std::fs::File::create_new(path)
+                .with_context(|| format!("could not create \"{}\"", path.display()))?,
         ),
     };
     let bar = dlq.looking().await?;
@@ -77,13 +78,18 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     bar.finish();
     lines.flush()?;
     if let Some(path) = &args.out {
-        anstream::eprintln!("exported {} to \"{}\"", count(usize::try_from(exported)?, "letter"), path.display());
+        anstream::eprintln!(
+            "exported {} to \"{}\"",
+            count(usize::try_from(exported)?, "letter"),
+            path.display()
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
 
 async fn line(dlq: &Dlq, letter: &StoredMessage) -> anyhow::Result<String> {
-    let mut members = members(&json!({ "letter": LetterRecord::of(letter), "headers": all_headers(letter) }))?;
+    let mut members =
+        members(&json!({ "letter": LetterRecord::of(letter), "headers": all_headers(letter) }))?;
     let Letters { broker, names } = &dlq.letters;
     let payload = letter::payload(broker, names, letter).await?;
     members.extend(payload.map(|payload| part("payload", &payload)));

@@ -55,9 +55,11 @@ impl Filters {
         self.given().is_empty()
     }
 
-    /// The flags as they were given, for a command that is shown: each after a space, quoted for a shell.
+    /// The flags as they were given, for a command that is shown: each after a space, quoted for a
+    /// shell.
     pub(super) fn flags(&self) -> String {
-        let flags = self.given().into_iter().map(|(name, value)| format!(" --{name} {}", quoted(value)));
+        let flags =
+            self.given().into_iter().map(|(name, value)| format!(" --{name} {}", quoted(value)));
         super::super::printable(&flags.collect::<String>())
     }
 
@@ -88,8 +90,9 @@ impl Filters {
             bail!("there is no reason \"{reason}\"; the reasons are {reasons}")
         }
         let now = SystemTime::now();
-        let moment =
-            |text: &Option<String>, flag: &str| text.as_deref().map(|text| moment(text, flag, now)).transpose();
+        let moment = |text: &Option<String>, flag: &str| {
+            text.as_deref().map(|text| moment(text, flag, now)).transpose()
+        };
         let filter = LetterFilter {
             letters: Vec::new(),
             stage: self.stage.clone(),
@@ -128,8 +131,8 @@ pub(super) fn compile(filter: &LetterFilter) -> anyhow::Result<Selecting> {
     })
 }
 
-/// Makes sure that the stage of a filter is one of the pipeline, or that letters of it are there: it may be gone from
-/// the configuration since.
+/// Makes sure that the stage of a filter is one of the pipeline, or that letters of it are there:
+/// it may be gone from the configuration since.
 ///
 /// # Errors
 /// It is neither; the stages are named.
@@ -144,13 +147,19 @@ pub(super) async fn known_stage(
     if pipeline.stage(stage).is_some() || pipeline.channels.iter().any(channel) {
         return Ok(());
     }
-    let is_name = !stage.is_empty() && !stage.contains(|c: char| c.is_whitespace() || ".*>".contains(c));
+    let is_name =
+        !stage.is_empty() && !stage.contains(|c: char| c.is_whitespace() || ".*>".contains(c));
     let stream = names.dlq_stream();
-    if is_name && broker.next_on_subject(&stream, &names.dlq_filter(Some(stage)), 1).await?.is_some() {
+    if is_name
+        && broker.next_on_subject(&stream, &names.dlq_filter(Some(stage)), 1).await?.is_some()
+    {
         return Ok(());
     }
     let stages: Vec<&str> = pipeline.stages.iter().map(|stage| stage.name.as_str()).collect();
-    bail!("there is no stage \"{stage}\", and no letter of one; the stages are {}", stages.join(", "))
+    bail!(
+        "there is no stage \"{stage}\", and no letter of one; the stages are {}",
+        stages.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -158,14 +167,21 @@ mod tests {
     use super::*;
 
     fn told(filters: &Filters) -> String {
-        filters.filter().map_or_else(|error| format!("{error:#}"), |filter| serde_json::to_string(&filter).unwrap())
+        filters.filter().map_or_else(
+            |error| format!("{error:#}"),
+            |filter| serde_json::to_string(&filter).unwrap(),
+        )
     }
 
     #[test]
     fn flags_become_a_filter_and_what_is_wrong_is_named_with_its_flag() {
         let text = |text: &str| Some(text.to_owned());
         let all = [
-            Filters { stage: text("orders"), since: text("2026-11-21T10:00:00+02:00"), ..Filters::default() },
+            Filters {
+                stage: text("orders"),
+                since: text("2026-11-21T10:00:00+02:00"),
+                ..Filters::default()
+            },
             Filters { reason: text("tired"), ..Filters::default() },
             Filters { since: text("yesterday"), ..Filters::default() },
             Filters { condition: text(".a >"), ..Filters::default() },
@@ -175,7 +191,8 @@ mod tests {
             there is no reason "tired"; the reasons are exhausted, rejected, crashed, undecodable, expired
             --since "yesterday" is not a time: write it as RFC 3339, such as 2026-11-21T08:00:00Z, or as how long ago, such as 24h
             --where '.a >' cannot be used: not a jq filter (at character 5): expected a value, such as .key or 1, found the end"#]].assert_eq(&all.iter().map(told).collect::<Vec<_>>().join("\n"));
-        let ago = Filters { until: text("24h"), ..Filters::default() }.filter().unwrap().until.unwrap();
+        let ago =
+            Filters { until: text("24h"), ..Filters::default() }.filter().unwrap().until.unwrap();
         let ago: SystemTime = ago.parse::<jiff::Timestamp>().unwrap().into();
         let day = SystemTime::now().duration_since(ago).unwrap().as_secs();
         assert!((86_400..86_460).contains(&day), "{day}");

@@ -52,11 +52,16 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(found(letters > 0));
     }
     let Some(top) = groups.first() else {
-        println!("no dead letters{}", if args.filters.is_empty() { "" } else { " that these flags mean" });
+        println!(
+            "no dead letters{}",
+            if args.filters.is_empty() { "" } else { " that these flags mean" }
+        );
         return Ok(ExitCode::SUCCESS);
     };
     let now = std::io::stdout().is_terminal().then(SystemTime::now);
-    let mut table = Table::new(&["COUNT", "GROUP", "STAGE", "CLASS", "FIRST", "LAST", "TYPES", "SAMPLE", "MESSAGE"]);
+    let mut table = Table::new(&[
+        "COUNT", "GROUP", "STAGE", "CLASS", "FIRST", "LAST", "TYPES", "SAMPLE", "MESSAGE",
+    ]);
     for group in &groups {
         table.row([
             group.count.to_string(),

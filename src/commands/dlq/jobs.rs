@@ -1,4 +1,5 @@
-//! `dlq jobs`: the redrives that run and ran: list, show, cancel, resume; and how one is run on the command line.
+//! `dlq jobs`: the redrives that run and ran: list, show, cancel, resume; and how one is run on the
+//! command line.
 
 use std::{
     io::IsTerminal as _,
@@ -140,7 +141,8 @@ async fn ls(jobs: &Jobs, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     let now = std::io::stdout().is_terminal().then(SystemTime::now);
-    let mut table = Table::new(&["JOB", "KIND", "MADE", "STATE", "REDRIVEN", "SKIPPED", "WHICH", "BY", "WHY"]);
+    let mut table =
+        Table::new(&["JOB", "KIND", "MADE", "STATE", "REDRIVEN", "SKIPPED", "WHICH", "BY", "WHY"]);
     for (job, _) in all {
         let counts = job.counts;
         table.row([
@@ -186,9 +188,20 @@ fn show(job: &Job, json: bool) -> anyhow::Result<()> {
         format!("{} first, {stop}{so_far}", canary.count)
     });
     let rules = job.rules.as_ref().map(|rules| {
-        let classes = if rules.classes.is_empty() { "any class".to_owned() } else { rules.classes.join(", ") };
-        let tenants = rules.tenants.as_ref().map(|bucket| format!(", tenants active in {bucket}")).unwrap_or_default();
-        format!("{classes}, younger than {}{tenants}", Period(Duration::from_millis(rules.max_age_ms)))
+        let classes = if rules.classes.is_empty() {
+            "any class".to_owned()
+        } else {
+            rules.classes.join(", ")
+        };
+        let tenants = rules
+            .tenants
+            .as_ref()
+            .map(|bucket| format!(", tenants active in {bucket}"))
+            .unwrap_or_default();
+        format!(
+            "{classes}, younger than {}{tenants}",
+            Period(Duration::from_millis(rules.max_age_ms))
+        )
     });
     for (name, value) in [
         ("why", job.why.clone()),
@@ -198,7 +211,11 @@ fn show(job: &Job, json: bool) -> anyhow::Result<()> {
         ("rate", job.per_second.map(|rate| format!("{rate}/s"))),
         ("guard", Some(format!("events redriven fewer than {}", times(job.max_redrives)))),
         ("did", Some(did(job))),
-        ("is at", Some(format!("letter {} of up to {}", job.cursor, job.last)).filter(|_| job.state != State::Done)),
+        (
+            "is at",
+            Some(format!("letter {} of up to {}", job.cursor, job.last))
+                .filter(|_| job.state != State::Done),
+        ),
         ("made", Some(format!("{} by {}", job.created_at, job.created_by))),
         ("started", Some(or_dash(&job.started_at))),
         ("ended", Some(or_dash(&job.ended_at))),
@@ -218,8 +235,13 @@ fn show(job: &Job, json: bool) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The broker does not answer: the workers carry on.
-pub(super) async fn carry_on(context: &Context, claim: Claim, json: bool) -> anyhow::Result<ExitCode> {
-    let (progress, stop, id) = (Progress::of(&claim), CancellationToken::new(), claim.job().id.clone());
+pub(super) async fn carry_on(
+    context: &Context,
+    claim: Claim,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let (progress, stop, id) =
+        (Progress::of(&claim), CancellationToken::new(), claim.job().id.clone());
     let before = claim.job().counts.settled();
     let bar = bar(claim.job().expected);
     let ended = {
@@ -233,7 +255,8 @@ pub(super) async fn carry_on(context: &Context, claim: Claim, json: bool) -> any
                 pressed = tokio::signal::ctrl_c(), if !interrupted => {
                     interrupted = true;
                     if pressed.is_ok() {
-                        // The runner sees that its job is cancelled, finishes what is under way, and says so.
+                        // The runner sees that its job is cancelled, finishes what is under way,
+                        // and says so.
                         if Jobs::new(&context.broker, &context.names).cancel(&id, &who()).await.is_err() {
                             stop.cancel();
                         }
@@ -260,7 +283,9 @@ fn bar(expected: Option<u64>) -> ProgressBar {
         Some(_) => "{bar:30} {pos}/{len}  {per_sec}  {msg}  {elapsed}, {eta} to go",
         None => "{spinner} {pos}  {per_sec}  {msg}  {elapsed}",
     };
-    bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant that parses"));
+    bar.set_style(
+        ProgressStyle::with_template(template).expect("the template is a constant that parses"),
+    );
     bar
 }
 
@@ -272,7 +297,11 @@ fn draw(bar: &ProgressBar, job: &Job, before: u64) {
     let message = match &job.canary {
         Some(canary) if job.state == State::Canary => {
             let (failed, _) = canary.failures();
-            format!("canary: {} of {} undecided, {failed} failed", canary.undecided(), canary.sent.len())
+            format!(
+                "canary: {} of {} undecided, {failed} failed",
+                canary.undecided(),
+                canary.sent.len()
+            )
         }
         Some(canary) if canary.verdict.is_some() => "canary passed".to_owned(),
         Some(_) | None => String::new(),
@@ -292,9 +321,12 @@ fn tell_ended(job: &Job, json: bool) -> anyhow::Result<ExitCode> {
     }
     let why = printable(job.why.as_deref().unwrap_or_default());
     match job.state {
-        State::Done if job.counts.failed > 0 => println!("{} could not be sent: {why}", letters(job.counts.failed)),
+        State::Done if job.counts.failed > 0 => {
+            println!("{} could not be sent: {why}", letters(job.counts.failed))
+        }
         State::Done => {
-            if let Some(verdict) = job.canary.as_ref().and_then(|canary| canary.verdict.as_deref()) {
+            if let Some(verdict) = job.canary.as_ref().and_then(|canary| canary.verdict.as_deref())
+            {
                 println!("its canary: {}", printable(verdict));
             }
         }
@@ -313,7 +345,10 @@ fn tell_ended(job: &Job, json: bool) -> anyhow::Result<ExitCode> {
 pub(super) fn tell_detached(job: &Job, json: bool) -> anyhow::Result<ExitCode> {
     match json {
         true => println!("{}", serde_json::to_string(job)?),
-        false => println!("job {} is left to the workers; to watch it: millstream dlq jobs show {}", job.id, job.id),
+        false => println!(
+            "job {} is left to the workers; to watch it: millstream dlq jobs show {}",
+            job.id, job.id
+        ),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -336,7 +371,11 @@ fn next_step(job: &Job) -> Option<String> {
         State::Stopped if job.filter.letters.is_empty() => {
             // What failed again has a new number, and is not the job's business.
             let canary = job.canary.as_ref().map(|canary| match canary.stop_above > 0.0 {
-                true => format!(" --canary {} --stop-above {:.0}%", canary.count, canary.stop_above * 100.0),
+                true => format!(
+                    " --canary {} --stop-above {:.0}%",
+                    canary.count,
+                    canary.stop_above * 100.0
+                ),
                 false => format!(" --canary {}", canary.count),
             });
             let canary = canary.unwrap_or_default();

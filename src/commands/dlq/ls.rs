@@ -70,8 +70,12 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     let span = Span { after: args.after.unwrap_or(0), before: args.before };
     if args.oldest {
         let seen = dlq.letters.oldest_first(&selecting, span, false);
-        let seen = seen
-            .map(|seen| seen.map(|Seen { letter, seq }| Seen { letter: letter.as_ref().map(LetterRecord::of), seq }));
+        let seen = seen.map(|seen| {
+            seen.map(|Seen { letter, seq }| Seen {
+                letter: letter.as_ref().map(LetterRecord::of),
+                seq,
+            })
+        });
         list(dlq, &args, seen).await
     } else {
         // One more than is shown says whether there is another page.
@@ -87,7 +91,8 @@ async fn list(
 ) -> anyhow::Result<ExitCode> {
     let now = std::io::stdout().is_terminal().then(SystemTime::now);
     let mut seen = std::pin::pin!(seen);
-    let (mut lines, mut table, mut shown, mut last, mut more) = (Lines::stdout(), table(), 0, 0, false);
+    let (mut lines, mut table, mut shown, mut last, mut more) =
+        (Lines::stdout(), table(), 0, 0, false);
     let bar = dlq.looking().await?;
     while let Some(Seen { letter, seq }) = seen.next().await.transpose()? {
         bar.at(seq, !args.oldest);
@@ -107,7 +112,10 @@ async fn list(
     lines.flush()?;
     if !args.json {
         if shown == 0 {
-            println!("no dead letters{}", if args.filters.is_empty() { "" } else { " that these flags mean" });
+            println!(
+                "no dead letters{}",
+                if args.filters.is_empty() { "" } else { " that these flags mean" }
+            );
         } else {
             table.without_empty("REDRIVES");
             table.without_empty("MARKS");
@@ -123,7 +131,8 @@ async fn list(
         let total = dlq.letters.count(&args.filters.filter()?).await?;
         let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
         let (order, turn) = if args.oldest { (" --oldest", "--after") } else { ("", "--before") };
-        let limit = if args.limit == 50 { String::new() } else { format!(" --limit {}", args.limit) };
+        let limit =
+            if args.limit == 50 { String::new() } else { format!(" --limit {}", args.limit) };
         let bound = match (args.oldest, args.after, args.before) {
             (false, Some(after), _) => format!(" --after {after}"),
             (true, _, Some(before)) => format!(" --before {before}"),
@@ -139,7 +148,8 @@ async fn list(
 
 fn table() -> Table {
     Table::new(&[
-        "LETTER", "DEAD AT", "STAGE", "REASON", "CLASS", "EVENT", "TYPE", "TRIES", "REDRIVES", "MARKS", "ERROR",
+        "LETTER", "DEAD AT", "STAGE", "REASON", "CLASS", "EVENT", "TYPE", "TRIES", "REDRIVES",
+        "MARKS", "ERROR",
     ])
 }
 

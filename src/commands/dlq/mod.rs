@@ -95,12 +95,18 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 
 impl Dlq {
     /// Looks through every letter that these flags mean, oldest first, with progress.
-    async fn each(&self, flags: &filters::Filters, mut take: impl FnMut(&StoredMessage)) -> anyhow::Result<()> {
+    async fn each(
+        &self,
+        flags: &filters::Filters,
+        mut take: impl FnMut(&StoredMessage),
+    ) -> anyhow::Result<()> {
         let filter = flags.filter()?;
-        filters::known_stage(&self.letters.broker, &self.pipeline, &self.letters.names, &filter).await?;
+        filters::known_stage(&self.letters.broker, &self.pipeline, &self.letters.names, &filter)
+            .await?;
         let selecting = filters::compile(&filter)?;
         let bar = self.looking().await?;
-        let mut seen = std::pin::pin!(self.letters.oldest_first(&selecting, Span::default(), false));
+        let mut seen =
+            std::pin::pin!(self.letters.oldest_first(&selecting, Span::default(), false));
         while let Some(Seen { letter, seq }) = seen.next().await.transpose()? {
             bar.at(seq, false);
             letter.iter().for_each(&mut take);
@@ -109,11 +115,13 @@ impl Dlq {
         Ok(())
     }
 
-    /// Progress of a look through the letters, on stderr where that is a terminal, and only if it takes long.
+    /// Progress of a look through the letters, on stderr where that is a terminal, and only if it
+    /// takes long.
     async fn looking(&self) -> Result<Looking, AdminError> {
         let state = self.letters.broker.stream_state(&self.letters.stream()).await?;
         let bar = ProgressBar::new((state.last_seq + 1).saturating_sub(state.first_seq));
-        let style = ProgressStyle::with_template("looking through letters {bar:30} {percent}%  {elapsed}");
+        let style =
+            ProgressStyle::with_template("looking through letters {bar:30} {percent}%  {elapsed}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.enable_steady_tick(Duration::from_millis(500));
         Ok(Looking { bar, first: state.first_seq, last: state.last_seq })

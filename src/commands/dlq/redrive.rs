@@ -1,4 +1,5 @@
-//! `dlq redrive`: sends letters back to the stage that failed, as a job that survives whoever runs it.
+//! `dlq redrive`: sends letters back to the stage that failed, as a job that survives whoever runs
+//! it.
 
 use std::{
     collections::BTreeMap,
@@ -205,7 +206,10 @@ fn tell_dry_run(counted: &Count, args: &Args) -> anyhow::Result<ExitCode> {
         println!("{}", jobs::guard_line(counted.guarded, args.max_redrives));
     }
     if counted.completed > 0 {
-        println!("would leave {} whose event was completed all the same", letters(counted.completed));
+        println!(
+            "would leave {} whose event was completed all the same",
+            letters(counted.completed)
+        );
     }
     if let Some(rate) = args.rate {
         let seconds = (counted.redriven as f64 / per_second(rate)).ceil();

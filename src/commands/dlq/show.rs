@@ -77,7 +77,11 @@ async fn know(dlq: &Dlq, seq: u64) -> anyhow::Result<Known> {
         history => history?,
     };
     let original = match record.edited_at {
-        Some(_) => broker.last_on_subject(&names.dlq_stream(), &names.dlq_original(&letter.subject)).await?,
+        Some(_) => {
+            broker
+                .last_on_subject(&names.dlq_stream(), &names.dlq_original(&letter.subject))
+                .await?
+        }
         None => None,
     };
     let original = match &original {
@@ -129,11 +133,16 @@ impl Known {
         let Self { record, history, .. } = self;
         let mut out = String::new();
         let tries = count(usize::try_from(record.attempts)?, "attempt");
-        let head = format!("letter {}: {} at stage \"{}\" after {tries}", record.seq, record.reason, record.stage);
+        let head = format!(
+            "letter {}: {} at stage \"{}\" after {tries}",
+            record.seq, record.reason, record.stage
+        );
         writeln!(out, "{}", printable(&head).replace('\n', " "))?;
         let last = history.attempts.iter().rev().find(|attempt| attempt.stage == record.stage);
         // The letter has 512 bytes of it; its error event has it in full.
-        let message = last.filter(|attempt| attempt.class == record.error_class && attempt.outcome == record.reason);
+        let message = last.filter(|attempt| {
+            attempt.class == record.error_class && attempt.outcome == record.reason
+        });
         let message = message.map_or(&record.error_message, |attempt| &attempt.message);
         let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
         let source = match &self.source {
@@ -146,7 +155,10 @@ impl Known {
             writeln!(out, "  {name:<12} {}", printable(value).replace('\n', "\n               "))
         };
         line("error", &format!("{}: {message}", record.error_class))?;
-        line("event", &format!("{} of type {}", or_dash(&record.event_id), or_dash(&record.event_type)))?;
+        line(
+            "event",
+            &format!("{} of type {}", or_dash(&record.event_id), or_dash(&record.event_type)),
+        )?;
         if let Some(tenant) = &record.tenant {
             line("tenant", tenant)?;
         }
@@ -163,15 +175,25 @@ impl Known {
         }
         writeln!(out, "\nwhat happened")?;
         if history.earlier > 0 {
-            writeln!(out, "  {} before that", count(usize::try_from(history.earlier)?, "failed attempt"))?;
+            writeln!(
+                out,
+                "  {} before that",
+                count(usize::try_from(history.earlier)?, "failed attempt")
+            )?;
         }
         out.push_str(&told(&self.timeline));
         match &self.payload {
             Some(payload) if record.apart => {
-                writeln!(out, "\n{}", body("payload, kept apart since it is too large for a letter", payload))?;
+                writeln!(
+                    out,
+                    "\n{}",
+                    body("payload, kept apart since it is too large for a letter", payload)
+                )?;
             }
             Some(payload) => writeln!(out, "\n{}", body("payload", payload))?,
-            None => writeln!(out, "\npayload: gone; it was too large for a letter, and kept apart")?,
+            None => {
+                writeln!(out, "\npayload: gone; it was too large for a letter, and kept apart")?
+            }
         }
         if let Some(original) = &self.original {
             writeln!(out, "\n{}", body("payload before it was edited", original))?;
@@ -184,7 +206,9 @@ impl Known {
     fn next(&self) -> String {
         let seq = self.record.seq;
         if self.record.completed_at.is_some() {
-            return format!("its event was completed all the same; when you have seen it: millstream dlq drop {seq}");
+            return format!(
+                "its event was completed all the same; when you have seen it: millstream dlq drop {seq}"
+            );
         }
         if self.payload.is_none() {
             return format!(
@@ -219,7 +243,12 @@ fn told(timeline: &[Moment]) -> String {
             What::Stored { source } => format!("published, stored as {source}"),
             What::Failed { attempt } => {
                 let number = attempt.attempt.map(|number| format!(" {number}")).unwrap_or_default();
-                let text = format!("attempt{number} at {}: {}{}", attempt.stage, attempt.class, outcome(attempt));
+                let text = format!(
+                    "attempt{number} at {}: {}{}",
+                    attempt.stage,
+                    attempt.class,
+                    outcome(attempt)
+                );
                 let is_new = before.is_none_or(|before| before.message != attempt.message);
                 before = Some(attempt);
                 if is_new { format!("{text}\n{}", attempt.message) } else { text }
@@ -232,7 +261,10 @@ fn told(timeline: &[Moment]) -> String {
         let line = format!("{at}  {text}");
         let room = terminal_width().map_or(usize::MAX, |width| width.saturating_sub(HANGING));
         let folded = folded(&printable(&line), room.max(HANGING));
-        out.push_str(&format!("  {}\n", folded.replace('\n', &format!("\n{}", " ".repeat(HANGING)))));
+        out.push_str(&format!(
+            "  {}\n",
+            folded.replace('\n', &format!("\n{}", " ".repeat(HANGING)))
+        ));
     }
     out
 }
@@ -240,13 +272,15 @@ fn told(timeline: &[Moment]) -> String {
 /// How far a moment's text is from the left.
 const HANGING: usize = 30;
 
-/// The lines of a text, each no wider than `room` where there is a space to end it at; the first begins `HANGING - 2` before.
+/// The lines of a text, each no wider than `room` where there is a space to end it at; the first
+/// begins `HANGING - 2` before.
 fn folded(text: &str, room: usize) -> String {
     let mut out = String::new();
     for (n, line) in text.split('\n').enumerate() {
         out.push_str(if n == 0 { "" } else { "\n" });
         // The first line has the room of its time, too.
-        let (mut used, mut left) = (0, if n == 0 { room.saturating_add(HANGING - 2) } else { room });
+        let (mut used, mut left) =
+            (0, if n == 0 { room.saturating_add(HANGING - 2) } else { room });
         for (n, word) in line.split(' ').enumerate() {
             let wide = word.chars().count();
             if n > 0 && wide.saturating_add(used + 1) > left {
@@ -278,7 +312,8 @@ fn outcome(attempt: &Attempt) -> String {
     }
 }
 
-/// A payload under a heading: JSON indented with its values as they are, text as it is, else its bytes.
+/// A payload under a heading: JSON indented with its values as they are, text as it is, else its
+/// bytes.
 fn body(name: &str, payload: &Bytes) -> String {
     let size = count(payload.len(), "byte");
     match std::str::from_utf8(payload) {
@@ -290,7 +325,8 @@ fn body(name: &str, payload: &Bytes) -> String {
     }
 }
 
-/// A payload as one member of a JSON object: as it is if it is JSON, and with a name that says so if it is not.
+/// A payload as one member of a JSON object: as it is if it is JSON, and with a name that says so
+/// if it is not.
 pub(super) fn part(name: &str, payload: &[u8]) -> String {
     let (name, value) = match std::str::from_utf8(payload) {
         Ok(text) => match respaced(text, false) {
@@ -304,8 +340,12 @@ pub(super) fn part(name: &str, payload: &[u8]) -> String {
 
 /// The members of a JSON object, each as text: what is put beside them may then be text as well.
 pub(super) fn members(object: &Value) -> anyhow::Result<Vec<String>> {
-    let raw: std::collections::BTreeMap<String, Box<RawValue>> = serde_json::from_str(&object.to_string())?;
-    Ok(raw.into_iter().map(|(name, value)| format!("{}:{}", Value::from(name), value.get())).collect())
+    let raw: std::collections::BTreeMap<String, Box<RawValue>> =
+        serde_json::from_str(&object.to_string())?;
+    Ok(raw
+        .into_iter()
+        .map(|(name, value)| format!("{}:{}", Value::from(name), value.get()))
+        .collect())
 }
 
 /// The headers of a letter, each with its first value: none of ours has two.
@@ -323,8 +363,10 @@ mod tests {
 
     #[test]
     fn long_lines_are_folded_between_words_and_only_there() {
-        let text =
-            format!("{}  attempt 1 at orders: ValidationError; given up on: rejected\nhttp 422: no", "t".repeat(24));
+        let text = format!(
+            "{}  attempt 1 at orders: ValidationError; given up on: rejected\nhttp 422: no",
+            "t".repeat(24)
+        );
         expect_test::expect![[r#"
             tttttttttttttttttttttttt  attempt 1 at orders:
             ValidationError; given up

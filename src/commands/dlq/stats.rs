@@ -41,7 +41,10 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         return Ok(found(stats.letters > 0));
     }
     if stats.letters == 0 {
-        println!("no dead letters{}", if args.filters.is_empty() { "" } else { " that these flags mean" });
+        println!(
+            "no dead letters{}",
+            if args.filters.is_empty() { "" } else { " that these flags mean" }
+        );
         return Ok(ExitCode::SUCCESS);
     }
     print(&stats, stream_bytes);
@@ -75,13 +78,16 @@ fn print(stats: &Stats, stream_bytes: u64) {
     let mut reasons: Vec<&String> = stats.stages.values().flat_map(BTreeMap::keys).collect();
     reasons.sort();
     reasons.dedup();
-    let heading: Vec<&str> = ["STAGE", "ALL"].into_iter().chain(reasons.iter().map(|reason| reason.as_str())).collect();
+    let heading: Vec<&str> =
+        ["STAGE", "ALL"].into_iter().chain(reasons.iter().map(|reason| reason.as_str())).collect();
     let heading: Vec<String> = heading.iter().map(|name| name.to_uppercase()).collect();
     println!();
     let mut table = Table::new(&heading.iter().map(String::as_str).collect::<Vec<_>>());
     for (stage, by_reason) in &stats.stages {
         let all: u64 = by_reason.values().sum();
-        let each = reasons.iter().map(|reason| by_reason.get(*reason).map_or_else(|| "-".into(), u64::to_string));
+        let each = reasons
+            .iter()
+            .map(|reason| by_reason.get(*reason).map_or_else(|| "-".into(), u64::to_string));
         table.row([stage.clone(), all.to_string()].into_iter().chain(each));
     }
     table.print();
@@ -98,6 +104,7 @@ fn print(stats: &Stats, stream_bytes: u64) {
 
 /// A size in the largest unit that leaves a number of three digits or so.
 fn rounded(bytes: u64) -> String {
-    let unit = [1 << 30, 1 << 20, 1 << 10].into_iter().find(|unit| bytes >= unit * 10).unwrap_or(1_u64);
+    let unit =
+        [1 << 30, 1 << 20, 1 << 10].into_iter().find(|unit| bytes >= unit * 10).unwrap_or(1_u64);
     Size(bytes / unit * unit).to_string()
 }

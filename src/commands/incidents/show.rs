@@ -20,24 +20,37 @@ use crate::{
 ///
 /// # Errors
 /// There is none, or there are several.
-pub(super) async fn run(broker: &Broker, pipeline: &Pipeline, text: &str, json: bool) -> anyhow::Result<ExitCode> {
-    let told = history::told(broker, pipeline, None, None, |incident| is_meant(text, incident)).await?;
+pub(super) async fn run(
+    broker: &Broker,
+    pipeline: &Pipeline,
+    text: &str,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let told =
+        history::told(broker, pipeline, None, None, |incident| is_meant(text, incident)).await?;
     let mut known = known::open(broker, pipeline).await?;
     known.retain(|(_, incident)| is_meant(text, incident));
-    let mut ids: Vec<&str> = known.iter().chain(&told).map(|(_, incident)| incident.incident_id.as_str()).collect();
+    let mut ids: Vec<&str> =
+        known.iter().chain(&told).map(|(_, incident)| incident.incident_id.as_str()).collect();
     ids.sort_unstable();
     ids.dedup();
     // What goes on is meant before what is over.
     let latest = known.first().or(told.last());
     let Some((stage, incident)) = latest else {
-        bail!("there is no incident \"{}\"\n hint: `millstream incidents ls --all` lists them", printable(text))
+        bail!(
+            "there is no incident \"{}\"\n hint: `millstream incidents ls --all` lists them",
+            printable(text)
+        )
     };
     let fingerprints = ids.iter().filter(|id| !id.starts_with(&incident.fingerprint)).count();
     if fingerprints > 0 {
         bail!("\"{}\" could be {}\n hint: type more of it", printable(text), ids.join(", "))
     }
-    let story: Vec<&Incident> =
-        told.iter().map(|(_, told)| told).filter(|told| told.incident_id == incident.incident_id).collect();
+    let story: Vec<&Incident> = told
+        .iter()
+        .map(|(_, told)| told)
+        .filter(|told| told.incident_id == incident.incident_id)
+        .collect();
     if json {
         let value = serde_json::json!({ "stage": stage, "incident": incident, "story": story });
         lines::print(&serde_json::to_string_pretty(&value)?)?;
@@ -61,13 +74,25 @@ fn render(incident: &Incident, story: &[&Incident]) -> String {
     row("state", state(incident));
     row("id", incident.incident_id.clone());
     row("services", incident.services.join(", "));
-    let labels = incident.labels.iter().filter(|(label, _)| !SHOWN_ELSEWHERE.contains(&label.as_str()));
-    row("labels", labels.map(|(label, value)| format!("{label}={value}")).collect::<Vec<_>>().join(" "));
+    let labels =
+        incident.labels.iter().filter(|(label, _)| !SHOWN_ELSEWHERE.contains(&label.as_str()));
+    row(
+        "labels",
+        labels.map(|(label, value)| format!("{label}={value}")).collect::<Vec<_>>().join(" "),
+    );
     let window = Period(std::time::Duration::from_millis(incident.window_ms));
-    row("errors", format!("{count}, of {total} ever; opens at {} within {window}", incident.threshold));
+    row(
+        "errors",
+        format!("{count}, of {total} ever; opens at {} within {window}", incident.threshold),
+    );
     row(
         "a minute",
-        format!("{} {} {}", incident.rate_per_minute, incident.trend.as_str(), spark(&incident.per_minute)),
+        format!(
+            "{} {} {}",
+            incident.rate_per_minute,
+            incident.trend.as_str(),
+            spark(&incident.per_minute)
+        ),
     );
     row("users", if *users == 0 { String::new() } else { users.to_string() });
     row("first seen", at(incident.first_seen));
@@ -88,15 +113,22 @@ fn render(incident: &Incident, story: &[&Incident]) -> String {
             let reason = |said: &millstream_stages::incident::Said| {
                 said.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
             };
-            let by = who.map(|said| format!(", by {}{}", said.by, reason(said))).unwrap_or_default();
+            let by =
+                who.map(|said| format!(", by {}{}", said.by, reason(said))).unwrap_or_default();
             let time = match told.event {
                 Change::Opened | Change::Reopened => told.opened_at,
-                Change::Acknowledged => told.acknowledged.as_ref().map_or(told.last_seen, |said| said.at),
+                Change::Acknowledged => {
+                    told.acknowledged.as_ref().map_or(told.last_seen, |said| said.at)
+                }
                 Change::Resolved => told.resolved_at.unwrap_or(told.last_seen),
                 Change::Updated | Change::Escalated => told.last_seen,
             };
             let (event, severity) = (told.event.as_str(), told.severity.as_str());
-            out += &format!("    {:<26}{event:<13}{severity:<9} {} errors{by}\n", at(time), told.count);
+            out += &format!(
+                "    {:<26}{event:<13}{severity:<9} {} errors{by}\n",
+                at(time),
+                told.count
+            );
         }
     }
     if !incident.samples.is_empty() {
@@ -116,7 +148,10 @@ fn render(incident: &Incident, story: &[&Incident]) -> String {
             out += &format!("mine?   millstream incidents ack {}\n", short_id(incident));
         }
         out += &format!("over?   millstream incidents resolve {}\n", short_id(incident));
-        out += &format!("quiet?  millstream silence add 'fingerprint={}' --for 2h --reason …\n", incident.fingerprint);
+        out += &format!(
+            "quiet?  millstream silence add 'fingerprint={}' --for 2h --reason …\n",
+            incident.fingerprint
+        );
     }
     out
 }

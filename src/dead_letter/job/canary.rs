@@ -93,15 +93,22 @@ impl Canary {
 }
 
 /// What became of one letter of a canary; `None`: not known yet.
-pub(super) async fn fate(context: &Context, probe: &Probe, failed_from: u64) -> Result<Option<Fate>, AdminError> {
+pub(super) async fn fate(
+    context: &Context,
+    probe: &Probe,
+    failed_from: u64,
+) -> Result<Option<Fate>, AdminError> {
     let Context { broker, names, .. } = context;
     let retry = names.retry_stream();
-    // An attempt is told of before it is settled: first whether it is settled, then whether it failed.
+    // An attempt is told of before it is settled: first whether it is settled, then whether it
+    // failed.
     let settled = broker.message(&retry, probe.retry_seq).await?.is_none();
     let source = Place::parse(&probe.source);
     if let Some(source) = source {
         let failed = names.failed_of(Some(&probe.stage), &source.stream, source.seq);
-        if let Some(error) = broker.next_on_subject(&names.failed_stream(), &failed, failed_from + 1).await? {
+        if let Some(error) =
+            broker.next_on_subject(&names.failed_stream(), &failed, failed_from + 1).await?
+        {
             return Ok(Some(Fate::Failed(error_text(&error))));
         }
     }
@@ -116,7 +123,8 @@ pub(super) async fn fate(context: &Context, probe: &Probe, failed_from: u64) -> 
     Ok(if waits(context, probe).await? { None } else { Some(Fate::Done) })
 }
 
-/// Whether the event was given back unhandled, under another number: while a breaker is open, or to run alone.
+/// Whether the event was given back unhandled, under another number: while a breaker is open, or to
+/// run alone.
 async fn waits(context: &Context, probe: &Probe) -> Result<bool, AdminError> {
     let Context { broker, names, .. } = context;
     let retry = names.retry_stream();
@@ -128,7 +136,9 @@ async fn waits(context: &Context, probe: &Probe) -> Result<bool, AdminError> {
     for subject in [names.retry_subject(&probe.stage), names.alone_subject(&probe.stage)] {
         let mut from = probe.retry_seq + 1;
         for _ in 0..limits::CANARY_WALK_MAX {
-            let Some(message) = broker.next_on_subject(&retry, &subject, from).await? else { break };
+            let Some(message) = broker.next_on_subject(&retry, &subject, from).await? else {
+                break;
+            };
             if get(&message.headers, headers::LIFE) == Some(&life) {
                 return Ok(true);
             }
@@ -147,18 +157,24 @@ fn error_text(error: &StoredMessage) -> String {
 /// Why there may be no verdict of letters that were sent to a stage.
 pub(super) async fn likely_cause(context: &Context, stage: &str) -> String {
     let Context { broker, names, .. } = context;
-    let breaker = broker.kv_get(&names.state_bucket(), &Names::breaker_key(stage)).await.ok().flatten();
+    let breaker =
+        broker.kv_get(&names.state_bucket(), &Names::breaker_key(stage)).await.ok().flatten();
     let breaker: serde_json::Value =
         breaker.and_then(|(value, _)| serde_json::from_slice(&value).ok()).unwrap_or_default();
     if breaker["state"] == "open" {
-        let why = breaker["reason"].as_str().map(|why| format!(" ({})", headers::clean(why))).unwrap_or_default();
+        let why = breaker["reason"]
+            .as_str()
+            .map(|why| format!(" ({})", headers::clean(why)))
+            .unwrap_or_default();
         return format!("the breaker of stage \"{stage}\" is open{why}");
     }
     match broker.consumer_state(&names.retry_stream(), &names.stage_consumer(stage)).await {
         Ok(state) if state.num_waiting == 0 && state.num_ack_pending == 0 => {
             format!("no worker reads stage \"{stage}\"; start one with `millstream run`")
         }
-        Ok(_) => format!("stage \"{stage}\" has not come to them; `millstream status` says how it is doing"),
+        Ok(_) => format!(
+            "stage \"{stage}\" has not come to them; `millstream status` says how it is doing"
+        ),
         Err(error) => error.to_string(),
     }
 }
@@ -169,7 +185,8 @@ mod tests {
 
     #[test]
     fn a_canary_is_bad_above_its_share_and_says_how_many_and_how() {
-        let probe = |fate| Probe { letter: 1, stage: "s".into(), source: "a:1".into(), retry_seq: 1, fate };
+        let probe =
+            |fate| Probe { letter: 1, stage: "s".into(), source: "a:1".into(), retry_seq: 1, fate };
         let failed = || Some(Fate::Failed("HttpServerError: 503".into()));
         let mut canary = Canary::new(10, 0.2);
         canary.sent = (0..10).map(|n| probe(if n < 2 { failed() } else { None })).collect();

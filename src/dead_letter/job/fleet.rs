@@ -1,4 +1,5 @@
-//! Fleet: a worker's part in the jobs that nobody else runs: it watches for them, takes them and carries them on.
+//! Fleet: a worker's part in the jobs that nobody else runs: it watches for them, takes them and
+//! carries them on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +55,8 @@ impl Fleet {
             tokio::select! {
                 Some(change) = changes.next() => match change {
                     Ok(change) => watch.saw(change),
-                    // Whoever runs them may not have been able to say so: they are given their time anew.
+                    // Whoever runs them may not have been able to say so: they are given their time
+                    // anew.
                     Err(_) => watch.open.values_mut().for_each(|seen| seen.since = Instant::now()),
                 },
                 Some(ended) = running.join_next() => if let Ok((id, well)) = ended {
@@ -118,8 +120,12 @@ impl Watch {
 
     /// The jobs that nobody runs, oldest first.
     fn free(&self) -> impl Iterator<Item = &str> {
-        let nobody = |seen: &Seen| seen.job.runner.is_none() || seen.since.elapsed() >= limits::JOB_CLAIM;
+        let nobody =
+            |seen: &Seen| seen.job.runner.is_none() || seen.since.elapsed() >= limits::JOB_CLAIM;
         let ours = |id: &String| self.ours.contains(id) || self.shunned.contains_key(id);
-        self.open.iter().filter(move |(id, seen)| !ours(id) && nobody(seen)).map(|(id, _)| id.as_str())
+        self.open
+            .iter()
+            .filter(move |(id, seen)| !ours(id) && nobody(seen))
+            .map(|(id, _)| id.as_str())
     }
 }

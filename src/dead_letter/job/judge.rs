@@ -92,7 +92,11 @@ impl Judge {
         }
         let redrives = redrives_of(letter);
         let Some(rules) = &self.rules else {
-            return Ok(if redrives >= self.max_redrives { Verdict::Guarded } else { Verdict::Send });
+            return Ok(if redrives >= self.max_redrives {
+                Verdict::Guarded
+            } else {
+                Verdict::Send
+            });
         };
         if let Some(why) = refused(rules, self.made_at, letter) {
             return Ok(Verdict::Permanent(why));
@@ -100,21 +104,30 @@ impl Judge {
         if redrives >= self.max_redrives {
             return Ok(Verdict::Permanent(format!("redriven {redrives} times before")));
         }
-        if let (Some(bucket), Some(tenant)) = (rules.tenants.clone(), get(&letter.headers, headers::TENANT))
+        if let (Some(bucket), Some(tenant)) =
+            (rules.tenants.clone(), get(&letter.headers, headers::TENANT))
             && !self.is_active(broker, &bucket, tenant).await?
         {
-            return Ok(Verdict::Permanent(format!("tenant {tenant} is not active in bucket {bucket}")));
+            return Ok(Verdict::Permanent(format!(
+                "tenant {tenant} is not active in bucket {bucket}"
+            )));
         }
         Ok(Verdict::Send)
     }
 
-    async fn is_active(&mut self, broker: &Broker, bucket: &str, tenant: &str) -> Result<bool, AdminError> {
+    async fn is_active(
+        &mut self,
+        broker: &Broker,
+        bucket: &str,
+        tenant: &str,
+    ) -> Result<bool, AdminError> {
         if let Some((active, at)) = self.tenants.get(tenant)
             && at.elapsed() < limits::TENANT_TTL
         {
             return Ok(*active);
         }
-        // A tenant's name is outside text: with a wildcard in it, it would ask for someone else's key.
+        // A tenant's name is outside text: with a wildcard in it, it would ask for someone else's
+        // key.
         let is_key = !tenant.is_empty()
             && !tenant.starts_with('.')
             && !tenant.ends_with('.')
@@ -136,17 +149,20 @@ fn refused(rules: &Rules, made_at: SystemTime, letter: &StoredMessage) -> Option
         return Some(format!("class {class} is not one that recovers"));
     }
     let max_age = Duration::from_millis(rules.max_age_ms);
-    let dead_at = get(&letter.headers, headers::DEAD_AT).and_then(parse_rfc3339).unwrap_or(letter.stored_at);
+    let dead_at =
+        get(&letter.headers, headers::DEAD_AT).and_then(parse_rfc3339).unwrap_or(letter.stored_at);
     let age = made_at.duration_since(dead_at).unwrap_or_default();
     (age >= max_age).then(|| format!("older than {}", Period(max_age)))
 }
 
-/// Whether the value of a tenant's key says that it is active: `true`, `active`, or JSON with `active` or `status`.
+/// Whether the value of a tenant's key says that it is active: `true`, `active`, or JSON with
+/// `active` or `status`.
 fn says_active(value: &[u8]) -> bool {
     use serde_json::Value;
     let text = String::from_utf8_lossy(value);
     let text = text.trim();
-    let is_active = |word: &str| word.eq_ignore_ascii_case("active") || word.eq_ignore_ascii_case("true");
+    let is_active =
+        |word: &str| word.eq_ignore_ascii_case("active") || word.eq_ignore_ascii_case("true");
     if is_active(text) {
         return true;
     }
@@ -167,12 +183,25 @@ mod tests {
 
     #[test]
     fn a_tenant_is_active_only_where_its_key_says_so() {
-        for yes in ["true", "active", " Active\n", "\"active\"", r#"{"active": true}"#, r#"{"status":"active","x":1}"#]
-        {
+        for yes in [
+            "true",
+            "active",
+            " Active\n",
+            "\"active\"",
+            r#"{"active": true}"#,
+            r#"{"status":"active","x":1}"#,
+        ] {
             assert!(says_active(yes.as_bytes()), "{yes}");
         }
-        for no in ["", "false", "inactive", "1", "{}", r#"{"active":"true"}"#, r#"{"active":false,"status":"active"}"#]
-        {
+        for no in [
+            "",
+            "false",
+            "inactive",
+            "1",
+            "{}",
+            r#"{"active":"true"}"#,
+            r#"{"active":false,"status":"active"}"#,
+        ] {
             assert!(!says_active(no.as_bytes()), "{no}");
         }
     }

@@ -1,7 +1,9 @@
-//! Pump: sends the letters of a job, many at once, each removed once it is sent, and keeps how far all is done.
+//! Pump: sends the letters of a job, many at once, each removed once it is sent, and keeps how far
+//! all is done.
 //!
-//! Where a job takes every letter of a stage, whole runs are removed by one request: up to a number below which every
-//! letter of the stage was sent. As soon as one is left where it is, the rest are removed one by one.
+//! Where a job takes every letter of a stage, whole runs are removed by one request: up to a number
+//! below which every letter of the stage was sent. As soon as one is left where it is, the rest are
+//! removed one by one.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -97,7 +99,8 @@ impl<'a> Pump<'a> {
         job: &Job,
     ) -> Result<Self, RunError> {
         let fast = job.per_second.is_none_or(|rate| rate >= limits::REREAD_BELOW);
-        let by_runs = job.filter.stage.is_some() && job.filter.is_by_stage() && job.rules.is_none() && fast;
+        let by_runs =
+            job.filter.stage.is_some() && job.filter.is_by_stage() && job.rules.is_none() && fast;
         Ok(Self {
             context,
             progress,
@@ -120,10 +123,12 @@ impl<'a> Pump<'a> {
         })
     }
 
-    /// Sends letters until none is left, `limit` were sent, or it is told to stop. A canary's are remembered in the record.
+    /// Sends letters until none is left, `limit` were sent, or it is told to stop. A canary's are
+    /// remembered in the record.
     ///
     /// # Errors
-    /// [`RunError`], once all that was under way has ended. What was not sent is still there, and after the cursor.
+    /// [`RunError`], once all that was under way has ended. What was not sent is still there, and
+    /// after the cursor.
     pub(super) async fn run(&mut self, limit: u64, canary: bool) -> Result<Flow, RunError> {
         let mut under_way: FuturesUnordered<BoxFuture<'a, Step>> = FuturesUnordered::new();
         let (mut letters, mut sent) = (self.letters(), 0);
@@ -186,9 +191,13 @@ impl<'a> Pump<'a> {
             (self.context.broker.clone(), self.context.names.dlq_stream(), self.read_up_to + 1);
         if self.filter.letters.is_empty() {
             let filter = self.context.names.dlq_filter(self.filter.stage.as_deref());
-            return broker.scan(&stream, &filter, from).map(|letter| letter.map(|it| (it.seq, Some(it)))).boxed();
+            return broker
+                .scan(&stream, &filter, from)
+                .map(|letter| letter.map(|it| (it.seq, Some(it))))
+                .boxed();
         }
-        let numbers: BTreeSet<u64> = self.filter.letters.iter().copied().filter(|seq| *seq >= from).collect();
+        let numbers: BTreeSet<u64> =
+            self.filter.letters.iter().copied().filter(|seq| *seq >= from).collect();
         let found = move |seq| {
             let (broker, stream) = (broker.clone(), stream.clone());
             async move { Ok((seq, broker.message(&stream, seq).await?)) }
@@ -222,7 +231,8 @@ impl<'a> Pump<'a> {
             Verdict::Permanent(why) => {
                 (self.read_up_to, _) = (seq, self.sending.insert(seq));
                 let marking = async move {
-                    let marked = amend::mark(&context.broker, &letter, headers::PERMANENT, &why).await;
+                    let marked =
+                        amend::mark(&context.broker, &letter, headers::PERMANENT, &why).await;
                     Step::Marked { seq, stage, result: marked }
                 };
                 return Ok(Some((Box::pin(marking), false)));
@@ -238,7 +248,8 @@ impl<'a> Pump<'a> {
                 }
                 (self.read_up_to, _) = (seq, self.sending.insert(seq));
                 if let Some(interval) = self.interval {
-                    let burst = Instant::now().checked_sub(limits::JOBS_LOOK).unwrap_or_else(Instant::now);
+                    let burst =
+                        Instant::now().checked_sub(limits::JOBS_LOOK).unwrap_or_else(Instant::now);
                     self.ready_at = self.ready_at.max(burst) + interval;
                 }
                 let (by_run, reread) = (!canary && seq <= self.runs_end, self.reread);
@@ -248,7 +259,8 @@ impl<'a> Pump<'a> {
             }
         }
         self.read_up_to = seq;
-        // Also what is not meant must not go with a run: its subject may say what its headers do not.
+        // Also what is not meant must not go with a run: its subject may say what its headers do
+        // not.
         if seq <= self.runs_end {
             self.leave(seq);
         }
@@ -273,7 +285,9 @@ impl<'a> Pump<'a> {
                 {
                     probe.retry_seq = stored.seq;
                     let of_canary = probe.clone();
-                    self.progress.change(|job| job.canary.iter_mut().for_each(|it| it.sent.push(of_canary.clone())));
+                    self.progress.change(|job| {
+                        job.canary.iter_mut().for_each(|it| it.sent.push(of_canary.clone()))
+                    });
                 }
                 match result {
                     Ok(Fate::Removed(was_there)) => {
@@ -281,9 +295,11 @@ impl<'a> Pump<'a> {
                             true => counts.redriven += 1,
                             false => counts.gone += 1,
                         });
-                        self.context.count(&probe.stage, |stage| stage.reprocessed(u64::from(was_there)));
+                        self.context
+                            .count(&probe.stage, |stage| stage.reprocessed(u64::from(was_there)));
                         if self.judge.recovers() {
-                            self.context.count(&probe.stage, |stage| stage.recovered(u64::from(was_there)));
+                            self.context
+                                .count(&probe.stage, |stage| stage.recovered(u64::from(was_there)));
                         }
                     }
                     Ok(Fate::Stays) if seq <= self.runs_end => {
@@ -316,7 +332,8 @@ impl<'a> Pump<'a> {
                             Some(_) => counts.permanent += 1,
                             None => counts.gone += 1,
                         });
-                        self.context.count(&stage, |stage| stage.permanent(u64::from(marked.is_some())));
+                        self.context
+                            .count(&stage, |stage| stage.permanent(u64::from(marked.is_some())));
                     }
                     Err(source) => return Err(RedriveError::Publish { seq, stage, source }.into()),
                 }
@@ -348,14 +365,16 @@ impl<'a> Pump<'a> {
             return None;
         }
         // Every letter of the stage up to here was sent.
-        let all_sent = self.sending.first().map_or(self.read_up_to, |seq| seq - 1).min(self.runs_end);
+        let all_sent =
+            self.sending.first().map_or(self.read_up_to, |seq| seq - 1).min(self.runs_end);
         let up_to = *self.unremoved.range(..=all_sent).next_back()?;
         let count = self.unremoved.range(..=up_to).count() as u64;
         (self.removing, self.removed_at) = (true, Instant::now());
         let context = self.context;
         let filter = context.names.dlq_filter(self.filter.stage.as_deref());
         Some(Box::pin(async move {
-            let result = context.broker.purge_up_to(&context.names.dlq_stream(), &filter, up_to).await;
+            let result =
+                context.broker.purge_up_to(&context.names.dlq_stream(), &filter, up_to).await;
             Step::Removed { up_to, count, result }
         }))
     }
@@ -377,13 +396,21 @@ fn is_the_letters_own(error: &RedriveError) -> bool {
     }
 }
 
-async fn send(context: &Context, mut letter: StoredMessage, probe: Probe, by_run: bool, reread: bool) -> Step {
+async fn send(
+    context: &Context,
+    mut letter: StoredMessage,
+    probe: Probe,
+    by_run: bool,
+    reread: bool,
+) -> Step {
     let (broker, names) = (&context.broker, &context.names);
     if reread {
         // It was read ahead, and somebody may have redriven, edited or dropped it since.
         match broker.message(&names.dlq_stream(), letter.seq).await {
             Ok(Some(now)) => letter = now,
-            Ok(None) => return Step::Sent { probe, stored: None, result: Ok(Fate::Removed(false)) },
+            Ok(None) => {
+                return Step::Sent { probe, stored: None, result: Ok(Fate::Removed(false)) };
+            }
             Err(error) => return Step::Sent { probe, stored: None, result: Err(error.into()) },
         }
     }
@@ -391,7 +418,11 @@ async fn send(context: &Context, mut letter: StoredMessage, probe: Probe, by_run
         Ok(stored) if by_run => Step::Sent { probe, stored: Some(stored), result: Ok(Fate::Stays) },
         Ok(stored) => {
             let removed = letter::remove(broker, names, &letter).await;
-            Step::Sent { probe, stored: Some(stored), result: removed.map(Fate::Removed).map_err(Into::into) }
+            Step::Sent {
+                probe,
+                stored: Some(stored),
+                result: removed.map(Fate::Removed).map_err(Into::into),
+            }
         }
         Err(error) => Step::Sent { probe, stored: None, result: Err(error) },
     }

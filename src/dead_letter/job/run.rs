@@ -60,7 +60,9 @@ pub enum RunError {
     #[error("the filter of the job cannot be used")]
     Filter(#[from] FilterError),
     /// The bucket of tenants is missing.
-    #[error("there is no key-value bucket \"{bucket}\" to look tenants up in; create it, then resume the job")]
+    #[error(
+        "there is no key-value bucket \"{bucket}\" to look tenants up in; create it, then resume the job"
+    )]
     NoTenants {
         /// The bucket.
         bucket: String,
@@ -124,11 +126,22 @@ impl Counts {
 
 /// Carries a job on until it has ended, somebody else has it, or `stop`.
 ///
-/// The record is written twice a second. If this process dies, whoever is next goes on at the cursor: what was under way
-/// is sent again with the same ids, which the server drops for [`limits::DEDUP`].
-pub async fn run(context: &Context, mut claim: Claim, progress: &Progress, stop: &CancellationToken) -> Ended {
+/// The record is written twice a second. If this process dies, whoever is next goes on at the
+/// cursor: what was under way is sent again with the same ids, which the server drops for
+/// [`limits::DEDUP`].
+pub async fn run(
+    context: &Context,
+    mut claim: Claim,
+    progress: &Progress,
+    stop: &CancellationToken,
+) -> Ended {
     let id = claim.job().id.clone();
-    tracing::info!(job = id, kind = claim.job().kind.as_str(), cursor = claim.job().cursor, "a job is carried on");
+    tracing::info!(
+        job = id,
+        kind = claim.job().kind.as_str(),
+        cursor = claim.job().cursor,
+        "a job is carried on"
+    );
     let halt = stop.child_token();
     let (worked, lost) = {
         let mut work = std::pin::pin!(work(context, progress, &halt));
@@ -177,9 +190,22 @@ pub async fn run(context: &Context, mut claim: Claim, progress: &Progress, stop:
     let Counts { redriven, guarded, permanent, failed, .. } = last.counts;
     let (state, why) = (last.state.as_str(), last.why.clone());
     match &ended {
-        Ended::Job(_) => tracing::info!(job = id, state, why, redriven, guarded, permanent, failed, "a job has ended"),
-        Ended::Released(_) => tracing::info!(job = id, redriven, "a job is left to whoever goes on"),
-        Ended::Broker(error) => tracing::warn!(job = id, error = told(error), "a job cannot go on now"),
+        Ended::Job(_) => tracing::info!(
+            job = id,
+            state,
+            why,
+            redriven,
+            guarded,
+            permanent,
+            failed,
+            "a job has ended"
+        ),
+        Ended::Released(_) => {
+            tracing::info!(job = id, redriven, "a job is left to whoever goes on")
+        }
+        Ended::Broker(error) => {
+            tracing::warn!(job = id, error = told(error), "a job cannot go on now")
+        }
         Ended::Taken => {}
     }
     if !claim.finish(last).await {
@@ -202,7 +228,11 @@ async fn keep(claim: &mut Claim, progress: &Progress) -> Lost {
     }
 }
 
-async fn work(context: &Context, progress: &Progress, halt: &CancellationToken) -> Result<Work, RunError> {
+async fn work(
+    context: &Context,
+    progress: &Progress,
+    halt: &CancellationToken,
+) -> Result<Work, RunError> {
     let job = progress.job();
     if let Some(bucket) = job.rules.as_ref().and_then(|rules| rules.tenants.clone())
         && !context.broker.kv_exists(&bucket).await?
@@ -213,7 +243,9 @@ async fn work(context: &Context, progress: &Progress, halt: &CancellationToken) 
     if let Some(canary) = job.canary.filter(|canary| canary.verdict.is_none()) {
         if canary.failed_from.is_none() {
             let from = context.broker.stream_state(&context.names.failed_stream()).await?.last_seq;
-            progress.change(|job| job.canary.iter_mut().for_each(|canary| canary.failed_from = Some(from)));
+            progress.change(|job| {
+                job.canary.iter_mut().for_each(|canary| canary.failed_from = Some(from))
+            });
         }
         let to_send = u64::from(canary.count).saturating_sub(canary.sent.len() as u64);
         if pump.run(to_send, true).await? == Flow::Halted {
@@ -232,7 +264,11 @@ async fn work(context: &Context, progress: &Progress, halt: &CancellationToken) 
 }
 
 /// Waits for what becomes of a canary. Done: the rest may follow.
-async fn verdict(context: &Context, progress: &Progress, halt: &CancellationToken) -> Result<Work, RunError> {
+async fn verdict(
+    context: &Context,
+    progress: &Progress,
+    halt: &CancellationToken,
+) -> Result<Work, RunError> {
     let (until, mut failures) = (Instant::now() + limits::CANARY_WAIT, 0);
     loop {
         let mut canary = progress.job().canary.unwrap_or_else(|| Canary::new(0, 1.0));
@@ -241,9 +277,15 @@ async fn verdict(context: &Context, progress: &Progress, halt: &CancellationToke
             Err(_) if failures < limits::JOB_TRIES => failures += 1,
             Err(error) => return Err(error.into()),
         }
-        let undecided: Vec<&Probe> = canary.sent.iter().filter(|probe| probe.fate.is_none()).collect();
-        let late = if Instant::now() < until { None } else { undecided.first().map(|probe| probe.stage.clone()) };
-        let (bad, told, open, sent) = (canary.is_bad(), canary.told(), undecided.len(), canary.sent.len());
+        let undecided: Vec<&Probe> =
+            canary.sent.iter().filter(|probe| probe.fate.is_none()).collect();
+        let late = if Instant::now() < until {
+            None
+        } else {
+            undecided.first().map(|probe| probe.stage.clone())
+        };
+        let (bad, told, open, sent) =
+            (canary.is_bad(), canary.told(), undecided.len(), canary.sent.len());
         if open == 0 && !bad {
             (canary.verdict, canary.sent) = (Some(told.clone()), Vec::new());
         }
@@ -258,7 +300,9 @@ async fn verdict(context: &Context, progress: &Progress, halt: &CancellationToke
         if let Some(stage) = late {
             let minutes = limits::CANARY_WAIT.as_secs() / 60;
             let cause = canary::likely_cause(context, &stage).await;
-            return Ok(Work::Stopped(format!("no verdict of {open} of {sent} in {minutes} minutes: {cause}")));
+            return Ok(Work::Stopped(format!(
+                "no verdict of {open} of {sent} in {minutes} minutes: {cause}"
+            )));
         }
         tokio::select! {
             () = tokio::time::sleep(limits::CANARY_LOOK) => {}

@@ -1,7 +1,8 @@
 //! Store: the records of jobs, and the claim by which one process at a time runs one.
 //!
-//! Whoever runs a job rewrites its record each second. Others watch its revision, each on its own clock: what has not
-//! moved for [`limits::JOB_CLAIM`] may be taken by compare-and-set. No two clocks are compared.
+//! Whoever runs a job rewrites its record each second. Others watch its revision, each on its own
+//! clock: what has not moved for [`limits::JOB_CLAIM`] may be taken by compare-and-set. No two
+//! clocks are compared.
 
 use std::time::{Duration, SystemTime};
 
@@ -86,17 +87,19 @@ impl Jobs {
         Self { broker: broker.clone(), bucket: names.state_bucket() }
     }
 
-    /// Stores a new job, and removes the oldest that ended, past [`limits::JOBS_KEPT`]. Says its revision; `None`: there is one
-    /// of this name.
+    /// Stores a new job, and removes the oldest that ended, past [`limits::JOBS_KEPT`]. Says its
+    /// revision; `None`: there is one of this name.
     ///
     /// # Errors
     /// [`JobError::Write`].
     pub async fn create(&self, job: &Job) -> Result<Option<u64>, JobError> {
-        let revision = match self.broker.kv_create(&self.bucket, &Names::job_key(&job.id), written(job)).await {
-            Ok(revision) => revision,
-            Err(CommitError::Fenced { .. }) => return Ok(None),
-            Err(error @ CommitError::Failed { .. }) => return Err(error.into()),
-        };
+        let revision =
+            match self.broker.kv_create(&self.bucket, &Names::job_key(&job.id), written(job)).await
+            {
+                Ok(revision) => revision,
+                Err(CommitError::Fenced { .. }) => return Ok(None),
+                Err(error @ CommitError::Failed { .. }) => return Err(error.into()),
+            };
         if let Err(error) = self.prune().await {
             // The next job tries again.
             tracing::debug!(error = %error, "could not remove the records of old jobs");
@@ -105,7 +108,13 @@ impl Jobs {
     }
 
     async fn prune(&self) -> Result<(), JobError> {
-        let ended: Vec<Job> = self.list().await?.into_iter().map(|(job, _)| job).filter(|job| !job.is_open()).collect();
+        let ended: Vec<Job> = self
+            .list()
+            .await?
+            .into_iter()
+            .map(|(job, _)| job)
+            .filter(|job| !job.is_open())
+            .collect();
         for job in ended.iter().take(ended.len().saturating_sub(limits::JOBS_KEPT)) {
             self.broker.kv_delete(&self.bucket, &Names::job_key(&job.id)).await?;
         }
@@ -131,7 +140,8 @@ impl Jobs {
     /// [`JobError::Read`].
     pub async fn list(&self) -> Result<Vec<(Job, u64)>, JobError> {
         let entries = self.broker.kv_entries(&self.bucket, &Names::job_key("")).await?;
-        let jobs = entries.into_iter().filter_map(|(_, value, revision)| Some((read(&value)?, revision)));
+        let jobs =
+            entries.into_iter().filter_map(|(_, value, revision)| Some((read(&value)?, revision)));
         let mut jobs: Vec<(Job, u64)> = jobs.collect();
         // Their names sort by time only to the second where they end in a revision.
         jobs.sort_by(|(a, _), (b, _)| (&a.created_at, &a.id).cmp(&(&b.created_at, &b.id)));
@@ -154,7 +164,8 @@ impl Jobs {
         .map(|(job, _)| job)
     }
 
-    /// Opens a job again that was cancelled, stopped or failed, for `runner`, or for whoever takes it. A canary is tried anew.
+    /// Opens a job again that was cancelled, stopped or failed, for `runner`, or for whoever takes
+    /// it. A canary is tried anew.
     ///
     /// # Errors
     /// [`JobError`]; also where it is done, or somebody runs it.
@@ -173,7 +184,10 @@ impl Jobs {
                     return Err(runs(job));
                 }
                 if !job.is_open() {
-                    job.canary = job.canary.take().map(|canary| Canary::new(canary.count, canary.stop_above));
+                    job.canary = job
+                        .canary
+                        .take()
+                        .map(|canary| Canary::new(canary.count, canary.stop_above));
                 }
                 job.state = State::Running;
                 job.runner = runner.map(ToOwned::to_owned);
@@ -182,10 +196,17 @@ impl Jobs {
                 Ok(())
             })
             .await?;
-        Ok(Claim { jobs: self.clone(), job, revision, runner: runner.unwrap_or_default().to_owned(), renewed })
+        Ok(Claim {
+            jobs: self.clone(),
+            job,
+            revision,
+            runner: runner.unwrap_or_default().to_owned(),
+            renewed,
+        })
     }
 
-    /// Makes sure that whoever runs a job has given no sign of life for the time that a claim lasts.
+    /// Makes sure that whoever runs a job has given no sign of life for the time that a claim
+    /// lasts.
     async fn must_be_silent(&self, id: &str, seen: &Job, revision: u64) -> Result<(), JobError> {
         let until = Instant::now() + limits::JOB_CLAIM;
         while Instant::now() < until {
@@ -207,7 +228,11 @@ impl Jobs {
         loop {
             let (mut job, revision) = self.get(id).await?;
             change(&mut job)?;
-            match self.broker.kv_update(&self.bucket, &Names::job_key(id), written(&job), revision).await {
+            match self
+                .broker
+                .kv_update(&self.bucket, &Names::job_key(id), written(&job), revision)
+                .await
+            {
                 Ok(revision) => return Ok((job, revision)),
                 Err(CommitError::Fenced { .. }) => {}
                 Err(error @ CommitError::Failed { .. }) => return Err(error.into()),
@@ -244,8 +269,18 @@ impl Claim {
         job.runner = Some(runner.to_owned());
         job.beat += 1;
         job.started_at = job.started_at.or_else(|| Some(rfc3339(SystemTime::now())));
-        match jobs.broker.kv_update(&jobs.bucket, &Names::job_key(&job.id), written(&job), revision).await {
-            Ok(revision) => Ok(Some(Self { jobs: jobs.clone(), job, revision, runner: runner.to_owned(), renewed })),
+        match jobs
+            .broker
+            .kv_update(&jobs.bucket, &Names::job_key(&job.id), written(&job), revision)
+            .await
+        {
+            Ok(revision) => Ok(Some(Self {
+                jobs: jobs.clone(),
+                job,
+                revision,
+                runner: runner.to_owned(),
+                renewed,
+            })),
             Err(CommitError::Fenced { .. }) => Ok(None),
             Err(error @ CommitError::Failed { .. }) => Err(error),
         }
@@ -261,7 +296,12 @@ impl Claim {
         let trying = Instant::now();
         job.beat = self.job.beat + 1;
         let key = Names::job_key(&job.id);
-        match self.jobs.broker.kv_update(&self.jobs.bucket, &key, written(&job), self.revision).await {
+        match self
+            .jobs
+            .broker
+            .kv_update(&self.jobs.bucket, &key, written(&job), self.revision)
+            .await
+        {
             Ok(revision) => {
                 (self.revision, self.renewed, self.job) = (revision, trying, job);
                 Written::Yes
@@ -269,7 +309,9 @@ impl Claim {
             Err(error @ CommitError::Failed { .. }) => Written::NotNow(error),
             Err(error @ CommitError::Fenced { .. }) => match self.jobs.get(&job.id).await {
                 // A write of ours whose answer was lost moved it.
-                Ok((found, revision)) if found.runner.as_ref() == Some(&self.runner) && found.is_open() => {
+                Ok((found, revision))
+                    if found.runner.as_ref() == Some(&self.runner) && found.is_open() =>
+                {
                     (self.revision, self.job.beat) = (revision, found.beat);
                     Written::NotNow(error)
                 }
@@ -283,7 +325,8 @@ impl Claim {
         }
     }
 
-    /// Writes the record for the last time, as often as it takes within reason. Says whether it is written.
+    /// Writes the record for the last time, as often as it takes within reason. Says whether it is
+    /// written.
     pub(super) async fn finish(mut self, job: Job) -> bool {
         for _ in 0..limits::JOB_TRIES {
             match self.write(job.clone()).await {
@@ -302,7 +345,10 @@ impl Claim {
 }
 
 fn runs(job: &Job) -> JobError {
-    JobError::Runs { id: job.id.clone(), runner: job.runner.clone().unwrap_or_else(|| "nobody yet".to_owned()) }
+    JobError::Runs {
+        id: job.id.clone(),
+        runner: job.runner.clone().unwrap_or_else(|| "nobody yet".to_owned()),
+    }
 }
 
 /// A record; `None` where the key is something else's (a reduce stage may be called "job").

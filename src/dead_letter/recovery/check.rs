@@ -15,29 +15,36 @@ pub(super) async fn ask(broker: &Broker, of: &CheckOf) -> Result<(), String> {
     let patience = limits::CHECK_TIMEOUT;
     match of {
         CheckOf::Http(url) => http(url, patience).await,
-        CheckOf::Tcp(address) => match tokio::time::timeout(patience, tokio::net::TcpStream::connect(address)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(format!("{address} takes no connection: {error}")),
-            Err(_) => Err(format!("{address} takes no connection in {patience:?}")),
-        },
-        CheckOf::Nats(subject) => match broker.request(subject, Headers::new(), Bytes::new(), patience).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
-        },
+        CheckOf::Tcp(address) => {
+            match tokio::time::timeout(patience, tokio::net::TcpStream::connect(address)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(format!("{address} takes no connection: {error}")),
+                Err(_) => Err(format!("{address} takes no connection in {patience:?}")),
+            }
+        }
+        CheckOf::Nats(subject) => {
+            match broker.request(subject, Headers::new(), Bytes::new(), patience).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        }
     }
 }
 
 async fn http(url: &str, patience: Duration) -> Result<(), String> {
     // A check is seldom: a connection that was kept would tell of the service as it was.
     let client = reqwest::Client::builder().timeout(patience).pool_max_idle_per_host(0).no_proxy();
-    // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a bare container).
+    // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a
+    // bare container).
     let client = if url.starts_with("https") { client } else { client.tls_certs_only([]) };
     crate::broker::install_tls_provider();
     let client = client.build().map_err(|error| error.to_string())?;
     match client.get(url).send().await {
         Ok(answer) if answer.status().is_success() => Ok(()),
         Ok(answer) => Err(format!("{} answers {}", host(url), answer.status())),
-        Err(error) if error.is_timeout() => Err(format!("{} does not answer in {patience:?}", host(url))),
+        Err(error) if error.is_timeout() => {
+            Err(format!("{} does not answer in {patience:?}", host(url)))
+        }
         Err(error) => Err(format!("{} cannot be reached: {}", host(url), error.without_url())),
     }
 }

@@ -57,17 +57,21 @@ impl Program {
         self.command.first().map_or("", String::as_str)
     }
 
-    /// Starts it, in a process group of its own: an interrupt typed at the worker's terminal does not reach it while
-    /// the worker drains, and it is killed together with what it starts.
+    /// Starts it, in a process group of its own: an interrupt typed at the worker's terminal does
+    /// not reach it while the worker drains, and it is killed together with what it starts.
     ///
     /// # Errors
     /// What the system said.
     pub(super) fn start(&self) -> io::Result<Process> {
         let name = self.name();
-        // Where a relative program starts from differs between systems once a working folder is set.
-        let program = if name.contains('/') { self.folder.join(name) } else { Path::new(name).to_owned() };
+        // Where a relative program starts from differs between systems once a working folder is
+        // set.
+        let program =
+            if name.contains('/') { self.folder.join(name) } else { Path::new(name).to_owned() };
         let mut command = Command::new(program);
-        for (key, _) in std::env::vars_os().filter(|(key, _)| key.as_encoded_bytes().starts_with(b"MILLSTREAM_")) {
+        for (key, _) in std::env::vars_os()
+            .filter(|(key, _)| key.as_encoded_bytes().starts_with(b"MILLSTREAM_"))
+        {
             command.env_remove(key);
         }
         if !self.folder.as_os_str().is_empty() {
@@ -107,8 +111,9 @@ impl Process {
 
     /// Writes one request line and reads one reply line.
     ///
-    /// Both at once, so that a process that answers before it has read everything does not wait for us while we wait
-    /// for it. After an error, or if it is dropped before it is done, the process is out of step: drop it.
+    /// Both at once, so that a process that answers before it has read everything does not wait for
+    /// us while we wait for it. After an error, or if it is dropped before it is done, the process
+    /// is out of step: drop it.
     pub(super) async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Broken> {
         let (stdin, stdout) = (&mut self.stdin, &mut self.stdout);
         let write = async {
@@ -122,7 +127,8 @@ impl Process {
         Ok(reply)
     }
 
-    /// Ends a process that gave no reply, and says how that came about, as what follows "the process".
+    /// Ends a process that gave no reply, and says how that came about, as what follows "the
+    /// process".
     pub(super) async fn end(mut self, broken: Broken) -> String {
         let how = match broken {
             Broken::TooLong => {
@@ -186,7 +192,8 @@ async fn read_reply(stdout: &mut BufReader<ChildStdout>) -> Result<Vec<u8>, Brok
     }
 }
 
-/// Moves standard error to the log line by line, as fast as it comes, so that the process never waits for it.
+/// Moves standard error to the log line by line, as fast as it comes, so that the process never
+/// waits for it.
 async fn relay(stderr: ChildStderr, program: String, last_words: Arc<Mutex<String>>) {
     let mut stderr = BufReader::new(stderr);
     let mut line = Vec::new();

@@ -28,11 +28,17 @@ pub struct Breakers {
 }
 
 impl Breakers {
-    /// The breakers of the pipeline's stages, as the fleet left them: what is open begins open. If the broker cannot say, they
-    /// begin closed.
-    pub async fn load(broker: &Broker, pipeline: &Pipeline, metrics: &Metrics, worker: &str) -> Self {
+    /// The breakers of the pipeline's stages, as the fleet left them: what is open begins open. If
+    /// the broker cannot say, they begin closed.
+    pub async fn load(
+        broker: &Broker,
+        pipeline: &Pipeline,
+        metrics: &Metrics,
+        worker: &str,
+    ) -> Self {
         let (untold, timer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let guarded = pipeline.stages.iter().filter_map(|stage| Some((stage, stage.breaker.clone()?)));
+        let guarded =
+            pipeline.stages.iter().filter_map(|stage| Some((stage, stage.breaker.clone()?)));
         let of = guarded.map(|(stage, settings)| {
             let metrics = metrics.stage(&stage.name);
             let breaker = Breaker::new(&stage.name, worker, settings, metrics, &untold, &timer);
@@ -59,10 +65,12 @@ impl Breakers {
         Arc::clone(self.of.get(stage).unwrap_or(&self.none))
     }
 
-    /// Hears what other workers found, tells them what this one finds, and lets probes through when it is time, until `stop`.
+    /// Hears what other workers found, tells them what this one finds, and lets probes through when
+    /// it is time, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         if !self.of.is_empty() {
-            stop.run_until_cancelled(async { tokio::join!(self.hear(), self.tell(), self.time()) }).await;
+            stop.run_until_cancelled(async { tokio::join!(self.hear(), self.tell(), self.time()) })
+                .await;
         }
     }
 
@@ -74,12 +82,15 @@ impl Breakers {
                 Ok(Some(change)) => {
                     let stage = change.key.strip_prefix(&prefix).unwrap_or_default();
                     if let Some(breaker) = self.of.get(stage) {
-                        breaker.seen(change.value.as_deref().and_then(Record::read), change.revision);
+                        breaker
+                            .seen(change.value.as_deref().and_then(Record::read), change.revision);
                     }
                 }
                 Ok(None) => return,
                 // It goes on by itself.
-                Err(error) => tracing::debug!(error = %error, "cannot hear of the circuit breakers of other workers"),
+                Err(error) => {
+                    tracing::debug!(error = %error, "cannot hear of the circuit breakers of other workers")
+                }
             }
         }
     }
@@ -121,7 +132,8 @@ impl Breakers {
         match written {
             Ok(revision) => {
                 breaker.told(record, revision);
-                // The fleet hears of it first. Should the finding be lost, the next probe that fails makes another.
+                // The fleet hears of it first. Should the finding be lost, the next probe that
+                // fails makes another.
                 if let Some(finding) = record.finding(stage, revision) {
                     self.broker.publish(finding.message(&self.names)).await?;
                 }
@@ -140,7 +152,11 @@ impl Breakers {
         Ok(())
     }
 
-    async fn look(&self, stage: &str, breaker: &Breaker) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn look(
+        &self,
+        stage: &str,
+        breaker: &Breaker,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         match self.broker.kv_get(&self.bucket, &Names::breaker_key(stage)).await? {
             Some((value, revision)) => breaker.seen(Record::read(&value), revision),
             None => breaker.no_key(),

@@ -7,7 +7,8 @@ use tokio::time::Duration;
 
 use crate::{limits, observe::finding::Finding};
 
-/// What the fleet knows of one breaker. Half open is not among it: each worker finds that out by itself.
+/// What the fleet knows of one breaker. Half open is not among it: each worker finds that out by
+/// itself.
 ///
 /// Its times are for people. Nothing is decided by them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -52,7 +53,8 @@ impl Record {
         now: Timestamp,
         by: &str,
     ) -> Self {
-        let probe_at = SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok());
+        let probe_at =
+            SignedDuration::try_from(wait).ok().and_then(|wait| now.checked_add(wait).ok());
         Self {
             state: RecordState::Open,
             reason: text::excerpt(&failure.to_string(), limits::BREAKER_REASON_BYTES_MAX),
@@ -65,8 +67,8 @@ impl Record {
         }
     }
 
-    /// What the monitor has found, where it is open: each time that it opens or a probe fails, so that the incident goes on for as
-    /// long as the outage does.
+    /// What the monitor has found, where it is open: each time that it opens or a probe fails, so
+    /// that the incident goes on for as long as the outage does.
     pub(super) fn finding<'a>(&self, stage: &'a str, revision: u64) -> Option<Finding<'a>> {
         (self.state == RecordState::Open).then(|| Finding {
             code: "BreakerOpened",
@@ -110,7 +112,8 @@ mod tests {
     #[test]
     fn a_record_is_short_and_on_one_line() {
         let now: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
-        let failure = Failure::retry(class::CONNECTION, format!("refused\r\n\x1b[2J{}", "x".repeat(10_000)));
+        let failure =
+            Failure::retry(class::CONNECTION, format!("refused\r\n\x1b[2J{}", "x".repeat(10_000)));
         let mut record = Record::open(&failure, Duration::from_secs(4), 3, None, now, "w-1");
         assert!(record.reason.len() <= limits::BREAKER_REASON_BYTES_MAX + '…'.len_utf8());
         assert!(!record.reason.chars().any(char::is_control));

@@ -82,7 +82,8 @@ pub(super) struct Open {
     pub(super) started_ms: u64,
     #[serde(rename = "o")]
     pub(super) opened_ms: u64,
-    /// The sequence of the error that opened it, which tells it from every other of its fingerprint.
+    /// The sequence of the error that opened it, which tells it from every other of its
+    /// fingerprint.
     #[serde(rename = "q")]
     pub(super) opened_seq: u64,
     /// Errors in it.
@@ -103,10 +104,17 @@ pub(super) struct Open {
 }
 
 impl Cell {
-    pub(super) fn new(key: u64, report: &Report<'_>, parts: &[Part], message: &str, at_ms: u64) -> Self {
+    pub(super) fn new(
+        key: u64,
+        report: &Report<'_>,
+        parts: &[Part],
+        message: &str,
+        at_ms: u64,
+    ) -> Self {
         let name = |text: &str| cut(text, NAME_BYTES_MAX).to_owned();
         let extra = parts.iter().filter(|part| part.is_extra());
-        let labels = extra.map(|part| (part.name().into_owned(), name(&part.value(report, message))));
+        let labels =
+            extra.map(|part| (part.name().into_owned(), name(&part.value(report, message))));
         let labels: BTreeMap<_, _> = labels.filter(|(_, value)| !value.is_empty()).collect();
         Self {
             key,
@@ -131,7 +139,8 @@ impl Cell {
         }
     }
 
-    /// What rules go by. Only what is kept, so that a restart under other rules decides as if they had always held.
+    /// What rules go by. Only what is kept, so that a restart under other rules decides as if they
+    /// had always held.
     pub(super) fn about(&self) -> About<'_> {
         About {
             code: &self.code,
@@ -156,7 +165,8 @@ impl Cell {
     /// Notes an error, before it is known which rule holds; true where another may.
     pub(super) fn note(&mut self, report: &Report<'_>, at_ms: u64, terms: &Terms) -> bool {
         let (before, is_new) = (self.severity, self.total == 0);
-        // What was before so long a pause can open nothing any more, and says nothing of what comes now.
+        // What was before so long a pause can open nothing any more, and says nothing of what comes
+        // now.
         let pause_ms = terms.quiet_ms.max(terms.window_ms);
         if self.open.is_none() && at_ms.saturating_sub(self.last_seen_ms) > pause_ms {
             self.forget_errors();

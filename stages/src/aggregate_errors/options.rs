@@ -31,12 +31,14 @@ pub(super) struct Options {
     pub(super) quiet: Period,
     /// How bad an incident is where neither a rule nor the errors say.
     pub(super) severity: Severity,
-    /// What makes errors the same error: "code", "service", "message" (without what varies in it), "stage", "type", "tenant",
-    /// "severity", "user", "metadata.KEY".
+    /// What makes errors the same error: "code", "service", "message" (without what varies in it),
+    /// "stage", "type", "tenant", "severity", "user", "metadata.KEY".
     pub(super) fingerprint: Vec<String>,
-    /// An incident is one step worse when it has so many times its threshold, and again at so many times that; 0: never.
+    /// An incident is one step worse when it has so many times its threshold, and again at so many
+    /// times that; 0: never.
     pub(super) escalate: u32,
-    /// Fingerprints that are remembered at once. Past it the one longest idle is forgotten, and counted.
+    /// Fingerprints that are remembered at once. Past it the one longest idle is forgotten, and
+    /// counted.
     #[schemars(range(min = 100, max = 200_000))]
     pub(super) fingerprints_max: usize,
     /// Exceptions; the first that matches wins.
@@ -50,15 +52,18 @@ pub(super) struct Options {
 pub(super) struct Rule {
     /// Error codes it is for, with `*` for any text; empty: all.
     pub(super) code: Vec<String>,
-    /// Failure classes of attempts it is for, with `*` for any text; empty: all, and what services report too.
+    /// Failure classes of attempts it is for, with `*` for any text; empty: all, and what services
+    /// report too.
     pub(super) class: Vec<String>,
-    /// Stages whose failed attempts it is for, with `*` for any text; empty: all, and what services report too.
+    /// Stages whose failed attempts it is for, with `*` for any text; empty: all, and what services
+    /// report too.
     pub(super) stage: Vec<String>,
     /// Services it is for, with `*` for any text; empty: all.
     pub(super) service: Vec<String>,
     /// Tenants it is for, with `*` for any text; empty: all, and errors without one too.
     pub(super) tenant: Vec<String>,
-    /// What the errors say of how bad they are, the worst of them since it was last quiet; empty: whatever they say.
+    /// What the errors say of how bad they are, the worst of them since it was last quiet; empty:
+    /// whatever they say.
     pub(super) reported: Vec<Severity>,
     /// How bad its incidents are, whatever the errors say.
     pub(super) severity: Option<Severity>,
@@ -69,7 +74,8 @@ pub(super) struct Rule {
     pub(super) window: Option<Period>,
     /// An incident resolves when no error came for so long.
     pub(super) quiet: Option<Period>,
-    /// An incident is one step worse when it has so many times its threshold, and again at so many times that; 0: never.
+    /// An incident is one step worse when it has so many times its threshold, and again at so many
+    /// times that; 0: never.
     pub(super) escalate: Option<u32>,
     /// What makes its errors the same error, instead of the stage's `fingerprint`.
     pub(super) fingerprint: Option<Vec<String>>,
@@ -95,7 +101,8 @@ impl Default for Options {
 impl Options {
     /// The options as they are written, or everything that is wrong with them.
     pub(super) fn checked(options: &Value, world: &dyn World) -> Result<Self, Vec<Problem>> {
-        let read: Self = serde_json::from_value(options.clone()).map_err(|e| vec![Problem::new(&[], e.to_string())])?;
+        let read: Self = serde_json::from_value(options.clone())
+            .map_err(|e| vec![Problem::new(&[], e.to_string())])?;
         let mut problems = Vec::new();
         let stage = Rule {
             threshold: Some(read.threshold),
@@ -108,12 +115,19 @@ impl Options {
         stage.check(&[], &mut problems);
         if !FINGERPRINTS.contains(&read.fingerprints_max) {
             let (least, most) = (FINGERPRINTS.start(), FINGERPRINTS.end());
-            problems.push(Problem::new(&["fingerprints_max"], format!("expected a number from {least} to {most}")));
+            problems.push(Problem::new(
+                &["fingerprints_max"],
+                format!("expected a number from {least} to {most}"),
+            ));
         }
         for (n, rule) in read.rule.iter().enumerate() {
             let n = n.to_string();
             rule.check(&["rule", &n], &mut problems);
-            problems.extend(crate::alert::channel_problems(&["rule", &n, "channels"], &rule.channels, world));
+            problems.extend(crate::alert::channel_problems(
+                &["rule", &n, "channels"],
+                &rule.channels,
+                world,
+            ));
         }
         if problems.is_empty() { Ok(read) } else { Err(problems) }
     }
@@ -127,26 +141,38 @@ impl Rule {
             Problem::new(&at, message)
         };
         if self.threshold.is_some_and(|n| !(1..=THRESHOLD_MAX).contains(&n)) {
-            problems.push(problem(&["threshold"], format!("expected a threshold from 1 to {THRESHOLD_MAX}")));
+            problems.push(problem(
+                &["threshold"],
+                format!("expected a threshold from 1 to {THRESHOLD_MAX}"),
+            ));
         }
         if self.window.is_some_and(|window| window.0 == Duration::ZERO) {
             problems.push(problem(&["window"], "expected a window longer than nothing".to_owned()));
         }
         if self.quiet.is_some_and(|quiet| quiet.0 == Duration::ZERO) {
-            problems.push(problem(&["quiet"], "expected a quiet period longer than nothing".to_owned()));
+            problems.push(problem(
+                &["quiet"],
+                "expected a quiet period longer than nothing".to_owned(),
+            ));
         }
         if self.escalate == Some(1) {
             let wrong = problem(&["escalate"], "expected a multiple from 2, or 0".to_owned());
-            problems.push(wrong.hint("10: worse at ten times the threshold, and again at a hundred times; 0: never"));
+            problems.push(wrong.hint(
+                "10: worse at ten times the threshold, and again at a hundred times; 0: never",
+            ));
         }
         let Some(parts) = &self.fingerprint else { return };
         if !(1..=PARTS_MAX).contains(&parts.len()) {
             problems.push(problem(&["fingerprint"], format!("expected 1 to {PARTS_MAX} parts")));
         }
         for (n, part) in parts.iter().enumerate().filter(|(_, part)| Part::named(part).is_none()) {
-            let wrong =
-                problem(&["fingerprint", &n.to_string()], format!("no part of a fingerprint is called \"{part}\""));
-            problems.push(wrong.hint(format!("expected one of {} or metadata.KEY", Part::NAMES.join(", "))));
+            let wrong = problem(
+                &["fingerprint", &n.to_string()],
+                format!("no part of a fingerprint is called \"{part}\""),
+            );
+            problems.push(
+                wrong.hint(format!("expected one of {} or metadata.KEY", Part::NAMES.join(", "))),
+            );
         }
     }
 }

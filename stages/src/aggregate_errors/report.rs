@@ -11,7 +11,8 @@ use serde_json::{Value, value::RawValue};
 use super::rules::About;
 use crate::{incident::Severity, text::excerpt};
 
-/// What is read of an error event. The rest of it, a stack trace above all, is passed over without a copy.
+/// What is read of an error event. The rest of it, a stack trace above all, is passed over without
+/// a copy.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report<'a> {
@@ -53,7 +54,8 @@ pub(super) struct Metadata<'a> {
     stage: Loose<'a>,
 }
 
-/// A text or a number, as text; nothing where it is anything else. Optional fields are no reason to refuse an error.
+/// A text or a number, as text; nothing where it is anything else. Optional fields are no reason to
+/// refuse an error.
 #[derive(Debug, Default)]
 pub(super) struct Loose<'a>(Option<Cow<'a, str>>);
 
@@ -123,7 +125,9 @@ fn wrong(body: &[u8], error: &serde_json::Error) -> String {
         match document.get(name) {
             None | Some(Value::Null) => return format!("{name} is missing"),
             Some(Value::String(_)) => {}
-            Some(other) => return format!("{name} must be a string, got {}", excerpt(&other.to_string(), 40)),
+            Some(other) => {
+                return format!("{name} must be a string, got {}", excerpt(&other.to_string(), 40));
+            }
         }
     }
     error.to_string()

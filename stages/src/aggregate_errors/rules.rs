@@ -29,7 +29,8 @@ pub(super) enum Part {
 
 impl Part {
     /// The names of those that have one.
-    pub(super) const NAMES: [&str; 8] = ["code", "service", "message", "stage", "type", "tenant", "severity", "user"];
+    pub(super) const NAMES: [&str; 8] =
+        ["code", "service", "message", "stage", "type", "tenant", "severity", "user"];
 
     /// The part of this name.
     pub(super) fn named(name: &str) -> Option<Self> {
@@ -168,7 +169,8 @@ impl Rules {
 
     /// The parts that an error's fingerprint is made of.
     pub(super) fn parts(&self, report: &Report<'_>) -> &[Part] {
-        let number = if self.parts_differ { self.number(&report.about()) } else { self.rules.len() };
+        let number =
+            if self.parts_differ { self.number(&report.about()) } else { self.rules.len() };
         &self.parts[number]
     }
 }
@@ -176,18 +178,21 @@ impl Rules {
 impl Rule {
     fn matches(&self, about: &About<'_>) -> bool {
         let fits = |globs: &[String], text: Option<&str>| {
-            globs.is_empty() || text.is_some_and(|text| globs.iter().any(|glob| glob_matches(glob, text)))
+            globs.is_empty()
+                || text.is_some_and(|text| globs.iter().any(|glob| glob_matches(glob, text)))
         };
         fits(&self.code, Some(about.code))
             && fits(&self.class, about.stage.map(|_| about.code))
             && fits(&self.stage, about.stage)
             && fits(&self.service, Some(about.service))
             && fits(&self.tenant, about.tenant)
-            && (self.reported.is_empty() || about.severity.is_some_and(|said| self.reported.contains(&said)))
+            && (self.reported.is_empty()
+                || about.severity.is_some_and(|said| self.reported.contains(&said)))
     }
 }
 
-/// The fingerprint that these parts of an error make. That of code, service and message is [`crate::fingerprint::fingerprint`].
+/// The fingerprint that these parts of an error make. That of code, service and message is
+/// [`crate::fingerprint::fingerprint`].
 pub(super) fn key(parts: &[Part], report: &Report<'_>, message: &str) -> u64 {
     let mut hasher = Hasher::new();
     let usual = matches!(parts, [Part::Code, Part::Service, Part::Message]);

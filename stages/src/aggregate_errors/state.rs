@@ -1,4 +1,5 @@
-//! State: the keys of `aggregate-errors` in its checkpoint: `page.<n>`, a few cells each, and `totals`.
+//! State: the keys of `aggregate-errors` in its checkpoint: `page.<n>`, a few cells each, and
+//! `totals`.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,8 +8,9 @@ use crate::incident::Change;
 
 const TOTALS: &str = "totals";
 const PAGE: &str = "page.";
-/// Cells of a page. In a flood every page changes between two commits, and few large keys are cheaper than many small ones; at
-/// other times one cell changes, and what is written in vain are a few KiB.
+/// Cells of a page. In a flood every page changes between two commits, and few large keys are
+/// cheaper than many small ones; at other times one cell changes, and what is written in vain are a
+/// few KiB.
 pub(super) const CELLS_PER_PAGE: u32 = 8;
 /// Keys of the version before slots. It counted apart from everything that is known now.
 const LEGACY: [&str; 2] = ["fp.", "forgotten"];
@@ -50,7 +52,8 @@ impl Totals {
 impl AggregateErrors {
     /// Puts back one key of the state.
     pub(super) fn restored(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
-        let unread = |error: serde_json::Error| format!("cannot read the state under \"{key}\": {error}");
+        let unread =
+            |error: serde_json::Error| format!("cannot read the state under \"{key}\": {error}");
         if key == TOTALS {
             self.totals = serde_json::from_slice(value).map_err(unread)?;
             return Ok(());
@@ -61,10 +64,14 @@ impl AggregateErrors {
         }
         let page = key.strip_prefix(PAGE).and_then(|number| number.parse::<u32>().ok());
         let page = page.filter(|page| (*page as usize) < FINGERPRINTS_MAX);
-        let page = page.ok_or_else(|| format!("no state of aggregate-errors has the key \"{key}\""))?;
+        let page =
+            page.ok_or_else(|| format!("no state of aggregate-errors has the key \"{key}\""))?;
         let cells: Vec<Cell> = serde_json::from_slice(value).map_err(unread)?;
         if cells.len() > CELLS_PER_PAGE as usize {
-            return Err(format!("\"{key}\" holds {} fingerprints, more than {CELLS_PER_PAGE}", cells.len()));
+            return Err(format!(
+                "\"{key}\" holds {} fingerprints, more than {CELLS_PER_PAGE}",
+                cells.len()
+            ));
         }
         for (slot, mut cell) in (page * CELLS_PER_PAGE..).zip(cells) {
             cell.rule = self.rules.number(&cell.about());
@@ -89,7 +96,8 @@ impl AggregateErrors {
             (!page.is_empty()).then(|| serde_json::to_vec(&page).expect("cells are plain data"))
         };
         let pages = self.slots.take_pages();
-        let mut taken: Vec<_> = pages.map(|(page, ids)| (format!("{PAGE}{page}"), write(ids))).collect();
+        let mut taken: Vec<_> =
+            pages.map(|(page, ids)| (format!("{PAGE}{page}"), write(ids))).collect();
         if std::mem::take(&mut self.totals_dirty) {
             let value = serde_json::to_vec(&self.totals).expect("totals are plain data");
             taken.push((TOTALS.to_owned(), Some(value)));

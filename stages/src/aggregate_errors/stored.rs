@@ -1,4 +1,5 @@
-//! Stored: the parts of a cell in few bytes, since a cell is written at every commit in which it changed.
+//! Stored: the parts of a cell in few bytes, since a cell is written at every commit in which it
+//! changed.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -17,11 +18,16 @@ const USERS_MAX: usize = 100;
 pub(super) mod digits {
     use super::{Deserialize, Deserializer, Error, Serializer, hex};
 
-    pub(in super::super) fn serialize<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(
+        number: &u64,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hex(*number))
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<u64, D::Error> {
         let text = <&str>::deserialize(deserializer)?;
         u64::from_str_radix(text, 16).map_err(D::Error::custom)
     }
@@ -87,7 +93,8 @@ impl Minutes {
     /// Counts one error at `at_ms`. The last error was at `before_ms`, and is now at `last_ms`.
     pub(super) fn add(&mut self, at_ms: u64, before_ms: u64, last_ms: u64) {
         let since = |from_ms: u64| {
-            usize::try_from((last_ms / MINUTE_MS).saturating_sub(from_ms / MINUTE_MS)).unwrap_or(MINUTES)
+            usize::try_from((last_ms / MINUTE_MS).saturating_sub(from_ms / MINUTE_MS))
+                .unwrap_or(MINUTES)
         };
         let passed = since(before_ms).min(MINUTES);
         self.0.rotate_right(passed % MINUTES);
@@ -119,7 +126,8 @@ impl<'de> Deserialize<'de> for Minutes {
     }
 }
 
-/// The different users it happened to, by a hash of 32 bits. Which they were is of no use once they are too many to count.
+/// The different users it happened to, by a hash of 32 bits. Which they were is of no use once they
+/// are too many to count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Users {
     /// In order.
@@ -165,7 +173,9 @@ impl Serialize for Users {
             Self::Told(users) => {
                 use std::fmt::Write as _;
                 let mut text = String::with_capacity(8 * users.len());
-                users.iter().for_each(|user| write!(text, "{user:08x}").expect("writing to a string does not fail"));
+                users.iter().for_each(|user| {
+                    write!(text, "{user:08x}").expect("writing to a string does not fail")
+                });
                 serializer.serialize_str(&text)
             }
             Self::Many => serializer.serialize_str("*"),

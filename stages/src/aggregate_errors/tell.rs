@@ -1,4 +1,5 @@
-//! Tell: an incident as it is told: what is known of its fingerprint, put together for who reads it.
+//! Tell: an incident as it is told: what is known of its fingerprint, put together for who reads
+//! it.
 
 use super::{
     cell::{Cell, Open},
@@ -20,7 +21,12 @@ pub(super) struct End {
 
 impl Cell {
     /// Tells what became of the open incident.
-    pub(super) fn tell(&mut self, change: Change, end: Option<&End>, terms: &Terms) -> Option<Emission> {
+    pub(super) fn tell(
+        &mut self,
+        change: Change,
+        end: Option<&End>,
+        terms: &Terms,
+    ) -> Option<Emission> {
         let incident = self.incident(change, end, terms)?;
         let open = self.open.as_mut()?;
         open.told = open.count;
@@ -34,8 +40,8 @@ impl Cell {
                 format!("acknowledged-{}", hex(said))
             }
         };
-        // A fingerprint that was forgotten begins with generation 1 again, hence the time, and the sequence where
-        // it comes back within the same millisecond.
+        // A fingerprint that was forgotten begins with generation 1 again, hence the time, and the
+        // sequence where it comes back within the same millisecond.
         Some(Emission {
             id: format!("{}.{}.{}.{what}", incident.incident_id, open.opened_ms, open.opened_seq),
             route: change.as_str().to_owned(),
@@ -44,13 +50,22 @@ impl Cell {
     }
 
     /// The open incident as it is now.
-    pub(super) fn incident(&self, change: Change, end: Option<&End>, terms: &Terms) -> Option<Incident> {
+    pub(super) fn incident(
+        &self,
+        change: Change,
+        end: Option<&End>,
+        terms: &Terms,
+    ) -> Option<Incident> {
         let open = self.open.as_ref()?;
         let fingerprint = hex(self.key);
         let per_minute = self.minutes.oldest_first();
         let mut labels = self.labels.clone();
         let service = self.services.first().cloned().unwrap_or_default();
-        let always = [("code", self.code.clone()), ("service", service), ("fingerprint", fingerprint.clone())];
+        let always = [
+            ("code", self.code.clone()),
+            ("service", service),
+            ("fingerprint", fingerprint.clone()),
+        ];
         labels.extend(always.map(|(label, value)| (label.to_owned(), value)));
         labels.insert("severity".to_owned(), open.severity.as_str().to_owned());
         labels.extend(self.stage.clone().map(|stage| ("stage".to_owned(), stage)));
@@ -92,7 +107,8 @@ impl Cell {
 
     /// Errors a minute from the first of the incident to the last, to one digit.
     fn rate_per_minute(&self, open: &Open) -> f64 {
-        // Three errors within a second are three a minute, as long as nobody knows what the rest of the minute brings.
+        // Three errors within a second are three a minute, as long as nobody knows what the rest of
+        // the minute brings.
         let span_ms = self.last_seen_ms.saturating_sub(open.started_ms).max(60_000);
         let per_minute = open.count as f64 * 60_000.0 / span_ms as f64;
         (per_minute * 10.0).round() / 10.0

@@ -33,10 +33,24 @@ fn attempt(class: &str, message: &str) -> Value {
 }
 
 fn input<'a>(at_ms: u64, key: Option<&'a str>, body: &'a Bytes) -> Input<'a> {
-    Input { stream: "s", seq: 1, subject: "errors.x", key, at_ms, now_ms: at_ms, traceparent: None, body }
+    Input {
+        stream: "s",
+        seq: 1,
+        subject: "errors.x",
+        key,
+        at_ms,
+        now_ms: at_ms,
+        traceparent: None,
+        body,
+    }
 }
 
-fn emitted(stage: &mut AggregateErrors, at_ms: u64, key: Option<&str>, body: &Value) -> Vec<Emission> {
+fn emitted(
+    stage: &mut AggregateErrors,
+    at_ms: u64,
+    key: Option<&str>,
+    body: &Value,
+) -> Vec<Emission> {
     let mut out = Vec::new();
     stage.apply(&input(at_ms, key, &Bytes::from(body.to_string())), &mut out).unwrap();
     out
@@ -49,7 +63,8 @@ fn apply(stage: &mut AggregateErrors, at_ms: u64, body: &Value) -> Vec<Incident>
 /// What an operator does to an incident.
 fn act(stage: &mut AggregateErrors, at_ms: u64, id: &str, action: &str, by: &str) -> Vec<Emission> {
     let at = crate::incident::timestamp(at_ms);
-    let body = json!({ "incidentId": id, "action": action, "by": by, "at": at, "reason": "because" });
+    let body =
+        json!({ "incidentId": id, "action": action, "by": by, "at": at, "reason": "because" });
     emitted(stage, at_ms, Some(&format!("incident.{id}")), &body)
 }
 
@@ -95,7 +110,9 @@ fn restarted(options: &Value, bucket: &Bucket) -> AggregateErrors {
 
 /// A tally by its name and the value of its label.
 fn tally(stage: &AggregateErrors, name: &str, label: &str) -> u64 {
-    let is_it = |tally: &&Tally| tally.name == name && tally.labels.first().map_or("", |(_, value)| value) == label;
+    let is_it = |tally: &&Tally| {
+        tally.name == name && tally.labels.first().map_or("", |(_, value)| value) == label
+    };
     stage.tallies().iter().find(is_it).unwrap().value
 }
 

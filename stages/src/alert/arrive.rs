@@ -29,7 +29,14 @@ impl Target {
         let (route, shard) = (hex(self.route), shard.to_string());
         let labels = self.by.iter().flat_map(|(label, value)| [label.as_str(), value.as_str()]);
         let channels = self.channels.iter().map(String::as_str);
-        hash(&[route.as_str(), &shard].into_iter().chain(labels).chain(["|"]).chain(channels).collect::<Vec<_>>())
+        hash(
+            &[route.as_str(), &shard]
+                .into_iter()
+                .chain(labels)
+                .chain(["|"])
+                .chain(channels)
+                .collect::<Vec<_>>(),
+        )
     }
 
     fn group(self, shard: u32, life: u64, born_ms: u64) -> Group {
@@ -55,7 +62,13 @@ impl Target {
 
 impl Alert {
     /// Takes in what became of an incident.
-    pub(super) fn arrive(&mut self, incident: Incident, at_ms: u64, step: usize, out: &mut Vec<Emission>) {
+    pub(super) fn arrive(
+        &mut self,
+        incident: Incident,
+        at_ms: u64,
+        step: usize,
+        out: &mut Vec<Emission>,
+    ) {
         let id = hash(&[&incident.incident_id]);
         let change = incident.event;
         if change == Change::Acknowledged {
@@ -84,7 +97,9 @@ impl Alert {
         let keys = self.known.get(&id).map(|known| known.groups.clone()).unwrap_or_default();
         for key in &keys {
             self.change(*key, |group| {
-                if let Some(member) = group.members.get_mut(&id).filter(|member| over || !member.stale) {
+                if let Some(member) =
+                    group.members.get_mut(&id).filter(|member| over || !member.stale)
+                {
                     member.note(change, severity, errors);
                     member.acked = acked;
                 }
@@ -100,7 +115,9 @@ impl Alert {
 
     /// Someone has taken an incident on. One that is not known needs nothing.
     fn acknowledge(&mut self, id: u64, incident: Incident) {
-        let Some(known) = self.known.get_mut(&id).filter(|known| !known.incident.is_over()) else { return };
+        let Some(known) = self.known.get_mut(&id).filter(|known| !known.incident.is_over()) else {
+            return;
+        };
         known.acked = true;
         known.incident.acknowledged = incident.acknowledged;
         self.known_slots.touch(id);
@@ -123,7 +140,8 @@ impl Alert {
         self.books.hold("", incident, incident.event, 1, Hold::Unwanted, self.now_ms, &why);
     }
 
-    /// Counts the end of an incident where no group knows that it began: by such a route nothing of it was told, or all was.
+    /// Counts the end of an incident where no group knows that it began: by such a route nothing of
+    /// it was told, or all was.
     fn hold_unknown_end(&mut self, id: u64, incident: &Incident, targets: &[Target]) {
         let keys = self.known.get(&id).map(|known| known.groups.as_slice()).unwrap_or_default();
         let routes: BTreeSet<u64> =
@@ -131,12 +149,21 @@ impl Alert {
         for target in targets.iter().filter(|target| !routes.contains(&target.route)) {
             for channel in &target.channels {
                 let why = || "its end was told before, or nothing of it was".to_owned();
-                self.books.hold(channel, incident, incident.event, 1, Hold::Repeated, self.now_ms, &why);
+                self.books.hold(
+                    channel,
+                    incident,
+                    incident.event,
+                    1,
+                    Hold::Repeated,
+                    self.now_ms,
+                    &why,
+                );
             }
         }
     }
 
-    /// Remembers an incident as it is now; past the bound, the one that has been quiet for longest is forgotten.
+    /// Remembers an incident as it is now; past the bound, the one that has been quiet for longest
+    /// is forgotten.
     fn know(&mut self, id: u64, incident: Incident, acked: bool, at_ms: u64) {
         if let Some(before) = self.known.get(&id) {
             self.inhibits.remove(id, &before.incident.labels);
@@ -168,8 +195,8 @@ impl Alert {
         self.spent.remove(&id);
     }
 
-    /// Notes that an incident is no longer in a group. One that is over and in none is forgotten a little later: a group may have
-    /// told the end of more incidents than one step may write.
+    /// Notes that an incident is no longer in a group. One that is over and in none is forgotten a
+    /// little later: a group may have told the end of more incidents than one step may write.
     pub(super) fn leave(&mut self, id: u64, key: u64) {
         if let Some(known) = self.known.get_mut(&id) {
             known.groups.retain(|group| *group != key);
@@ -199,18 +226,34 @@ impl Alert {
         Some(*group)
     }
 
-    /// The groups that an incident belongs to. Its own channels, as far as they are declared, go before those of its routes.
+    /// The groups that an incident belongs to. Its own channels, as far as they are declared, go
+    /// before those of its routes.
     pub(super) fn targets(&self, incident: &Incident) -> Vec<Target> {
         let declared = |name: &&String| self.lanes.contains_key(*name);
-        let own: BTreeSet<String> =
-            incident.channels.iter().filter(declared).take(super::route::CHANNELS_MAX).cloned().collect();
+        let own: BTreeSet<String> = incident
+            .channels
+            .iter()
+            .filter(declared)
+            .take(super::route::CHANNELS_MAX)
+            .cloned()
+            .collect();
         let targets = self.tree.takers(&incident.labels).into_iter().map(|route| {
             let all = route.terms.group_by == ["..."];
-            let value = |label: &String| (label.clone(), incident.labels.get(label).cloned().unwrap_or_default());
+            let value = |label: &String| {
+                (label.clone(), incident.labels.get(label).cloned().unwrap_or_default())
+            };
             Target {
                 route: route.id,
-                channels: if own.is_empty() { route.terms.channels.iter().cloned().collect() } else { own.clone() },
-                by: if all { incident.labels.clone() } else { route.terms.group_by.iter().map(value).collect() },
+                channels: if own.is_empty() {
+                    route.terms.channels.iter().cloned().collect()
+                } else {
+                    own.clone()
+                },
+                by: if all {
+                    incident.labels.clone()
+                } else {
+                    route.terms.group_by.iter().map(value).collect()
+                },
             }
         });
         targets.collect()
@@ -218,8 +261,9 @@ impl Alert {
 
     /// Puts an incident into the groups it belongs to now.
     ///
-    /// Its labels may have changed since, or the routes. What a group was told of it is kept: a group of its own becomes the new
-    /// one, under the name that receivers know it by; and in a group with others it stays until its end is told.
+    /// Its labels may have changed since, or the routes. What a group was told of it is kept: a
+    /// group of its own becomes the new one, under the name that receivers know it by; and in a
+    /// group with others it stays until its end is told.
     pub(super) fn reroute(&mut self, id: u64, targets: Vec<Target>, at_ms: u64) {
         let groups = self.known.get(&id).map(|known| known.groups.clone()).unwrap_or_default();
         let is_in = |target: &Target, alert: &Self| {
@@ -228,15 +272,23 @@ impl Alert {
         let left: Vec<u64> = groups
             .iter()
             .copied()
-            .filter(|key| self.groups.get(key).is_some_and(|group| !targets.iter().any(|target| target.is(group))))
+            .filter(|key| {
+                self.groups
+                    .get(key)
+                    .is_some_and(|group| !targets.iter().any(|target| target.is(group)))
+            })
             .collect();
-        let mut missing: Vec<Target> =
-            targets.into_iter().filter(|target| !target.channels.is_empty() && !is_in(target, self)).collect();
+        let mut missing: Vec<Target> = targets
+            .into_iter()
+            .filter(|target| !target.channels.is_empty() && !is_in(target, self))
+            .collect();
         // What is known of it by the channels that were told of it.
         let mut told = Vec::new();
         for key in left {
             let Some(group) = self.groups.get(&key) else { continue };
-            let Some(member) = group.members.get(&id).filter(|member| !member.stale) else { continue };
+            let Some(member) = group.members.get(&id).filter(|member| !member.stale) else {
+                continue;
+            };
             let Some(severity) = member.told else {
                 self.drop_member(key, id);
                 continue;
@@ -268,14 +320,26 @@ impl Alert {
             (pending, member.fresh) = (std::mem::take(&mut member.pending), false);
             channels = group.all_channels();
             for channel in &channels {
-                group.held.entry(channel.clone()).or_default().add(Hold::Repeated, pending.values().sum());
+                group
+                    .held
+                    .entry(channel.clone())
+                    .or_default()
+                    .add(Hold::Repeated, pending.values().sum());
             }
         });
         let Some(known) = self.known.get(&id) else { return };
         for (change, count) in pending {
             for channel in &channels {
                 let why = || "it goes by another route now, or there are too many".to_owned();
-                self.books.hold(channel, &known.incident, change, count, Hold::Repeated, self.now_ms, &why);
+                self.books.hold(
+                    channel,
+                    &known.incident,
+                    change,
+                    count,
+                    Hold::Repeated,
+                    self.now_ms,
+                    &why,
+                );
             }
         }
     }
@@ -285,8 +349,20 @@ impl Alert {
         let Some(before) = self.drop_group(key) else { return };
         let new = target.key(0);
         let declared = |name: &String| self.lanes.contains_key(name);
-        let also = before.all_channels().difference(&target.channels).filter(|name| declared(name)).cloned().collect();
-        let group = Group { route: target.route, channels: target.channels, by: target.by, also, shard: 0, ..before };
+        let also = before
+            .all_channels()
+            .difference(&target.channels)
+            .filter(|name| declared(name))
+            .cloned()
+            .collect();
+        let group = Group {
+            route: target.route,
+            channels: target.channels,
+            by: target.by,
+            also,
+            shard: 0,
+            ..before
+        };
         for id in group.members.keys() {
             if let Some(known) = self.known.get_mut(id) {
                 known.groups.retain(|group| *group != key);
@@ -299,11 +375,18 @@ impl Alert {
     }
 
     /// Puts an incident into a group that has room, or into a new one.
-    fn join(&mut self, id: u64, target: Target, told: Option<crate::incident::Severity>, at_ms: u64) {
+    fn join(
+        &mut self,
+        id: u64,
+        target: Target,
+        told: Option<crate::incident::Severity>,
+        at_ms: u64,
+    ) {
         let Some(known) = self.known.get(&id) else { return };
         let mut member = Member::new(known.incident.severity, told);
         member.acked = known.acked;
-        let has_room = |key: &u64| self.groups.get(key).is_none_or(|group| group.members.len() < MEMBERS_MAX);
+        let has_room =
+            |key: &u64| self.groups.get(key).is_none_or(|group| group.members.len() < MEMBERS_MAX);
         let (shard, key) = (0..)
             .map(|shard| (shard, target.key(shard)))
             .find(|(_, key)| has_room(key))
@@ -312,8 +395,14 @@ impl Alert {
             if self.groups.len() >= self.groups_max
                 && let Some((_, oldest)) = self.ages.first().copied()
             {
-                let members = self.groups.get(&oldest).map(|group| group.members.keys().copied().collect::<Vec<_>>());
-                members.unwrap_or_default().into_iter().for_each(|member| self.drop_member(oldest, member));
+                let members = self
+                    .groups
+                    .get(&oldest)
+                    .map(|group| group.members.keys().copied().collect::<Vec<_>>());
+                members
+                    .unwrap_or_default()
+                    .into_iter()
+                    .for_each(|member| self.drop_member(oldest, member));
             }
             let known = self.known.get(&id).map_or("", |known| known.incident.incident_id.as_str());
             let life = hash(&[&hex(key), known, &at_ms.to_string()]);

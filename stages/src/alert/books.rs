@@ -1,4 +1,5 @@
-//! Books: what was sent to each channel and what was held back from it, counted and, if wanted, listed.
+//! Books: what was sent to each channel and what was held back from it, counted and, if wanted,
+//! listed.
 
 use std::collections::BTreeMap;
 
@@ -52,9 +53,13 @@ struct Counts {
 }
 
 impl Books {
-    /// Begins a count for each channel that is declared, so that a metric is there before it counts anything.
+    /// Begins a count for each channel that is declared, so that a metric is there before it counts
+    /// anything.
     pub(super) fn new<'a>(channels: impl Iterator<Item = &'a str>) -> Self {
-        Self { counts: channels.map(|name| (name.to_owned(), Counts::default())).collect(), ..Self::default() }
+        Self {
+            counts: channels.map(|name| (name.to_owned(), Counts::default())).collect(),
+            ..Self::default()
+        }
     }
 
     /// Puts back what was counted; a channel that is no longer declared is forgotten.
@@ -143,6 +148,7 @@ impl Books {
     }
 
     pub(super) fn take_dirty(&mut self) -> Option<Vec<u8>> {
-        std::mem::take(&mut self.dirty).then(|| serde_json::to_vec(&self.counts).expect("counts are plain data"))
+        std::mem::take(&mut self.dirty)
+            .then(|| serde_json::to_vec(&self.counts).expect("counts are plain data"))
     }
 }

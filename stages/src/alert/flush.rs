@@ -22,7 +22,8 @@ type Reason = (Hold, String);
 /// What a look at the members of a group has found.
 #[derive(Default)]
 struct Found {
-    /// What is told, with the incident, and whether that tells a change that was not counted before.
+    /// What is told, with the incident, and whether that tells a change that was not counted
+    /// before.
     news: Vec<(u64, Incident, bool)>,
     /// What was told, goes on, and nothing is in its way.
     rest: Vec<u64>,
@@ -49,15 +50,23 @@ impl Holder<'_> {
         }
     }
 
-    fn one(&mut self, channel: &str, incident: &Incident, change: Change, count: u64, hold: Hold, why: &str) {
+    fn one(
+        &mut self,
+        channel: &str,
+        incident: &Incident,
+        change: Change,
+        count: u64,
+        hold: Hold,
+        why: &str,
+    ) {
         self.books.hold(channel, incident, change, count, hold, self.now_ms, &|| why.to_owned());
         self.held.entry(channel.to_owned()).or_default().add(hold, count);
     }
 }
 
 impl Alert {
-    /// Tells what is new in a group, or what has to be told again, and forgets what is over. Where there is nothing to tell, the
-    /// state stays as it is.
+    /// Tells what is new in a group, or what has to be told again, and forgets what is over. Where
+    /// there is nothing to tell, the state stays as it is.
     pub(super) fn flush(&mut self, key: u64, out: &mut Vec<Emission>) {
         let Some(mut group) = self.groups.remove(&key) else { return };
         self.unlist(key, &mut group);
@@ -66,12 +75,14 @@ impl Alert {
         let channels = group.all_channels();
         let mut held = std::mem::take(&mut group.held);
         let mut found = self.look(&mut group, &terms, &mut held, &channels);
-        let alarms = |group: &Group, id: &u64| group.members.get(id).is_some_and(|member| member.alarms());
+        let alarms =
+            |group: &Group, id: &u64| group.members.get(id).is_some_and(|member| member.alarms());
         let repeats = found.news.is_empty()
             && group.repeat_due_ms(&terms).is_some_and(|due| due <= now_ms)
             && found.rest.iter().any(|id| alarms(&group, id));
         if repeats {
-            let rest: Vec<u64> = found.rest.iter().copied().filter(|id| alarms(&group, id)).collect();
+            let rest: Vec<u64> =
+                found.rest.iter().copied().filter(|id| alarms(&group, id)).collect();
             self.say(&mut group, &mut held, &channels, Some(Why::Repeated), &[], &rest, out);
         } else if !found.news.is_empty() {
             self.say(&mut group, &mut held, &channels, None, &found.news, &found.rest, out);
@@ -80,10 +91,15 @@ impl Alert {
             group.told_ms = Some(now_ms);
             found.changed = true;
         }
-        let since_ms = group.members.values().any(|member| member.alarms()).then(|| group.since_ms.unwrap_or(now_ms));
+        let since_ms = group
+            .members
+            .values()
+            .any(|member| member.alarms())
+            .then(|| group.since_ms.unwrap_or(now_ms));
         found.changed |= since_ms != group.since_ms;
         group.since_ms = since_ms;
-        let told: Vec<u64> = found.news.iter().map(|(id, ..)| *id).chain(found.rest.iter().copied()).collect();
+        let told: Vec<u64> =
+            found.news.iter().map(|(id, ..)| *id).chain(found.rest.iter().copied()).collect();
         found.changed |= self.escalate(&mut group, &terms, &told, &mut held, out);
         group.held = held;
         group.checked_ms = now_ms;
@@ -126,10 +142,14 @@ impl Alert {
                 continue;
             }
             let blocked: Option<Reason> = if let Some(by) = inhibits.by(*id, &incident.labels) {
-                let by = known.get(&by).map_or("another", |known| known.incident.incident_id.as_str());
+                let by =
+                    known.get(&by).map_or("another", |known| known.incident.incident_id.as_str());
                 Some((Hold::Inhibited, format!("incident {by} explains it")))
             } else if let Some(silence) = silences.of(&incident.labels, now_ms) {
-                Some((Hold::Silenced, format!("silence {} by {}: {}", silence.id, silence.by, silence.reason)))
+                Some((
+                    Hold::Silenced,
+                    format!("silence {} by {}: {}", silence.id, silence.by, silence.reason),
+                ))
             } else {
                 muted.clone().map(|why| (Hold::Muted, why))
             };
@@ -151,12 +171,19 @@ impl Alert {
                 (Some((hold, why)), _) => holder.all(member, incident, hold, &why),
                 (None, told) if member.acked && only_grew && !member.over => {
                     let by = incident.acknowledged.as_ref().map_or("someone", |said| &said.by);
-                    holder.all(member, incident, Hold::Acknowledged, &format!("{by} has acknowledged it"));
+                    holder.all(
+                        member,
+                        incident,
+                        Hold::Acknowledged,
+                        &format!("{by} has acknowledged it"),
+                    );
                     if told.is_some() {
                         found.rest.push(*id);
                     }
                 }
-                (None, Some(_)) if member.pending.is_empty() && !member.over => found.rest.push(*id),
+                (None, Some(_)) if member.pending.is_empty() && !member.over => {
+                    found.rest.push(*id)
+                }
                 (None, told) => {
                     let incident = Incident {
                         event: match told {
@@ -170,7 +197,12 @@ impl Alert {
                         ..incident.clone()
                     };
                     let counts = member.take_told().is_some();
-                    holder.all(member, &incident, Hold::Repeated, "it is told together with what came after it");
+                    holder.all(
+                        member,
+                        &incident,
+                        Hold::Repeated,
+                        "it is told together with what came after it",
+                    );
                     member.told = Some(member.severity);
                     if member.over {
                         found.gone.push(*id);
@@ -208,7 +240,9 @@ impl Alert {
     ) {
         let now_ms = self.now_ms;
         let Self { books, known, lanes, dirty_lanes, .. } = self;
-        let ongoing = |id: &u64| known.get(id).map(|known| Incident { new_errors: 0, ..known.incident.clone() });
+        let ongoing = |id: &u64| {
+            known.get(id).map(|known| Incident { new_errors: 0, ..known.incident.clone() })
+        };
         let rest: Vec<Incident> = rest.iter().filter_map(ongoing).map(as_told).collect();
         for channel in channels {
             let mut lane = lanes.get_mut(channel);
@@ -219,11 +253,17 @@ impl Alert {
                 if lane.is_some() && (resolved || !incident.is_over()) {
                     told.push((incident.clone(), *counts));
                 } else if *counts {
-                    let why = if lane.is_some() { "the channel is not told of ends" } else { "the channel is gone" };
+                    let why = if lane.is_some() {
+                        "the channel is not told of ends"
+                    } else {
+                        "the channel is gone"
+                    };
                     holder.one(channel, incident, incident.event, 1, Hold::Unwanted, why);
                 }
             }
-            let Some(lane) = lane.as_mut().filter(|_| why.is_some() || !told.is_empty()) else { continue };
+            let Some(lane) = lane.as_mut().filter(|_| why.is_some() || !told.is_empty()) else {
+                continue;
+            };
             let message = Message {
                 life: hex(group.life),
                 number: group.number,
@@ -242,8 +282,19 @@ impl Alert {
                 }
                 Sent::Waits => {
                     for (incident, _) in told.iter().filter(|(_, counts)| *counts) {
-                        let why = || "the rate of the channel is exceeded: it is in the next digest".to_owned();
-                        books.hold(channel, incident, incident.event, 1, Hold::Digested, now_ms, &why);
+                        let why = || {
+                            "the rate of the channel is exceeded: it is in the next digest"
+                                .to_owned()
+                        };
+                        books.hold(
+                            channel,
+                            incident,
+                            incident.event,
+                            1,
+                            Hold::Digested,
+                            now_ms,
+                            &why,
+                        );
                     }
                 }
             }
@@ -251,7 +302,8 @@ impl Alert {
         group.number += 1;
     }
 
-    /// Takes the steps of the escalation that are due, if something that was told is still not acknowledged.
+    /// Takes the steps of the escalation that are due, if something that was told is still not
+    /// acknowledged.
     fn escalate(
         &mut self,
         group: &mut Group,
@@ -264,8 +316,10 @@ impl Alert {
         let rest: Vec<u64> = told.iter().copied().filter(alarms).collect();
         let mut stepped = false;
         while !rest.is_empty() && group.step_due_ms(terms).is_some_and(|due| due <= self.now_ms) {
-            let channels: BTreeSet<String> = terms.escalate[group.steps].1.iter().cloned().collect();
-            let added: BTreeSet<String> = channels.difference(&group.all_channels()).cloned().collect();
+            let channels: BTreeSet<String> =
+                terms.escalate[group.steps].1.iter().cloned().collect();
+            let added: BTreeSet<String> =
+                channels.difference(&group.all_channels()).cloned().collect();
             self.say(group, held, &added, Some(Why::Unacknowledged), &[], &rest, out);
             group.also.extend(added);
             group.steps += 1;
@@ -275,16 +329,21 @@ impl Alert {
     }
 }
 
-/// An incident of which nothing is new: one that someone has taken on is told as one that has grown.
+/// An incident of which nothing is new: one that someone has taken on is told as one that has
+/// grown.
 fn as_told(incident: Incident) -> Incident {
-    let event = if incident.event == Change::Acknowledged { Change::Updated } else { incident.event };
+    let event =
+        if incident.event == Change::Acknowledged { Change::Updated } else { incident.event };
     Incident { event, ..incident }
 }
 
 /// Why news is told: the weightiest of it.
 fn why_of(news: &[(Incident, bool)], rest: &[Incident]) -> Why {
     let ordered = [Change::Opened, Change::Reopened, Change::Escalated, Change::Updated];
-    match ordered.into_iter().find(|change| news.iter().any(|(incident, _)| incident.event == *change)) {
+    match ordered
+        .into_iter()
+        .find(|change| news.iter().any(|(incident, _)| incident.event == *change))
+    {
         Some(change) => change.into(),
         None if rest.is_empty() => Why::Resolved,
         None => Why::Updated,

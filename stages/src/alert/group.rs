@@ -14,7 +14,8 @@ use crate::{
 /// Incidents of one group, at the most; more of the same make another group.
 pub(super) const MEMBERS_MAX: usize = 1000;
 
-/// Incidents of one route with the same channels and the same values of the labels that group them. It is one key of the state.
+/// Incidents of one route with the same channels and the same values of the labels that group them.
+/// It is one key of the state.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Group {
@@ -130,7 +131,9 @@ impl Member {
 
     /// Whether it is worse than it was told to be.
     pub(super) fn is_worse(&self) -> bool {
-        self.told.is_some_and(|told| self.severity > told || self.pending.contains_key(&Change::Escalated))
+        self.told.is_some_and(|told| {
+            self.severity > told || self.pending.contains_key(&Change::Escalated)
+        })
     }
 
     /// Takes out one change to be told, the weightiest; what is left is held back.
@@ -167,10 +170,13 @@ impl Group {
     /// Whether some news is too bad to wait for the interval.
     fn is_urgent(&self) -> bool {
         let worst = self.worst();
-        self.members.values().filter(|member| member.fresh && !member.over && !member.stale).any(|member| {
-            member.is_worse()
-                || (member.told.is_none() && (member.severity == Severity::Critical || Some(member.severity) > worst))
-        })
+        self.members.values().filter(|member| member.fresh && !member.over && !member.stale).any(
+            |member| {
+                member.is_worse()
+                    || (member.told.is_none()
+                        && (member.severity == Severity::Critical || Some(member.severity) > worst))
+            },
+        )
     }
 
     /// When the next step of its escalation comes.
@@ -192,7 +198,8 @@ impl Group {
         let interval = ms(terms.group_interval);
         let first = self.born_ms.saturating_add(ms(terms.group_wait));
         let next = self.told_ms.map_or(first, |told| told.saturating_add(interval));
-        // What was in the way is looked at again: by a worker that has just taken over, as soon as the group may be told.
+        // What was in the way is looked at again: by a worker that has just taken over, as soon as
+        // the group may be told.
         let again = self.checked_ms.saturating_add(interval).max(next);
         let mut due = Vec::new();
         if self.members.values().any(|member| member.fresh) {

@@ -35,7 +35,8 @@ impl Inhibits {
     /// The rules as written; what is wrong with them is added to the problems.
     pub(super) fn checked(options: &[InhibitOptions], problems: &mut Vec<Problem>) -> Self {
         if options.len() > RULES_MAX {
-            problems.push(Problem::new(&["inhibit"], format!("expected at most {RULES_MAX} rules")));
+            problems
+                .push(Problem::new(&["inhibit"], format!("expected at most {RULES_MAX} rules")));
             return Self::default();
         }
         let mut rules = Vec::new();
@@ -84,7 +85,10 @@ impl Inhibits {
         self.0.iter().filter(|rule| rule.target.match_all(labels)).find_map(|rule| {
             let sources = rule.sources.get(&rule.values(labels))?;
             let both = rule.source.match_all(labels);
-            sources.iter().find(|(source, source_both)| **source != id && !(both && **source_both)).map(|(id, _)| *id)
+            sources
+                .iter()
+                .find(|(source, source_both)| **source != id && !(both && **source_both))
+                .map(|(id, _)| *id)
         })
     }
 }
@@ -100,7 +104,8 @@ mod tests {
 
     fn inhibits(options: serde_json::Value) -> Inhibits {
         let mut problems = Vec::new();
-        let inhibits = Inhibits::checked(&serde_json::from_value::<Vec<_>>(options).unwrap(), &mut problems);
+        let inhibits =
+            Inhibits::checked(&serde_json::from_value::<Vec<_>>(options).unwrap(), &mut problems);
         assert_eq!(problems, []);
         inhibits
     }
@@ -113,7 +118,10 @@ mod tests {
         let source = labels(&[("severity", "critical"), ("service", "cart")]);
         inhibits.add(1, &source);
         assert_eq!(inhibits.by(2, &labels(&[("severity", "low"), ("service", "cart")])), Some(1));
-        assert_eq!(inhibits.by(2, &labels(&[("severity", "low"), ("service", "cart"), ("zone", "a")])), None);
+        assert_eq!(
+            inhibits.by(2, &labels(&[("severity", "low"), ("service", "cart"), ("zone", "a")])),
+            None
+        );
         assert_eq!(inhibits.by(2, &labels(&[("severity", "low"), ("service", "shop")])), None);
         assert_eq!(inhibits.by(1, &source), None);
         inhibits.remove(1, &source);
@@ -123,12 +131,16 @@ mod tests {
 
     #[test]
     fn what_fits_both_sides_is_inhibited_only_by_what_does_not() {
-        let mut inhibits = inhibits(json!([{ "source": ["code=~DB.*"], "target": ["severity=high"] }]));
+        let mut inhibits =
+            inhibits(json!([{ "source": ["code=~DB.*"], "target": ["severity=high"] }]));
         let both = labels(&[("code", "DB_1"), ("severity", "high")]);
         inhibits.add(1, &both);
         inhibits.add(2, &both);
         assert_eq!((inhibits.by(1, &both), inhibits.by(2, &both)), (None, None));
         inhibits.add(3, &labels(&[("code", "DB_2"), ("severity", "low")]));
-        assert_eq!((inhibits.by(1, &both), inhibits.by(4, &labels(&[("severity", "high")]))), (Some(3), Some(1)));
+        assert_eq!(
+            (inhibits.by(1, &both), inhibits.by(4, &labels(&[("severity", "high")]))),
+            (Some(3), Some(1))
+        );
     }
 }

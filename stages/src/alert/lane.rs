@@ -1,4 +1,5 @@
-//! Lane: the way to one channel: its rate, what has the first claim on it, and the digest of what exceeds it.
+//! Lane: the way to one channel: its rate, what has the first claim on it, and the digest of what
+//! exceeds it.
 
 use std::collections::BTreeMap;
 
@@ -85,7 +86,8 @@ impl Lane {
         }
     }
 
-    /// A lane as it was stored. Of what an earlier version stored, the digest is kept if it can be read.
+    /// A lane as it was stored. Of what an earlier version stored, the digest is kept if it can be
+    /// read.
     pub(super) fn restored(terms: &ChannelTerms, value: &[u8]) -> Result<Self, serde_json::Error> {
         let mut lane = Self::new(terms);
         let read: serde_json::Value = serde_json::from_slice(value)?;
@@ -94,7 +96,13 @@ impl Lane {
             lane.waiting = digest.ok().map(|digest| {
                 let since_ms = u64::try_from(digest.since.as_millisecond()).unwrap_or(0);
                 let content = hash(&[&digest.first_incident_id, &since_ms.to_string()]);
-                Waiting { since_ms, not_before_ms: since_ms + DIGEST_WAIT_MS, urgent: false, content, digest }
+                Waiting {
+                    since_ms,
+                    not_before_ms: since_ms + DIGEST_WAIT_MS,
+                    urgent: false,
+                    content,
+                    digest,
+                }
             });
             return Ok(lane);
         }
@@ -107,8 +115,9 @@ impl Lane {
         serde_json::to_vec(&stored).expect("a lane is plain data")
     }
 
-    /// Sends a message, or adds it to the digest. While a digest waits, all that is ordinary joins it, so that nobody reads of an
-    /// end before the beginning; and while an urgent one waits, all joins it, so that nothing delays it.
+    /// Sends a message, or adds it to the digest. While a digest waits, all that is ordinary joins
+    /// it, so that nobody reads of an end before the beginning; and while an urgent one waits, all
+    /// joins it, so that nothing delays it.
     pub(super) fn send(&mut self, message: Message, now_ms: u64) -> Sent {
         let need = message.need();
         let passes = match &self.waiting {
@@ -129,7 +138,8 @@ impl Lane {
         });
         if need == Need::Urgent && !waiting.urgent {
             waiting.urgent = true;
-            waiting.not_before_ms = waiting.not_before_ms.min(now_ms.saturating_add(URGENT_WAIT_MS));
+            waiting.not_before_ms =
+                waiting.not_before_ms.min(now_ms.saturating_add(URGENT_WAIT_MS));
         }
         waiting.content = hash(&[&hex(waiting.content), &message.id(&self.channel)]);
         waiting.digest.add_all(&message.news, message.changes, &message.rest, &message.held);
@@ -144,7 +154,8 @@ impl Lane {
         Some(if waiting.urgent {
             urgent(waiting.not_before_ms)
         } else {
-            soonest(Need::Ordinary, waiting.not_before_ms).min(urgent(waiting.since_ms.saturating_add(PATIENCE_MS)))
+            soonest(Need::Ordinary, waiting.not_before_ms)
+                .min(urgent(waiting.since_ms.saturating_add(PATIENCE_MS)))
         })
     }
 
@@ -153,7 +164,8 @@ impl Lane {
         if self.due_ms()? > now_ms {
             return None;
         }
-        let need = if self.waiting.as_ref()?.is_urgent(now_ms) { Need::Urgent } else { Need::Ordinary };
+        let need =
+            if self.waiting.as_ref()?.is_urgent(now_ms) { Need::Urgent } else { Need::Ordinary };
         if !self.limit.take(need, now_ms) {
             return None;
         }
@@ -174,7 +186,8 @@ impl Waiting {
 impl Message {
     fn need(&self) -> Need {
         let critical = |incident: &Incident| {
-            incident.severity == Severity::Critical && (incident.event.begins() || incident.event == Change::Escalated)
+            incident.severity == Severity::Critical
+                && (incident.event.begins() || incident.event == Change::Escalated)
         };
         if self.why == Why::Unacknowledged || self.news.iter().any(critical) {
             Need::Urgent
@@ -205,15 +218,18 @@ impl Message {
             let incident = list.pop().expect("there is one");
             Notification::of_incident(id, channel, at, why, &life, incident, held)
         } else {
-            let (resolved, errors) =
-                (list.iter().filter(|incident| incident.is_over()).count(), list.iter().map(|i| i.count).sum());
+            let (resolved, errors) = (
+                list.iter().filter(|incident| incident.is_over()).count(),
+                list.iter().map(|i| i.count).sum(),
+            );
             let firing = list.len() - resolved;
             list.sort_by_cached_key(|incident| {
                 let Incident { severity, count, incident_id, .. } = incident;
                 (incident.is_over(), std::cmp::Reverse((*severity, *count)), incident_id.clone())
             });
             list.truncate(GROUP_INCIDENTS_MAX);
-            let grouped = Grouped { by, firing: firing as u64, resolved: resolved as u64, errors, list };
+            let grouped =
+                Grouped { by, firing: firing as u64, resolved: resolved as u64, errors, list };
             Notification::of_group(id, channel, at, why, &life, grouped, held)
         };
         notification.news = changes;

@@ -1,4 +1,5 @@
-//! Limit: how many notifications a minute a channel is sent, by governor, on a clock and a state of ours.
+//! Limit: how many notifications a minute a channel is sent, by governor, on a clock and a state of
+//! ours.
 
 use std::{
     num::NonZeroU32,
@@ -36,7 +37,8 @@ pub(super) enum Need {
     Urgent,
 }
 
-/// Where governor keeps its one number: the theoretical arrival time, in nanoseconds since 1970; 0 at first.
+/// Where governor keeps its one number: the theoretical arrival time, in nanoseconds since 1970; 0
+/// at first.
 #[derive(Clone)]
 struct Taken(Arc<AtomicU64>);
 
@@ -56,23 +58,26 @@ impl StateStore for Taken {
 impl Limit {
     /// Lets `most` notifications through in any minute, a quarter of them at once.
     ///
-    /// A bucket of `b` that is refilled every `t` lets through `b + 60 s / t - 1` in a minute at the most,
-    /// so that `t` is `60 s / (most - b + 1)`. A rate of 0 is taken for 1.
+    /// A bucket of `b` that is refilled every `t` lets through `b + 60 s / t - 1` in a minute at
+    /// the most, so that `t` is `60 s / (most - b + 1)`. A rate of 0 is taken for 1.
     pub(super) fn per_minute(most: u32, taken: u64) -> Self {
         let most = most.max(1);
         let burst = NonZeroU32::new(most / 4).unwrap_or(NonZeroU32::MIN);
         // Rounded up: no minute may hold one too many.
         let every_ns = 60_000_000_000_u64.div_ceil(u64::from(most - burst.get() + 1));
-        let quota = Quota::with_period(Duration::from_nanos(every_ns)).expect("a minute over a u32 is not zero");
+        let quota = Quota::with_period(Duration::from_nanos(every_ns))
+            .expect("a minute over a u32 is not zero");
         let taken = Taken(Arc::new(taken.into()));
-        let limiter = RateLimiter::new(quota.allow_burst(burst), taken.clone(), FakeRelativeClock::default());
+        let limiter =
+            RateLimiter::new(quota.allow_burst(burst), taken.clone(), FakeRelativeClock::default());
         Self { limiter, taken, every_ns, burst: burst.get() }
     }
 
     /// Takes one, if there is one for such a need.
     pub(super) fn take(&self, need: Need, now_ms: u64) -> bool {
         let now = Nanos::from(Duration::from_millis(now_ms));
-        // A worker whose clock was ahead may have left a time that lies further ahead than a full bucket: it would stop the channel.
+        // A worker whose clock was ahead may have left a time that lies further ahead than a full
+        // bucket: it would stop the channel.
         let full = now.as_u64().saturating_add(self.every_ns.saturating_mul(u64::from(self.burst)));
         self.taken.0.fetch_min(full, Relaxed);
         if now_ms < self.earliest_ms(need) {
@@ -83,14 +88,16 @@ impl Limit {
         self.limiter.check().is_ok()
     }
 
-    /// When there will be one for such a need, in milliseconds since 1970, if nothing is taken until then.
+    /// When there will be one for such a need, in milliseconds since 1970, if nothing is taken
+    /// until then.
     pub(super) fn earliest_ms(&self, need: Need) -> u64 {
         let remains = match need {
             Need::Ordinary => self.burst / 2,
             Need::Opening => self.burst / 4,
             Need::Urgent => 0,
         };
-        let bucket = self.every_ns.saturating_mul(u64::from(self.burst - 1 - remains.min(self.burst - 1)));
+        let bucket =
+            self.every_ns.saturating_mul(u64::from(self.burst - 1 - remains.min(self.burst - 1)));
         self.taken().saturating_sub(bucket).div_ceil(1_000_000)
     }
 
@@ -108,7 +115,8 @@ mod tests {
 
     fn taken_at_once(per_minute: u32) -> [usize; 3] {
         let limit = Limit::per_minute(per_minute, 0);
-        [Need::Ordinary, Need::Opening, Need::Urgent].map(|need| (0..99).take_while(|_| limit.take(need, NOW)).count())
+        [Need::Ordinary, Need::Opening, Need::Urgent]
+            .map(|need| (0..99).take_while(|_| limit.take(need, NOW)).count())
     }
 
     #[test]

@@ -5,26 +5,31 @@ use serde::Deserialize;
 
 use crate::{incident::Severity, matcher::Matcher, units::Period};
 
-/// The keys of an `alert` stage: the root of its routes, which takes what no route below takes, and what holds for all of them.
+/// The keys of an `alert` stage: the root of its routes, which takes what no route below takes, and
+/// what holds for all of them.
 ///
 /// The vocabulary and, unless a key says otherwise, the meanings are Alertmanager's.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
-    /// Where incidents go that no route takes. An incident whose own rule (`channels` in a rule of `aggregate-errors`) names
-    /// channels goes to those in place of the channels of whatever route it takes.
+    /// Where incidents go that no route takes. An incident whose own rule (`channels` in a rule of
+    /// `aggregate-errors`) names channels goes to those in place of the channels of whatever route
+    /// it takes.
     pub(super) channels: Vec<String>,
-    /// The labels whose values make incidents one group, which is told together; `["..."]`: every label.
+    /// The labels whose values make incidents one group, which is told together; `["..."]`: every
+    /// label.
     pub(super) group_by: Vec<String>,
     /// How long a new group waits for more before it is first told. (Alertmanager: 30s.)
     pub(super) group_wait: Period,
-    /// News of a group is told at most so often. What is worse than what was told, and a new critical incident, is told at once;
-    /// and what comes after a longer pause need not wait for the next full interval. (In Alertmanager both wait.)
+    /// News of a group is told at most so often. What is worse than what was told, and a new
+    /// critical incident, is told at once; and what comes after a longer pause need not wait for
+    /// the next full interval. (In Alertmanager both wait.)
     pub(super) group_interval: Period,
     /// What still goes on is told again after so long, unless someone has acknowledged it.
     pub(super) repeat_interval: Period,
-    /// Nothing is told within these times: names of `time` tables. (In Alertmanager the root has none.) The end of what was told
-    /// before waits until the time is over, where Alertmanager forgets it.
+    /// Nothing is told within these times: names of `time` tables. (In Alertmanager the root has
+    /// none.) The end of what was told before waits until the time is over, where Alertmanager
+    /// forgets it.
     pub(super) mute: Vec<String>,
     /// Nothing is told outside of these times: names of `time` tables.
     pub(super) active: Vec<String>,
@@ -56,7 +61,8 @@ impl Default for Options {
     }
 }
 
-/// Where some incidents go. What it does not set is as in the route above it, except `mute` and `active`, as in Alertmanager.
+/// Where some incidents go. What it does not set is as in the route above it, except `mute` and
+/// `active`, as in Alertmanager.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Route")]
@@ -110,7 +116,8 @@ pub(super) struct InhibitOptions {
     /// The incidents that explain others.
     #[schemars(with = "Vec<Matcher>")]
     pub(super) source: Vec<String>,
-    /// The incidents that are explained. One that fits both sides is not inhibited by another that fits both.
+    /// The incidents that are explained. One that fits both sides is not inhibited by another that
+    /// fits both.
     #[schemars(with = "Vec<Matcher>")]
     pub(super) target: Vec<String>,
     /// The labels in which both agree. One that both lack has the same value, as in Alertmanager.
@@ -125,8 +132,8 @@ pub(super) struct InhibitOptions {
 pub(super) struct TimeOptions {
     /// What `mute` and `active` call it.
     pub(super) name: String,
-    /// Times of day, such as `09:00-17:00`, the end not included. One that ends before it begins passes midnight, and belongs to
-    /// the day on which it begins. (Alertmanager has no such.)
+    /// Times of day, such as `09:00-17:00`, the end not included. One that ends before it begins
+    /// passes midnight, and belongs to the day on which it begins. (Alertmanager has no such.)
     #[serde(default)]
     pub(super) times: Vec<String>,
     /// Days of the week: `mon-fri`, `sunday`.

@@ -18,11 +18,14 @@ use crate::{
 const DEPTH_MAX: usize = 8;
 /// The routes of a stage, at the most.
 const ROUTES_MAX: usize = 200;
-/// The routes that may say `continue`: an incident is in one group more than these at the most, and each is a key of the state.
+/// The routes that may say `continue`: an incident is in one group more than these at the most, and
+/// each is a key of the state.
 const CONTINUE_MAX: usize = 40;
-/// The channels of one route, those of its escalation included: each is a key of the state when the route's groups are told.
+/// The channels of one route, those of its escalation included: each is a key of the state when the
+/// route's groups are told.
 pub(super) const CHANNELS_MAX: usize = 32;
-/// The shortest interval. A shorter one is a storm: <https://github.com/grafana/grafana/issues/126401>.
+/// The shortest interval. A shorter one is a storm:
+/// <https://github.com/grafana/grafana/issues/126401>.
 const INTERVAL_MIN: Period = Period::seconds(1);
 
 /// What holds for the groups of a route, all of it filled in.
@@ -82,7 +85,12 @@ pub(super) struct Route {
 
 impl Tree {
     /// The routes as written; what is wrong with them is added to the problems.
-    pub(super) fn checked(options: &Options, world: &dyn World, times: &Times, problems: &mut Vec<Problem>) -> Self {
+    pub(super) fn checked(
+        options: &Options,
+        world: &dyn World,
+        times: &Times,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
         let terms = Terms {
             channels: options.channels.clone(),
             group_by: options.group_by.clone(),
@@ -93,7 +101,12 @@ impl Tree {
             active: options.active.clone(),
             escalate: steps(&options.escalate),
         };
-        let mut check = Check { world, times, problems, tree: Self { routes: Vec::new(), by_id: HashMap::new() } };
+        let mut check = Check {
+            world,
+            times,
+            problems,
+            tree: Self { routes: Vec::new(), by_id: HashMap::new() },
+        };
         check.terms(&terms, &[], true);
         let root = Route {
             id: 0,
@@ -108,8 +121,13 @@ impl Tree {
         check.children(0, &options.route, &[]);
         let Check { problems, tree, .. } = check;
         if tree.routes.iter().filter(|route| route.go_on).count() > CONTINUE_MAX {
-            let many = Problem::new(&["route"], format!("expected at most {CONTINUE_MAX} routes with continue = true"));
-            problems.push(many.hint("an incident would be in too many groups: put several channels on one route"));
+            let many = Problem::new(
+                &["route"],
+                format!("expected at most {CONTINUE_MAX} routes with continue = true"),
+            );
+            problems.push(many.hint(
+                "an incident would be in too many groups: put several channels on one route",
+            ));
         }
         tree
     }
@@ -139,7 +157,8 @@ impl Tree {
     pub(super) fn visited(&self, labels: &BTreeMap<String, String>) -> Vec<Visited> {
         let mut visited: Vec<Visited> = Vec::new();
         self.walk(0, labels, &mut |route, matched, takes| {
-            // A route is looked at before its children, and is known to take the incident after them.
+            // A route is looked at before its children, and is known to take the incident after
+            // them.
             if let Some(before) = visited.iter_mut().find(|before| before.path == route.path) {
                 before.takes = takes;
                 return;
@@ -150,7 +169,8 @@ impl Tree {
         visited
     }
 
-    /// Tells of a route, whether it matches and whether it takes the incident. Returns whether it matches.
+    /// Tells of a route, whether it matches and whether it takes the incident. Returns whether it
+    /// matches.
     fn walk<'a>(
         &'a self,
         at: usize,
@@ -192,10 +212,14 @@ impl Check<'_> {
             let n = n.to_string();
             let at = [at, &["route", &n]].concat();
             if at.len() / 2 > DEPTH_MAX {
-                return self.problems.push(Problem::new(&at, format!("routes may be nested {DEPTH_MAX} deep")));
+                return self
+                    .problems
+                    .push(Problem::new(&at, format!("routes may be nested {DEPTH_MAX} deep")));
             }
             if self.tree.routes.len() > ROUTES_MAX {
-                return self.problems.push(Problem::new(&at, format!("expected at most {ROUTES_MAX} routes")));
+                return self
+                    .problems
+                    .push(Problem::new(&at, format!("expected at most {ROUTES_MAX} routes")));
             }
             let above = &self.tree.routes[parent];
             let matchers = conditions(options, &at, self.problems);
@@ -206,9 +230,11 @@ impl Check<'_> {
             let name = format!("route {n}");
             let terms = below(&above.terms, options);
             let path = if parent == 0 { name } else { format!("{} > {name}", above.path) };
-            let intervals = [options.group_interval, options.repeat_interval].iter().any(Option::is_some);
+            let intervals =
+                [options.group_interval, options.repeat_interval].iter().any(Option::is_some);
             self.terms_of(&terms, options, &at, intervals);
-            let route = Route { id, path, matchers, terms, go_on: options.go_on, children: Vec::new() };
+            let route =
+                Route { id, path, matchers, terms, go_on: options.go_on, children: Vec::new() };
             let index = self.tree.routes.len();
             self.tree.by_id.insert(id, index);
             self.tree.routes.push(route);
@@ -241,11 +267,15 @@ impl Check<'_> {
         }
         for (list, names) in [("mute", &terms.mute), ("active", &terms.active)] {
             for (n, name) in names.iter().enumerate().filter(|(_, name)| !self.times.has(name)) {
-                let problem =
-                    Problem::new(&[at, &[list, &n.to_string()]].concat(), format!("no time is named \"{name}\""));
+                let problem = Problem::new(
+                    &[at, &[list, &n.to_string()]].concat(),
+                    format!("no time is named \"{name}\""),
+                );
                 let known: Vec<_> = self.times.names().map(|name| format!("\"{name}\"")).collect();
                 self.problems.push(problem.hint(if known.is_empty() {
-                    format!("describe it: time = [{{ name = \"{name}\", times = [\"22:00-06:00\"] }}]")
+                    format!(
+                        "describe it: time = [{{ name = \"{name}\", times = [\"22:00-06:00\"] }}]"
+                    )
                 } else {
                     format!("there is {}", known.join(", "))
                 }));
@@ -257,17 +287,23 @@ impl Check<'_> {
             let at = |key| [at, &["escalate", &n, key]].concat();
             self.problems.extend(channel_problems(&at("channels"), channels, self.world));
             if channels.is_empty() {
-                self.problems.push(Problem::new(&at("channels"), "a step of an escalation needs a channel"));
+                self.problems
+                    .push(Problem::new(&at("channels"), "a step of an escalation needs a channel"));
             }
             if *after < INTERVAL_MIN || *after <= before {
-                let problem = Problem::new(&at("after"), format!("{after} is not later than what comes before it"));
-                self.problems.push(problem.hint("steps go by the time since the group was first told"));
+                let problem = Problem::new(
+                    &at("after"),
+                    format!("{after} is not later than what comes before it"),
+                );
+                self.problems
+                    .push(problem.hint("steps go by the time since the group was first told"));
             }
             before = *after;
         }
         let steps: usize = terms.escalate.iter().map(|(_, channels)| channels.len()).sum();
         if terms.channels.len() + steps > CHANNELS_MAX && terms.channels.len() <= CHANNELS_MAX {
-            let message = format!("expected at most {CHANNELS_MAX} channels, those of the route included");
+            let message =
+                format!("expected at most {CHANNELS_MAX} channels, those of the route included");
             self.problems.push(Problem::new(&key("escalate"), message));
         }
     }
@@ -276,14 +312,21 @@ impl Check<'_> {
         let Terms { group_interval, repeat_interval, .. } = *terms;
         if group_interval < INTERVAL_MIN {
             let at = [at, &["group_interval"]].concat();
-            let problem = Problem::new(&at, format!("{group_interval} is too short: at least {INTERVAL_MIN}"));
-            self.problems.push(problem.hint("a tiny interval tells every single change; the default is 5m"));
+            let problem = Problem::new(
+                &at,
+                format!("{group_interval} is too short: at least {INTERVAL_MIN}"),
+            );
+            self.problems
+                .push(problem.hint("a tiny interval tells every single change; the default is 5m"));
         }
         if repeat_interval < group_interval {
             let at = [at, &["repeat_interval"]].concat();
-            let message = format!("{repeat_interval} is shorter than the group_interval of {group_interval}");
-            self.problems
-                .push(Problem::new(&at, message).hint("nothing is repeated before its group may be told again"));
+            let message =
+                format!("{repeat_interval} is shorter than the group_interval of {group_interval}");
+            self.problems.push(
+                Problem::new(&at, message)
+                    .hint("nothing is repeated before its group may be told again"),
+            );
         }
     }
 }
@@ -309,9 +352,13 @@ fn steps(steps: &[StepOptions]) -> Vec<(Period, Vec<String>)> {
 /// The conditions of a route: its matchers, and its short forms as matchers.
 fn conditions(options: &RouteOptions, at: &[&str], problems: &mut Vec<Problem>) -> Matchers {
     let mut matchers = matchers(&options.matchers, &[at, &["matchers"]].concat(), problems);
-    let severities: Vec<String> = options.severity.iter().map(|severity| severity.as_str().to_owned()).collect();
-    let codes: Vec<String> =
-        options.code.iter().map(|glob| glob.split('*').map(regex::escape).collect::<Vec<_>>().join(".*")).collect();
+    let severities: Vec<String> =
+        options.severity.iter().map(|severity| severity.as_str().to_owned()).collect();
+    let codes: Vec<String> = options
+        .code
+        .iter()
+        .map(|glob| glob.split('*').map(regex::escape).collect::<Vec<_>>().join(".*"))
+        .collect();
     for (label, any) in [("severity", severities), ("code", codes)] {
         if any.is_empty() {
             continue;
@@ -342,8 +389,10 @@ pub(super) fn label_problems(at: &[&str], labels: &[String], all_allowed: bool) 
     for (n, label) in labels.iter().enumerate() {
         let all = all_allowed && label == "...";
         if !all && !is_label(label) {
-            let problem =
-                Problem::new(&[at, &[&n.to_string()]].concat(), format!("\"{label}\" is not the name of a label"));
+            let problem = Problem::new(
+                &[at, &[&n.to_string()]].concat(),
+                format!("\"{label}\" is not the name of a label"),
+            );
             problems.push(problem.hint("such as code, service, severity, stage or fingerprint"));
         }
         if all && labels.len() > 1 {

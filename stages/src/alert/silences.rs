@@ -29,13 +29,17 @@ impl Silences {
             || id.len() > ID_BYTES_MAX
             || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
         {
-            return Err(format!("\"{}\" is not the id of a silence", crate::text::excerpt(id, ID_BYTES_MAX)));
+            return Err(format!(
+                "\"{}\" is not the id of a silence",
+                crate::text::excerpt(id, ID_BYTES_MAX)
+            ));
         }
         if body.is_empty() {
             self.remove(id);
             return Ok(());
         }
-        let silence: Silence = serde_json::from_slice(body).map_err(|error| format!("not a silence: {error}"))?;
+        let silence: Silence =
+            serde_json::from_slice(body).map_err(|error| format!("not a silence: {error}"))?;
         self.expire(now_ms, EXPIRED_AT_ONCE_MAX);
         if end_ms(&silence) <= now_ms {
             self.remove(id);
@@ -71,7 +75,9 @@ impl Silences {
 
     /// A silence that holds for these labels.
     pub(super) fn of(&self, labels: &BTreeMap<String, String>, now_ms: u64) -> Option<&Silence> {
-        self.all.values().find(|silence| silence.holds_at(now_ms) && silence.matchers.match_all(labels))
+        self.all
+            .values()
+            .find(|silence| silence.holds_at(now_ms) && silence.matchers.match_all(labels))
     }
 
     /// How many hold.
@@ -131,9 +137,11 @@ mod tests {
 
     #[test]
     fn a_silence_holds_from_its_beginning_to_its_end_or_its_removal() {
-        let (mut silences, x) = (Silences::default(), BTreeMap::from([("code".to_owned(), "X".to_owned())]));
+        let (mut silences, x) =
+            (Silences::default(), BTreeMap::from([("code".to_owned(), "X".to_owned())]));
         silences.apply("a", &silence(10, 20), 0).unwrap();
-        let held: Vec<bool> = [9, 10, 19, 20].iter().map(|at| silences.of(&x, *at).is_some()).collect();
+        let held: Vec<bool> =
+            [9, 10, 19, 20].iter().map(|at| silences.of(&x, *at).is_some()).collect();
         assert_eq!(held, [false, true, true, false]);
         assert!(silences.of(&BTreeMap::new(), 15).is_none());
         silences.expire(20, 9);

@@ -14,9 +14,12 @@ const TALLY: &str = "tally";
 impl Alert {
     /// Puts back one key.
     pub(super) fn restore_key(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
-        let unread = |error: serde_json::Error| format!("cannot read the state under \"{key}\": {error}");
+        let unread =
+            |error: serde_json::Error| format!("cannot read the state under \"{key}\": {error}");
         let unknown = || format!("no state of alert has the key \"{key}\"");
-        let slot = |digits: &str| digits.parse::<u32>().ok().filter(|slot| *slot < SLOTS_MAX).ok_or_else(unknown);
+        let slot = |digits: &str| {
+            digits.parse::<u32>().ok().filter(|slot| *slot < SLOTS_MAX).ok_or_else(unknown)
+        };
         self.restored = true;
         if let Some(digits) = key.strip_prefix(GROUP_SLOT) {
             let Slot { id, held: group } = read::<Slot<Group>>(value).map_err(unread)?;
@@ -30,9 +33,11 @@ impl Alert {
             self.known_ages.insert((known.at_ms, id));
             self.known.insert(id, Box::new(known));
         } else if let Some(channel) = key.strip_prefix(CHANNEL) {
-            // A channel that is no longer declared has no rate; what waited for it has nowhere to go.
+            // A channel that is no longer declared has no rate; what waited for it has nowhere to
+            // go.
             if let Some(terms) = self.declared.get(channel) {
-                self.lanes.insert(channel.to_owned(), Lane::restored(terms, value).map_err(unread)?);
+                self.lanes
+                    .insert(channel.to_owned(), Lane::restored(terms, value).map_err(unread)?);
             } else {
                 self.legacy.insert(key.to_owned());
             }
@@ -87,10 +92,13 @@ impl Alert {
         }
     }
 
-    /// Puts the next incident that was restored where it belongs by the options of now. Where those are the same, nothing changes.
+    /// Puts the next incident that was restored where it belongs by the options of now. Where those
+    /// are the same, nothing changes.
     pub(super) fn place_stray(&mut self) {
         let Some(id) = self.strays.pop_front() else { return };
-        let Some(known) = self.known.get(&id).filter(|known| !known.incident.is_over()) else { return };
+        let Some(known) = self.known.get(&id).filter(|known| !known.incident.is_over()) else {
+            return;
+        };
         let (targets, at_ms) = (self.targets(&known.incident), known.at_ms);
         self.reroute(id, targets, at_ms);
     }
@@ -104,11 +112,22 @@ impl Alert {
             taken.push((format!("{GROUP_SLOT}{slot}"), group));
         }
         for (slot, id) in self.known_slots.take_dirty() {
-            taken.push((format!("{KNOWN_SLOT}{slot}"), id.and_then(|id| known.get(&id)).map(written)));
+            taken.push((
+                format!("{KNOWN_SLOT}{slot}"),
+                id.and_then(|id| known.get(&id)).map(written),
+            ));
         }
         let names = std::mem::take(&mut self.dirty_lanes);
-        taken.extend(names.iter().map(|name| (format!("{CHANNEL}{name}"), lanes.get(name).map(Lane::stored))));
-        taken.extend(self.silences.take_dirty().map(|(id, silence)| (format!("{SILENCE}{id}"), silence.map(written))));
+        taken.extend(
+            names
+                .iter()
+                .map(|name| (format!("{CHANNEL}{name}"), lanes.get(name).map(Lane::stored))),
+        );
+        taken.extend(
+            self.silences
+                .take_dirty()
+                .map(|(id, silence)| (format!("{SILENCE}{id}"), silence.map(written))),
+        );
         taken.extend(self.books.take_dirty().map(|books| (TALLY.to_owned(), Some(books))));
         taken.extend(std::mem::take(&mut self.deleted).into_iter().map(|key| (key, None)));
         taken

@@ -44,7 +44,8 @@ impl World for Channels {
     }
 }
 
-/// The channels of most tests: no rate is in the way of `log`, `ops` and `boss`; `quiet` does not want ends; `slow` has a rate of 20.
+/// The channels of most tests: no rate is in the way of `log`, `ops` and `boss`; `quiet` does not
+/// want ends; `slow` has a rate of 20.
 pub(super) fn channels() -> Channels {
     Channels(vec![
         ("log", 6000, true),
@@ -142,14 +143,23 @@ impl Scene {
         self
     }
 
-    pub(super) fn event(&mut self, n: u64, event: Change, severity: Severity, count: u64) -> &mut Self {
+    pub(super) fn event(
+        &mut self,
+        n: u64,
+        event: Change,
+        severity: Severity,
+        count: u64,
+    ) -> &mut Self {
         self.incident(&incident(n, event, severity, count))
     }
 
     /// Someone takes an incident on.
     pub(super) fn acknowledge(&mut self, n: u64, severity: Severity) -> &mut Self {
         let said = Said { by: "ann".to_owned(), at: timestamp(self.now_ms), reason: None };
-        self.incident(&Incident { acknowledged: Some(said), ..incident(n, Change::Acknowledged, severity, 9) })
+        self.incident(&Incident {
+            acknowledged: Some(said),
+            ..incident(n, Change::Acknowledged, severity, 9)
+        })
     }
 
     /// Someone asks for silence between two times, in seconds after the beginning.
@@ -171,7 +181,16 @@ impl Scene {
     pub(super) fn input(&mut self, key: Option<&str>, body: &Bytes) {
         self.step(|alert, now_ms, out| {
             let (stream, subject) = ("incidents", "incident");
-            let input = Input { stream, seq: 1, subject, key, at_ms: now_ms, now_ms, traceparent: None, body };
+            let input = Input {
+                stream,
+                seq: 1,
+                subject,
+                key,
+                at_ms: now_ms,
+                now_ms,
+                traceparent: None,
+                body,
+            };
             alert.apply(&input, out).unwrap();
         });
     }
@@ -184,7 +203,11 @@ impl Scene {
         for emission in &out {
             let told: Notification = serde_json::from_slice(&emission.body).unwrap();
             assert_eq!((&told.notification_id, &told.channel), (&emission.id, &emission.route));
-            assert!(self.ids.insert(emission.id.clone()), "two notifications of the id {}", emission.id);
+            assert!(
+                self.ids.insert(emission.id.clone()),
+                "two notifications of the id {}",
+                emission.id
+            );
             self.told.push(told);
         }
     }
@@ -229,8 +252,12 @@ impl Scene {
         let line = |n: &Notification| {
             let after = u64::try_from(n.at.as_millisecond()).unwrap() - BEGIN;
             let after = Period(std::time::Duration::from_millis(after));
-            let held: Vec<String> =
-                n.held.0.iter().map(|(hold, count)| format!(", {count} {}", hold.as_str())).collect();
+            let held: Vec<String> = n
+                .held
+                .0
+                .iter()
+                .map(|(hold, count)| format!(", {count} {}", hold.as_str()))
+                .collect();
             format!("{after} {} {} {}{}\n", n.channel, n.why.as_str(), n.title, held.concat())
         };
         let lines = self.told[self.shown..].iter().map(line).collect();
@@ -242,14 +269,23 @@ impl Scene {
     pub(super) fn explained(&mut self) -> String {
         let line = |e: Explained| {
             let after = Period(std::time::Duration::from_millis(e.at_ms - BEGIN));
-            format!("{after} {} {} {} {}: {}\n", e.channel, e.code, e.event.as_str(), e.hold.as_str(), e.why)
+            format!(
+                "{after} {} {} {} {}: {}\n",
+                e.channel,
+                e.code,
+                e.event.as_str(),
+                e.hold.as_str(),
+                e.why
+            )
         };
         self.alert.take_explained().into_iter().map(line).collect()
     }
 
     /// Tallies of this name, by their labels.
     pub(super) fn tally(&self, name: &str) -> BTreeMap<String, u64> {
-        let labels = |labels: Vec<(&str, String)>| labels.into_iter().map(|(_, v)| v).collect::<Vec<_>>().join(" ");
+        let labels = |labels: Vec<(&str, String)>| {
+            labels.into_iter().map(|(_, v)| v).collect::<Vec<_>>().join(" ")
+        };
         let all = self.alert.tallies().into_iter().filter(|tally| tally.name == name);
         all.map(|tally| (labels(tally.labels), tally.value)).collect()
     }

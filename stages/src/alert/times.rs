@@ -15,7 +15,8 @@ use crate::{Problem, incident::timestamp};
 const TIMES_MAX: usize = 200;
 /// The ranges of one list, at the most.
 const RANGES_MAX: usize = 100;
-const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
+const WEEKDAYS: [&str; 7] =
+    ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
 const MONTHS: [&str; 12] = [
     "january",
     "february",
@@ -57,7 +58,8 @@ impl Times {
         }
         for (n, table) in tables.iter().enumerate() {
             if table.name.is_empty() {
-                problems.push(Problem::new(&["time", &n.to_string(), "name"], "a time needs a name"));
+                problems
+                    .push(Problem::new(&["time", &n.to_string(), "name"], "a time needs a name"));
             }
             let interval = Interval::checked(table, &n.to_string(), problems);
             times.0.entry(table.name.clone()).or_default().push(interval);
@@ -77,28 +79,39 @@ impl Times {
 
     /// Whether a time lies within the interval of this name.
     pub(super) fn holds(&self, name: &str, at_ms: u64) -> bool {
-        self.0.get(name).is_some_and(|alternatives| alternatives.iter().any(|interval| interval.holds(at_ms)))
+        self.0
+            .get(name)
+            .is_some_and(|alternatives| alternatives.iter().any(|interval| interval.holds(at_ms)))
     }
 }
 
 impl Interval {
     fn checked(table: &TimeOptions, n: &str, problems: &mut Vec<Problem>) -> Self {
-        let mut list = |key: &str, ranges: &[String], read: &dyn Fn(&str) -> Result<RangeInclusive<i32>, String>| {
-            if ranges.len() > RANGES_MAX {
-                problems.push(Problem::new(&["time", n, key], format!("expected at most {RANGES_MAX} ranges")));
-            }
-            let mut read_all = Vec::new();
-            for (at, text) in ranges.iter().enumerate().take(RANGES_MAX) {
-                match read(text) {
-                    Ok(range) => read_all.push(range),
-                    Err(hint) => problems.push(
-                        Problem::new(&["time", n, key, &at.to_string()], format!("\"{text}\" is no range of {key}"))
-                            .hint(hint),
-                    ),
+        let mut list =
+            |key: &str,
+             ranges: &[String],
+             read: &dyn Fn(&str) -> Result<RangeInclusive<i32>, String>| {
+                if ranges.len() > RANGES_MAX {
+                    problems.push(Problem::new(
+                        &["time", n, key],
+                        format!("expected at most {RANGES_MAX} ranges"),
+                    ));
                 }
-            }
-            read_all
-        };
+                let mut read_all = Vec::new();
+                for (at, text) in ranges.iter().enumerate().take(RANGES_MAX) {
+                    match read(text) {
+                        Ok(range) => read_all.push(range),
+                        Err(hint) => problems.push(
+                            Problem::new(
+                                &["time", n, key, &at.to_string()],
+                                format!("\"{text}\" is no range of {key}"),
+                            )
+                            .hint(hint),
+                        ),
+                    }
+                }
+                read_all
+            };
         let times = list("times", &table.times, &clock_range);
         let named = |names: &'static [&'static str]| {
             move |text: &str| {
@@ -111,11 +124,14 @@ impl Interval {
         });
         let months = list("months", &table.months, &named(&MONTHS));
         let days = list("days", &table.days, &day_range);
-        let years = list("years", &table.years, &|text| range(text, &|part| part.parse().ok(), 1970..=9999));
+        let years = list("years", &table.years, &|text| {
+            range(text, &|part| part.parse().ok(), 1970..=9999)
+        });
         let zone = match table.zone.as_deref() {
             None => TimeZone::UTC,
             Some(name) => TimeZoneDatabase::bundled().get(name).unwrap_or_else(|_| {
-                let unknown = Problem::new(&["time", n, "zone"], format!("there is no time zone \"{name}\""));
+                let unknown =
+                    Problem::new(&["time", n, "zone"], format!("there is no time zone \"{name}\""));
                 problems.push(unknown.hint("write it like Europe/Berlin, or leave it out for UTC"));
                 TimeZone::UTC
             }),
@@ -151,7 +167,9 @@ impl Interval {
         let of_month = i32::from(day.day());
         within(&self.weekdays, i32::from(day.weekday().to_monday_one_offset()))
             && (self.days.is_empty()
-                || self.days.iter().any(|range| (counted(*range.start())..=counted(*range.end())).contains(&of_month)))
+                || self.days.iter().any(|range| {
+                    (counted(*range.start())..=counted(*range.end())).contains(&of_month)
+                }))
             && within(&self.months, i32::from(day.month()))
             && within(&self.years, i32::from(day.year()))
     }
@@ -161,7 +179,8 @@ impl Interval {
 fn one_of(names: &[&str], text: &str) -> Option<i32> {
     let text = text.to_ascii_lowercase();
     let number = || text.parse::<i32>().ok();
-    let named = names.iter().position(|name| text == *name || (text.len() == 3 && name.starts_with(&text)));
+    let named =
+        names.iter().position(|name| text == *name || (text.len() == 3 && name.starts_with(&text)));
     named.and_then(|at| i32::try_from(at + 1).ok()).or_else(number)
 }
 
@@ -172,8 +191,9 @@ fn range(
     bounds: RangeInclusive<i32>,
 ) -> Result<RangeInclusive<i32>, String> {
     let (from, to) = text.split_once('-').unwrap_or((text, text));
-    let (from, to) =
-        read(from.trim()).zip(read(to.trim())).ok_or_else(|| "write one, or two with - between".to_owned())?;
+    let (from, to) = read(from.trim())
+        .zip(read(to.trim()))
+        .ok_or_else(|| "write one, or two with - between".to_owned())?;
     if !bounds.contains(&from) || !bounds.contains(&to) {
         return Err(format!("numbers go from {} to {}", bounds.start(), bounds.end()));
     }
@@ -187,9 +207,14 @@ fn range(
 fn day_range(text: &str) -> Result<RangeInclusive<i32>, String> {
     let text = text.trim();
     let hint = || "write days like 1-5, or -1 for the last of the month".to_owned();
-    let split = text.char_indices().skip(1).find(|(_, c)| *c == '-').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let split = text
+        .char_indices()
+        .skip(1)
+        .find(|(_, c)| *c == '-')
+        .map(|(at, _)| (&text[..at], &text[at + 1..]));
     let (from, to) = split.unwrap_or((text, text));
-    let day = |text: &str| text.trim().parse::<i32>().ok().filter(|day| (1..=31).contains(&day.abs()));
+    let day =
+        |text: &str| text.trim().parse::<i32>().ok().filter(|day| (1..=31).contains(&day.abs()));
     let (from, to) = day(from).zip(day(to)).ok_or_else(hint)?;
     if (from < 0 && to > 0) || (from.signum() == to.signum() && from > to) {
         return Err("it ends before it begins: write two".to_owned());
@@ -197,17 +222,21 @@ fn day_range(text: &str) -> Result<RangeInclusive<i32>, String> {
     Ok(from..=to)
 }
 
-/// `22:00-06:00` in minutes of the day; `24:00` is the end of it. The two are no range of numbers where they pass midnight.
+/// `22:00-06:00` in minutes of the day; `24:00` is the end of it. The two are no range of numbers
+/// where they pass midnight.
 fn clock_range(text: &str) -> Result<RangeInclusive<i32>, String> {
     let minute = |text: &str| {
         let (hour, minute) = text.trim().split_once(':')?;
-        let two = |text: &str| text.parse::<i32>().ok().filter(|_| text.len() == 2 && !text.starts_with('+'));
+        let two = |text: &str| {
+            text.parse::<i32>().ok().filter(|_| text.len() == 2 && !text.starts_with('+'))
+        };
         let (hour, minute) = (two(hour)?, two(minute)?);
         ((0..24).contains(&hour) && (0..60).contains(&minute) || (hour, minute) == (24, 0))
             .then_some(hour * 60 + minute)
     };
     let (from, to) = text.split_once('-').unwrap_or((text, ""));
-    let (from, to) = minute(from).zip(minute(to)).ok_or_else(|| "write it like 22:00-06:00".to_owned())?;
+    let (from, to) =
+        minute(from).zip(minute(to)).ok_or_else(|| "write it like 22:00-06:00".to_owned())?;
     if from == to {
         return Err("it is empty: for a whole day leave times out".to_owned());
     }
@@ -228,7 +257,9 @@ mod tests {
         let tables: Vec<TimeOptions> = serde_json::from_value(tables).unwrap();
         let mut problems = Vec::new();
         let times = Times::checked(&tables, &mut problems);
-        let line = |p: &Problem| format!("{}: {} ({})\n", p.at.join("."), p.message, p.hint.as_deref().unwrap_or("-"));
+        let line = |p: &Problem| {
+            format!("{}: {} ({})\n", p.at.join("."), p.message, p.hint.as_deref().unwrap_or("-"))
+        };
         (times, problems.iter().map(line).collect())
     }
 
@@ -253,7 +284,12 @@ mod tests {
         check(
             json!({ "name": "t", "days": ["1-2", "-1"], "months": ["12", "jan-mar", "February"], "years": ["2026"] }),
             &["2026-12-31T00:00:00Z", "2026-02-28T12:00:00Z", "2026-03-02T00:00:00Z"],
-            &["2026-11-30T00:00:00Z", "2027-02-28T12:00:00Z", "2026-02-27T23:59:59Z", "2026-01-03T00:00:00Z"],
+            &[
+                "2026-11-30T00:00:00Z",
+                "2027-02-28T12:00:00Z",
+                "2026-02-27T23:59:59Z",
+                "2026-01-03T00:00:00Z",
+            ],
         );
         check(
             json!({ "name": "t", "days": ["-31--30"] }),
@@ -286,8 +322,18 @@ mod tests {
         check(
             json!({ "name": "t", "times": ["22:00-06:00"], "zone": "Europe/Berlin" }),
             // Winter time until 2026-03-29 01:00 UTC, then summer time.
-            &["2026-03-28T21:00:00Z", "2026-03-29T03:59:59Z", "2026-10-24T20:00:00Z", "2026-10-25T04:59:59Z"],
-            &["2026-03-28T20:59:59Z", "2026-03-29T04:00:00Z", "2026-10-24T19:59:59Z", "2026-10-25T05:00:00Z"],
+            &[
+                "2026-03-28T21:00:00Z",
+                "2026-03-29T03:59:59Z",
+                "2026-10-24T20:00:00Z",
+                "2026-10-25T04:59:59Z",
+            ],
+            &[
+                "2026-03-28T20:59:59Z",
+                "2026-03-29T04:00:00Z",
+                "2026-10-24T19:59:59Z",
+                "2026-10-25T05:00:00Z",
+            ],
         );
         // The hour that is skipped has no minute; the one that comes twice counts twice.
         check(
@@ -304,7 +350,11 @@ mod tests {
             { "name": "t", "weekdays": ["sun"], "times": ["00:00-12:00"] },
         ]));
         let holds = |at| times.holds("t", ms(at));
-        assert!(holds("2026-11-28T23:00:00Z") && holds("2026-11-29T11:00:00Z") && !holds("2026-11-29T12:00:00Z"));
+        assert!(
+            holds("2026-11-28T23:00:00Z")
+                && holds("2026-11-29T11:00:00Z")
+                && !holds("2026-11-29T12:00:00Z")
+        );
         assert!(times.has("t") && !times.has("u") && !times.holds("u", 0));
     }
 

@@ -24,8 +24,9 @@ fn call(event_id: &str, began: Duration) -> Call<'_> {
 /// Opened at 0 by the first failures of as many events.
 fn opened() -> Breaker {
     let mut breaker = Breaker::new(Settings::default());
-    let verdicts: Vec<Verdict> =
-        (0..5).map(|n| breaker.failed(Duration::ZERO, call(&format!("e{n}"), Duration::ZERO), &down())).collect();
+    let verdicts: Vec<Verdict> = (0..5)
+        .map(|n| breaker.failed(Duration::ZERO, call(&format!("e{n}"), Duration::ZERO), &down()))
+        .collect();
     assert_eq!(verdicts[..4], [Verdict::Spent; 4]);
     assert_eq!((verdicts[4], breaker.state()), (Verdict::Opened, State::Open));
     breaker
@@ -51,7 +52,10 @@ fn an_outage_is_what_says_nothing_of_the_event() {
 fn a_success_between_failures_keeps_it_closed() {
     let mut breaker = Breaker::new(Settings::default());
     for n in 0..1000 {
-        assert_eq!(breaker.failed(at(n * 9), call(&n.to_string(), at(n * 9)), &down()), Verdict::Spent);
+        assert_eq!(
+            breaker.failed(at(n * 9), call(&n.to_string(), at(n * 9)), &down()),
+            Verdict::Spent
+        );
         (0..2).for_each(|_| assert!(!breaker.succeeded(at(n * 9), at(n * 9))));
     }
 }
@@ -66,7 +70,11 @@ fn each_failed_probe_doubles_the_wait_and_a_success_closes_it() {
         now += breaker.wait();
         assert_eq!(breaker.failed(now, call("late", now), &down()), Verdict::Deferred);
         assert!(breaker.tick(now) && breaker.state() == State::Probe);
-        assert_eq!(breaker.failed(now, call("late", now - MS), &down()), Verdict::Deferred, "it began before");
+        assert_eq!(
+            breaker.failed(now, call("late", now - MS), &down()),
+            Verdict::Deferred,
+            "it began before"
+        );
         assert!(!breaker.succeeded(now, now - MS), "it began before");
         assert_eq!(breaker.failed(now, call("probe", now), &down()), Verdict::Reopened);
         waits.push(breaker.wait().as_secs());
@@ -105,7 +113,13 @@ fn opening_again_soon_is_the_same_row_and_later_is_a_new_one() {
     for (calm_ms, wait_s) in [(9_999, 2), (10_000, 1)] {
         let mut breaker = opened();
         assert!(breaker.tick(at(1000)) && breaker.succeeded(at(1000), at(1000)));
-        (0..5).for_each(|n| _ = breaker.failed(at(1000 + calm_ms), call(&n.to_string(), at(1000 + calm_ms)), &down()));
+        (0..5).for_each(|n| {
+            _ = breaker.failed(
+                at(1000 + calm_ms),
+                call(&n.to_string(), at(1000 + calm_ms)),
+                &down(),
+            )
+        });
         assert_eq!((breaker.state(), breaker.wait().as_secs()), (State::Open, wait_s));
     }
 }
@@ -114,8 +128,11 @@ fn opening_again_soon_is_the_same_row_and_later_is_a_new_one() {
 fn a_rate_limit_says_how_long_it_is_open() {
     for (asked_s, wait_s) in [(0, 1), (40, 40), (86_400, 300)] {
         let mut breaker = Breaker::new(Settings::default());
-        let limited = Failure::retry(class::RATE_LIMITED, "429").after(Duration::from_secs(asked_s));
-        (0..5).for_each(|n| _ = breaker.failed(Duration::ZERO, call(&n.to_string(), Duration::ZERO), &limited));
+        let limited =
+            Failure::retry(class::RATE_LIMITED, "429").after(Duration::from_secs(asked_s));
+        (0..5).for_each(|n| {
+            _ = breaker.failed(Duration::ZERO, call(&n.to_string(), Duration::ZERO), &limited)
+        });
         assert_eq!(breaker.wait().as_secs(), wait_s);
     }
 }
@@ -125,7 +142,8 @@ fn a_handler_that_only_refuses_is_up() {
     let mut breaker = opened();
     assert!(breaker.tick(at(1000)));
     let refused = Failure::reject(class::HTTP_CLIENT, "400");
-    let verdicts: Vec<Verdict> = (0..5).map(|_| breaker.failed(at(1000), call("e", at(1000)), &refused)).collect();
+    let verdicts: Vec<Verdict> =
+        (0..5).map(|_| breaker.failed(at(1000), call("e", at(1000)), &refused)).collect();
     assert_eq!(verdicts[..4], [Verdict::Spent; 4]);
     assert_eq!((verdicts[4], breaker.state()), (Verdict::Closed, State::Closed));
 }
@@ -134,7 +152,10 @@ fn a_handler_that_only_refuses_is_up() {
 fn what_another_worker_found_holds_from_when_it_is_seen() {
     let mut breaker = Breaker::new(Settings::default());
     breaker.adopt_open(at(500), at(4000), 3);
-    assert_eq!((breaker.state(), breaker.probe_at(), breaker.opens()), (State::Open, Some(at(4500)), 3));
+    assert_eq!(
+        (breaker.state(), breaker.probe_at(), breaker.opens()),
+        (State::Open, Some(at(4500)), 3)
+    );
     assert_eq!(breaker.failed(at(600), call("in hand", at(400)), &down()), Verdict::Deferred);
     assert!(breaker.tick(at(4500)));
     assert_eq!(
@@ -144,7 +165,10 @@ fn what_another_worker_found_holds_from_when_it_is_seen() {
     breaker.adopt_closed(at(4600));
     assert_eq!((breaker.state(), breaker.probe_at()), (State::Closed, None));
     breaker.adopt_open(at(4700), Duration::MAX, u32::MAX);
-    assert!(breaker.wait() <= ASKED_WAIT_MAX, "a record that nobody sane wrote stops nobody for ever");
+    assert!(
+        breaker.wait() <= ASKED_WAIT_MAX,
+        "a record that nobody sane wrote stops nobody for ever"
+    );
 }
 
 /// What may happen to a breaker.
@@ -223,10 +247,18 @@ impl Model {
         let outages = |calls: &[(Duration, Duration, Ended)]| -> Vec<u8> {
             calls
                 .iter()
-                .filter_map(|(.., ended)| if let Ended::Outage(event) = ended { Some(*event) } else { None })
+                .filter_map(
+                    |(.., ended)| {
+                        if let Ended::Outage(event) = ended { Some(*event) } else { None }
+                    },
+                )
                 .collect()
         };
-        let last = self.calls.iter().rposition(|(.., ended)| *ended == Ended::Succeeded).map_or(0, |at| at + 1);
+        let last = self
+            .calls
+            .iter()
+            .rposition(|(.., ended)| *ended == Ended::Succeeded)
+            .map_or(0, |at| at + 1);
         let alone: Vec<_> = self.calls[last..]
             .iter()
             .copied()
@@ -234,7 +266,8 @@ impl Model {
             .collect();
         let row: BTreeSet<u8> = outages(&alone).into_iter().collect();
         let part = |time: Duration| time.as_nanos() / (self.settings.window.0 / 10).as_nanos();
-        let lately: Vec<_> = self.calls.iter().copied().filter(|(time, ..)| part(*time) + 10 > part(now)).collect();
+        let lately: Vec<_> =
+            self.calls.iter().copied().filter(|(time, ..)| part(*time) + 10 > part(now)).collect();
         let failed = outages(&lately);
         let rate = failed.len() as f64 >= self.settings.rate * lately.len() as f64
             && lately.len() >= self.settings.calls as usize
@@ -244,21 +277,37 @@ impl Model {
 
     fn open(&mut self, now: Duration, failure: &Failure) {
         self.opens += 1;
-        let doubled = (1..self.opens).fold(self.settings.wait.0, |wait, _| (wait * 2).min(self.settings.max_wait.0));
+        let doubled = (1..self.opens)
+            .fold(self.settings.wait.0, |wait, _| (wait * 2).min(self.settings.max_wait.0));
         let wait = match failure.disposition {
-            Disposition::Retry { after: Some(asked) } => asked.max(self.settings.wait.0).min(ASKED_WAIT_MAX),
-            Disposition::Retry { after: None } | Disposition::Defer { .. } | Disposition::Reject => doubled,
+            Disposition::Retry { after: Some(asked) } => {
+                asked.max(self.settings.wait.0).min(ASKED_WAIT_MAX)
+            }
+            Disposition::Retry { after: None }
+            | Disposition::Defer { .. }
+            | Disposition::Reject => doubled,
         };
         self.until = now + wait;
         self.turn(State::Open, now);
     }
 
-    fn failed(&mut self, now: Duration, began: Duration, event: u8, attempt: u32, failure: &Failure) -> Verdict {
+    fn failed(
+        &mut self,
+        now: Duration,
+        began: Duration,
+        event: u8,
+        attempt: u32,
+        failure: &Failure,
+    ) -> Verdict {
         let outage = is_outage(failure);
         match self.state {
             State::Closed if attempt > 1 => Verdict::Spent,
             State::Closed => {
-                self.calls.push((now, began, if outage { Ended::Outage(event) } else { Ended::Answered }));
+                self.calls.push((
+                    now,
+                    began,
+                    if outage { Ended::Outage(event) } else { Ended::Answered },
+                ));
                 if !outage || !self.opens_now(now) {
                     return Verdict::Spent;
                 }

@@ -26,9 +26,12 @@ const TELLING: &[&str] = &[
     "hresult",
 ];
 /// Words before `code` that make its number say what failed: `exit code 137`, `status code: 404`.
-const CODED: &[&str] =
-    &["status", "exit", "error", "response", "result", "return", "http", "close", "reply", "with", "vendor", "sql"];
-/// Nouns whose quoted name is the program's own, not data: `constraint "orders_pkey"`, `(reading 'map')`.
+const CODED: &[&str] = &[
+    "status", "exit", "error", "response", "result", "return", "http", "close", "reply", "with",
+    "vendor", "sql",
+];
+/// Nouns whose quoted name is the program's own, not data: `constraint "orders_pkey"`, `(reading
+/// 'map')`.
 const NAMED: &[&str] = &[
     "constraint",
     "relation",
@@ -54,7 +57,8 @@ const NAMED: &[&str] = &[
     "reason",
 ];
 /// Words whose quoted text is itself a message: `err="dial tcp: i/o timeout"`.
-const SAID: &[&str] = &["err", "error", "msg", "message", "reason", "cause", "desc", "detail", "description"];
+const SAID: &[&str] =
+    &["err", "error", "msg", "message", "reason", "cause", "desc", "detail", "description"];
 
 /// A message without what varies between occurrences of the same failure.
 ///
@@ -64,7 +68,14 @@ const SAID: &[&str] = &["err", "error", "msg", "message", "reason", "cause", "de
 pub fn normalise(message: &str) -> String {
     let message = cut(message, SCANNED_BYTES_MAX);
     let out = Out { text: String::with_capacity(message.len()), last: None };
-    let mut scan = Scan { rest: message, before: ' ', said: ["", ""], unclosed: String::new(), nested: false, out };
+    let mut scan = Scan {
+        rest: message,
+        before: ' ',
+        said: ["", ""],
+        unclosed: String::new(),
+        nested: false,
+        out,
+    };
     scan.opening_code();
     while scan.step() {}
     scan.out.text.truncate(scan.out.text.trim_end().len());
@@ -82,7 +93,10 @@ impl Out {
     /// Adds a placeholder, unless only commas and spaces part it from one like it.
     fn placeholder(&mut self, placeholder: &'static str) {
         match self.last {
-            Some((last, end)) if last == placeholder && self.text[end..].bytes().all(|b| matches!(b, b' ' | b',')) => {
+            Some((last, end))
+                if last == placeholder
+                    && self.text[end..].bytes().all(|b| matches!(b, b' ' | b',')) =>
+            {
                 self.text.truncate(end);
             }
             _ => self.text.push_str(placeholder),
@@ -140,7 +154,9 @@ impl<'a> Scan<'a> {
             length
         } else if let Some(length) = url(self.rest) {
             self.url(length)
-        } else if let Some(length) = (first == '[').then(|| shape::bracketed_address(self.rest)).flatten() {
+        } else if let Some(length) =
+            (first == '[').then(|| shape::bracketed_address(self.rest)).flatten()
+        {
             self.out.placeholder("<ip>");
             length
         } else if shape::in_word(first) && !(first == '/' && self.before == '<') {
@@ -180,7 +196,8 @@ impl<'a> Scan<'a> {
         let rest = self.rest;
         let inside = &rest[quote.len_utf8()..];
         let mut ends = inside.match_indices(close);
-        let end = ends.find(|(at, _)| quote != '\'' || !inside[at + 1..].starts_with(char::is_alphanumeric));
+        let end = ends
+            .find(|(at, _)| quote != '\'' || !inside[at + 1..].starts_with(char::is_alphanumeric));
         match end {
             Some((at, close)) => Some((&inside[..at], quote.len_utf8() + at + close.len())),
             None => {
@@ -190,10 +207,13 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Writes a quotation: a message is read, a name of the program's own is kept, the rest is data.
+    /// Writes a quotation: a message is read, a name of the program's own is kept, the rest is
+    /// data.
     fn quoted(&mut self, quote: char, inside: &'a str, length: usize) {
         let names = |words: &[&str]| is_one_of(self.said[1], words);
-        let is_name = !inside.is_empty() && inside.len() <= NAME_BYTES_MAX && !inside.contains(char::is_whitespace);
+        let is_name = !inside.is_empty()
+            && inside.len() <= NAME_BYTES_MAX
+            && !inside.contains(char::is_whitespace);
         let is_key = quote == '"'
             && self.rest[length..].trim_ascii_start().starts_with(':')
             && self.out.text.trim_ascii_end().ends_with(['{', ',']);
@@ -205,8 +225,14 @@ impl<'a> Scan<'a> {
         } else if !self.nested && names(SAID) {
             self.out.text.push(quote);
             let out = std::mem::take(&mut self.out);
-            let mut scan =
-                Scan { rest: inside, before: ' ', said: ["", ""], unclosed: String::new(), nested: true, out };
+            let mut scan = Scan {
+                rest: inside,
+                before: ' ',
+                said: ["", ""],
+                unclosed: String::new(),
+                nested: true,
+                out,
+            };
             while scan.step() {}
             self.out = scan.out;
             self.out.text.push(quote);
@@ -236,17 +262,22 @@ impl<'a> Scan<'a> {
         length
     }
 
-    /// Writes a word: a placeholder where the whole of it varies, else its parts. `next` is what follows.
+    /// Writes a word: a placeholder where the whole of it varies, else its parts. `next` is what
+    /// follows.
     fn word(&mut self, word: &'a str, next: &str) {
         // Most words are plain.
-        if word.bytes().all(|b| b.is_ascii_alphabetic()) && !shape::is_id(word) && !self.may_go(word) {
+        if word.bytes().all(|b| b.is_ascii_alphabetic())
+            && !shape::is_id(word)
+            && !self.may_go(word)
+        {
             self.out.text.push_str(word);
             self.said = [self.said[1], word];
             return;
         }
         let core = word.trim_end_matches(['.', ':', '-']);
         let tail = &word[core.len()..];
-        if core.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("http/")) && core.len() <= 8 {
+        if core.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("http/")) && core.len() <= 8
+        {
             // The version of a protocol: what follows is the status.
             self.out.text.push_str("HTTP");
             self.said = ["", "http"];
@@ -268,7 +299,9 @@ impl<'a> Scan<'a> {
 
     /// Whether a word of letters may belong to a number or an id beside it.
     fn may_go(&self, word: &str) -> bool {
-        self.out.after_number() || shape::is_currency(word) || word.len() == 5 && self.out.text.ends_with("<n>-")
+        self.out.after_number()
+            || shape::is_currency(word)
+            || word.len() == 5 && self.out.text.ends_with("<n>-")
     }
 
     /// Writes a word of which all varies, unless what stands before says that it tells what failed.
@@ -340,7 +373,9 @@ impl<'a> Scan<'a> {
         let digits = number.strip_prefix('-').unwrap_or(number);
         let is_code = digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit())
             || number.strip_prefix("0x").is_some_and(is_hex);
-        let by_code = || last.eq_ignore_ascii_case("code") && (is_one_of(earlier, CODED) || number.len() == 3);
+        let by_code = || {
+            last.eq_ignore_ascii_case("code") && (is_one_of(earlier, CODED) || number.len() == 3)
+        };
         is_code && (is_one_of(last, TELLING) || by_code())
     }
 
@@ -361,7 +396,8 @@ fn url(text: &str) -> Option<usize> {
     if scheme == 0 || !text[scheme..].starts_with("://") {
         return None;
     }
-    let end =
-        text.find(|c: char| c.is_whitespace() || c.is_control() || "\"'`<>(){}|,;".contains(c)).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| c.is_whitespace() || c.is_control() || "\"'`<>(){}|,;".contains(c))
+        .unwrap_or(text.len());
     Some(text[..end].trim_end_matches(['.', ':', '!', '?']).len().max(scheme + 3))
 }

@@ -12,22 +12,27 @@ pub(super) enum Shape {
     Path,
 }
 
-/// Prefixes of error numbers, such as ORA-00942, E11000, TS2345. Others, such as ORD-17, number things.
+/// Prefixes of error numbers, such as ORA-00942, E11000, TS2345. Others, such as ORD-17, number
+/// things.
 const ERROR_PREFIXES: &[&str] = &[
-    "ORA", "TNS", "PLS", "RMAN", "SQL", "SQLSTATE", "MY", "E", "ERR", "HTTP", "TS", "CS", "MSB", "NU", "AADSTS", "CVE",
+    "ORA", "TNS", "PLS", "RMAN", "SQL", "SQLSTATE", "MY", "E", "ERR", "HTTP", "TS", "CS", "MSB",
+    "NU", "AADSTS", "CVE",
 ];
-/// Units that stand apart from their number. One program says "890 MiB" and "1.2 GiB" of the same thing.
+/// Units that stand apart from their number. One program says "890 MiB" and "1.2 GiB" of the same
+/// thing.
 const UNITS: &[&str] = &[
-    "B", "kB", "KB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB", "byte", "bytes", "ns", "us", "µs", "μs", "ms", "s",
-    "sec", "secs", "second", "seconds", "min", "mins", "minute", "minutes", "h", "hour", "hours", "day", "days",
+    "B", "kB", "KB", "MB", "GB", "TB", "KiB", "MiB", "GiB", "TiB", "byte", "bytes", "ns", "us",
+    "µs", "μs", "ms", "s", "sec", "secs", "second", "seconds", "min", "mins", "minute", "minutes",
+    "h", "hour", "hours", "day", "days",
 ];
 const CURRENCIES: &[&str] = &[
-    "EUR", "USD", "GBP", "CHF", "CNY", "JPY", "INR", "AUD", "CAD", "SEK", "NOK", "DKK", "PLN", "CZK", "HUF", "RUB",
-    "TRY", "BRL", "MXN", "KRW", "SGD", "HKD", "NZD", "ZAR",
+    "EUR", "USD", "GBP", "CHF", "CNY", "JPY", "INR", "AUD", "CAD", "SEK", "NOK", "DKK", "PLN",
+    "CZK", "HUF", "RUB", "TRY", "BRL", "MXN", "KRW", "SGD", "HKD", "NZD", "ZAR",
 ];
 
 pub(super) fn in_word(c: char) -> bool {
-    c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/' | '\\' | '@' | '+' | '%' | '~' | '$')
+    c.is_alphanumeric()
+        || matches!(c, '_' | '-' | '.' | ':' | '/' | '\\' | '@' | '+' | '%' | '~' | '$')
 }
 
 pub(super) fn is_unit(word: &str) -> bool {
@@ -66,7 +71,8 @@ pub(super) fn whole(word: &str) -> Option<Shape> {
 /// A UUID, or `0x` and hexadecimal digits, with a sign or without.
 fn is_hex_number(word: &str) -> bool {
     let bare = word.trim_start_matches(['+', '-']).strip_prefix("0x");
-    is_uuid(word) || bare.is_some_and(|bare| !bare.is_empty() && bare.bytes().all(|b| b.is_ascii_hexdigit()))
+    is_uuid(word)
+        || bare.is_some_and(|bare| !bare.is_empty() && bare.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 fn is_uuid(word: &str) -> bool {
@@ -90,8 +96,11 @@ fn is_address(word: &str) -> bool {
         return false;
     }
     // Docker writes ":::5554", which is "::" and a port.
-    let with_port = || word.rsplit_once(':').is_some_and(|(host, _)| host.parse::<Ipv6Addr>().is_ok());
-    word.parse::<IpAddr>().is_ok() || word.parse::<SocketAddr>().is_ok() || (word.starts_with("::") && with_port())
+    let with_port =
+        || word.rsplit_once(':').is_some_and(|(host, _)| host.parse::<Ipv6Addr>().is_ok());
+    word.parse::<IpAddr>().is_ok()
+        || word.parse::<SocketAddr>().is_ok()
+        || (word.starts_with("::") && with_port())
 }
 
 /// The length of `[::1]` or `[::1]:6379` at the start of a text.
@@ -101,7 +110,9 @@ pub(super) fn bracketed_address(text: &str) -> Option<usize> {
     let end = inside.bytes().take(64).position(|b| b == b']')?;
     inside[..end].parse::<Ipv6Addr>().ok()?;
     let rest = &inside[end + 1..];
-    let port = rest.strip_prefix(':').map_or(0, |port| port.bytes().take(5).take_while(u8::is_ascii_digit).count());
+    let port = rest
+        .strip_prefix(':')
+        .map_or(0, |port| port.bytes().take(5).take_while(u8::is_ascii_digit).count());
     Some(end + 2 + if port > 0 { port + 1 } else { 0 })
 }
 
@@ -122,18 +133,24 @@ fn is_clock(word: &str) -> bool {
     }
     let rest = word[8..].trim_end_matches(['Z', 'z']);
     let fraction = rest.strip_prefix('.').unwrap_or(rest);
-    let offset =
-        if rest.len() == fraction.len() { rest } else { fraction.trim_start_matches(|c: char| c.is_ascii_digit()) };
+    let offset = if rest.len() == fraction.len() {
+        rest
+    } else {
+        fraction.trim_start_matches(|c: char| c.is_ascii_digit())
+    };
     offset.is_empty()
-        || offset
-            .strip_prefix(['+', '-'])
-            .is_some_and(|at| matches!(at.len(), 2 | 4 | 5) && at.bytes().all(|b| b.is_ascii_digit() || b == b':'))
+        || offset.strip_prefix(['+', '-']).is_some_and(|at| {
+            matches!(at.len(), 2 | 4 | 5) && at.bytes().all(|b| b.is_ascii_digit() || b == b':')
+        })
 }
 
 /// Whether a text begins as the shape does, in which `0` is any digit.
 fn has_shape(text: &str, shape: &str) -> bool {
     text.len() >= shape.len()
-        && text.bytes().zip(shape.bytes()).all(|(b, s)| if s == b'0' { b.is_ascii_digit() } else { b == s })
+        && text
+            .bytes()
+            .zip(shape.bytes())
+            .all(|(b, s)| if s == b'0' { b.is_ascii_digit() } else { b == s })
 }
 
 /// An absolute path, or one of several parts with a file at its end.
@@ -141,9 +158,11 @@ fn is_path(word: &str) -> bool {
     if !word.contains(['/', '\\']) {
         return false;
     }
-    let absolute =
-        ["/", "~/", "./", "../", "\\\\"].iter().any(|root| word.len() > root.len() && word.starts_with(root));
-    let drive = word.len() > 3 && word.as_bytes()[0].is_ascii_alphabetic() && word[1..].starts_with(":\\");
+    let absolute = ["/", "~/", "./", "../", "\\\\"]
+        .iter()
+        .any(|root| word.len() > root.len() && word.starts_with(root));
+    let drive =
+        word.len() > 3 && word.as_bytes()[0].is_ascii_alphabetic() && word[1..].starts_with(":\\");
     let parts = word.split(['/', '\\']).count();
     let file = word.rsplit(['/', '\\']).next().is_some_and(|last| last.contains('.'));
     absolute || drive || parts > 2 || (parts == 2 && file)
@@ -155,7 +174,8 @@ fn is_number(word: &str) -> bool {
     let mut parts = 0;
     while rest.starts_with(|c: char| c.is_ascii_digit()) {
         let unit = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
-        let after = unit.trim_start_matches(|c: char| c.is_ascii_alphabetic() || matches!(c, '%' | 'µ' | 'μ'));
+        let after = unit
+            .trim_start_matches(|c: char| c.is_ascii_alphabetic() || matches!(c, '%' | 'µ' | 'μ'));
         let unit = &unit[..unit.len() - after.len()];
         if after.is_empty() || after == "/s" {
             return unit.len() <= 3;
@@ -174,13 +194,17 @@ fn is_number(word: &str) -> bool {
 
 /// `ORA-00942`, `E11000`: the number of an error in a catalogue.
 pub(super) fn is_error_number(word: &str) -> bool {
-    if !word.ends_with(|c: char| c.is_ascii_digit()) || !word.starts_with(|c: char| c.is_ascii_uppercase()) {
+    if !word.ends_with(|c: char| c.is_ascii_digit())
+        || !word.starts_with(|c: char| c.is_ascii_uppercase())
+    {
         return false;
     }
     let prefix = word.trim_end_matches(|c: char| c.is_ascii_digit() || c == '-');
     let digits = word[prefix.len()..].trim_start_matches('-');
     let enough = if prefix == "E" { 4 } else { 3 };
-    (enough..=6).contains(&digits.len()) && !digits.contains('-') && ERROR_PREFIXES.contains(&prefix)
+    (enough..=6).contains(&digits.len())
+        && !digits.contains('-')
+        && ERROR_PREFIXES.contains(&prefix)
 }
 
 /// An enhanced status code of a mail server (RFC 3463): `5.1.1`.
@@ -192,7 +216,8 @@ pub(super) fn is_enhanced_status(word: &str) -> bool {
         && word.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
-/// What ends the name of a Kubernetes pod, `<deployment>-<hash>-<five letters or digits>`: the alphabet has no vowels.
+/// What ends the name of a Kubernetes pod, `<deployment>-<hash>-<five letters or digits>`: the
+/// alphabet has no vowels.
 ///
 /// Source: `SafeEncodeString` and `alphanums` in k8s.io/apimachinery/pkg/util/rand.
 pub(super) fn is_pod_suffix(name: &str) -> bool {
@@ -206,7 +231,9 @@ pub(super) fn is_id(text: &str) -> bool {
         return false;
     }
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
-    if text.bytes().all(|b| b.is_ascii_hexdigit()) && (length >= 8 || (digits > 0 && digits < length)) {
+    if text.bytes().all(|b| b.is_ascii_hexdigit())
+        && (length >= 8 || (digits > 0 && digits < length))
+    {
         return true;
     }
     if digits == 0 || length < 5 {
@@ -220,5 +247,7 @@ pub(super) fn is_id(text: &str) -> bool {
         lower = if byte.is_ascii_lowercase() { lower + 1 } else { 0 };
         lower_max = lower_max.max(lower);
     }
-    (digit_runs >= 3 && length >= 8) || (lower_max < 4 && digit_runs >= 2) || (lower_max < 5 && length >= 16)
+    (digit_runs >= 3 && length >= 8)
+        || (lower_max < 4 && digit_runs >= 2)
+        || (lower_max < 5 && length >= 16)
 }

@@ -53,7 +53,10 @@ fn the_same_failure_merges_and_another_does_not() {
         ("order 1234: stock 5", "order 1: stock -2.5"),
         ("dial tcp 10.1.2.3:5432: refused", "dial tcp 192.168.0.1:6543: refused"),
         ("dial tcp [fe80::1]:5432: refused", "dial tcp [2001:db8::2]:99: refused"),
-        ("id=550e8400-e29b-41d4-a716-446655440000 gone", "id=123e4567-e89b-12d3-a456-426614174000 gone"),
+        (
+            "id=550e8400-e29b-41d4-a716-446655440000 gone",
+            "id=123e4567-e89b-12d3-a456-426614174000 gone",
+        ),
         ("trace 4bf92f3577b34da6a3ce929d0e0e4736", "trace 00f067aa0ba902b7aabbccddeeff0011"),
         ("at 2026-01-02T03:04:05Z", "at 2025-12-31 23:59:59.999"),
         ("no user 'alice'", "no user 'bob o''neill'"),

@@ -6,7 +6,8 @@ use super::{JqError, MADE_FROM_OUTSIDE, OUTSIDE};
 use crate::text::excerpt;
 
 /// Names that a filter written for the `jq` command may use and that do not exist here.
-const MISSING: &[&str] = &["input", "inputs", "input_filename", "input_line_number", "$ENV", "$__prog_args"];
+const MISSING: &[&str] =
+    &["input", "inputs", "input_filename", "input_line_number", "$ENV", "$__prog_args"];
 
 /// The error that stands first in the text.
 pub(super) fn first(text: &str, errors: impl Iterator<Item = JqError>) -> JqError {
@@ -16,7 +17,8 @@ pub(super) fn first(text: &str, errors: impl Iterator<Item = JqError>) -> JqErro
 
 /// What is wrong with a text that cannot be read as jq.
 pub(super) fn loading(text: &str, error: &load::Error<&str>) -> JqError {
-    let at = |found: &str, message: String| JqError { message, offset: load::span(text, found).start };
+    let at =
+        |found: &str, message: String| JqError { message, offset: load::span(text, found).start };
     match error {
         load::Error::Io(errors) => {
             let message = || "a filter may not include or import a file".to_owned();
@@ -32,20 +34,30 @@ pub(super) fn loading(text: &str, error: &load::Error<&str>) -> JqError {
 }
 
 /// What is wrong with characters that make no token.
-#[expect(clippy::wildcard_enum_match_arm, reason = "jaq's enum: the rest are told alike, in its own words")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "jaq's enum: the rest are told alike, in its own words"
+)]
 fn lexing(expected: &load::lex::Expect<&str>, found: &str) -> String {
     match expected {
         load::lex::Expect::Delim("\"") => "a text in quotes is never closed".to_owned(),
         load::lex::Expect::Delim(open) => format!("\"{}\" is never closed", excerpt(open, 1)),
-        load::lex::Expect::Token if found.starts_with("&&") => "jq writes \"and\" for \"&&\"".to_owned(),
-        load::lex::Expect::Token if found.starts_with('\'') => "jq writes text in double quotes".to_owned(),
+        load::lex::Expect::Token if found.starts_with("&&") => {
+            "jq writes \"and\" for \"&&\"".to_owned()
+        }
+        load::lex::Expect::Token if found.starts_with('\'') => {
+            "jq writes text in double quotes".to_owned()
+        }
         load::lex::Expect::Token => format!("{} does not belong here", named(found)),
         _ => format!("expected a {}, found {}", expected.as_str(), named(found)),
     }
 }
 
 /// What is wrong with a token where it stands.
-#[expect(clippy::wildcard_enum_match_arm, reason = "jaq's enum: the rest are told alike, in its own words")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "jaq's enum: the rest are told alike, in its own words"
+)]
 fn parsing(expected: &load::parse::Expect<&str>, found: &str) -> String {
     let expected = match expected {
         load::parse::Expect::Just(token) => format!("\"{token}\""),
@@ -66,14 +78,26 @@ fn named(found: &str) -> String {
 }
 
 /// What is wrong with a name that means nothing.
-#[expect(clippy::wildcard_enum_match_arm, reason = "jaq's enum: the rest are told alike, in its own words")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "jaq's enum: the rest are told alike, in its own words"
+)]
 pub(super) fn undefined(text: &str, (name, what): compile::Error<&str>) -> JqError {
-    let outside = || [OUTSIDE, MADE_FROM_OUTSIDE, MISSING].iter().any(|names| names.contains(&name));
+    let outside =
+        || [OUTSIDE, MADE_FROM_OUTSIDE, MISSING].iter().any(|names| names.contains(&name));
     let message = match what {
-        _ if outside() => format!("\"{name}\" is not available: a filter sees its event and nothing else"),
-        compile::Undefined::Filter(0) => format!("there is no function \"{name}\" (write \".{name}\" for a key)"),
-        compile::Undefined::Filter(1) => format!("there is no function \"{name}\" with one argument"),
-        compile::Undefined::Filter(arguments) => format!("there is no function \"{name}\" with {arguments} arguments"),
+        _ if outside() => {
+            format!("\"{name}\" is not available: a filter sees its event and nothing else")
+        }
+        compile::Undefined::Filter(0) => {
+            format!("there is no function \"{name}\" (write \".{name}\" for a key)")
+        }
+        compile::Undefined::Filter(1) => {
+            format!("there is no function \"{name}\" with one argument")
+        }
+        compile::Undefined::Filter(arguments) => {
+            format!("there is no function \"{name}\" with {arguments} arguments")
+        }
         what => format!("there is no {} \"{name}\"", what.as_str()),
     };
     JqError { message, offset: load::span(text, name).start }

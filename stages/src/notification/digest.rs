@@ -23,7 +23,8 @@ pub struct Digest {
     pub updated: u64,
     /// Incidents that resolved.
     pub resolved: u64,
-    /// Incidents of which nothing is new: they were to be repeated, or nobody has acknowledged them.
+    /// Incidents of which nothing is new: they were to be repeated, or nobody has acknowledged
+    /// them.
     #[serde(default)]
     pub ongoing: u64,
     /// Errors that these events are about, each counted once.
@@ -77,8 +78,8 @@ impl Digest {
         self.add_all(std::slice::from_ref(incident), 1, &[], held);
     }
 
-    /// Adds what became of some incidents, of which so many are changes that were not counted before; others that only go on; and
-    /// what was held back before all of these.
+    /// Adds what became of some incidents, of which so many are changes that were not counted
+    /// before; others that only go on; and what was held back before all of these.
     pub fn add_all(&mut self, news: &[Incident], changes: u64, rest: &[Incident], held: &Held) {
         for (n, incident) in (1..).zip(news) {
             match incident.event {
@@ -109,7 +110,9 @@ impl Digest {
             code: incident.code.clone(),
             message: incident.message.clone(),
         });
-        self.top.sort_by(|a, b| (b.severity, b.count, &a.incident_id).cmp(&(a.severity, a.count, &b.incident_id)));
+        self.top.sort_by(|a, b| {
+            (b.severity, b.count, &a.incident_id).cmp(&(a.severity, a.count, &b.incident_id))
+        });
         self.top.truncate(TOP);
     }
 
@@ -122,7 +125,12 @@ impl Digest {
 /// `38 incidents opened, 2 resolved`: what there is none of is not said.
 pub(super) fn added_up(digest: &Digest) -> String {
     let Digest { opened, updated, resolved, ongoing, .. } = *digest;
-    let parts = [(opened, "opened"), (updated, "updated"), (resolved, "resolved"), (ongoing, "still going on")];
+    let parts = [
+        (opened, "opened"),
+        (updated, "updated"),
+        (resolved, "resolved"),
+        (ongoing, "still going on"),
+    ];
     let said: Vec<_> = parts.iter().filter(|(n, _)| *n > 0).collect();
     let word = |(at, (n, what)): (usize, &&(u64, &str))| match (at, n) {
         (0, 1) => format!("1 incident {what}"),

@@ -78,12 +78,14 @@ impl Held {
         self.0.is_empty()
     }
 
-    /// `and 3 more changes that were held back: 2 repeated, 1 silenced`, a line; nothing where nothing was.
+    /// `and 3 more changes that were held back: 2 repeated, 1 silenced`, a line; nothing where
+    /// nothing was.
     pub(super) fn said(&self) -> String {
         if self.is_empty() {
             return String::new();
         }
-        let parts: Vec<String> = self.0.iter().map(|(hold, count)| format!("{count} {}", hold.as_str())).collect();
+        let parts: Vec<String> =
+            self.0.iter().map(|(hold, count)| format!("{count} {}", hold.as_str())).collect();
         format!("held back until now: {}\n", parts.join(", "))
     }
 }

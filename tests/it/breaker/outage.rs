@@ -49,7 +49,8 @@ struct Books {
 impl Service {
     async fn start() -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let mut service = Self { address: listener.local_addr().unwrap(), books: Arc::default(), task: None };
+        let mut service =
+            Self { address: listener.local_addr().unwrap(), books: Arc::default(), task: None };
         service.serve(listener);
         service
     }
@@ -118,7 +119,10 @@ async fn fleet(service: &Service) -> (Mill, Worker) {
         service.address
     );
     let one = Mill::start(&toml).await;
-    let two = Worker::start(one.server.connect().await, Arc::clone(&one.pipeline), Options::default()).await.unwrap();
+    let two =
+        Worker::start(one.server.connect().await, Arc::clone(&one.pipeline), Options::default())
+            .await
+            .unwrap();
     (one, two)
 }
 
@@ -128,7 +132,10 @@ fn publish(mill: &Mill) -> JoinHandle<()> {
     tokio::spawn(async move {
         let began = Instant::now();
         for n in 0..EVENTS {
-            tokio::time::sleep_until(began + Duration::from_secs(1) * u32::try_from(n).unwrap() / PER_SECOND).await;
+            tokio::time::sleep_until(
+                began + Duration::from_secs(1) * u32::try_from(n).unwrap() / PER_SECOND,
+            )
+            .await;
             let event = json!({ "eventId": format!("e-{n}"), "eventType": "order.created", "eventData": {} });
             let subject = "events.order.created".to_owned();
             broker.publish(Outgoing::new(subject, event.to_string())).await.unwrap();
@@ -159,7 +166,10 @@ async fn nothing_was_lost(mill: &Mill, service: &Service) {
     let mut failed = scanned(&mill.broker, "shop-failed").await;
     failed.retain(|failed| failed.subject.starts_with("shop.failed.work."));
     let outcomes = failed.into_iter().map(|failed| {
-        failed.headers.get(headers::OUTCOME).map_or_else(String::new, |outcome| outcome.as_str().to_owned())
+        failed
+            .headers
+            .get(headers::OUTCOME)
+            .map_or_else(String::new, |outcome| outcome.as_str().to_owned())
     });
     let spent = outcomes.filter(|outcome| outcome != "defer").count();
     // Five failures open it, in each of the two workers that has not heard of the other's yet.

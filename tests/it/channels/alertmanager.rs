@@ -1,4 +1,5 @@
-//! Alertmanager: ours in a real one, where there is one, and always in one that checks what the v2 API asks for.
+//! Alertmanager: ours in a real one, where there is one, and always in one that checks what the v2
+//! API asks for.
 
 use std::{
     collections::BTreeMap,
@@ -27,20 +28,29 @@ const PROGRAMS: [&str; 2] = ["prometheus-alertmanager", "alertmanager"];
 
 fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).flat_map(|folder| PROGRAMS.map(|name| folder.join(name)));
+    let found =
+        std::env::split_paths(&path).flat_map(|folder| PROGRAMS.map(|name| folder.join(name)));
     found.into_iter().find(|program| program.is_file())
 }
 
 fn ours(base: &str) -> Deliver {
-    channel("alertmanager", &json!({ "url": base, "allow_private": true, "link": "https://ops.example/live" }))
+    channel(
+        "alertmanager",
+        &json!({ "url": base, "allow_private": true, "link": "https://ops.example/live" }),
+    )
 }
 
 /// What the Alertmanager at `base` has that goes on, by name and severity.
 async fn active(base: &str) -> BTreeMap<(String, String), Value> {
     let alerts: Vec<Value> =
-        reqwest_get(&format!("{base}/api/v2/alerts?active=true&silenced=true&inhibited=true")).await;
-    let label = |alert: &Value, name: &str| alert["labels"][name].as_str().unwrap_or_default().to_owned();
-    alerts.into_iter().map(|alert| ((label(&alert, "alertname"), label(&alert, "severity")), alert)).collect()
+        reqwest_get(&format!("{base}/api/v2/alerts?active=true&silenced=true&inhibited=true"))
+            .await;
+    let label =
+        |alert: &Value, name: &str| alert["labels"][name].as_str().unwrap_or_default().to_owned();
+    alerts
+        .into_iter()
+        .map(|alert| ((label(&alert, "alertname"), label(&alert, "severity")), alert))
+        .collect()
 }
 
 async fn reqwest_get(url: &str) -> Vec<Value> {
@@ -66,7 +76,10 @@ async fn holds(base: &str) {
     send(&ours, &sample::notification("ops", sample::About::Firing, redis.clone())).await.unwrap();
     assert_eq!(names().await, [pair("REDIS_DOWN", "high")]);
     let alert = &active(base).await[&pair("REDIS_DOWN", "high")];
-    assert_eq!((&alert["labels"]["tenant_id"], &alert["labels"]["pipeline"]), (&json!("acme"), &json!("shop")));
+    assert_eq!(
+        (&alert["labels"]["tenant_id"], &alert["labels"]["pipeline"]),
+        (&json!("acme"), &json!("shop"))
+    );
     assert!(alert["annotations"]["summary"].as_str().unwrap().contains("REDIS_DOWN"), "{alert:#}");
     assert_eq!(alert["generatorURL"], "https://ops.example/live");
     // Past the five minutes after which Alertmanager would end it.
@@ -79,21 +92,31 @@ async fn holds(base: &str) {
         incident.event = Change::Escalated;
         incident
     };
-    send(&ours, &sample::notification("ops", sample::About::Firing, worse(redis.clone()))).await.unwrap();
+    send(&ours, &sample::notification("ops", sample::About::Firing, worse(redis.clone())))
+        .await
+        .unwrap();
     eventually(async || (names().await == [pair("REDIS_DOWN", "critical")]).then_some(())).await;
 
     // It is over, in a group with one that goes on.
     let mut over = worse(redis);
     over.event = Change::Resolved;
     over.resolved_at = Some(Timestamp::now());
-    let mut group = sample::notification("ops", sample::About::Group, incident("DISK_FULL", Severity::Low));
-    let About::Group { incidents } = &mut group.about else { unreachable!("the sample is of a group") };
+    let mut group =
+        sample::notification("ops", sample::About::Group, incident("DISK_FULL", Severity::Low));
+    let About::Group { incidents } = &mut group.about else {
+        unreachable!("the sample is of a group")
+    };
     incidents.list[1] = over;
     send(&ours, &group).await.unwrap();
     eventually(async || (names().await == [pair("DISK_FULL", "low")]).then_some(())).await;
 
     // A digest is one alert, and hostile text does not keep an alert from being taken.
-    send(&ours, &sample::notification("ops", sample::About::Digest, incident("MANY", Severity::Medium))).await.unwrap();
+    send(
+        &ours,
+        &sample::notification("ops", sample::About::Digest, incident("MANY", Severity::Medium)),
+    )
+    .await
+    .unwrap();
     send(&ours, &hostile()).await.unwrap();
     let names = names().await;
     assert!(names.len() == 3 && names.contains(&pair("MillstreamDigest", "medium")), "{names:?}");
@@ -103,7 +126,10 @@ async fn holds(base: &str) {
 async fn alerts_open_become_worse_and_end_in_an_alertmanager() {
     holds(&Strict::start().await).await;
     match program() {
-        None => println!("checked against the v2 API's rules only: no {} is installed", PROGRAMS.join(" or ")),
+        None => println!(
+            "checked against the v2 API's rules only: no {} is installed",
+            PROGRAMS.join(" or ")
+        ),
         Some(program) => {
             let real = Real::start(&program).await;
             holds(&real.base).await;
@@ -116,15 +142,28 @@ async fn alerts_open_become_worse_and_end_in_an_alertmanager() {
 async fn an_alertmanager_that_does_not_take_an_alert_says_why() {
     let base = Strict::start().await;
     let mut empty = notification(sample::About::Firing);
-    let About::Incident { incident } = &mut empty.about else { unreachable!("the sample is of one incident") };
-    // No code, and nothing else to know it by: the API refuses an alert without labels, ours always has some.
+    let About::Incident { incident } = &mut empty.about else {
+        unreachable!("the sample is of one incident")
+    };
+    // No code, and nothing else to know it by: the API refuses an alert without labels, ours always
+    // has some.
     incident.code.clear();
     incident.labels.clear();
     incident.services.clear();
     send(&ours(&base), &empty).await.unwrap();
     let wrong = ours(&format!("{base}/nowhere"));
-    assert_eq!(told(&send(&wrong, &empty).await), "reject HttpClientError: channel \"ops\": http 404");
-    assert!(super::built("alertmanager", &json!({ "url": "http://a.example", "user": "x" }), &context()).is_err());
+    assert_eq!(
+        told(&send(&wrong, &empty).await),
+        "reject HttpClientError: channel \"ops\": http 404"
+    );
+    assert!(
+        super::built(
+            "alertmanager",
+            &json!({ "url": "http://a.example", "user": "x" }),
+            &context()
+        )
+        .is_err()
+    );
 }
 
 /// A real Alertmanager, until it is dropped.
@@ -147,8 +186,11 @@ impl Real {
         command.arg(format!("--web.listen-address={address}")).arg("--cluster.listen-address=");
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        let real =
-            Self { base: format!("http://{address}"), _process: Running(command.spawn().unwrap()), _folder: folder };
+        let real = Self {
+            base: format!("http://{address}"),
+            _process: Running(command.spawn().unwrap()),
+            _folder: folder,
+        };
         eventually(async || tokio::net::TcpStream::connect(address).await.ok()).await;
         real
     }
@@ -158,13 +200,16 @@ type Known = Arc<Mutex<BTreeMap<BTreeMap<String, String>, Value>>>;
 
 /// What the v2 API asks of an alert, and keeps of it.
 ///
-/// Source: Alertmanager 0.28, `api/v2/api.go` (`postAlertsHandler`), `types.go` (`Alert.Validate`) and `openapi.yaml`.
+/// Source: Alertmanager 0.28, `api/v2/api.go` (`postAlertsHandler`), `types.go` (`Alert.Validate`)
+/// and `openapi.yaml`.
 struct Strict;
 
 impl Strict {
     async fn start() -> String {
         let known = Known::default();
-        let routes = Router::new().route("/api/v2/alerts", get(Self::list).post(Self::take)).with_state(known);
+        let routes = Router::new()
+            .route("/api/v2/alerts", get(Self::list).post(Self::take))
+            .with_state(known);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() });
@@ -173,15 +218,20 @@ impl Strict {
 
     async fn list(State(known): State<Known>) -> Json<Vec<Value>> {
         let now = Timestamp::now();
-        let goes_on = |alert: &&Value| alert["endsAt"].as_str().unwrap().parse::<Timestamp>().unwrap() > now;
+        let goes_on =
+            |alert: &&Value| alert["endsAt"].as_str().unwrap().parse::<Timestamp>().unwrap() > now;
         Json(known.lock().unwrap().values().filter(goes_on).cloned().collect())
     }
 
-    async fn take(State(known): State<Known>, Json(alerts): Json<Vec<Value>>) -> Result<(), (StatusCode, String)> {
+    async fn take(
+        State(known): State<Known>,
+        Json(alerts): Json<Vec<Value>>,
+    ) -> Result<(), (StatusCode, String)> {
         let refuse = |why: String| Err((StatusCode::BAD_REQUEST, why));
         for alert in alerts {
-            let table =
-                |key: &str| -> Option<BTreeMap<String, String>> { serde_json::from_value(alert[key].clone()).ok() };
+            let table = |key: &str| -> Option<BTreeMap<String, String>> {
+                serde_json::from_value(alert[key].clone()).ok()
+            };
             let (Some(labels), Some(annotations)) = (table("labels"), table("annotations")) else {
                 return refuse(format!("labels and annotations are texts: {alert}"));
             };
@@ -196,7 +246,8 @@ impl Strict {
             if labels.is_empty() || labels.values().any(String::is_empty) {
                 return refuse("at least one label pair required, and none empty".to_owned());
             }
-            let time = |key: &str| alert[key].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+            let time =
+                |key: &str| alert[key].as_str().and_then(|text| text.parse::<Timestamp>().ok());
             match (time("startsAt"), time("endsAt")) {
                 (Some(starts), Some(ends)) if starts <= ends => {}
                 times => return refuse(format!("start time must be before end time: {times:?}")),

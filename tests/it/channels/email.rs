@@ -46,12 +46,19 @@ impl MailServer {
         let mut command = Command::new("python3");
         command.arg(script).args(["--tls", tls, "--user", "shop", "--password", PASSWORD]);
         command.arg("--cert").arg(file("server.pem")).arg("--key").arg(file("server.key"));
-        command.env("PYTHONPATH", mail_package()).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONWARNINGS", "ignore");
-        let mut process = Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+        command
+            .env("PYTHONPATH", mail_package())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONWARNINGS", "ignore");
+        let mut process =
+            Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         let out = BufReader::new(process.0.stdout.take().unwrap());
         let (say, lines) = mpsc::channel();
-        std::thread::spawn(move || out.lines().map_while(Result::ok).try_for_each(|line| say.send(line)));
-        let port = lines.recv_timeout(DEADLINE).expect("the mail server says its port").parse().unwrap();
+        std::thread::spawn(move || {
+            out.lines().map_while(Result::ok).try_for_each(|line| say.send(line))
+        });
+        let port =
+            lines.recv_timeout(DEADLINE).expect("the mail server says its port").parse().unwrap();
         Self { port, lines, folder, _process: process }
     }
 
@@ -74,7 +81,8 @@ fn mail_package() -> std::path::PathBuf {
     python_package("aiosmtpd==1.4.6")
 }
 
-/// An authority, `ca.pem`, and the certificate that it gave `localhost`, `server.pem` and `server.key`.
+/// An authority, `ca.pem`, and the certificate that it gave `localhost`, `server.pem` and
+/// `server.key`.
 fn certificates(folder: &Path) {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
@@ -82,8 +90,13 @@ fn certificates(folder: &Path) {
     let ca = authority.self_signed(&authority_key).unwrap();
     let key = KeyPair::generate().unwrap();
     let issuer = Issuer::from_params(&authority, &authority_key);
-    let server = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
-    for (name, pem) in [("ca.pem", ca.pem()), ("server.pem", server.pem()), ("server.key", key.serialize_pem())] {
+    let server = CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
+    for (name, pem) in
+        [("ca.pem", ca.pem()), ("server.pem", server.pem()), ("server.key", key.serialize_pem())]
+    {
         fs::write(folder.join(name), pem).unwrap();
     }
 }
@@ -99,21 +112,34 @@ fn header<'a>(mail: &'a Value, name: &str) -> Vec<&'a str> {
 async fn mail_is_encrypted_logged_in_text_and_html_and_a_thread_per_group() {
     for tls in ["starttls", "tls", "none"] {
         let server = MailServer::start(tls);
-        let channel = channel("email", &server.options(tls, &["ana@shop.test", "Bo <bo@shop.test>"]));
+        let channel =
+            channel("email", &server.options(tls, &["ana@shop.test", "Bo <bo@shop.test>"]));
         let (mut mails, mut peers) = (Vec::new(), Vec::new());
         for about in About::ALL {
-            send(&channel, &notification(about)).await.unwrap_or_else(|failure| panic!("{tls} {about:?}: {failure}"));
+            send(&channel, &notification(about))
+                .await
+                .unwrap_or_else(|failure| panic!("{tls} {about:?}: {failure}"));
             let mail = server.mail();
-            assert_eq!((&mail["encrypted"], &mail["login"]), (&json!(tls != "none"), &json!("shop")), "{mail:#}");
+            assert_eq!(
+                (&mail["encrypted"], &mail["login"]),
+                (&json!(tls != "none"), &json!("shop")),
+                "{mail:#}"
+            );
             assert_eq!(
                 (&mail["from"], &mail["to"]),
                 (&json!("alerts@shop.test"), &json!(["ana@shop.test", "bo@shop.test"]))
             );
-            assert_eq!((&mail["type"], &mail["defects"]), (&json!("multipart/alternative"), &json!([])));
+            assert_eq!(
+                (&mail["type"], &mail["defects"]),
+                (&json!("multipart/alternative"), &json!([]))
+            );
             assert_eq!(header(&mail, "auto-submitted"), ["auto-generated"]);
             let word = if about == About::Digest { "opened" } else { CODE };
             for part in ["text/plain", "text/html"] {
-                assert!(mail["parts"][part].as_str().unwrap().contains(word), "{about:?}: {mail:#}");
+                assert!(
+                    mail["parts"][part].as_str().unwrap().contains(word),
+                    "{about:?}: {mail:#}"
+                );
             }
             assert_eq!(
                 header(&mail, "x-millstream-status"),
@@ -122,12 +148,14 @@ async fn mail_is_encrypted_logged_in_text_and_html_and_a_thread_per_group() {
             peers.push(mail["peer"].clone());
             mails.push(mail);
         }
-        // The one that opened, the one that is over, and the test are of one group; each mail has an id of its own.
+        // The one that opened, the one that is over, and the test are of one group; each mail has
+        // an id of its own.
         let root = |n: usize| header(&mails[n], "references")[0];
         assert_eq!([root(0), root(0)], [root(1), root(4)]);
         assert_ne!(root(0), root(3));
         assert_eq!(header(&mails[0], "in-reply-to"), [root(0)]);
-        let ids: std::collections::BTreeSet<_> = mails.iter().map(|mail| header(mail, "message-id")).collect();
+        let ids: std::collections::BTreeSet<_> =
+            mails.iter().map(|mail| header(mail, "message-id")).collect();
         assert_eq!(ids.len(), mails.len());
         // The connection is used again.
         peers.dedup();
@@ -159,11 +187,17 @@ async fn hostile_text_is_neither_a_header_nor_html() {
     let channel = channel("email", &server.options("starttls", &["ana@shop.test"]));
     send(&channel, &hostile()).await.unwrap();
     let mail = server.mail();
-    assert_eq!((&mail["to"], &mail["defects"]), (&json!(["ana@shop.test"]), &json!([])), "{mail:#}");
+    assert_eq!(
+        (&mail["to"], &mail["defects"]),
+        (&json!(["ana@shop.test"]), &json!([])),
+        "{mail:#}"
+    );
     assert!(header(&mail, "bcc").is_empty() && header(&mail, "subject").len() == 1, "{mail:#}");
     let html = mail["parts"]["text/html"].as_str().unwrap();
     assert!(
-        html.contains("&lt;script&gt;") && !html.contains("<script") && !html.contains("evil.example|click>"),
+        html.contains("&lt;script&gt;")
+            && !html.contains("<script")
+            && !html.contains("evil.example|click>"),
         "{html}"
     );
     let text = mail["parts"]["text/plain"].as_str().unwrap();
@@ -178,7 +212,8 @@ async fn what_a_mail_server_says_is_retried_or_rejected_and_never_shows_the_pass
         change.iter().for_each(|(key, value)| options[*key] = value.clone());
         options
     };
-    let smtp = |address: std::net::SocketAddr| ("smtp", json!(format!("localhost:{}", address.port())));
+    let smtp =
+        |address: std::net::SocketAddr| ("smtp", json!(format!("localhost:{}", address.port())));
     let mut system = options(&[]);
     system.as_object_mut().unwrap().remove("ca");
     let cases = [
@@ -218,9 +253,18 @@ async fn what_a_mail_server_says_is_retried_or_rejected_and_never_shows_the_pass
     "#]].assert_eq(&lines);
     // A private address is refused by name, too, and nothing is sent.
     let said = told(
-        &send(&channel("email", &options(&[("allow_private", json!(false))])), &notification(About::Firing)).await,
+        &send(
+            &channel("email", &options(&[("allow_private", json!(false))])),
+            &notification(About::Firing),
+        )
+        .await,
     );
-    assert!(said.starts_with("retry ConnectionError: channel \"ops\": the name leads to a private address"), "{said}");
+    assert!(
+        said.starts_with(
+            "retry ConnectionError: channel \"ops\": the name leads to a private address"
+        ),
+        "{said}"
+    );
 }
 
 #[tokio::test]
@@ -235,7 +279,8 @@ async fn a_mail_server_that_is_back_is_used_again_and_one_mail_takes_little() {
     }
     took.sort();
     println!("email accepted: median {:?}, the slowest of 50 {:?}", took[25], took[49]);
-    // The first opens the connection; the promise is 500 ms for 99 of 100, on a machine that does nothing else.
+    // The first opens the connection; the promise is 500 ms for 99 of 100, on a machine that does
+    // nothing else.
     assert!(took[25] < Duration::from_millis(500), "{took:?}");
 }
 

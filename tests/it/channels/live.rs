@@ -1,4 +1,5 @@
-//! Live: browsers at the websocket channel of a pipeline at work: told of incidents and notifications, kept out, left, taken over.
+//! Live: browsers at the websocket channel of a pipeline at work: told of incidents and
+//! notifications, kept out, left, taken over.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Error, Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode},
+    tungstenite::{
+        Error, Message, client::IntoClientRequest as _, protocol::frame::coding::CloseCode,
+    },
 };
 
 use super::{CODE, notification, peer::nobody, send};
@@ -56,7 +59,10 @@ async fn connect(port: u16, headers: &[(&'static str, &str)]) -> Result<Browser,
     match connect_async(request).await {
         Ok((browser, response)) => {
             let offered = headers.iter().any(|(name, _)| *name == "sec-websocket-protocol");
-            let chosen = response.headers().get("sec-websocket-protocol").map(|value| value.to_str().unwrap());
+            let chosen = response
+                .headers()
+                .get("sec-websocket-protocol")
+                .map(|value| value.to_str().unwrap());
             assert_eq!(chosen, offered.then_some("millstream"));
             Ok(browser)
         }
@@ -69,7 +75,8 @@ async fn connect(port: u16, headers: &[(&'static str, &str)]) -> Result<Browser,
 /// A browser that was let in and greeted.
 async fn page(port: u16) -> Browser {
     let protocols = format!("millstream, bearer.{TOKEN}");
-    let headers = [("sec-websocket-protocol", protocols.as_str()), ("origin", "https://ops.example.com")];
+    let headers =
+        [("sec-websocket-protocol", protocols.as_str()), ("origin", "https://ops.example.com")];
     let mut browser = eventually(async || connect(port, &headers).await.ok()).await;
     let hello = told(&mut browser).await;
     assert_eq!((&hello["type"], &hello["pipeline"]), (&json!("hello"), &json!("shop")));
@@ -80,10 +87,17 @@ async fn page(port: u16) -> Browser {
 /// The next thing that a browser is told.
 async fn told(browser: &mut Browser) -> Value {
     loop {
-        match tokio::time::timeout(DEADLINE, browser.next()).await.expect("a message comes").unwrap().unwrap() {
+        match tokio::time::timeout(DEADLINE, browser.next())
+            .await
+            .expect("a message comes")
+            .unwrap()
+            .unwrap()
+        {
             Message::Text(text) => return serde_json::from_str(&text).unwrap(),
             Message::Ping(_) | Message::Pong(_) => {}
-            other @ (Message::Binary(_) | Message::Close(_) | Message::Frame(_)) => panic!("{other:?}"),
+            other @ (Message::Binary(_) | Message::Close(_) | Message::Frame(_)) => {
+                panic!("{other:?}")
+            }
         }
     }
 }
@@ -91,17 +105,27 @@ async fn told(browser: &mut Browser) -> Value {
 /// The code that a connection ends with.
 async fn closed(browser: &mut Browser) -> CloseCode {
     loop {
-        match tokio::time::timeout(DEADLINE, browser.next()).await.expect("it is closed").unwrap().unwrap() {
+        match tokio::time::timeout(DEADLINE, browser.next())
+            .await
+            .expect("it is closed")
+            .unwrap()
+            .unwrap()
+        {
             Message::Close(Some(frame)) => return frame.code,
             Message::Close(None) => panic!("closed without a code"),
-            Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            Message::Text(_)
+            | Message::Binary(_)
+            | Message::Ping(_)
+            | Message::Pong(_)
+            | Message::Frame(_) => {}
         }
     }
 }
 
 /// An error report, as any service publishes it.
 fn report(message: &str) -> String {
-    json!({ "errorCode": CODE, "severity": "critical", "message": message, "serviceName": "till" }).to_string()
+    json!({ "errorCode": CODE, "severity": "critical", "message": message, "serviceName": "till" })
+        .to_string()
 }
 
 #[tokio::test]
@@ -140,17 +164,31 @@ async fn only_who_has_the_token_and_a_known_origin_is_let_in() {
     let _mill = Mill::start(&shop(port)).await;
     page(port).await;
     let bearer = format!("Bearer {TOKEN}");
-    assert!(connect(port, &[("authorization", &bearer)]).await.is_ok(), "what is no browser needs no origin");
+    assert!(
+        connect(port, &[("authorization", &bearer)]).await.is_ok(),
+        "what is no browser needs no origin"
+    );
     assert_eq!(connect(port, &[]).await.unwrap_err(), 401);
-    assert_eq!(connect(port, &[("authorization", "Bearer 0123456789abcdef0124")]).await.unwrap_err(), 401);
+    assert_eq!(
+        connect(port, &[("authorization", "Bearer 0123456789abcdef0124")]).await.unwrap_err(),
+        401
+    );
     assert_eq!(connect(port, &[("sec-websocket-protocol", "millstream")]).await.unwrap_err(), 401);
     assert_eq!(
-        connect(port, &[("authorization", &bearer), ("origin", "https://evil.example")]).await.unwrap_err(),
+        connect(port, &[("authorization", &bearer), ("origin", "https://evil.example")])
+            .await
+            .unwrap_err(),
         403
     );
     let elsewhere = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
     let status = async |path: &str| {
-        elsewhere.get(format!("http://127.0.0.1:{port}{path}")).send().await.unwrap().status().as_u16()
+        elsewhere
+            .get(format!("http://127.0.0.1:{port}{path}"))
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .as_u16()
     };
     assert_eq!((status("/").await, status("/live").await), (404, 401));
 }
@@ -178,11 +216,15 @@ async fn a_browser_that_does_not_read_is_left_and_the_others_are_told() {
     let deliver = Pipeline::deliver(&mill.pipeline, ops, Some(mill.broker.clone())).unwrap();
     let mut large = notification(About::Firing);
     large.text = "x".repeat(16_000);
-    // A thousand times 16 kB is more than the system holds for a connection, and than waits in the queue.
+    // A thousand times 16 kB is more than the system holds for a connection, and than waits in the
+    // queue.
     for n in 0..1000 {
         large.notification_id = format!("ops.{n}");
         send(&deliver, &large).await.unwrap();
-        assert_eq!(told(&mut quick).await["notification"]["notificationId"], large.notification_id.as_str());
+        assert_eq!(
+            told(&mut quick).await["notification"]["notificationId"],
+            large.notification_id.as_str()
+        );
     }
     assert_eq!(closed(&mut slow).await, CloseCode::Again);
 }

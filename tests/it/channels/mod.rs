@@ -1,4 +1,5 @@
-//! Channels: what every kind must do, one table of kinds and one of behaviours, against real servers.
+//! Channels: what every kind must do, one table of kinds and one of behaviours, against real
+//! servers.
 
 mod alertmanager;
 mod email;
@@ -26,7 +27,11 @@ fn channel(kind: &str, options: &Value) -> Deliver {
     built(kind, options, &context()).unwrap_or_else(|problems| panic!("{kind}: {problems:#?}"))
 }
 
-fn built(kind: &str, options: &Value, context: &ChannelContext) -> Result<Deliver, Vec<millstream::stages::Problem>> {
+fn built(
+    kind: &str,
+    options: &Value,
+    context: &ChannelContext,
+) -> Result<Deliver, Vec<millstream::stages::Problem>> {
     Deliver::build(kind, options, &Words::default(), context)
 }
 
@@ -64,9 +69,15 @@ fn hostile() -> Notification {
     notification.title = HOSTILE.to_owned();
     notification.text = format!("{HOSTILE}\n# {HOSTILE}\n{}", "é".repeat(20_000));
     notification.notification_id = format!("ops.{HOSTILE}");
-    let About::Incident { incident } = &mut notification.about else { unreachable!("the sample is of one incident") };
-    for text in [&mut incident.code, &mut incident.message, &mut incident.services[0], &mut incident.samples[0].message]
-    {
+    let About::Incident { incident } = &mut notification.about else {
+        unreachable!("the sample is of one incident")
+    };
+    for text in [
+        &mut incident.code,
+        &mut incident.message,
+        &mut incident.services[0],
+        &mut incident.samples[0].message,
+    ] {
         *text = HOSTILE.to_owned();
     }
     incident.labels.insert(format!("tenant {HOSTILE}"), HOSTILE.to_owned());
@@ -84,7 +95,9 @@ fn told(answer: &Result<(), Failure>) -> String {
         Err(failure) => {
             let what = match failure.disposition {
                 Disposition::Retry { after: None } => "retry".to_owned(),
-                Disposition::Retry { after: Some(wait) } => format!("retry after {}s", wait.as_secs()),
+                Disposition::Retry { after: Some(wait) } => {
+                    format!("retry after {}s", wait.as_secs())
+                }
                 Disposition::Reject => "reject".to_owned(),
                 Disposition::Defer { .. } => "defer".to_owned(),
             };
@@ -98,9 +111,10 @@ fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
         Value::Array(list) => list.iter().flat_map(texts).collect(),
-        Value::Object(table) => {
-            table.iter().flat_map(|(key, inner)| [vec![key.as_str()], texts(inner)].concat()).collect()
-        }
+        Value::Object(table) => table
+            .iter()
+            .flat_map(|(key, inner)| [vec![key.as_str()], texts(inner)].concat())
+            .collect(),
         Value::Null | Value::Bool(_) | Value::Number(_) => Vec::new(),
     }
 }

@@ -1,4 +1,5 @@
-//! Peer: servers that channels post to: one that writes down what it is sent and answers as it is told, one that speaks no HTTP.
+//! Peer: servers that channels post to: one that writes down what it is sent and answers as it is
+//! told, one that speaks no HTTP.
 
 use std::{
     collections::BTreeMap,
@@ -106,13 +107,19 @@ impl Drop for Peer {
     }
 }
 
-async fn answer(State(books): State<Arc<Books>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+async fn answer(
+    State(books): State<Arc<Books>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let repeat = format!("you sent {uri} {headers:?} {}", String::from_utf8_lossy(&body));
     books.sent.lock().unwrap().push(Sent { uri: uri.clone(), headers, body });
     let how = *books.how.lock().unwrap();
     match how {
         How::Fine => books.fine.into_response(),
-        How::Busy => (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "7")], "slow down").into_response(),
+        How::Busy => (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, "7")], "slow down")
+            .into_response(),
         How::Down => (StatusCode::SERVICE_UNAVAILABLE, "no upstream").into_response(),
         How::Repeat => (StatusCode::BAD_REQUEST, repeat).into_response(),
         How::Gone => (StatusCode::NOT_FOUND, "no_service").into_response(),
@@ -120,12 +127,15 @@ async fn answer(State(books): State<Arc<Books>>, uri: Uri, headers: HeaderMap, b
             let to = HeaderValue::try_from(uri.to_string()).unwrap();
             (StatusCode::FOUND, [(header::LOCATION, to)]).into_response()
         }
-        How::Garbage => (StatusCode::OK, "<html>please log in\u{0}\u{1b}[31m</html>").into_response(),
+        How::Garbage => {
+            (StatusCode::OK, "<html>please log in\u{0}\u{1b}[31m</html>").into_response()
+        }
         How::Says(text) => (StatusCode::OK, text).into_response(),
         How::Hang => std::future::pending().await,
         How::Endless => {
-            let chunks =
-                futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096])));
+            let chunks = futures_util::stream::repeat_with(|| {
+                Ok::<_, std::io::Error>(Bytes::from_static(&[b'x'; 4096]))
+            });
             axum::body::Body::from_stream(chunks).into_response()
         }
     }

@@ -1,4 +1,5 @@
-//! Pipeline: channels of a pipeline at work: a bad one delays no other, and ends in dead letters; no secret is shown anywhere.
+//! Pipeline: channels of a pipeline at work: a bad one delays no other, and ends in dead letters;
+//! no secret is shown anywhere.
 
 use std::{
     process::{Command, Stdio},
@@ -14,7 +15,8 @@ use super::{
 };
 use crate::support::{DEADLINE, Mill, Running, TestServer, eventually};
 
-/// A pipeline whose errors go to the channels `good` and `bad`, and as many `bad` retries as are needed to see it fail.
+/// A pipeline whose errors go to the channels `good` and `bad`, and as many `bad` retries as are
+/// needed to see it fail.
 fn two(good: &str, bad: &str) -> String {
     format!(
         r#"
@@ -162,36 +164,65 @@ async fn no_secret_of_a_channel_is_in_a_log_an_error_check_a_letter_or_a_metric(
         command
     };
     let mut shown = String::new();
-    // A slip of the hand beside each secret, and a number in place of each: neither is shown either.
+    // A slip of the hand beside each secret, and a number in place of each: neither is shown
+    // either.
     let path = folder.path().join("pipeline.toml");
     let fine = std::fs::read_to_string(&path).unwrap();
-    for slip in [("allow_private", "allow_privat"), ("kind = \"slack\"", "kind = \"slak\""), ("= \"s3cr3t", "= s3cr3t")]
-    {
+    for slip in [
+        ("allow_private", "allow_privat"),
+        ("kind = \"slack\"", "kind = \"slak\""),
+        ("= \"s3cr3t", "= s3cr3t"),
+    ] {
         std::fs::write(&path, fine.replace(slip.0, slip.1)).unwrap();
         let output = run(&["check"]).output().unwrap();
-        assert!(!output.status.success() && output.stdout.len() + output.stderr.len() > 100, "{slip:?}: {output:?}");
-        shown += &format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            !output.status.success() && output.stdout.len() + output.stderr.len() > 100,
+            "{slip:?}: {output:?}"
+        );
+        shown += &format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     std::fs::write(&path, fine).unwrap();
     for args in [&["check"][..], &["plan"], &["apply"], &["graph"]] {
         let output = run(args).output().unwrap();
-        assert!(output.status.success() || args == ["plan"], "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        shown += &format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success() || args == ["plan"],
+            "{args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        shown += &format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
-    let mut worker = run(&["run", "--log", "millstream=trace,reqwest=debug,hyper=debug,lettre=trace"]);
+    let mut worker =
+        run(&["run", "--log", "millstream=trace,reqwest=debug,hyper=debug,lettre=trace"]);
     let _worker = Running(worker.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
     let broker = server.connect().await;
-    eventually(async || broker.publish(millstream::broker::Outgoing::new("errors.till", report(0))).await.ok()).await;
+    eventually(async || {
+        broker.publish(millstream::broker::Outgoing::new("errors.till", report(0))).await.ok()
+    })
+    .await;
     // One letter of each channel but the websocket, whose notification nobody misses.
     let failed = names.len() - 1;
     let letters = eventually(async || {
-        let found: Vec<_> = broker.scan("shop-dlq", "shop.dlq.*.*.*", 1).try_collect().await.ok()?;
+        let found: Vec<_> =
+            broker.scan("shop-dlq", "shop.dlq.*.*.*", 1).try_collect().await.ok()?;
         Some(found).filter(|found| found.len() >= failed)
     })
     .await;
     for letter in &letters {
-        shown += &format!("{} {:?} {}\n", letter.subject, letter.headers, String::from_utf8_lossy(&letter.body));
+        shown += &format!(
+            "{} {:?} {}\n",
+            letter.subject,
+            letter.headers,
+            String::from_utf8_lossy(&letter.body)
+        );
     }
     let errors: Vec<_> = broker.scan("shop-failed", "", 1).try_collect().await.unwrap();
     for error in &errors {
@@ -199,13 +230,21 @@ async fn no_secret_of_a_channel_is_in_a_log_an_error_check_a_letter_or_a_metric(
     }
     for args in [&["status"][..], &["dlq", "ls"], &["dlq", "stats"]] {
         let output = run(args).output().unwrap();
-        shown += &format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        shown += &format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
-    let address =
-        log.split("listening=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("it says where it listens");
+    let address = log
+        .split("listening=\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .expect("it says where it listens");
     let client = reqwest::Client::builder().tls_certs_only([]).build().unwrap();
-    let metrics = client.get(format!("http://{address}/metrics")).timeout(DEADLINE).send().await.unwrap();
+    let metrics =
+        client.get(format!("http://{address}/metrics")).timeout(DEADLINE).send().await.unwrap();
     shown += &metrics.text().await.unwrap();
     shown += &log;
     assert!(shown.contains("millstream_"), "the metrics are there: {log}");

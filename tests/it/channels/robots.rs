@@ -1,4 +1,5 @@
-//! Robots: what DingTalk and WeCom say in codes, how DingTalk's requests are signed, and what PagerDuty is told.
+//! Robots: what DingTalk and WeCom say in codes, how DingTalk's requests are signed, and what
+//! PagerDuty is told.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use expect_test::expect;
@@ -28,7 +29,8 @@ async fn a_robot_says_later_or_never_in_a_code() {
             "[]",
         ] {
             peer.answer(How::Says(says));
-            lines += &format!("{kind}: {}\n", told(&send(&channel, &notification(About::Firing)).await));
+            lines +=
+                &format!("{kind}: {}\n", told(&send(&channel, &notification(About::Firing)).await));
         }
     }
     expect![[r#"
@@ -53,7 +55,8 @@ async fn a_robot_says_later_or_never_in_a_code() {
 async fn dingtalk_is_sent_a_signature_of_this_moment_and_mentions() {
     let peer = Peer::start(200, r#"{"errcode":0}"#).await;
     let url = format!("http://{}/robot/send?access_token=t", peer.address);
-    let options = json!({ "url": url, "secret": "SEC0123", "at": ["13800000000"], "allow_private": true });
+    let options =
+        json!({ "url": url, "secret": "SEC0123", "at": ["13800000000"], "allow_private": true });
     send(&channel("dingtalk", &options), &notification(About::Firing)).await.unwrap();
     let sent = peer.sent().remove(0);
     let query = sent.query();
@@ -68,17 +71,28 @@ async fn dingtalk_is_sent_a_signature_of_this_moment_and_mentions() {
 }
 
 #[tokio::test]
-async fn pagerduty_opens_acknowledges_and_resolves_one_incident_and_says_why_it_does_not_take_an_event() {
+async fn pagerduty_opens_acknowledges_and_resolves_one_incident_and_says_why_it_does_not_take_an_event()
+ {
     let peer = Peer::start(202, r#"{"status":"success"}"#).await;
     let url = format!("http://{}/v2/enqueue", peer.address);
-    let channel = channel("pagerduty", &json!({ "url": url, "routing_key": "k0123456789", "allow_private": true }));
+    let channel = channel(
+        "pagerduty",
+        &json!({ "url": url, "routing_key": "k0123456789", "allow_private": true }),
+    );
     let mut keys = Vec::new();
     let mut acknowledged = notification(About::Firing);
-    if let millstream::stages::notification::About::Incident { incident } = &mut acknowledged.about {
+    if let millstream::stages::notification::About::Incident { incident } = &mut acknowledged.about
+    {
         incident.event = Change::Acknowledged;
     }
-    let sent = [notification(About::Firing), acknowledged, notification(About::Resolved), notification(About::Digest)];
-    for (notification, action) in sent.iter().zip(["trigger", "acknowledge", "resolve", "trigger"]) {
+    let sent = [
+        notification(About::Firing),
+        acknowledged,
+        notification(About::Resolved),
+        notification(About::Digest),
+    ];
+    for (notification, action) in sent.iter().zip(["trigger", "acknowledge", "resolve", "trigger"])
+    {
         send(&channel, notification).await.unwrap();
         let body = peer.sent()[0].json();
         assert_eq!(
@@ -100,7 +114,9 @@ async fn pagerduty_opens_acknowledges_and_resolves_one_incident_and_says_why_it_
     )
     .await;
     let url = format!("http://{}/v2/enqueue", refusing.address);
-    let refused =
-        super::channel("pagerduty", &json!({ "url": url, "routing_key": "k0123456789", "allow_private": true }));
+    let refused = super::channel(
+        "pagerduty",
+        &json!({ "url": url, "routing_key": "k0123456789", "allow_private": true }),
+    );
     expect![[r#"reject ValidationError: channel "ops": PagerDuty does not take the event: Event object is invalid: 'payload.source' is missing"#]].assert_eq(&told(&send(&refused, &sent[0]).await));
 }

@@ -1,4 +1,5 @@
-//! Signed: a webhook's body as its template says, its signature as the shipped example verifies it; wording; NATS.
+//! Signed: a webhook's body as its template says, its signature as the shipped example verifies it;
+//! wording; NATS.
 
 use std::{
     io::Write as _,
@@ -59,8 +60,12 @@ async fn a_channel_has_words_of_its_own() {
     let peer = Peer::start(200, "ok").await;
     let options = json!({ "url": format!("http://{}/hook", peer.address), "allow_private": true });
     let words = Words {
-        title: Some("{{ severity|upper }}: {{ incident.code if incident else 'digest' }}".to_owned()),
-        text: Some("{{ title }} {{ why }}{% for i in incidents %}\n- {{ i.count }}{% endfor %}".to_owned()),
+        title: Some(
+            "{{ severity|upper }}: {{ incident.code if incident else 'digest' }}".to_owned(),
+        ),
+        text: Some(
+            "{{ title }} {{ why }}{% for i in incidents %}\n- {{ i.count }}{% endfor %}".to_owned(),
+        ),
     };
     let deliver = Deliver::build("slack", &options, &words, &context()).unwrap();
     send(&deliver, &notification(About::Firing)).await.unwrap();
@@ -84,14 +89,19 @@ async fn notifications_are_delivered_on_a_subject_and_anything_else_is_rejected(
     context.broker = Some(server.connect().await);
     let deliver = built("nats", &json!({ "subject": "alerts.shop" }), &context).unwrap();
     let event = |body: String| {
-        let identity =
-            Identity { id: "e".to_owned(), event_type: "ops".to_owned(), version: "1".to_owned(), tenant: None };
+        let identity = Identity {
+            id: "e".to_owned(),
+            event_type: "ops".to_owned(),
+            version: "1".to_owned(),
+            tenant: None,
+        };
         Event::new(identity, Envelope::Raw, body.into())
     };
     for about in About::ALL {
         let sent = serde_json::to_value(notification(about)).unwrap();
         assert_eq!(deliver.apply(&event(sent.to_string()), &delivery()).await.unwrap().len(), 0);
-        let message = tokio::time::timeout(Duration::from_secs(5), heard.next()).await.unwrap().unwrap();
+        let message =
+            tokio::time::timeout(Duration::from_secs(5), heard.next()).await.unwrap().unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&message.payload).unwrap(), sent);
         let id = message.headers.unwrap().get("Nats-Msg-Id").unwrap().as_str().to_owned();
         assert_eq!(id, sent["notificationId"].as_str().unwrap());

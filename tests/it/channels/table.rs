@@ -1,4 +1,5 @@
-//! Table: kinds of channels that speak HTTP, and what each must do with each answer; what all kinds must do.
+//! Table: kinds of channels that speak HTTP, and what each must do with each answer; what all kinds
+//! must do.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -90,19 +91,23 @@ async fn every_kind_delivers_what_opens_what_is_over_groups_and_digests_as_it_sa
         let channel = channel(kind.name, &kind.options_at(peer.address));
         for about in About::ALL {
             let notification = notification(about);
-            send(&channel, &notification).await.unwrap_or_else(|failure| panic!("{} {about:?}: {failure}", kind.name));
+            send(&channel, &notification)
+                .await
+                .unwrap_or_else(|failure| panic!("{} {about:?}: {failure}", kind.name));
             let sent = peer.sent();
             assert_eq!(sent.len(), 1, "{}", kind.name);
             assert_eq!(sent[0].headers["content-type"], "application/json", "{}", kind.name);
             assert!(sent[0].headers.contains_key("traceparent"), "{}", kind.name);
             let body = sent[0].json();
-            let said: Vec<&str> = kind.says.iter().filter_map(|at| body.pointer(at)?.as_str()).collect();
+            let said: Vec<&str> =
+                kind.says.iter().filter_map(|at| body.pointer(at)?.as_str()).collect();
             assert_eq!(said.len(), kind.says.len(), "{} {about:?}: {body:#}", kind.name);
             let all = texts(&body).join("\n");
             let word = if about == About::Digest { "opened" } else { CODE };
             assert!(all.contains(word), "{} {about:?}: {body:#}", kind.name);
 
-            let preview: Value = serde_json::from_str(&channel.preview(&notification).unwrap()).unwrap();
+            let preview: Value =
+                serde_json::from_str(&channel.preview(&notification).unwrap()).unwrap();
             assert_eq!(steady(&preview), steady(&body), "{} {about:?}", kind.name);
         }
     }
@@ -184,7 +189,8 @@ async fn every_kind_knows_what_an_answer_means() {
 }
 
 #[tokio::test]
-async fn every_kind_retries_where_nobody_answers_or_no_http_is_spoken_and_reads_no_endless_answer() {
+async fn every_kind_retries_where_nobody_answers_or_no_http_is_spoken_and_reads_no_endless_answer()
+{
     for kind in KINDS {
         let places = [
             ("nobody", nobody()),
@@ -193,7 +199,9 @@ async fn every_kind_retries_where_nobody_answers_or_no_http_is_spoken_and_reads_
             ("half", raw(b"HTTP/1.1 200 OK\r\ncontent-le").await),
         ];
         for (what, address) in places {
-            let answer = send(&channel(kind.name, &kind.options_at(address)), &notification(About::Firing)).await;
+            let answer =
+                send(&channel(kind.name, &kind.options_at(address)), &notification(About::Firing))
+                    .await;
             let said = told(&answer);
             assert!(
                 said.starts_with("retry ConnectionError: could not reach channel \"ops\""),
@@ -204,9 +212,11 @@ async fn every_kind_retries_where_nobody_answers_or_no_http_is_spoken_and_reads_
         }
         let peer = kind.peer().await;
         peer.answer(How::Endless);
-        let (channel, notification) = (channel(kind.name, &kind.options_at(peer.address)), notification(About::Firing));
+        let (channel, notification) =
+            (channel(kind.name, &kind.options_at(peer.address)), notification(About::Firing));
         let endless = send(&channel, &notification);
-        let endless = tokio::time::timeout(Duration::from_secs(5), endless).await.expect("it stops reading");
+        let endless =
+            tokio::time::timeout(Duration::from_secs(5), endless).await.expect("it stops reading");
         assert!(told(&endless).len() < 600, "{}: {}", kind.name, told(&endless));
     }
 }
@@ -242,7 +252,11 @@ async fn no_kind_reaches_a_private_address_unless_it_may() {
 
         let named = (kind.options)(&format!("http://localhost:{port}"));
         let said = told(&send(&channel(kind.name, &named), &notification(About::Firing)).await);
-        assert!(said.contains("private address") && !said.contains(SECRET), "{}: {said}", kind.name);
+        assert!(
+            said.contains("private address") && !said.contains(SECRET),
+            "{}: {said}",
+            kind.name
+        );
         assert!(peer.sent().is_empty(), "{}", kind.name);
     }
 }
@@ -252,17 +266,24 @@ async fn hostile_text_stays_text_in_every_kind() {
     for kind in KINDS {
         let peer = kind.peer().await;
         let channel = channel(kind.name, &kind.options_at(peer.address));
-        send(&channel, &hostile()).await.unwrap_or_else(|failure| panic!("{}: {failure}", kind.name));
+        send(&channel, &hostile())
+            .await
+            .unwrap_or_else(|failure| panic!("{}: {failure}", kind.name));
         let sent = peer.sent();
         let body = sent[0].json();
         for text in texts(&body) {
             let harmless = |c: char| !c.is_control() || "\n\t".contains(c);
-            assert!(text.chars().all(harmless) && !text.contains('\u{202e}'), "{}: {text:?}", kind.name);
+            assert!(
+                text.chars().all(harmless) && !text.contains('\u{202e}'),
+                "{}: {text:?}",
+                kind.name
+            );
         }
         for at in kind.says {
             let said = body.pointer(at).unwrap().as_str().unwrap();
             assert!(said.len() <= 20_000, "{}: {} bytes at {at}", kind.name, said.len());
-            // What a chat would read as markup or as a call. The rest sends data, which is no markup.
+            // What a chat would read as markup or as a call. The rest sends data, which is no
+            // markup.
             let marks: &[&str] = match kind.name {
                 "slack" => &["<", ">", "@here", "@all"],
                 "dingtalk" => &["<", "](", "@here", "@all", "**", "\n# "],
@@ -281,10 +302,16 @@ async fn hostile_text_stays_text_in_every_kind() {
 #[test]
 fn every_kind_has_a_rate_that_the_schema_names_and_a_row_here_or_a_file_of_its_own() {
     let elsewhere = ["log", "email", "nats", "websocket"];
-    let schema = serde_json::to_value(schemars::schema_for!(millstream::config::written::ChannelTable)).unwrap();
+    let schema =
+        serde_json::to_value(schemars::schema_for!(millstream::config::written::ChannelTable))
+            .unwrap();
     let about = schema["properties"]["rate"]["description"].as_str().unwrap().replace('\n', " ");
     for kind in CHANNELS {
-        assert!(KINDS.iter().any(|row| row.name == kind.name) || elsewhere.contains(&kind.name), "{}", kind.name);
+        assert!(
+            KINDS.iter().any(|row| row.name == kind.name) || elsewhere.contains(&kind.name),
+            "{}",
+            kind.name
+        );
         // `600/min for nats and alertmanager, 1200/min for …`
         let part = about.split(&format!("{}/min for ", kind.per_minute)).nth(1).unwrap_or_default();
         let part = part.split("/min").next().unwrap_or_default();

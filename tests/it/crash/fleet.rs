@@ -1,4 +1,5 @@
-//! Fleet: `millstream run` processes, and a publisher in Python. None is left behind, however the test ends.
+//! Fleet: `millstream run` processes, and a publisher in Python. None is left behind, however the
+//! test ends.
 
 use std::{
     fs::{self, File},
@@ -35,7 +36,8 @@ impl Fleet {
         fs::create_dir(fleet.folder.path().join("schemas")).unwrap();
         for schema in fs::read_dir(root.join("schemas")).unwrap() {
             let schema = schema.unwrap();
-            fs::copy(schema.path(), fleet.folder.path().join("schemas").join(schema.file_name())).unwrap();
+            fs::copy(schema.path(), fleet.folder.path().join("schemas").join(schema.file_name()))
+                .unwrap();
         }
         fleet
     }
@@ -102,8 +104,9 @@ impl Fleet {
 
     /// Starts those again that have died. Says how many.
     pub(super) fn revive(&mut self) -> usize {
-        let dead: Vec<usize> =
-            (0..self.workers.len()).filter(|n| self.workers[*n].0.try_wait().unwrap().is_some()).collect();
+        let dead: Vec<usize> = (0..self.workers.len())
+            .filter(|n| self.workers[*n].0.try_wait().unwrap().is_some())
+            .collect();
         for n in &dead {
             self.workers[*n] = self.spawn(*n);
         }
@@ -159,9 +162,15 @@ impl Publisher {
         let mut command = Command::new("python3");
         command.arg(script).args(["--url", url, "--ledger"]).arg(&ledger);
         command.args(["--count", &count.to_string(), "--rate", &rate.to_string()]).args(more);
-        command.env("PYTHONPATH", python_package(NATS_PY)).env("PYTHONDONTWRITEBYTECODE", "1").stdin(Stdio::null());
+        command
+            .env("PYTHONPATH", python_package(NATS_PY))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdin(Stdio::null());
         let log = File::create(folder.join("publisher.log")).unwrap();
-        Self { process: Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap()), ledger }
+        Self {
+            process: Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap()),
+            ledger,
+        }
     }
 
     /// Waits until all are acknowledged, and reads what they were.

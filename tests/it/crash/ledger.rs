@@ -54,10 +54,12 @@ impl Published {
     /// Reads a line of the publisher's ledger.
     pub(super) fn read(line: &str) -> Self {
         let mut words = line.split(' ').map(ToOwned::to_owned);
-        let mut word = || words.next().unwrap_or_else(|| panic!("a line of the ledger is cut off: {line}"));
+        let mut word =
+            || words.next().unwrap_or_else(|| panic!("a line of the ledger is cut off: {line}"));
         let (id, kind, source, hex) = (word(), word(), word(), word());
         let body = hex.as_bytes().chunks(2);
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+        let byte =
+            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
         Self { id, kind, source, body: body.map(byte).collect() }
     }
 
@@ -72,7 +74,8 @@ pub(super) async fn settled(broker: &Broker, pipeline: &Pipeline) {
     let began = Instant::now();
     let mut calm = 0;
     loop {
-        // Events move on while they are looked for: nothing is under way if it is not there twice in a row.
+        // Events move on while they are looked for: nothing is under way if it is not there twice
+        // in a row.
         let busy = match under_way(broker, pipeline).await {
             Ok(busy) => busy,
             Err(error) => vec![format!("{error}")],
@@ -94,11 +97,15 @@ async fn under_way(broker: &Broker, pipeline: &Pipeline) -> Result<Vec<String>, 
         let state = broker.consumer_state(&consumer.stream, &consumer.name).await?;
         let (pending, in_hand) = (state.num_pending, state.num_ack_pending);
         if pending + in_hand > 0 {
-            busy.push(format!("{} on {}: {pending} pending, {in_hand} in hand", consumer.name, consumer.stream));
+            busy.push(format!(
+                "{} on {}: {pending} pending, {in_hand} in hand",
+                consumer.name, consumer.stream
+            ));
         }
     }
     // What was settled goes from these; what nobody will ever be given again would stay.
-    let edges = pipeline.stages.iter().filter(|stage| stage.is_map() && pipeline.has_edge(&stage.name));
+    let edges =
+        pipeline.stages.iter().filter(|stage| stage.is_map() && pipeline.has_edge(&stage.name));
     let edges = edges.map(|stage| names.out_stream(&stage.name));
     for stream in edges.chain([names.retry_stream(), names.advisories_stream()]) {
         let left = broker.stream_state(&stream).await?.messages;
@@ -107,16 +114,25 @@ async fn under_way(broker: &Broker, pipeline: &Pipeline) -> Result<Vec<String>, 
         }
     }
     for stage in pipeline.stages.iter().filter(|stage| !stage.is_map()) {
-        let offsets = broker.kv_get(&names.state_bucket(), &format!("{}.offsets", stage.name)).await?;
-        let offsets: Value = offsets.map(|(value, _)| serde_json::from_slice(&value).unwrap()).unwrap_or_default();
+        let offsets =
+            broker.kv_get(&names.state_bucket(), &format!("{}.offsets", stage.name)).await?;
+        let offsets: Value =
+            offsets.map(|(value, _)| serde_json::from_slice(&value).unwrap()).unwrap_or_default();
         for read in topology.reads(&stage.name) {
             let applied = offsets["streams"][&read.stream].as_u64().unwrap_or(0);
-            // Not up to the stream's last message: that may be none of the stage's, as a key of the state bucket is.
+            // Not up to the stream's last message: that may be none of the stage's, as a key of the
+            // state bucket is.
             let everything = [">".to_owned()];
-            for filter in if read.filters.is_empty() { &everything } else { read.filters.as_slice() } {
-                if let Some(unread) = broker.next_on_subject(&read.stream, filter, applied + 1).await? {
+            for filter in
+                if read.filters.is_empty() { &everything } else { read.filters.as_slice() }
+            {
+                if let Some(unread) =
+                    broker.next_on_subject(&read.stream, filter, applied + 1).await?
+                {
                     let (stage, stream, seq) = (&stage.name, &read.stream, unread.seq);
-                    busy.push(format!("{stage}: {applied} read from {stream}, where {seq} is next"));
+                    busy.push(format!(
+                        "{stage}: {applied} read from {stream}, where {seq} is next"
+                    ));
                 }
             }
         }
@@ -131,17 +147,29 @@ pub(super) async fn letters(broker: &Broker, pipeline: &Pipeline) -> Vec<Letter>
         broker.scan(&names.dlq_stream(), &names.dlq_filter(None), 1).try_collect().await.unwrap();
     let subjects: BTreeSet<&str> = found.iter().map(|letter| letter.subject.as_str()).collect();
     assert_eq!(subjects.len(), found.len(), "two letters of one life");
-    found.iter().map(|letter| Letter { record: LetterRecord::of(letter), body: letter.body.to_vec() }).collect()
+    found
+        .iter()
+        .map(|letter| Letter { record: LetterRecord::of(letter), body: letter.body.to_vec() })
+        .collect()
 }
 
-/// Holds what was acknowledged against what was accepted and what was given up on. Every breach is a line of the panic.
-pub(super) fn balance(published: &[Published], accepted: &HashMap<String, u32>, letters: &[Letter]) -> Totals {
+/// Holds what was acknowledged against what was accepted and what was given up on. Every breach is
+/// a line of the panic.
+pub(super) fn balance(
+    published: &[Published],
+    accepted: &HashMap<String, u32>,
+    letters: &[Letter],
+) -> Totals {
     let mut breaches = Vec::new();
     let mut by_source: HashMap<&str, Vec<&Letter>> = HashMap::new();
-    let mut totals = Totals { published: published.len(), letters: letters.len(), ..Totals::default() };
+    let mut totals =
+        Totals { published: published.len(), letters: letters.len(), ..Totals::default() };
     for letter in letters {
         by_source.entry(&letter.record.source).or_default().push(letter);
-        *totals.reasons.entry(format!("{} {}", letter.record.stage, letter.record.reason)).or_default() += 1;
+        *totals
+            .reasons
+            .entry(format!("{} {}", letter.record.stage, letter.record.reason))
+            .or_default() += 1;
     }
     for event in published {
         let Published { id, kind, source, .. } = event;
@@ -151,7 +179,8 @@ pub(super) fn balance(published: &[Published], accepted: &HashMap<String, u32>, 
             // An error report is done when it is counted.
             (false, false) if kind == "report" => {}
             (false, false) => breaches.push(format!("{id} ({kind}, {source}) is lost")),
-            (true, true) => breaches.push(format!("{id} ({kind}, {source}) is done and dead: {:?}", own[0].record)),
+            (true, true) => breaches
+                .push(format!("{id} ({kind}, {source}) is done and dead: {:?}", own[0].record)),
             (true, false) => {
                 totals.done += 1;
                 totals.repeated += times - 1;
@@ -160,16 +189,22 @@ pub(super) fn balance(published: &[Published], accepted: &HashMap<String, u32>, 
         }
         for Letter { record, body } in own {
             if *body != event.body {
-                breaches.push(format!("the letter of {id} ({kind}, {source}) does not hold the original bytes"));
+                breaches.push(format!(
+                    "the letter of {id} ({kind}, {source}) does not hold the original bytes"
+                ));
             }
             if record.event_id.as_ref().is_some_and(|named| named != id) {
-                breaches.push(format!("the letter of {id} ({kind}, {source}) names {:?}", record.event_id));
+                breaches.push(format!(
+                    "the letter of {id} ({kind}, {source}) names {:?}",
+                    record.event_id
+                ));
             }
             if event.is_innocent() {
                 totals.innocent += 1;
                 println!("{id} ({kind}) is innocent: {record:?}");
             } else if !reason_fits(kind, &record.reason) {
-                breaches.push(format!("the letter of {id} ({kind}, {source}) says {}", record.reason));
+                breaches
+                    .push(format!("the letter of {id} ({kind}, {source}) says {}", record.reason));
             }
         }
     }
@@ -185,7 +220,8 @@ pub(super) fn balance(published: &[Published], accepted: &HashMap<String, u32>, 
     totals
 }
 
-/// Whether a letter may say this of an event of this kind. Whoever is unlucky five times has crashed.
+/// Whether a letter may say this of an event of this kind. Whoever is unlucky five times has
+/// crashed.
 fn reason_fits(kind: &str, reason: &str) -> bool {
     let expected = match kind {
         "refused" | "invalid" => "rejected",
@@ -196,17 +232,23 @@ fn reason_fits(kind: &str, reason: &str) -> bool {
     reason == expected || reason == "crashed"
 }
 
-/// The errors that the incidents count; they must be those on the streams, less those that could not be read.
+/// The errors that the incidents count; they must be those on the streams, less those that could
+/// not be read.
 pub(super) async fn count_errors(broker: &Broker, pipeline: &Pipeline, letters: &[Letter]) -> u64 {
     let names = pipeline.names();
     let tallies = known::tallies(broker, pipeline).await.unwrap();
     let all = tallies.iter().flat_map(|(_, tallies)| tallies);
-    let counted: u64 = all.filter(|tally| tally.name == "errors_counted_total").map(|tally| tally.value).sum();
+    let counted: u64 =
+        all.filter(|tally| tally.name == "errors_counted_total").map(|tally| tally.value).sum();
     let mut stored = 0;
     for stream in [names.failed_stream(), names.source_stream("errors")] {
         stored += broker.stream_state(&stream).await.unwrap().messages;
     }
     let unread = letters.iter().filter(|letter| letter.record.stage == "errors").count() as u64;
-    assert_eq!(counted, stored - unread, "{stored} errors are stored, and {unread} of them could not be read");
+    assert_eq!(
+        counted,
+        stored - unread,
+        "{stored} errors are stored, and {unread} of them could not be read"
+    );
     counted
 }

@@ -57,7 +57,12 @@ impl Shop {
         Self::open_with(workers, takes, ack_wait, &[]).await
     }
 
-    async fn open_with(workers: usize, takes: Duration, ack_wait: &str, more: &[(&str, String)]) -> Self {
+    async fn open_with(
+        workers: usize,
+        takes: Duration,
+        ack_wait: &str,
+        more: &[(&str, String)],
+    ) -> Self {
         let server = TestServer::start().await;
         let service = Service::start(takes).await;
         let mail = Mail::start().await;
@@ -167,10 +172,21 @@ async fn a_poison_event_becomes_one_letter_and_takes_no_other_along() {
     let letters = ledger::letters(&broker, &pipeline).await;
     let done = std::fs::read_to_string(fleet.folder.path().join("done")).unwrap();
     let done = (0..EVENTS).filter(|n| done.contains(&format!("\"id\":\"e-{n}\""))).count();
-    println!("{deaths} workers died of it, {done} of {EVENTS} events are done, {} letters", letters.len());
-    assert_eq!(done, EVENTS - 1, "letters: {:#?}", letters.iter().map(|letter| &letter.record).collect::<Vec<_>>());
+    println!(
+        "{deaths} workers died of it, {done} of {EVENTS} events are done, {} letters",
+        letters.len()
+    );
+    assert_eq!(
+        done,
+        EVENTS - 1,
+        "letters: {:#?}",
+        letters.iter().map(|letter| &letter.record).collect::<Vec<_>>()
+    );
     let [letter] = letters.as_slice() else { panic!("{} letters", letters.len()) };
-    assert_eq!((letter.record.reason.as_str(), letter.record.event_id.as_deref()), ("crashed", Some("e-20")));
+    assert_eq!(
+        (letter.record.reason.as_str(), letter.record.event_id.as_deref()),
+        ("crashed", Some("e-20"))
+    );
     assert_eq!(letter.body, body(POISON).into_bytes());
 }
 
@@ -219,10 +235,17 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_waits_for_its_turn_is_not_handed_out_again() {
     let _alone = alone().await;
-    let slow = [("stage.orders.concurrency", "4".to_owned()), ("stage.payments.concurrency", "4".to_owned())];
+    let slow = [
+        ("stage.orders.concurrency", "4".to_owned()),
+        ("stage.payments.concurrency", "4".to_owned()),
+    ];
     let shop = Shop::open_with(1, Duration::from_millis(700), "1s", &slow).await;
     let totals = shop.close(shop.publish(60, 1000, &[])).await;
-    assert_eq!((totals.repeated, totals.innocent), (0, 0), "events were handled twice, and nobody died");
+    assert_eq!(
+        (totals.repeated, totals.innocent),
+        (0, 0),
+        "events were handled twice, and nobody died"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

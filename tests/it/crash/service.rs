@@ -1,4 +1,5 @@
-//! Service: the HTTP service that the fleet hands its events to, and its ledger of what it accepted.
+//! Service: the HTTP service that the fleet hands its events to, and its ledger of what it
+//! accepted.
 
 use std::{
     collections::HashMap,
@@ -38,7 +39,8 @@ impl Service {
     pub(super) async fn start(takes: Duration) -> Self {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let books = Arc::new(Books { takes, accepted: Mutex::default(), calls: AtomicUsize::new(0) });
+        let books =
+            Arc::new(Books { takes, accepted: Mutex::default(), calls: AtomicUsize::new(0) });
         let routes = Router::new()
             .route("/orders", post(handle))
             .route("/payments", post(handle))
@@ -85,7 +87,8 @@ async fn handle(State(books): State<Arc<Books>>, headers: HeaderMap, body: Bytes
         Some(_) | None => {}
     }
     // Written down before the time passes: a caller that gives up has been served all the same.
-    *books.accepted.lock().unwrap().entry(header("millstream-event-id").to_owned()).or_default() += 1;
+    *books.accepted.lock().unwrap().entry(header("millstream-event-id").to_owned()).or_default() +=
+        1;
     tokio::time::sleep(books.takes).await;
     StatusCode::NO_CONTENT
 }

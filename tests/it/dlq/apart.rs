@@ -24,50 +24,96 @@ async fn a_payload_that_is_kept_apart_is_shown_selected_edited_and_dropped_with_
     let mill = still().await;
     let shell = Shell::new(&mill);
     let payload = |n: i32, long: usize| {
-        json!({ "eventId": "e-7", "eventType": "order.created", "n": n, "pad": "x".repeat(long) }).to_string()
+        json!({ "eventId": "e-7", "eventType": "order.created", "n": n, "pad": "x".repeat(long) })
+            .to_string()
     };
     let large = payload(1, (1 << 20) - 1000);
     let identity = [(headers::EVENT_ID, "e-7"), (headers::EVENT_TYPE, "order.created")];
-    assert!(millstream::dead_letter::letter::store(&mill.broker, letter(7, &identity, &large)).await.unwrap());
+    assert!(
+        millstream::dead_letter::letter::store(&mill.broker, letter(7, &identity, &large))
+            .await
+            .unwrap()
+    );
     publish(&mill, [letter(8, &identity, "{\"n\":9}")]).await;
     assert_eq!(kept_apart(&mill).await, [(".body".to_owned(), large.len())]);
     let listed = shell.run(&["ls", "--where", ".n == 1", "--json"]).await.out;
     let listed: Value = serde_json::from_str(listed.trim()).unwrap();
-    assert_eq!((&listed["seq"], &listed["apart"], &listed["bytes"]), (&json!(2), &json!(true), &json!(large.len())));
-    assert!(shell.run(&["show", "2"]).await.out.contains("payload, kept apart since it is too large for a letter ("));
+    assert_eq!(
+        (&listed["seq"], &listed["apart"], &listed["bytes"]),
+        (&json!(2), &json!(true), &json!(large.len()))
+    );
+    assert!(
+        shell
+            .run(&["show", "2"])
+            .await
+            .out
+            .contains("payload, kept apart since it is too large for a letter (")
+    );
     assert_eq!(
         shell.run(&["redrive", "--where", ".n == 1", "--dry-run"]).await.out.lines().last(),
         Some("would redrive 1 letter")
     );
 
-    // Edited, and still too large; the original stays, and an edit of the edit leaves nothing behind.
+    // Edited, and still too large; the original stays, and an edit of the edit leaves nothing
+    // behind.
     for (letter, n) in [("2", "5"), ("6", "6")] {
         let ran = shell.run(&["edit", letter, "--no-check", "--set", &format!("n={n}")]).await;
         assert_eq!(ran.code, 0, "{}", ran.err);
     }
-    let now = mill.broker.last_on_subject("shop-dlq", "shop.dlq.work.shop-in-events.7").await.unwrap().unwrap();
-    let edited = millstream::dead_letter::letter::payload(&mill.broker, &mill.names, &now).await.unwrap().unwrap();
+    let now = mill
+        .broker
+        .last_on_subject("shop-dlq", "shop.dlq.work.shop-in-events.7")
+        .await
+        .unwrap()
+        .unwrap();
+    let edited = millstream::dead_letter::letter::payload(&mill.broker, &mill.names, &now)
+        .await
+        .unwrap()
+        .unwrap();
     assert!(edited == payload(6, (1 << 20) - 1000) && now.body.is_empty());
     let beside = kept_apart(&mill).await;
-    assert_eq!(beside.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [".body", ".original", "edited"]);
+    assert_eq!(
+        beside.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        [".body", ".original", "edited"]
+    );
     let number = now.seq.to_string();
     let shown = shell.json(&["show", &number, "--json"]).await;
     assert_eq!(
         (&shown["payload"]["n"], &shown["original"]["n"], &shown["letter"]["apart"]),
         (&json!(6), &json!(1), &json!(true))
     );
-    assert_eq!(shell.run(&["ls", "--where", ".n == 1"]).await.out, "no dead letters that these flags mean\n");
+    assert_eq!(
+        shell.run(&["ls", "--where", ".n == 1"]).await.out,
+        "no dead letters that these flags mean\n"
+    );
 
     // It fits again.
     let small = payload(7, 10);
-    assert_eq!(shell.run_with(&["edit", &number, "--no-check", "--file", "-"], &small, None).await.code, 0);
-    let now = mill.broker.last_on_subject("shop-dlq", "shop.dlq.work.shop-in-events.7").await.unwrap().unwrap();
+    assert_eq!(
+        shell.run_with(&["edit", &number, "--no-check", "--file", "-"], &small, None).await.code,
+        0
+    );
+    let now = mill
+        .broker
+        .last_on_subject("shop-dlq", "shop.dlq.work.shop-in-events.7")
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((now.body.as_ref(), now.headers.get("Millstream-Body")), (small.as_bytes(), None));
     let beside = kept_apart(&mill).await;
-    assert_eq!(beside.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [".body", ".original"]);
+    assert_eq!(
+        beside.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+        [".body", ".original"]
+    );
     let shown = shell.json(&["show", &now.seq.to_string(), "--json"]).await;
-    assert_eq!((&shown["original"]["n"], &shown["letter"]["bytes"]), (&json!(1), &json!(small.len())));
-    assert_eq!(mill.broker.subjects_count("shop-dlq", &mill.names.dlq_not_letters()).await.unwrap(), 2);
+    assert_eq!(
+        (&shown["original"]["n"], &shown["letter"]["bytes"]),
+        (&json!(1), &json!(small.len()))
+    );
+    assert_eq!(
+        mill.broker.subjects_count("shop-dlq", &mill.names.dlq_not_letters()).await.unwrap(),
+        2
+    );
 
     // What is dropped is gone with all that was kept beside it.
     assert_eq!(shell.run(&["drop", &now.seq.to_string(), "--yes"]).await.out, "dropped 1 letter\n");

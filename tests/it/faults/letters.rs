@@ -1,4 +1,5 @@
-//! Letters: that they fit, that there is room for them, that they may be written, and that they are true.
+//! Letters: that they fit, that there is room for them, that they may be written, and that they are
+//! true.
 
 use std::{
     cell::RefCell,
@@ -8,22 +9,29 @@ use std::{
 use expect_test::expect;
 use millstream::{
     broker::{Outgoing, StoredMessage},
-    dead_letter::{LetterRecord, late::completed_late, letter, origin::Place, redrive, sweep::Sweep},
+    dead_letter::{
+        LetterRecord, late::completed_late, letter, origin::Place, redrive, sweep::Sweep,
+    },
 };
 use serde_json::json;
 
 use super::{
-    Calls, EDGE, PIPELINE, afterwards, exhaust, header, later, on_edge, outgoing, routed, still, stored, told,
+    Calls, EDGE, PIPELINE, afterwards, exhaust, header, later, on_edge, outgoing, routed, still,
+    stored, told,
 };
 use crate::support::{Mill, TestServer, eventually, failure};
 
 /// The server's own `max_payload`.
 const MAX: usize = 1 << 20;
 
-/// Puts an event of so many bytes on the edge and gives up on it. Returns the payload and its letter.
+/// Puts an event of so many bytes on the edge and gives up on it. Returns the payload and its
+/// letter.
 async fn given_up(mill: &Mill, bytes: usize) -> (Vec<u8>, StoredMessage) {
     let body = vec![b'x'; bytes];
-    let event = Outgoing { body: body.clone().into(), ..outgoing("shop.out.first.order.created", "e-1", 7) };
+    let event = Outgoing {
+        body: body.clone().into(),
+        ..outgoing("shop.out.first.order.created", "e-1", 7)
+    };
     let edge = mill.broker.publish(event).await.unwrap();
     exhaust(mill, EDGE).await;
     routed(mill, EDGE, edge.seq).await;
@@ -32,13 +40,17 @@ async fn given_up(mill: &Mill, bytes: usize) -> (Vec<u8>, StoredMessage) {
 }
 
 #[tokio::test]
-async fn a_letter_around_max_payload_keeps_its_bytes_and_can_be_redriven_as_long_as_the_event_fits() {
+async fn a_letter_around_max_payload_keeps_its_bytes_and_can_be_redriven_as_long_as_the_event_fits()
+{
     let (mill, _) = still(PIPELINE).await;
     let small = outgoing("", "e-1", 7);
     let event_headers = small.bytes() - small.body.len();
     let (_, letter) = given_up(&mill, 10).await;
     let letter_headers = Outgoing { headers: letter.headers, ..Outgoing::new("", "") }.bytes();
-    assert!((500..900).contains(&letter_headers) && event_headers < 350, "{letter_headers} and {event_headers} bytes");
+    assert!(
+        (500..900).contains(&letter_headers) && event_headers < 350,
+        "{letter_headers} and {event_headers} bytes"
+    );
     let room = MAX - letter_headers - (2 << 10);
     let mut apart = Vec::new();
     for bytes in [room - 100, room + 100, MAX - letter_headers + 1, MAX - event_headers] {
@@ -49,19 +61,37 @@ async fn a_letter_around_max_payload_keeps_its_bytes_and_can_be_redriven_as_long
         assert_eq!(letter.body.is_empty(), *apart.last().unwrap());
         // There is room for what is known later.
         let life = Place { stream: EDGE.0.into(), seq: header_seq(&letter) };
-        assert!(completed_late(&mill.broker, &mill.names, "work", &life, SystemTime::now()).await.unwrap());
-        let letter = mill.broker.last_on_subject("shop-dlq", &letter.subject).await.unwrap().unwrap();
+        assert!(
+            completed_late(&mill.broker, &mill.names, "work", &life, SystemTime::now())
+                .await
+                .unwrap()
+        );
+        let letter =
+            mill.broker.last_on_subject("shop-dlq", &letter.subject).await.unwrap().unwrap();
         let redriven = redrive::redrive(&mill.broker, &mill.names, &letter).await;
         if bytes == MAX - event_headers {
             let error = failure(redriven).to_string();
             let start = format!("letter {} cannot be redriven: its event is 10", letter.seq);
-            assert!(error.starts_with(&start) && error.contains("raise max_payload of the server to 10"), "{error}");
+            assert!(
+                error.starts_with(&start)
+                    && error.contains("raise max_payload of the server to 10"),
+                "{error}"
+            );
             assert!(mill.broker.message("shop-dlq", letter.seq).await.unwrap().is_some());
         } else {
             redriven.unwrap();
-            let last = mill.broker.last_on_subject("shop-retry", "shop.retry.work").await.unwrap().unwrap();
+            let last = mill
+                .broker
+                .last_on_subject("shop-retry", "shop.retry.work")
+                .await
+                .unwrap()
+                .unwrap();
             assert!(last.body == body);
-            let left = mill.broker.next_on_subject("shop-dlq", &format!("{}.>", letter.subject), 1).await.unwrap();
+            let left = mill
+                .broker
+                .next_on_subject("shop-dlq", &format!("{}.>", letter.subject), 1)
+                .await
+                .unwrap();
             assert!(left.is_none(), "the payload went with its letter");
         }
     }
@@ -108,7 +138,10 @@ async fn a_dead_letter_stream_that_is_full_holds_what_fails_and_loses_nothing() 
     .await;
     let kept = mill.letters().await;
     assert!(kept.len() < 8, "it is full with {}", kept.len());
-    let refused = Outgoing { headers: kept[0].headers.clone(), ..Outgoing::new("shop.dlq.first.x.1", vec![b'x'; 900]) };
+    let refused = Outgoing {
+        headers: kept[0].headers.clone(),
+        ..Outgoing::new("shop.dlq.first.x.1", vec![b'x'; 900])
+    };
     let error = failure(letter::store(&mill.broker, refused).await);
     let cause = std::error::Error::source(&error).unwrap().to_string();
     expect!["the dead-letter stream is full (dlq_max_bytes in [storage]): redrive or drop letters (`millstream dlq`), or raise it and `millstream apply`"].assert_eq(&cause);

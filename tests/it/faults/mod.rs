@@ -1,4 +1,5 @@
-//! Faults: what goes wrong around the workers, and that no event is lost or given up on twice by it.
+//! Faults: what goes wrong around the workers, and that no event is lost or given up on twice by
+//! it.
 
 mod letters;
 mod shared;
@@ -104,8 +105,8 @@ fn spec(mill: &Mill, (stream, consumer): (&str, &str)) -> ConsumerSpec {
     all.into_iter().find(|spec| spec.stream == stream && spec.name == consumer).unwrap()
 }
 
-/// Has all that a consumer holds delivered twice, as often as it then may, and settled never: what workers that die do,
-/// without the wait. The server is done with them when this returns.
+/// Has all that a consumer holds delivered twice, as often as it then may, and settled never: what
+/// workers that die do, without the wait. The server is done with them when this returns.
 async fn exhaust(mill: &Mill, (stream, consumer): (&str, &str)) {
     let whole = spec(mill, (stream, consumer));
     mill.broker.update_consumer(&ConsumerSpec { max_deliver: Some(2), ..whole }).await.unwrap();
@@ -155,7 +156,10 @@ async fn records(mill: &Mill) -> Vec<LetterRecord> {
 async fn told(mill: &Mill) -> Vec<String> {
     let line = |letter: LetterRecord| {
         let LetterRecord { stage, reason, error_class, error_message, .. } = letter;
-        format!("{stage} {} {reason} {error_class}: {error_message}", letter.event_id.unwrap_or_default())
+        format!(
+            "{stage} {} {reason} {error_class}: {error_message}",
+            letter.event_id.unwrap_or_default()
+        )
     };
     records(mill).await.into_iter().map(line).collect()
 }

@@ -50,14 +50,21 @@ async fn two_readers_that_both_gave_up_get_a_letter_each_whoever_notices() {
     for _ in 0..4 {
         sweep.round(later()).await;
     }
-    let mut told: Vec<String> = told(&mill).await.iter().map(|line| line[..12].trim().to_owned()).collect();
+    let mut told: Vec<String> =
+        told(&mill).await.iter().map(|line| line[..12].trim().to_owned()).collect();
     told.sort();
     assert_eq!(told, ["beside e-1 c", "beside e-2 c", "work e-1 cra", "work e-2 cra"]);
-    assert_eq!(stored(&mill, WORK.0).await, 1, "nothing says who gave up on the third: it is kept, and counted");
+    assert_eq!(
+        stored(&mill, WORK.0).await,
+        1,
+        "nothing says who gave up on the third: it is kept, and counted"
+    );
     // Once something does, it is dealt with.
     for stage in ["work", "beside"] {
-        let subject = mill.names.failed_subject(stage, "Flaky", ("shop-in-events", 9), ("shop-out-first", 3));
-        let record = millstream::broker::Outgoing::new(subject, "{}").id(&format!("shop-out-first:3:1:{stage}"));
+        let subject =
+            mill.names.failed_subject(stage, "Flaky", ("shop-in-events", 9), ("shop-out-first", 3));
+        let record = millstream::broker::Outgoing::new(subject, "{}")
+            .id(&format!("shop-out-first:3:1:{stage}"));
         mill.broker.publish(record).await.unwrap();
     }
     for _ in 0..2 {

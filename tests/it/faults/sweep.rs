@@ -9,13 +9,12 @@ use millstream::{
 };
 
 use super::{
-    EDGE, PIPELINE, RETRY, afterwards, exhaust, header, later, on_edge, on_retry, outgoing, records, routed, spec,
-    still, stored, swept, told,
+    EDGE, PIPELINE, RETRY, afterwards, exhaust, header, later, on_edge, on_retry, outgoing,
+    records, routed, spec, still, stored, swept, told,
 };
 use crate::support::{Mill, eventually};
 
-const UNHEARD: &str =
-    "crashed WorkerCrashed: the server gave it up without a notice that was heard; it may have completed";
+const UNHEARD: &str = "crashed WorkerCrashed: the server gave it up without a notice that was heard; it may have completed";
 
 #[tokio::test]
 async fn with_the_advisory_stream_deleted_what_is_given_up_on_becomes_one_letter_all_the_same() {
@@ -53,7 +52,8 @@ async fn with_the_advisory_stream_full_too() {
 }
 
 #[tokio::test]
-async fn a_fleet_that_boots_without_the_advisory_stream_works_and_its_router_goes_on_once_it_is_there() {
+async fn a_fleet_that_boots_without_the_advisory_stream_works_and_its_router_goes_on_once_it_is_there()
+ {
     let (mut mill, calls) = still(PIPELINE).await;
     mill.broker.delete_stream("shop-advisories").await.unwrap();
     on_edge(&mill, "e-1", 7).await;
@@ -72,7 +72,8 @@ async fn a_fleet_that_boots_without_the_advisory_stream_works_and_its_router_goe
     mill.messages("shop-dlq", 2).await;
     eventually(async || (stored(&mill, "shop-out-first").await == 0).then_some(())).await;
     mill.drain().await;
-    expect!["work e-3 crashed WorkerCrashed: 2 deliveries and no settlement"].assert_eq(&told(&mill).await[1]);
+    expect!["work e-3 crashed WorkerCrashed: 2 deliveries and no settlement"]
+        .assert_eq(&told(&mill).await[1]);
 }
 
 #[tokio::test]
@@ -118,7 +119,8 @@ async fn worker_router_and_sweep_at_once_write_one_letter() {
         }
     };
     tokio::join!(sweep, routed, worker);
-    let mut subjects: Vec<String> = mill.letters().await.into_iter().map(|letter| letter.subject).collect();
+    let mut subjects: Vec<String> =
+        mill.letters().await.into_iter().map(|letter| letter.subject).collect();
     assert_eq!(subjects.len(), 10);
     subjects.sort();
     subjects.dedup();
@@ -147,7 +149,11 @@ async fn what_is_in_hand_or_waits_or_is_young_is_left_alone() {
     for _ in 0..3 {
         sweep.round(later()).await;
     }
-    assert_eq!(told(&mill).await, Vec::<String>::new(), "which of three it is that was given up on cannot be told");
+    assert_eq!(
+        told(&mill).await,
+        Vec::<String>::new(),
+        "which of three it is that was given up on cannot be told"
+    );
     drop(pull);
     waits.ack().await;
     in_hand.ack().await;
@@ -243,10 +249,13 @@ async fn a_letter_says_what_its_worker_had_recorded_before_it_died() {
     // Two events of one source, so that only the ids tell their records apart.
     let (one, two) = (on_edge(&mill, "e-1", 7).await, on_edge(&mill, "e-2", 7).await);
     exhaust(&mill, EDGE).await;
-    for (seq, outcome, class) in
-        [(one.seq, "retry", "Flaky"), (two.seq, "retry", "Flaky"), (one.seq, "exhausted", "TimeoutError")]
-    {
-        let error = serde_json::json!({ "errorCode": class, "message": "no answer in 5s" }).to_string();
+    for (seq, outcome, class) in [
+        (one.seq, "retry", "Flaky"),
+        (two.seq, "retry", "Flaky"),
+        (one.seq, "exhausted", "TimeoutError"),
+    ] {
+        let error =
+            serde_json::json!({ "errorCode": class, "message": "no answer in 5s" }).to_string();
         let record = millstream::broker::Outgoing {
             subject: mill.names.failed_subject("work", class, ("shop-in-events", 7), (EDGE.0, seq)),
             expects: Expects::Anything,
@@ -266,7 +275,10 @@ async fn a_letter_says_what_its_worker_had_recorded_before_it_died() {
         work e-1 exhausted TimeoutError: no answer in 5s"#]]
     .assert_eq(&told(&mill).await.join("\n"));
     for record in records(&mill).await {
-        assert_eq!((record.attempts, record.first_failed_at.as_str()), (2, "2026-01-01T00:00:00.000Z"));
+        assert_eq!(
+            (record.attempts, record.first_failed_at.as_str()),
+            (2, "2026-01-01T00:00:00.000Z")
+        );
     }
 }
 
@@ -313,10 +325,16 @@ async fn on_a_source_what_was_given_up_on_is_counted_until_it_is_settled() {
     Router(afterwards(&mill)).give_up("first", source.0, source.1, 2, 2).await.unwrap();
     assert_eq!(orphans(&mill).await, ["first shop-in-events 2"]);
     let metrics = afterwards(&mill).metrics;
-    let mut sweep = Sweep::new(millstream::dead_letter::Afterwards { metrics: metrics.clone(), ..afterwards(&mill) });
+    let mut sweep = Sweep::new(millstream::dead_letter::Afterwards {
+        metrics: metrics.clone(),
+        ..afterwards(&mill)
+    });
     sweep.round(later()).await;
     sweep.round(later()).await;
     assert_eq!(told(&mill).await.len(), 1, "nothing tells which they are");
     let shown = metrics.render();
-    assert!(shown.contains("millstream_orphans{stage=\"first\",stream=\"shop-in-events\"} 2"), "{shown}");
+    assert!(
+        shown.contains("millstream_orphans{stage=\"first\",stream=\"shop-in-events\"} 2"),
+        "{shown}"
+    );
 }

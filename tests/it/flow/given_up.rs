@@ -1,4 +1,5 @@
-//! Given up: dead letters whoever writes them, redrives, and what is taken away from under a worker.
+//! Given up: dead letters whoever writes them, redrives, and what is taken away from under a
+//! worker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,8 +17,12 @@ use crate::support::{Mill, TestServer, domain, eventually};
 #[tokio::test]
 async fn a_rejected_event_is_a_letter_at_the_first_attempt_with_every_header_of_the_contract() {
     let (mut mill, calls) = told(WORK).await;
-    let mut event: Value =
-        serde_json::from_str(&domain("e-1", "order.created", json!({ "reject": "no\r\nsuch: ü article" }))).unwrap();
+    let mut event: Value = serde_json::from_str(&domain(
+        "e-1",
+        "order.created",
+        json!({ "reject": "no\r\nsuch: ü article" }),
+    ))
+    .unwrap();
     event["tenantId"] = "acme".into();
     event["eventVersion"] = 2.into();
     let body = event.to_string();
@@ -85,7 +90,11 @@ async fn an_exhausted_event_is_one_letter_and_each_attempt_an_error_event() {
             let about = &error["metadata"];
             format!(
                 "{} {} {} {} {}",
-                error["message"], about["attempt"], about["outcome"], about["waitMs"], about["source"]
+                error["message"],
+                about["attempt"],
+                about["outcome"],
+                about["waitMs"],
+                about["source"]
             )
         })
         .collect();
@@ -103,8 +112,8 @@ async fn a_message_that_nobody_settles_is_one_crashed_letter_however_often_the_s
     let mut mill = Mill::still(TestServer::start().await, &toml, calls.registry()).await;
     let body = "\u{feff}not even JSON \u{0}";
     mill.publish("events.order.created", body).await;
-    // One attempt, and four more for the worker that notices: all die. The server says that it is over when someone asks
-    // for a sixth.
+    // One attempt, and four more for the worker that notices: all die. The server says that it is
+    // over when someone asks for a sixth.
     let advisory = tokio::select! {
         () = take_and_die(&mill, "shop-in-events", "shop-work", 6) => panic!("it was handed out six times"),
         mut advisories = mill.messages("shop-advisories", 1) => advisories.swap_remove(0),
@@ -114,7 +123,10 @@ async fn a_message_that_nobody_settles_is_one_crashed_letter_however_often_the_s
     }
     mill.work().await;
     let (record, letter) = mill.next_dead_letter().await;
-    eventually(async || (mill.broker.stream_state("shop-advisories").await.unwrap().messages == 0).then_some(())).await;
+    eventually(async || {
+        (mill.broker.stream_state("shop-advisories").await.unwrap().messages == 0).then_some(())
+    })
+    .await;
     mill.drain().await;
     assert_eq!(letter.body, body);
     assert_eq!(mill.letters().await.len(), 1);
@@ -145,7 +157,8 @@ async fn a_crashed_letter_of_the_router_says_whose_event_it_is_and_a_redrive_kee
     let toml = toml.replace("subjects =", "envelope = \"raw\"\nsubjects =");
     let calls = Calls::default();
     let mut mill = Mill::still(TestServer::start().await, &toml, calls.registry()).await;
-    let stored = mill.broker.publish(Outgoing::new("events.order.created", "[1]").id("m-1")).await.unwrap();
+    let stored =
+        mill.broker.publish(Outgoing::new("events.order.created", "[1]").id("m-1")).await.unwrap();
     tokio::select! {
         () = take_and_die(&mill, &stored.stream, "shop-work", 6) => panic!("it was handed out six times"),
         _ = mill.messages("shop-advisories", 1) => {}
@@ -176,7 +189,8 @@ async fn a_delivery_beyond_the_attempts_is_dead_lettered_as_crashed_and_not_exec
 }
 
 #[tokio::test]
-async fn a_redrive_reaches_the_failed_stage_only_and_a_second_failure_is_a_letter_of_the_same_source() {
+async fn a_redrive_reaches_the_failed_stage_only_and_a_second_failure_is_a_letter_of_the_same_source()
+ {
     let beside = r#"
         [stage.beside]
         kind = "handle"
@@ -188,7 +202,8 @@ async fn a_redrive_reaches_the_failed_stage_only_and_a_second_failure_is_a_lette
         mill.event(&format!("e-{n}"), "order.created", json!({ "reject": "no" })).await;
     }
     let letters = mill.messages("shop-dlq", 6).await;
-    let of_work: Vec<_> = letters.iter().filter(|letter| LetterRecord::of(letter).stage == "work").collect();
+    let of_work: Vec<_> =
+        letters.iter().filter(|letter| LetterRecord::of(letter).stage == "work").collect();
     assert_eq!(of_work.len(), 3);
 
     redrive::redrive(&mill.broker, &mill.names, of_work[0]).await.unwrap();
@@ -198,12 +213,21 @@ async fn a_redrive_reaches_the_failed_stage_only_and_a_second_failure_is_a_lette
         letters.iter().map(LetterRecord::of).find(|letter| letter.redrives == 1)
     })
     .await;
-    assert_eq!((&again.source, &again.event_id, &again.stage), (&first.source, &first.event_id, &first.stage));
+    assert_eq!(
+        (&again.source, &again.event_id, &again.stage),
+        (&first.source, &first.event_id, &first.stage)
+    );
     assert_eq!((&again.source_subject, again.attempts), (&first.source_subject, 1));
     assert_eq!(again.trace_id, first.trace_id);
-    assert_eq!(mill.letters().await.len(), 6, "the letter that was redriven is gone, and the new one is there");
+    assert_eq!(
+        mill.letters().await.len(),
+        6,
+        "the letter that was redriven is gone, and the new one is there"
+    );
 
-    for letter in mill.letters().await.iter().filter(|letter| LetterRecord::of(letter).stage == "work") {
+    for letter in
+        mill.letters().await.iter().filter(|letter| LetterRecord::of(letter).stage == "work")
+    {
         redrive::redrive(&mill.broker, &mill.names, letter).await.unwrap();
     }
     let redrives = eventually(async || {
@@ -239,7 +263,10 @@ async fn a_letter_of_a_reduce_stage_is_not_redriven_into_nowhere() {
     mill.publish("errors.cart", vec![b'x'; (1 << 20) - 100]).await;
     let mut letters = mill.messages("shop-dlq", 3).await;
     assert_eq!(letters.remove(1).subject, format!("{}.body", letters[1].subject));
-    assert_eq!((&letters[0].body[..], header(&letters[0], "Millstream-Body")), (&b"not an error"[..], ""));
+    assert_eq!(
+        (&letters[0].body[..], header(&letters[0], "Millstream-Body")),
+        (&b"not an error"[..], "")
+    );
     assert_eq!((letters[1].body.len(), header(&letters[1], "Millstream-Body")), (0, "apart"));
     let error = redrive::redrive(&mill.broker, &mill.names, &letters[0]).await.unwrap_err();
     expect![[r#"letter 1 cannot be redriven: nothing brings stage "errors" its redriven events (a reduce stage takes none; for any other, `millstream apply` creates the consumer)"#]].assert_eq(&error.to_string());
@@ -271,7 +298,8 @@ async fn a_consumer_that_is_deleted_under_a_worker_shows_in_readiness_and_is_bou
 async fn a_refused_dead_letter_ends_the_worker_and_the_event_is_not_lost() {
     let server = TestServer::denying("shop.dlq.>").await;
     let calls = Calls::default();
-    let mill = Mill::still(server, &format!("{SOURCE}{WORK}ack_wait = \"2s\"\n"), calls.registry()).await;
+    let mill =
+        Mill::still(server, &format!("{SOURCE}{WORK}ack_wait = \"2s\"\n"), calls.registry()).await;
     let worker = mill.denied_worker().await;
     mill.event("e-1", "order.created", json!({ "reject": "no" })).await;
     let ended = worker.run_until(tokio::time::sleep(Duration::from_secs(30))).await;
@@ -286,9 +314,14 @@ async fn a_refused_dead_letter_ends_the_worker_and_the_event_is_not_lost() {
     assert_eq!(state.num_ack_pending + state.num_pending, 1, "it is still to be settled");
     // Once it is granted, the letter is written.
     let options = Options { stages: None, registry: calls.registry() };
-    let worker = Worker::start(mill.broker.clone(), Arc::clone(&mill.pipeline), options).await.unwrap();
+    let worker =
+        Worker::start(mill.broker.clone(), Arc::clone(&mill.pipeline), options).await.unwrap();
     let (record, _) = mill.next_dead_letter().await;
     assert_eq!(record.reason, "rejected");
     worker.drain(std::future::pending()).await;
-    assert_eq!(calls.of("e-1"), ["work 1"], "what was decided is carried out, and not decided again");
+    assert_eq!(
+        calls.of("e-1"),
+        ["work 1"],
+        "what was decided is carried out, and not decided again"
+    );
 }

@@ -35,7 +35,8 @@ async fn an_event_passes_validate_and_handle_byte_for_byte() {
     )
     .await;
     let (client, mut requests) = listen(&mill, "svc.ship").await;
-    // Spaces, key order, escapes, a number that no double holds, a repeated key: all travel as they are.
+    // Spaces, key order, escapes, a number that no double holds, a repeated key: all travel as they
+    // are.
     let body = "{ \"eventData\" :{\"n\":1.10,\"big\":123456789012345678901234567890,\"a\":1,\"a\":2}, \
                 \"eventType\":\"\\u0074hing.done\",\t\"eventId\":\"e-1\" ,\"tenantId\":\"acme\"}";
     mill.publish("events.any", body).await;
@@ -47,7 +48,11 @@ async fn an_event_passes_validate_and_handle_byte_for_byte() {
     mill.idle("ship").await;
     mill.drain().await;
     assert!(mill.letters().await.is_empty());
-    assert_eq!(mill.broker.stream_state("shop-out-validate").await.unwrap().messages, 0, "a settled result goes");
+    assert_eq!(
+        mill.broker.stream_state("shop-out-validate").await.unwrap().messages,
+        0,
+        "a settled result goes"
+    );
 }
 
 #[tokio::test]
@@ -78,7 +83,8 @@ async fn a_long_wait_is_spent_parked_and_not_in_the_consumer() {
     mill.drain().await;
     assert_eq!(parked.subject, "shop.parked.work-shop-in-events-1");
     assert_eq!(parked.body, body);
-    let at: jiff::Timestamp = header(&parked, "Nats-Schedule").strip_prefix("@at ").unwrap().parse().unwrap();
+    let at: jiff::Timestamp =
+        header(&parked, "Nats-Schedule").strip_prefix("@at ").unwrap().parse().unwrap();
     let wait = SystemTime::from(at).duration_since(parked.stored_at).unwrap();
     assert!(wait > Duration::from_secs(29) && wait <= Duration::from_secs(31), "{wait:?}");
     assert_eq!(header(&parked, "Nats-Schedule-Target"), "shop.retry.work");
@@ -101,7 +107,10 @@ async fn a_deferred_event_spends_no_attempt_and_is_done_when_the_service_is_ther
     let failed = mill.messages("shop-failed", 4).await;
     for failed in &failed {
         let error: Value = serde_json::from_slice(&failed.body).unwrap();
-        assert_eq!((&error["metadata"]["outcome"], &error["metadata"]["attempt"]), (&json!("defer"), &json!(1)));
+        assert_eq!(
+            (&error["metadata"]["outcome"], &error["metadata"]["attempt"]),
+            (&json!("defer"), &json!(1))
+        );
     }
     let state = mill.broker.consumer_state("shop-in-events", "shop-work").await.unwrap();
     assert_eq!((state.num_pending, state.num_ack_pending), (0, 0));
@@ -111,7 +120,10 @@ async fn a_deferred_event_spends_no_attempt_and_is_done_when_the_service_is_ther
     let told = request.headers.unwrap();
     assert_eq!(told.get("Millstream-Event-Id").unwrap().as_str(), "e-1");
     assert_eq!(told.get("Millstream-Attempt").unwrap().as_str(), "1");
-    eventually(async || (mill.broker.stream_state("shop-retry").await.unwrap().messages == 0).then_some(())).await;
+    eventually(async || {
+        (mill.broker.stream_state("shop-retry").await.unwrap().messages == 0).then_some(())
+    })
+    .await;
     mill.drain().await;
     assert!(mill.letters().await.is_empty(), "a deferral never dead-letters");
 }
@@ -181,7 +193,10 @@ async fn results_fan_out_to_every_reader_and_failures_fan_in() {
     assert_eq!(answer(&client, &mut left).await.payload, answer(&client, &mut right).await.payload);
     let error = answer(&client, &mut mourn).await;
     let told: Value = serde_json::from_slice(&error.payload).unwrap();
-    assert_eq!((&told["errorCode"], &told["metadata"]["eventId"]), (&json!("Refused"), &json!("bad")));
+    assert_eq!(
+        (&told["errorCode"], &told["metadata"]["eventId"]),
+        (&json!("Refused"), &json!("bad"))
+    );
     for stage in ["left", "right", "mourn"] {
         mill.idle(stage).await;
     }
@@ -232,7 +247,8 @@ async fn a_jq_handler_gives_no_one_or_three_events_and_a_reply_replaces_the_even
     });
     mill.event("none", "order.created", json!({ "lines": [] })).await;
     mill.event("one", "order.created", json!({ "lines": [{ "n": 1 }] })).await;
-    mill.event("three", "order.created", json!({ "lines": [{ "n": 3 }, { "n": 4 }, { "n": 5 }] })).await;
+    mill.event("three", "order.created", json!({ "lines": [{ "n": 3 }, { "n": 4 }, { "n": 5 }] }))
+        .await;
     let mut ended = Vec::new();
     for _ in 0..4 {
         let request = answer(&client, &mut end).await;
@@ -268,7 +284,8 @@ async fn dedup_on_an_edge_drops_the_results_of_an_event_that_runs_again() {
     eventually(async || (calls.of("e-1").len() == 2).then_some(())).await;
     mill.idle("second").await;
     mill.drain().await;
-    // What a worker that died between publishing and acking leaves behind: the same result, published again.
+    // What a worker that died between publishing and acking leaves behind: the same result,
+    // published again.
     let again = Outgoing::new("shop.out.work.order.created", "{}").id("shop-in-events:1:work:0");
     assert!(mill.broker.publish(again).await.unwrap().duplicate);
 }

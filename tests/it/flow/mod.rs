@@ -46,8 +46,8 @@ type Call = (String, String, u32, Instant);
 struct Calls(Arc<Mutex<Vec<Call>>>);
 
 impl Calls {
-    /// A handler named `told`: it fails the first `eventData.fails` attempts, and rejects the event where `eventData.reject` is
-    /// set.
+    /// A handler named `told`: it fails the first `eventData.fails` attempts, and rejects the event
+    /// where `eventData.reject` is set.
     fn registry(&self) -> Registry {
         let calls = self.clone();
         Registry::new().with(
@@ -77,7 +77,11 @@ impl Calls {
     /// The calls of an event so far, as `<stage> <attempt>`.
     fn of(&self, id: &str) -> Vec<String> {
         let calls = self.0.lock().unwrap();
-        calls.iter().filter(|call| call.1 == id).map(|call| format!("{} {}", call.0, call.2)).collect()
+        calls
+            .iter()
+            .filter(|call| call.1 == id)
+            .map(|call| format!("{} {}", call.0, call.2))
+            .collect()
     }
 
     fn times(&self) -> Vec<Instant> {
@@ -104,9 +108,13 @@ fn headers(all: &Headers) -> String {
         "Millstream-Trace-Id",
         "traceparent",
     ];
-    let value = |name: &str, value: &str| if PASSING.contains(&name) { "…".to_owned() } else { value.to_owned() };
-    let mut lines: Vec<String> =
-        all.iter().map(|(name, values)| format!("{name}: {}", value(name.as_ref(), values[0].as_str()))).collect();
+    let value = |name: &str, value: &str| {
+        if PASSING.contains(&name) { "…".to_owned() } else { value.to_owned() }
+    };
+    let mut lines: Vec<String> = all
+        .iter()
+        .map(|(name, values)| format!("{name}: {}", value(name.as_ref(), values[0].as_str())))
+        .collect();
     lines.sort();
     lines.join("\n") + "\n"
 }
@@ -119,8 +127,12 @@ async fn listen(mill: &Mill, subject: &str) -> (async_nats::Client, async_nats::
     (client, requests)
 }
 
-async fn answer(client: &async_nats::Client, requests: &mut async_nats::Subscriber) -> async_nats::Message {
-    let request = tokio::time::timeout(Duration::from_secs(20), requests.next()).await.unwrap().unwrap();
+async fn answer(
+    client: &async_nats::Client,
+    requests: &mut async_nats::Subscriber,
+) -> async_nats::Message {
+    let request =
+        tokio::time::timeout(Duration::from_secs(20), requests.next()).await.unwrap().unwrap();
     client.publish(request.reply.clone().unwrap(), "".into()).await.unwrap();
     client.flush().await.unwrap();
     request

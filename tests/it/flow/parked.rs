@@ -1,4 +1,5 @@
-//! Parked: events in a long backoff leave the consumer, and come back as they were whatever happens meanwhile.
+//! Parked: events in a long backoff leave the consumer, and come back as they were whatever happens
+//! meanwhile.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ const PARKING: &str = "park_after = \"100ms\"\n    backoff = { fixed = \"3s\" }"
 
 #[tokio::test]
 async fn parked_events_survive_the_server_and_their_consumer_and_come_back_with_all_they_had() {
-    let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\n").replace("backoff = { fixed = \"50ms\" }", PARKING);
+    let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\n")
+        .replace("backoff = { fixed = \"50ms\" }", PARKING);
     let calls = Calls::default();
     let mut mill = Mill::still(TestServer::start().await, &toml, calls.registry()).await;
     for n in 0..50 {
@@ -20,7 +22,8 @@ async fn parked_events_survive_the_server_and_their_consumer_and_come_back_with_
     }
     mill.work().await;
     let parked = mill.messages("shop-retry", 50).await;
-    let one = parked.iter().find(|message| header(message, "Millstream-Event-Id") == "e-7").unwrap();
+    let one =
+        parked.iter().find(|message| header(message, "Millstream-Event-Id") == "e-7").unwrap();
     assert_eq!(header(one, "Millstream-Attempts"), "1");
     assert_eq!(header(one, "Millstream-Life"), header(one, "Millstream-Source"));
     assert_eq!(header(one, "Millstream-Source-Subject"), "events.order.created");
@@ -32,7 +35,8 @@ async fn parked_events_survive_the_server_and_their_consumer_and_come_back_with_
     mill.server.server.restart().await.unwrap();
     mill.broker.delete_consumer("shop-retry", "shop-work").await.unwrap();
     mill.make().await;
-    // A server that is killed forgets what was settled a moment ago: an event may begin anew, and is parked anew.
+    // A server that is killed forgets what was settled a moment ago: an event may begin anew, and
+    // is parked anew.
     let done = |n: usize| calls.of(&format!("e-{n}")).last().is_some_and(|call| call == "work 2");
     eventually(async || (0..50).all(done).then_some(())).await;
     mill.idle("work").await;
@@ -42,7 +46,8 @@ async fn parked_events_survive_the_server_and_their_consumer_and_come_back_with_
 }
 
 #[tokio::test]
-async fn what_fails_to_the_end_after_being_parked_is_a_letter_of_the_first_failure_and_all_its_attempts() {
+async fn what_fails_to_the_end_after_being_parked_is_a_letter_of_the_first_failure_and_all_its_attempts()
+ {
     let toml = format!("{SOURCE}{WORK}").replace("backoff = { fixed = \"50ms\" }", PARKING);
     let toml = toml.replace("3s", "300ms");
     let calls = Calls::default();

@@ -1,4 +1,5 @@
-//! Past: what a delivery goes by when the one before it ended badly, and that only failures on record cost attempts.
+//! Past: what a delivery goes by when the one before it ended badly, and that only failures on
+//! record cost attempts.
 
 use std::{
     sync::{
@@ -22,7 +23,8 @@ use crate::support::{Mill, TestServer, domain, eventually};
 /// A worker whose user may not publish on `deny`, and a mill without a worker of its own.
 async fn denied(deny: &str, calls: &Calls) -> (Mill, Worker) {
     let server = TestServer::denying(deny).await;
-    let mill = Mill::still(server, &format!("{SOURCE}{WORK}ack_wait = \"1s\"\n"), calls.registry()).await;
+    let mill =
+        Mill::still(server, &format!("{SOURCE}{WORK}ack_wait = \"1s\"\n"), calls.registry()).await;
     let worker = mill.denied_worker().await;
     (mill, worker)
 }
@@ -34,13 +36,17 @@ async fn dies_of_it(worker: Worker) {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_between_the_letter_and_the_term_leaves_one_letter_and_runs_nothing_twice() {
+async fn a_worker_that_dies_between_the_letter_and_the_term_leaves_one_letter_and_runs_nothing_twice()
+ {
     let calls = Calls::default();
     let (mut mill, worker) = denied("$JS.ACK.shop-in-events.>", &calls).await;
     mill.event("e-1", "order.created", json!({ "reject": "no" })).await;
     dies_of_it(worker).await;
     let letter = mill.letters().await.swap_remove(0);
-    assert_eq!(mill.broker.consumer_state("shop-in-events", "shop-work").await.unwrap().num_ack_pending, 1);
+    assert_eq!(
+        mill.broker.consumer_state("shop-in-events", "shop-work").await.unwrap().num_ack_pending,
+        1
+    );
 
     mill.work().await;
     mill.idle("work").await;
@@ -133,7 +139,8 @@ async fn what_may_have_killed_its_worker_runs_with_nothing_else_in_hand_and_has_
             }
         }),
     );
-    let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\nconcurrency = 8\n").replace("\"told\"", "\"watched\"");
+    let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\nconcurrency = 8\n")
+        .replace("\"told\"", "\"watched\"");
     let mut mill = Mill::still(TestServer::start().await, &toml, registry).await;
     for n in 0..5 {
         mill.event(&format!("suspect-{n}"), "order.created", json!({})).await;
@@ -156,8 +163,12 @@ async fn what_may_have_killed_its_worker_runs_with_nothing_else_in_hand_and_has_
 #[tokio::test]
 async fn a_suspect_that_fails_in_the_ordinary_way_is_retried_among_the_others() {
     let calls = Calls::default();
-    let mut mill =
-        Mill::still(TestServer::start().await, &format!("{SOURCE}{WORK}ack_wait = \"1s\"\n"), calls.registry()).await;
+    let mut mill = Mill::still(
+        TestServer::start().await,
+        &format!("{SOURCE}{WORK}ack_wait = \"1s\"\n"),
+        calls.registry(),
+    )
+    .await;
     mill.event("e-1", "order.created", json!({ "fails": 2 })).await;
     take_and_die(&mill, "shop-in-events", "shop-work", 1).await;
     mill.work().await;
@@ -166,7 +177,8 @@ async fn a_suspect_that_fails_in_the_ordinary_way_is_retried_among_the_others() 
     mill.drain().await;
     assert_eq!(calls.of("e-1"), ["work 1", "work 2", "work 3"]);
     let failed = mill.messages("shop-failed", 2).await;
-    let outcomes: Vec<_> = failed.iter().map(|told| super::header(told, "Millstream-Outcome")).collect();
+    let outcomes: Vec<_> =
+        failed.iter().map(|told| super::header(told, "Millstream-Outcome")).collect();
     assert_eq!(outcomes, ["park", "retry"]);
 }
 
@@ -191,13 +203,21 @@ async fn an_event_that_completes_after_others_gave_up_on_it_says_so_in_its_lette
         .unwrap();
     let letter = eventually(async || {
         let letters = mill.letters().await;
-        letters.into_iter().find(|letter| !super::header(letter, "Millstream-Completed-At").is_empty())
+        letters
+            .into_iter()
+            .find(|letter| !super::header(letter, "Millstream-Completed-At").is_empty())
     })
     .await;
-    assert_eq!((letter.body.as_ref(), super::header(&letter, "Millstream-Reason")), (body.as_bytes(), "crashed"));
+    assert_eq!(
+        (letter.body.as_ref(), super::header(&letter, "Millstream-Reason")),
+        (body.as_bytes(), "crashed")
+    );
     mill.idle("work").await;
     let counted = mill.worker.as_ref().unwrap().metrics().render();
-    assert!(counted.contains("millstream_events_completed_late_total{stage=\"work\"} 1"), "{counted}");
+    assert!(
+        counted.contains("millstream_events_completed_late_total{stage=\"work\"} 1"),
+        "{counted}"
+    );
     mill.drain().await;
     assert_eq!(mill.letters().await.len(), 1);
 }
@@ -205,7 +225,8 @@ async fn an_event_that_completes_after_others_gave_up_on_it_says_so_in_its_lette
 #[tokio::test]
 async fn what_waited_in_the_retry_stream_for_too_long_is_an_expired_letter_and_is_not_run() {
     let calls = Calls::default();
-    let mut mill = Mill::still(TestServer::start().await, &format!("{SOURCE}{WORK}"), calls.registry()).await;
+    let mut mill =
+        Mill::still(TestServer::start().await, &format!("{SOURCE}{WORK}"), calls.registry()).await;
     let queued = |ago: Duration| millstream::dead_letter::letter::rfc3339(SystemTime::now() - ago);
     for (id, days) in [("e-old", 8), ("e-young", 6)] {
         let mut headers = Headers::new();
@@ -219,13 +240,19 @@ async fn what_waited_in_the_retry_stream_for_too_long_is_an_expired_letter_and_i
             headers.insert(name, value);
         }
         let body = domain(id, "order.created", json!({}));
-        mill.broker.publish(Outgoing { headers, ..Outgoing::new("shop.retry.work", body) }).await.unwrap();
+        mill.broker
+            .publish(Outgoing { headers, ..Outgoing::new("shop.retry.work", body) })
+            .await
+            .unwrap();
     }
     mill.work().await;
     let (record, _) = mill.next_dead_letter().await;
     mill.idle("work").await;
     mill.drain().await;
-    assert_eq!((record.reason.as_str(), record.event_id.as_deref(), record.attempts), ("expired", Some("e-old"), 2));
+    assert_eq!(
+        (record.reason.as_str(), record.event_id.as_deref(), record.attempts),
+        ("expired", Some("e-old"), 2)
+    );
     assert_eq!(record.first_failed_at, "2026-01-01T00:00:00.000Z");
     assert_eq!(record.error_message, "waited in the retry stream for longer than 7d");
     assert_eq!((calls.of("e-old").len(), calls.of("e-young")), (0, vec!["work 3".to_owned()]));

@@ -116,7 +116,8 @@ async fn a_child_that_keeps_dying_is_not_started_all_the_time_and_costs_no_attem
 
 #[tokio::test]
 async fn what_is_no_reply_is_a_failure_and_the_process_is_not_trusted_any_more() {
-    let hello = r#"echo hello; while read -r line; do echo '{"ok": true, "outputs": ['"$line"']}'; done"#;
+    let hello =
+        r#"echo hello; while read -r line; do echo '{"ok": true, "outputs": ['"$line"']}'; done"#;
     check(
         sh(hello),
         &["1"],
@@ -125,18 +126,21 @@ async fn what_is_no_reply_is_a_failure_and_the_process_is_not_trusted_any_more()
     "#]],
     )
     .await;
-    let garbage = [r#"{"ok": false}"#, "{}", "[]", r#"{"ok": true, "outputs": 1}"#, "", "\u{1b}[31mred"];
+    let garbage =
+        [r#"{"ok": false}"#, "{}", "[]", r#"{"ok": true, "outputs": 1}"#, "", "\u{1b}[31mred"];
     for says in garbage {
         let handler = build(&sh(&format!("read -r line; echo '{says}'; read -r line; echo wrong")));
-        assert!(call(handler.as_ref(), "1").await.starts_with("retry: HandlerError: cannot read"), "{says}");
+        assert!(
+            call(handler.as_ref(), "1").await.starts_with("retry: HandlerError: cannot read"),
+            "{says}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_child_that_speaks_unasked_is_replaced_before_the_next_event() {
     // It answers twice: the second answer must not be taken for that to the next event.
-    let twice =
-        "import sys\nfor line in sys.stdin:\n  print('{\"ok\": true}\\n{\"ok\": true, \"outputs\": [\"stale\"]}')";
+    let twice = "import sys\nfor line in sys.stdin:\n  print('{\"ok\": true}\\n{\"ok\": true, \"outputs\": [\"stale\"]}')";
     let handler = build(&python(twice));
     for _ in 0..3 {
         assert_eq!(call(handler.as_ref(), "1").await, "pass");
@@ -153,7 +157,8 @@ async fn a_call_that_is_given_up_takes_its_process_along_with_what_that_started(
         pids.display()
     );
     let handler = build(&sh(&script));
-    let written = wait_until(|| std::fs::read_to_string(&pids).ok().filter(|text| text.ends_with('\n')));
+    let written =
+        wait_until(|| std::fs::read_to_string(&pids).ok().filter(|text| text.ends_with('\n')));
     let written = tokio::select! {
         outcome = call(handler.as_ref(), r#""hang""#) => panic!("{outcome}"),
         written = written => written,
@@ -161,7 +166,9 @@ async fn a_call_that_is_given_up_takes_its_process_along_with_what_that_started(
     for pid in written.split_whitespace() {
         let stat = Path::new("/proc").join(pid).join("stat");
         // A process that is dead and not yet waited for is a zombie, "Z".
-        let dead = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")).then_some(());
+        let dead = || {
+            std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")).then_some(())
+        };
         wait_until(dead).await;
     }
     assert_eq!(call(handler.as_ref(), "1").await, "pass");
@@ -180,7 +187,8 @@ async fn wait_until<T>(mut look: impl FnMut() -> Option<T>) -> T {
 
 #[tokio::test]
 async fn a_line_without_end_is_not_read_to_its_end() {
-    let endless = "import sys\nfor line in sys.stdin:\n  sys.stdout.write('x' * 100_000_000 + '\\n')";
+    let endless =
+        "import sys\nfor line in sys.stdin:\n  sys.stdout.write('x' * 100_000_000 + '\\n')";
     check(
         python(endless),
         &["1"],
@@ -211,12 +219,17 @@ async fn a_large_event_is_handed_over_while_the_child_already_answers() {
     let script = "import sys\nsys.stdout.write('{\"ok\": true, \"outputs\": [\"' + 'a' * 300_000)\nsys.stdout.flush()\nline = sys.stdin.readline()\nprint(len(line), '\"]}', sep='')";
     let body = format!("\"{}\"", "b".repeat(1 << 20));
     let outcome = call(build(&python(script)).as_ref(), &body).await;
-    assert!(outcome.starts_with("replace") && outcome.len() > 300_000, "{}", &outcome[..200.min(outcome.len())]);
+    assert!(
+        outcome.starts_with("replace") && outcome.len() > 300_000,
+        "{}",
+        &outcome[..200.min(outcome.len())]
+    );
 }
 
 #[tokio::test]
 async fn several_processes_work_side_by_side_and_no_more_than_asked_for() {
-    let mut options = sh(r#"while read -r line; do sleep 0.3; echo "{\"ok\": true, \"outputs\": [$$]}"; done"#);
+    let mut options =
+        sh(r#"while read -r line; do sleep 0.3; echo "{\"ok\": true, \"outputs\": [$$]}"; done"#);
     options["processes"] = json!(3);
     let handler = build(&options);
     let calls: Vec<_> = (0..9).map(|_| call(handler.as_ref(), "1")).collect();
@@ -241,8 +254,12 @@ async fn a_child_starts_in_the_pipelines_folder_with_its_environment_and_ends_wi
     let handler = millstream::handlers::build(&options, &context).unwrap();
     let outcome = call(handler.as_ref(), "1").await;
     let place = folder.path().canonicalize().unwrap();
-    assert!(outcome.starts_with(&format!("replace [\"\\\"hi {}\\\"\", ", place.display())), "{outcome}");
-    let pid: String = outcome.rsplit("\", \"").next().unwrap().chars().filter(char::is_ascii_digit).collect();
+    assert!(
+        outcome.starts_with(&format!("replace [\"\\\"hi {}\\\"\", ", place.display())),
+        "{outcome}"
+    );
+    let pid: String =
+        outcome.rsplit("\", \"").next().unwrap().chars().filter(char::is_ascii_digit).collect();
     drop(handler);
     wait_until(|| (!Path::new("/proc").join(&pid).exists()).then_some(())).await;
 }

@@ -33,7 +33,9 @@ async fn answer(method: Method, uri: Uri, headers: HeaderMap, body: String) -> R
             let mut told: Vec<String> = headers
                 .iter()
                 .filter(|(name, _)| name.as_str() != "host")
-                .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+                .map(|(name, value)| {
+                    format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()))
+                })
                 .collect();
             told.sort();
             told.push(format!("{method} {uri} {body}"));
@@ -69,10 +71,21 @@ async fn the_status_of_an_answer_decides_what_becomes_of_the_event() {
     check(at("/echo"), &origin, &expect!["pass"]).await;
     check(at("/none"), &origin, &expect!["pass"]).await;
     check(at("/huge"), &origin, &expect!["pass"]).await;
-    check(at("/302"), &origin, &expect!["reject: HttpClientError: http 302 (redirects are not followed)"]).await;
-    check(at("/400"), &origin, &expect!["reject: ValidationError: http 400: amount   is  [31mnegative"]).await;
+    check(
+        at("/302"),
+        &origin,
+        &expect!["reject: HttpClientError: http 302 (redirects are not followed)"],
+    )
+    .await;
+    check(
+        at("/400"),
+        &origin,
+        &expect!["reject: ValidationError: http 400: amount   is  [31mnegative"],
+    )
+    .await;
     check(at("/404"), &origin, &expect!["reject: HttpClientError: http 404"]).await;
-    check(at("/422"), &origin, &expect!["reject: ValidationError: http 422: no such product"]).await;
+    check(at("/422"), &origin, &expect!["reject: ValidationError: http 422: no such product"])
+        .await;
     check(at("/429"), &origin, &expect!["retry after 7s: RateLimited: http 429: slow down"]).await;
     check(at("/429-soon"), &origin, &expect!["retry: RateLimited: http 429"]).await;
     check(at("/500"), &origin, &expect!["retry: HttpServerError: http 500: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"]).await;
@@ -84,7 +97,8 @@ async fn a_reply_passes_on_where_that_is_asked_for() {
     let origin = service().await;
     let at = |path: &str| json!({ "http": format!("{origin}{path}"), "output": "reply" });
     check(at("/echo"), &origin, &expect![[r#"replace ["{\"amount\": 1.0}"]"#]]).await;
-    check(at("/two"), &origin, &expect![[r#"replace ["{\"a\": 12345678901234567890123}", "2"]"#]]).await;
+    check(at("/two"), &origin, &expect![[r#"replace ["{\"a\": 12345678901234567890123}", "2"]"#]])
+        .await;
     check(at("/none"), &origin, &expect!["replace []"]).await;
     check(
         at("/text"),
@@ -92,7 +106,12 @@ async fn a_reply_passes_on_where_that_is_asked_for() {
         &expect!["retry: HandlerError: the reply is not JSON (expected value at line 1 column 1): done  and dusted"],
     )
     .await;
-    check(at("/huge"), &origin, &expect!["retry: HandlerError: the reply is longer than 8388608 bytes"]).await;
+    check(
+        at("/huge"),
+        &origin,
+        &expect!["retry: HandlerError: the reply is longer than 8388608 bytes"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -123,7 +142,9 @@ async fn a_service_that_is_not_there_or_does_not_answer_is_tried_again() {
     check(
         json!({ "http": secret }),
         &gone,
-        &expect!["retry: ConnectionError: could not connect to ORIGIN: Connection refused (os error 111)"],
+        &expect![
+            "retry: ConnectionError: could not connect to ORIGIN: Connection refused (os error 111)"
+        ],
     )
     .await;
     check(json!({ "http": "http://nowhere.invalid/" }), "http://nowhere.invalid", &expect!["retry: ConnectionError: could not connect to ORIGIN: failed to lookup address information: Name or service not known"]).await;
@@ -139,7 +160,9 @@ async fn a_service_that_is_not_there_or_does_not_answer_is_tried_again() {
     check(
         json!({ "http": &garbage }),
         &garbage,
-        &expect!["retry: ConnectionError: lost the connection to ORIGIN: invalid HTTP version parsed"],
+        &expect![
+            "retry: ConnectionError: lost the connection to ORIGIN: invalid HTTP version parsed"
+        ],
     )
     .await;
     let nothing = hangs_up_after("").await;

@@ -29,9 +29,14 @@ async fn a_jq_filter_that_takes_long_does_not_hold_up_the_runtime() {
     // Some seconds of work in a debug build, on the test's one thread if it were not moved away.
     let filter = build(&json!({ "jq": "reduce range(3000000) as $n (0; . + $n)" }));
     let started = Instant::now();
-    let given_up = tokio::time::timeout(Duration::from_millis(50), call(filter.as_ref(), "1")).await;
+    let given_up =
+        tokio::time::timeout(Duration::from_millis(50), call(filter.as_ref(), "1")).await;
     assert!(given_up.is_err(), "the filter was too fast for this test: {given_up:?}");
-    assert!(started.elapsed() < Duration::from_secs(1), "the timeout came {:?} late", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "the timeout came {:?} late",
+        started.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -41,7 +46,9 @@ async fn a_logged_event_passes_on() {
 
 async fn double(event: Event, delivery: Delivery) -> Result<Reply, Failure> {
     match event.json() {
-        Ok(Value::Number(number)) if number.as_i64() == Some(0) => panic!("attempt {}", delivery.attempt),
+        Ok(Value::Number(number)) if number.as_i64() == Some(0) => {
+            panic!("attempt {}", delivery.attempt)
+        }
         Ok(Value::Number(_)) => Ok(Reply::Replace(vec![event.body.clone(), event.body])),
         Ok(_) | Err(_) => Err(Failure::reject("NotANumber", "cannot double it")),
     }
@@ -54,7 +61,8 @@ async fn a_handler_written_in_rust_is_called_by_its_name() {
     let handler = handlers::build(&json!({ "rust": "double" }), &context).unwrap();
     expect![[r#"replace ["2", "2"]"#]].assert_eq(&call(handler.as_ref(), "2").await);
     expect!["reject: NotANumber: cannot double it"].assert_eq(&call(handler.as_ref(), "{}").await);
-    expect!["retry: HandlerError: the handler panicked: attempt 3"].assert_eq(&call(handler.as_ref(), "0").await);
+    expect!["retry: HandlerError: the handler panicked: attempt 3"]
+        .assert_eq(&call(handler.as_ref(), "0").await);
     problems(
         &json!({ "rust": "duoble" }),
         &context,
@@ -64,7 +72,9 @@ async fn a_handler_written_in_rust_is_called_by_its_name() {
 
 #[track_caller]
 fn problems(options: &Value, context: &HandlerContext, expect: &Expect) {
-    let Err(problems) = handlers::build(options, context) else { panic!("nothing is wrong with {options}") };
+    let Err(problems) = handlers::build(options, context) else {
+        panic!("nothing is wrong with {options}")
+    };
     let lines: Vec<String> = problems
         .iter()
         .map(|problem| {
@@ -86,7 +96,9 @@ fn what_is_wrong_with_a_table_is_said_with_its_key() {
     );
     check(
         json!({}),
-        &expect![": the table does not say which handler it is (name one of: http, nats, exec, jq, log, rust)"],
+        &expect![
+            ": the table does not say which handler it is (name one of: http, nats, exec, jq, log, rust)"
+        ],
     );
     check(
         json!({ "htpp": "http://127.0.0.1", "timeout": "5s" }),
@@ -106,7 +118,9 @@ fn what_is_wrong_with_a_table_is_said_with_its_key() {
     );
     check(
         json!({ "http": "http://127.0.0.1", "timeout": "5" }),
-        &expect![[r#"timeout: expected a duration with its unit, such as "30s", "250ms" or "1h30m", got "5""#]],
+        &expect![[
+            r#"timeout: expected a duration with its unit, such as "30s", "250ms" or "1h30m", got "5""#
+        ]],
     );
     check(
         json!({ "http": "http://127.0.0.1", "method": "GET" }),
@@ -116,7 +130,8 @@ fn what_is_wrong_with_a_table_is_said_with_its_key() {
         json!({ "http": "http://127.0.0.1", "headers": { "a": 1 } }),
         &expect!["headers.a: invalid type: integer `1`, expected a string"],
     );
-    let headers = json!({ "Idempotency-Key": "s3cret", "a b": "s3cret", "authorization": "s3\ncret" });
+    let headers =
+        json!({ "Idempotency-Key": "s3cret", "a b": "s3cret", "authorization": "s3\ncret" });
     check(
         json!({ "http": "//s3cret", "headers": headers }),
         &expect![[r#"
@@ -165,11 +180,15 @@ fn what_is_wrong_with_a_table_is_said_with_its_key() {
     );
     check(
         json!({ "jq": ".a | nope" }),
-        &expect![[r#"jq: there is no function "nope" (write ".nope" for a key) (at byte 5 of the filter)"#]],
+        &expect![[
+            r#"jq: there is no function "nope" (write ".nope" for a key) (at byte 5 of the filter)"#
+        ]],
     );
     check(
         json!({ "log": "loud" }),
-        &expect!["log: unknown variant `loud`, expected one of `error`, `warn`, `info`, `debug`, `trace`"],
+        &expect![
+            "log: unknown variant `loud`, expected one of `error`, `warn`, `info`, `debug`, `trace`"
+        ],
     );
     check(
         json!({ "rust": "enrich" }),
@@ -204,7 +223,11 @@ fn the_schema_of_a_handler_accepts_what_can_be_built_and_explains_every_option()
     }
     for kind in handlers::HANDLERS {
         for (key, option) in (kind.options)().get("properties").unwrap().as_object().unwrap() {
-            assert!(option.get("description").is_some(), "{}: \"{key}\" has no doc comment", kind.name);
+            assert!(
+                option.get("description").is_some(),
+                "{}: \"{key}\" has no doc comment",
+                kind.name
+            );
         }
     }
 }

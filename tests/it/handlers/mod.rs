@@ -19,19 +19,29 @@ fn context() -> HandlerContext {
 }
 
 fn build(options: &Value) -> Arc<dyn Handler> {
-    handlers::build(options, &context()).unwrap_or_else(|problems| panic!("{options}: {problems:?}"))
+    handlers::build(options, &context())
+        .unwrap_or_else(|problems| panic!("{options}: {problems:?}"))
 }
 
 /// An event of type `order.created`, with this body.
 fn event(body: &str) -> Event {
-    let identity =
-        Identity { id: "e1".to_owned(), event_type: "order.created".to_owned(), version: "1".to_owned(), tenant: None };
+    let identity = Identity {
+        id: "e1".to_owned(),
+        event_type: "order.created".to_owned(),
+        version: "1".to_owned(),
+        tenant: None,
+    };
     Event::new(identity, Envelope::Domain, body.to_owned().into())
 }
 
 fn delivery() -> Delivery {
     let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned();
-    Delivery { stage: "orders".to_owned(), attempt: 3, now: SystemTime::now(), traceparent: Some(traceparent) }
+    Delivery {
+        stage: "orders".to_owned(),
+        attempt: 3,
+        now: SystemTime::now(),
+        traceparent: Some(traceparent),
+    }
 }
 
 /// One call, its outcome in one line.

@@ -29,8 +29,10 @@ async fn serve(url: &str) {
                 "echo" => request.payload,
                 "told" => {
                     let told = request.headers.unwrap_or_default();
-                    let mut lines: Vec<_> =
-                        told.iter().map(|(name, values)| format!("{name}: {}", values[0])).collect();
+                    let mut lines: Vec<_> = told
+                        .iter()
+                        .map(|(name, values)| format!("{name}: {}", values[0]))
+                        .collect();
                     lines.sort();
                     json!(lines).to_string().into()
                 }
@@ -74,10 +76,24 @@ async fn the_answer_of_a_service_decides_what_becomes_of_the_event() {
     let does = |name: &str| json!({ "nats": format!("svc.{name}"), "timeout": "5s" });
     check(&broker, does("echo"), "{}", expect!["pass"]).await;
     check(&broker, does("none"), "{}", expect!["pass"]).await;
-    check(&broker, does("400"), "{}", expect!["reject: ValidationError: service error 400: amount is negative"]).await;
-    check(&broker, does("429"), "{}", expect!["retry: RateLimited: service error 429: slow down"]).await;
-    check(&broker, does("500"), "{}", expect!["retry: HttpServerError: service error 500: x"]).await;
-    check(&broker, does("own"), "{}", expect!["retry: HandlerError: service error E42: out of paper"]).await;
+    check(
+        &broker,
+        does("400"),
+        "{}",
+        expect!["reject: ValidationError: service error 400: amount is negative"],
+    )
+    .await;
+    check(&broker, does("429"), "{}", expect!["retry: RateLimited: service error 429: slow down"])
+        .await;
+    check(&broker, does("500"), "{}", expect!["retry: HttpServerError: service error 500: x"])
+        .await;
+    check(
+        &broker,
+        does("own"),
+        "{}",
+        expect!["retry: HandlerError: service error E42: out of paper"],
+    )
+    .await;
     check(
         &broker,
         json!({ "nats": "svc.hang", "timeout": "200ms" }),
@@ -101,14 +117,23 @@ async fn the_answer_of_a_service_decides_what_becomes_of_the_event() {
     )
     .await;
 
-    let reply = |name: &str| json!({ "nats": format!("svc.{name}"), "timeout": "5s", "output": "reply" });
-    check(&broker, reply("echo"), "[{\"a\": 1.0}, 2]", expect![[r#"replace ["{\"a\": 1.0}", "2"]"#]]).await;
+    let reply =
+        |name: &str| json!({ "nats": format!("svc.{name}"), "timeout": "5s", "output": "reply" });
+    check(
+        &broker,
+        reply("echo"),
+        "[{\"a\": 1.0}, 2]",
+        expect![[r#"replace ["{\"a\": 1.0}", "2"]"#]],
+    )
+    .await;
     check(&broker, reply("none"), "{}", expect!["replace []"]).await;
     check(
         &broker,
         reply("text"),
         "{}",
-        expect!["retry: HandlerError: the reply is not JSON (expected ident at line 1 column 2): thanks"],
+        expect![
+            "retry: HandlerError: the reply is not JSON (expected ident at line 1 column 2): thanks"
+        ],
     )
     .await;
     check(&broker, reply("told"), "{}", expect![[r#"replace ["\"Idempotency-Key: e1/orders\"", "\"Millstream-Attempt: 3\"", "\"Millstream-Envelope: domain\"", "\"Millstream-Event-Id: e1\"", "\"Millstream-Event-Type: order.created\"", "\"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\""]"#]]).await;

@@ -13,7 +13,10 @@ fn the_longest_idle_is_forgotten_and_counted() {
     }
     // "bee" and "cow" were idle; "ant" has an open incident.
     let forgotten = |stage: &AggregateErrors| {
-        (tally(stage, "fingerprints_forgotten_total", ""), tally(stage, "errors_forgotten_total", ""))
+        (
+            tally(stage, "fingerprints_forgotten_total", ""),
+            tally(stage, "errors_forgotten_total", ""),
+        )
     };
     assert_eq!(forgotten(&stage), (2, 2));
     assert_eq!(stage.cells.values().map(|cell| cell.total).sum::<u64>(), 3);
@@ -30,7 +33,9 @@ fn an_incident_of_a_fingerprint_that_was_forgotten_is_other_news() {
     stage.fingerprints_max = 1;
     let mut ids: Vec<String> = Vec::new();
     for (at, name) in [(1, "ant"), (2, "bee"), (3, "ant")] {
-        ids.extend(emitted(&mut stage, at, None, &error(name)).into_iter().map(|emission| emission.id));
+        ids.extend(
+            emitted(&mut stage, at, None, &error(name)).into_iter().map(|emission| emission.id),
+        );
     }
     let all = ids.len();
     ids.sort();
@@ -46,7 +51,8 @@ fn a_million_fingerprints_take_the_room_of_a_few() {
     let mut bucket = Bucket::new();
     let mut keys = std::collections::BTreeSet::new();
     for n in 0..FINGERPRINTS {
-        let body = Bytes::from(format!(r#"{{"errorCode":"C{n}","message":"m","serviceName":"s"}}"#));
+        let body =
+            Bytes::from(format!(r#"{{"errorCode":"C{n}","message":"m","serviceName":"s"}}"#));
         stage.apply(&input(n, None, &body), &mut Vec::new()).unwrap();
         assert!(stage.cells.len() <= MOST && stage.dirty_len() <= MOST + 1);
         if n % 7919 == 0 {
@@ -55,8 +61,13 @@ fn a_million_fingerprints_take_the_room_of_a_few() {
         }
     }
     assert_eq!(keys.len(), MOST / 8 + 1, "every page, and the totals");
-    let counts = ["errors_counted_total", "fingerprints", "fingerprints_forgotten_total", "errors_forgotten_total"]
-        .map(|name| tally(&stage, name, ""));
+    let counts = [
+        "errors_counted_total",
+        "fingerprints",
+        "fingerprints_forgotten_total",
+        "errors_forgotten_total",
+    ]
+    .map(|name| tally(&stage, name, ""));
     let gone = FINGERPRINTS - MOST as u64;
     assert_eq!(counts, [FINGERPRINTS, MOST as u64, gone, gone]);
     assert_eq!((stage.order.idle.len(), stage.order.due.len()), (MOST, 0));
@@ -106,9 +117,13 @@ fn what_an_earlier_version_kept_is_deleted_and_what_is_unknown_refused() {
         deleted += taken.len();
     }
     assert_eq!(deleted, 1201);
-    for (key, value) in
-        [("page.x", "{}"), ("page.4294967295", "{}"), ("other", "{}"), ("page.1", "{}"), ("totals", "x")]
-    {
+    for (key, value) in [
+        ("page.x", "{}"),
+        ("page.4294967295", "{}"),
+        ("other", "{}"),
+        ("page.1", "{}"),
+        ("totals", "x"),
+    ] {
         let error = stage.restore(key, value.as_bytes()).unwrap_err();
         assert!(error.contains(&format!("\"{key}\"")), "{error}");
     }
@@ -116,7 +131,8 @@ fn what_an_earlier_version_kept_is_deleted_and_what_is_unknown_refused() {
 
 #[test]
 fn a_cell_is_stored_in_few_bytes() {
-    let mut stage = stage(&json!({ "threshold": 3, "fingerprint": ["code", "service", "message", "tenant"] }));
+    let mut stage =
+        stage(&json!({ "threshold": 3, "fingerprint": ["code", "service", "message", "tenant"] }));
     let mut bucket = Bucket::new();
     for n in 0..2_u64 {
         let mut body = attempt("TimeoutError", &format!("no answer in {n}s"));

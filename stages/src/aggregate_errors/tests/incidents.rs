@@ -22,7 +22,8 @@ fn check(told: &[Incident], expect: &Expect) {
 
 #[test]
 fn an_incident_opens_grows_and_resolves() {
-    let mut stage = stage(&json!({ "threshold": 2, "rule": [{ "code": ["REDIS_*"], "severity": "high" }] }));
+    let mut stage =
+        stage(&json!({ "threshold": 2, "rule": [{ "code": ["REDIS_*"], "severity": "high" }] }));
     let (mut told, mut ids) = (Vec::new(), Vec::new());
     for n in 0..9_u64 {
         let mut body = error(&format!("connect 10.0.0.{n}:6379 refused"));
@@ -38,7 +39,10 @@ fn an_incident_opens_grows_and_resolves() {
     ids.extend(out.iter().map(|emission| emission.id.clone()));
     told.extend(read(&out));
     assert_eq!(stage.next_timer_ms(), None);
-    assert_eq!(told.iter().map(|incident| incident.new_errors).sum::<u64>(), told.last().unwrap().count);
+    assert_eq!(
+        told.iter().map(|incident| incident.new_errors).sum::<u64>(),
+        told.last().unwrap().count
+    );
     check(
         &told,
         &expect![[r#"
@@ -169,7 +173,8 @@ fn what_comes_back_is_a_regression() {
     assert_eq!((first.event, first.last_resolved_at), (Change::Opened, None));
     act(&mut stage, 1000, &first.incident_id, "acknowledge", "ann");
     let told = apply(&mut stage, 2 * MINUTE, &error("x"));
-    let events: Vec<_> = told.iter().map(|i| (i.event, i.generation, i.count, i.acknowledged.is_some())).collect();
+    let events: Vec<_> =
+        told.iter().map(|i| (i.event, i.generation, i.count, i.acknowledged.is_some())).collect();
     assert_eq!(events, [(Change::Resolved, 1, 1, true), (Change::Reopened, 2, 1, false)]);
     assert_eq!(told[1].last_resolved_at.unwrap().as_millisecond(), 60_000);
     assert_eq!((told[1].total, told[1].first_seen.as_millisecond()), (2, 0));
@@ -208,7 +213,9 @@ fn an_action_that_cannot_be_read_is_rejected_and_a_deleted_one_is_none() {
     let mut stage = stage(&json!({ "threshold": 1 }));
     let id = apply(&mut stage, 1, &error("x")).remove(0).incident_id;
     let key = format!("incident.{id}");
-    let right = json!({ "incidentId": id, "action": "resolve", "by": "bob", "at": "2026-11-21T08:00:00Z" }).to_string();
+    let right =
+        json!({ "incidentId": id, "action": "resolve", "by": "bob", "at": "2026-11-21T08:00:00Z" })
+            .to_string();
     for (key, body) in [
         (key.as_str(), "{}"),
         (&key, "resolve"),
@@ -216,7 +223,9 @@ fn an_action_that_cannot_be_read_is_rejected_and_a_deleted_one_is_none() {
         ("incident.other-1", &right),
         ("silence.x", &right),
     ] {
-        let failure = stage.apply(&input(2, Some(key), &Bytes::from(body.to_owned())), &mut Vec::new()).unwrap_err();
+        let failure = stage
+            .apply(&input(2, Some(key), &Bytes::from(body.to_owned())), &mut Vec::new())
+            .unwrap_err();
         assert_eq!(failure.class, class::DECODE, "{key}: {body}");
     }
     stage.apply(&input(3, Some(&key), &Bytes::new()), &mut Vec::new()).unwrap();
@@ -260,12 +269,15 @@ fn minutes_and_trend_follow_the_clock() {
 #[test]
 fn every_open_incident_is_shown_the_worst_first() {
     let mut stage = stage(&json!({ "threshold": 1 }));
-    for (n, (name, severity)) in [("ant", "low"), ("bee", "high"), ("cow", "high"), ("bee", "low")].iter().enumerate() {
+    for (n, (name, severity)) in
+        [("ant", "low"), ("bee", "high"), ("cow", "high"), ("bee", "low")].iter().enumerate()
+    {
         let mut body = error(name);
         body["severity"] = json!(severity);
         apply(&mut stage, n as u64, &body);
     }
-    let shown: Vec<_> = stage.incidents().iter().map(|i| format!("{} {}", i.message, i.count)).collect();
+    let shown: Vec<_> =
+        stage.incidents().iter().map(|i| format!("{} {}", i.message, i.count)).collect();
     assert_eq!(shown, ["bee 2", "cow 1", "ant 1"]);
     assert_eq!(tally(&stage, "incidents_open", "high"), 2);
     assert_eq!(tally(&stage, "incidents_open", "critical"), 0);

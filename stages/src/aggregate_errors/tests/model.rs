@@ -1,4 +1,5 @@
-//! The state machine against a naive model, which keeps every error and works everything out from them anew.
+//! The state machine against a naive model, which keeps every error and works everything out from
+//! them anew.
 
 use proptest::prelude::*;
 
@@ -137,7 +138,10 @@ impl Past {
     }
 
     fn add(&mut self, at: u64, severity: Option<Severity>, knobs: &Knobs) -> Option<Change> {
-        if self.open.is_none() && !self.errors.is_empty() && at > self.last() + self.quiet(knobs).max(knobs.window) {
+        if self.open.is_none()
+            && !self.errors.is_empty()
+            && at > self.last() + self.quiet(knobs).max(knobs.window)
+        {
             self.since = self.errors.len();
         }
         self.errors.push((at, severity));
@@ -153,7 +157,9 @@ impl Past {
         let mut times: Vec<u64> = self.errors[self.since..].iter().map(|(at, _)| *at).collect();
         times.sort();
         let latest: Vec<u64> = times.into_iter().rev().take(knobs.threshold as usize).collect();
-        if (latest.len() as u64) < knobs.threshold || latest[0] - latest[latest.len() - 1] > knobs.window {
+        if (latest.len() as u64) < knobs.threshold
+            || latest[0] - latest[latest.len() - 1] > knobs.window
+        {
             return None;
         }
         self.generation += 1;
@@ -179,7 +185,13 @@ struct Model {
 impl Model {
     fn tell(&mut self, print: &str, change: Change, knobs: &Knobs) {
         let past = &self.past[print];
-        self.news.push((print.to_owned(), past.generation, change, past.count(knobs), past.severity(knobs)));
+        self.news.push((
+            print.to_owned(),
+            past.generation,
+            change,
+            past.count(knobs),
+            past.severity(knobs),
+        ));
     }
 
     fn resolve(&mut self, print: &str, knobs: &Knobs) {
@@ -189,7 +201,8 @@ impl Model {
 
     /// Resolves what is due by now, in order.
     fn tick(&mut self, now: u64, knobs: &Knobs) {
-        let due = self.past.iter().filter_map(|(print, past)| Some((past.due(knobs)?, print.clone())));
+        let due =
+            self.past.iter().filter_map(|(print, past)| Some((past.due(knobs)?, print.clone())));
         let mut due: Vec<_> = due.filter(|(at, _)| *at <= now).collect();
         due.sort();
         for (_, print) in due {
@@ -210,7 +223,12 @@ impl Model {
             self.tick(at, knobs);
             let idle = self.past.iter().filter(|(_, past)| past.open.is_none());
             let idle = idle.map(|(print, past)| (past.last(), print.clone())).min();
-            let open = || self.past.iter().filter_map(|(print, past)| Some((past.due(knobs)?, print.clone()))).min();
+            let open = || {
+                self.past
+                    .iter()
+                    .filter_map(|(print, past)| Some((past.due(knobs)?, print.clone())))
+                    .min()
+            };
             let (_, gone) = idle.or_else(open).unwrap();
             if self.past[&gone].open.is_some() {
                 self.resolve(&gone, knobs);
@@ -218,12 +236,22 @@ impl Model {
             self.forgotten.0 += 1;
             self.forgotten.1 += self.past.remove(&gone).unwrap().errors.len() as u64;
         }
-        if let Some(change) = self.past.entry(print.to_owned()).or_default().add(at, severity, knobs) {
+        if let Some(change) =
+            self.past.entry(print.to_owned()).or_default().add(at, severity, knobs)
+        {
             self.tell(print, change, knobs);
         }
     }
 
-    fn act(&mut self, print: &str, generation: u64, action: Action, by: &'static str, now: u64, knobs: &Knobs) {
+    fn act(
+        &mut self,
+        print: &str,
+        generation: u64,
+        action: Action,
+        by: &'static str,
+        now: u64,
+        knobs: &Knobs,
+    ) {
         self.resolve_if_due(print, now, knobs);
         let Some(past) = self.past.get_mut(print) else { return };
         if past.open.is_none() || past.generation != generation {

@@ -20,7 +20,8 @@ fn what_is_not_an_error_event_is_rejected_and_changes_nothing() {
         r#"{"errorCode":"A","message":{"text":"m"},"serviceName":"s"}"#,
         r#"{"errorCode":"A","message":"m","message":"n","serviceName":"s"}"#,
     ] {
-        let failure = stage.apply(&input(1, None, &Bytes::from(body)), &mut Vec::new()).unwrap_err();
+        let failure =
+            stage.apply(&input(1, None, &Bytes::from(body)), &mut Vec::new()).unwrap_err();
         assert_eq!(failure.class, class::DECODE, "{body}");
         said += &format!("{}\n", failure.message);
     }
@@ -58,10 +59,17 @@ fn optional_fields_may_be_anything() {
         let mut out = Vec::new();
         stage.apply(&input(n as u64, None, &body), &mut out).unwrap();
     }
-    let zones: Vec<_> = stage.incidents().iter().map(|i| (i.labels.get("metadata.zone").cloned(), i.count)).collect();
+    let zones: Vec<_> = stage
+        .incidents()
+        .iter()
+        .map(|i| (i.labels.get("metadata.zone").cloned(), i.count))
+        .collect();
     assert_eq!(stage.cells.len(), 3);
     assert_eq!(zones[0], (None, 4));
-    assert!(zones.contains(&(Some("1.5".to_owned()), 1)) && zones.contains(&(Some("café \n".to_owned()), 1)));
+    assert!(
+        zones.contains(&(Some("1.5".to_owned()), 1))
+            && zones.contains(&(Some("café \n".to_owned()), 1))
+    );
 }
 
 #[test]
@@ -121,7 +129,8 @@ fn severity_comes_from_the_rule_then_the_errors_then_the_stage() {
 fn threshold(rule: &Value, body: &Value) -> u64 {
     let mut rule = rule.clone();
     rule["threshold"] = json!(1);
-    let mut stage = stage(&json!({ "threshold": 2, "rule": [rule, { "threshold": 1, "code": ["REDIS*"] }] }));
+    let mut stage =
+        stage(&json!({ "threshold": 2, "rule": [rule, { "threshold": 1, "code": ["REDIS*"] }] }));
     apply(&mut stage, 1, body);
     2 - stage.incidents().len() as u64
 }
@@ -146,7 +155,11 @@ fn a_rule_matches_by_all_that_it_names() {
         (json!({ "reported": ["high"] }), 2, 2),
         (json!({ "tenant": ["acme"], "stage": ["orders"], "service": ["cart"] }), 2, 2),
     ] {
-        assert_eq!((threshold(&rule, &service), threshold(&rule, &failed)), (of_service, of_attempt), "{rule}");
+        assert_eq!(
+            (threshold(&rule, &service), threshold(&rule, &failed)),
+            (of_service, of_attempt),
+            "{rule}"
+        );
     }
 }
 
@@ -159,7 +172,10 @@ fn the_rule_of_a_worse_report_holds_until_it_is_quiet() {
     let mut fatal = error("x");
     fatal["severity"] = json!("fatal");
     let told = apply(&mut stage, 1, &fatal);
-    assert_eq!((told[0].event, told[0].threshold, told[0].severity), (Change::Opened, 1, Severity::Critical));
+    assert_eq!(
+        (told[0].event, told[0].threshold, told[0].severity),
+        (Change::Opened, 1, Severity::Critical)
+    );
     apply(&mut stage, 2, &error("x"));
     assert_eq!(stage.next_timer_ms(), Some(2 + MINUTE));
     let mut bucket = Bucket::new();
@@ -195,7 +211,10 @@ fn a_fingerprint_is_made_of_what_its_rule_says() {
     .assert_eq(&format!("{:#?}", second.labels));
     // As the dead letter of the same failure has it.
     let third = apply(&mut stage, 4, &attempt("Refused", "no 5")).remove(0);
-    assert_eq!(third.fingerprint, crate::fingerprint::fingerprint("Refused", "shop/orders", "no 5"));
+    assert_eq!(
+        third.fingerprint,
+        crate::fingerprint::fingerprint("Refused", "shop/orders", "no 5")
+    );
     assert_eq!(third.labels.get("stage").unwrap(), "orders");
     assert_eq!(third.labels.get("tenant"), None);
 }

@@ -25,7 +25,12 @@ fn a_thousand_that_are_due_at_once_are_told_in_steps() {
         scene.event(n, Resolved, High, 5);
     }
     scene.until(HOUR).checkpoint();
-    assert_eq!((scene.tally("alert_groups")[""], scene.stored.len()), (0, 2), "{:?}", scene.stored.keys());
+    assert_eq!(
+        (scene.tally("alert_groups")[""], scene.stored.len()),
+        (0, 2),
+        "{:?}",
+        scene.stored.keys()
+    );
 }
 
 #[test]
@@ -36,7 +41,10 @@ fn a_group_that_is_too_large_is_two() {
     }
     scene.until(MINUTE);
     let shown = scene.shown();
-    assert!(shown.contains("1000 incidents firing") && shown.contains("500 incidents firing"), "{shown}");
+    assert!(
+        shown.contains("1000 incidents firing") && shown.contains("500 incidents firing"),
+        "{shown}"
+    );
     for n in 0..1500 {
         scene.event(n, Resolved, High, 5);
     }
@@ -52,20 +60,30 @@ fn past_the_bounds_the_oldest_is_forgotten_and_what_was_not_told_of_it_is_counte
     for n in 0..100 {
         scene.until(n / 10).event(n, Opened, High, 5);
     }
-    assert_eq!((scene.tally("alert_groups")[""], scene.tally("alert_incidents_firing")[""]), (10, 10));
+    assert_eq!(
+        (scene.tally("alert_groups")[""], scene.tally("alert_incidents_firing")[""]),
+        (10, 10)
+    );
     (scene.alert.groups_max, scene.alert.known_max) = (5, 100);
     for n in 100..120 {
         scene.event(n, Opened, High, 5);
     }
     scene.until(HOUR);
-    assert_eq!(scene.told.len() as u64 + scene.tally("notifications_held_total")["log repeated"], 120);
+    assert_eq!(
+        scene.told.len() as u64 + scene.tally("notifications_held_total")["log repeated"],
+        120
+    );
 }
 
 #[test]
 fn what_is_no_incident_and_no_silence_is_refused_and_changes_nothing() {
     let mut scene = Scene::new(options(json!({})));
-    for (key, body) in [(None, "{}"), (Some("silence.a"), "{}"), (Some("incident.a"), ""), (Some("silence.a.b"), "{}")]
-    {
+    for (key, body) in [
+        (None, "{}"),
+        (Some("silence.a"), "{}"),
+        (Some("incident.a"), ""),
+        (Some("silence.a.b"), "{}"),
+    ] {
         let body = Bytes::from(body);
         let input = Input {
             stream: "s",

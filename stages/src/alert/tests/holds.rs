@@ -1,4 +1,5 @@
-//! What is in the way of news: inhibition, silences, muted times, acknowledgement; and what happens when nobody acknowledges.
+//! What is in the way of news: inhibition, silences, muted times, acknowledgement; and what happens
+//! when nobody acknowledges.
 
 use crate::{
     alert::testing::{HOUR, MINUTE, Scene, options},
@@ -102,7 +103,11 @@ fn a_route_is_muted_at_night_and_active_by_day_in_its_own_zone() {
     })));
     scene.event(1, Opened, High, 5).event(2, Opened, Critical, 5).event(3, Opened, Low, 5);
     scene.until(HOUR).event(1, Updated, High, 10);
-    scene.until(23 * HOUR).event(3, Updated, Low, 20).event(3, Resolved, Low, 20).event(1, Resolved, High, 12);
+    scene
+        .until(23 * HOUR)
+        .event(3, Updated, Low, 20)
+        .event(3, Resolved, Low, 20)
+        .event(1, Resolved, High, 12);
     scene.until(90 * HOUR);
     expect![[r#"
         0s log opened [critical] CODE_2 opened: 5 errors in cart
@@ -199,6 +204,7 @@ fn when_nobody_acknowledges_others_are_told_step_by_step_and_then_belong_to_it()
         1h ops resolved [high] CODE_1 resolved: 41 errors in cart
     "#]]
     .assert_eq(&scene.shown());
-    let groups: std::collections::BTreeSet<_> = scene.told.iter().map(|n| n.group.clone()).collect();
+    let groups: std::collections::BTreeSet<_> =
+        scene.told.iter().map(|n| n.group.clone()).collect();
     assert_eq!(groups.len(), 1);
 }

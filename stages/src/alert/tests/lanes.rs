@@ -45,7 +45,10 @@ fn what_exceeds_the_rate_becomes_one_digest_and_the_critical_passes_it() {
     "#]]
     .assert_debug_eq(&scene.tally("notifications_held_total"));
     assert_eq!(
-        (scene.tally("notifications_total")["slow"], scene.tally("notifications_digests_total")["slow"]),
+        (
+            scene.tally("notifications_total")["slow"],
+            scene.tally("notifications_digests_total")["slow"]
+        ),
         (7, 1)
     );
 }

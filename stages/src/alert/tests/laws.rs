@@ -23,8 +23,13 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let severity =
-        prop::sample::select(vec![Severity::Low, Severity::Medium, Severity::High, Severity::High, Severity::Critical]);
+    let severity = prop::sample::select(vec![
+        Severity::Low,
+        Severity::Medium,
+        Severity::High,
+        Severity::High,
+        Severity::Critical,
+    ]);
     prop_oneof![
         20 => (0..14_u64, prop::sample::select(Change::ALL.to_vec()), severity)
             .prop_map(|(n, change, severity)| Step::Incident(n, change, severity)),
@@ -36,7 +41,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn world() -> Channels {
-    Channels(vec![("fast", 6000, true), ("log", 10, true), ("ops", 3, true), ("quiet", 24, false), ("boss", 4, true)])
+    Channels(vec![
+        ("fast", 6000, true),
+        ("log", 10, true),
+        ("ops", 3, true),
+        ("quiet", 24, false),
+        ("boss", 4, true),
+    ])
 }
 
 /// By code, so that what an incident reaches does not depend on what became of it.

@@ -37,9 +37,12 @@ fn a_restart_changes_nothing_of_what_is_told() {
         scene.until(2 * HOUR);
         scene.told
     };
-    // A worker that takes over looks at once at what was in the way of news, so that only times may differ.
+    // A worker that takes over looks at once at what was in the way of news, so that only times may
+    // differ.
     let lines = |restarts| {
-        let line = |n: &crate::notification::Notification| format!("{} {} {}", n.channel, n.why.as_str(), n.title);
+        let line = |n: &crate::notification::Notification| {
+            format!("{} {} {}", n.channel, n.why.as_str(), n.title)
+        };
         told(restarts).iter().map(line).collect::<Vec<_>>()
     };
     assert!(lines(true).len() > 5);
@@ -52,7 +55,8 @@ fn a_replay_from_an_older_checkpoint_says_the_same_under_the_same_id_and_more_un
     scene.checkpoint();
     scene.event(1, Opened, High, 5).until(10);
     let first = scene.told.pop().unwrap();
-    // The worker dies before it writes. The next reads the event again, at the time at which it is stored.
+    // The worker dies before it writes. The next reads the event again, at the time at which it is
+    // stored.
     let replay = |later: bool| {
         let mut scene = Scene::new(options(json!({ "group_wait": "10s" })));
         scene.event(1, Opened, High, 5);
@@ -69,8 +73,9 @@ fn a_replay_from_an_older_checkpoint_says_the_same_under_the_same_id_and_more_un
 
 #[test]
 fn what_was_told_is_kept_when_the_routes_change_and_its_end_is_told() {
-    let mut scene =
-        Scene::new(options(json!({ "route": [{ "code": ["CODE_1", "CODE_2"], "channels": ["ops", "boss"] }] })));
+    let mut scene = Scene::new(options(
+        json!({ "route": [{ "code": ["CODE_1", "CODE_2"], "channels": ["ops", "boss"] }] }),
+    ));
     scene.event(1, Opened, High, 5).event(2, Opened, High, 5).event(3, Opened, High, 5).until(60);
     expect![[r#"
         0s boss opened [high] CODE_1 opened: 5 errors in cart
@@ -85,7 +90,11 @@ fn what_was_told_is_kept_when_the_routes_change_and_its_end_is_told() {
     fewer.0.retain(|(name, ..)| *name != "boss");
     scene.restart_with(options(json!({ "group_by": ["code"] })), &fewer);
     scene.until(120).event(1, Updated, High, 10);
-    scene.until(10 * MINUTE).event(1, Resolved, High, 10).event(2, Resolved, High, 10).event(3, Resolved, High, 10);
+    scene
+        .until(10 * MINUTE)
+        .event(1, Resolved, High, 10)
+        .event(2, Resolved, High, 10)
+        .event(3, Resolved, High, 10);
     scene.until(HOUR);
     expect![[r#"
         5m log updated [high] CODE_1 updated: 10 errors in cart
@@ -126,21 +135,32 @@ fn what_an_earlier_version_stored_is_dropped_but_for_its_digest() {
         "firstIncidentId": "a-1", "since": "2026-11-26T23:59:00Z", "opened": 3, "updated": 0, "resolved": 0, "errors": 9,
         "severity": "high", "top": [], "suppressed": 0,
     });
-    let lane = json!({ "ordinary": 5, "reserve": 6, "waiting": { "dueMs": BEGIN, "digest": digest } });
+    let lane =
+        json!({ "ordinary": 5, "reserve": 6, "waiting": { "dueMs": BEGIN, "digest": digest } });
     for n in 0..250 {
-        scene.stored.insert(format!("g.{n:016x}"), b"{\"channel\":\"log\",\"told\":{},\"held\":null}".to_vec());
+        scene.stored.insert(
+            format!("g.{n:016x}"),
+            b"{\"channel\":\"log\",\"told\":{},\"held\":null}".to_vec(),
+        );
     }
     scene.stored.insert("channel.log".to_owned(), lane.to_string().into_bytes());
-    scene.stored.insert("channel.gone".to_owned(), b"{\"ordinary\":0,\"reserve\":0,\"waiting\":null}".to_vec());
+    scene.stored.insert(
+        "channel.gone".to_owned(),
+        b"{\"ordinary\":0,\"reserve\":0,\"waiting\":null}".to_vec(),
+    );
     scene.takes_over(&world).until(60).checkpoint();
     expect![[r#"
         0s log digest [high] 3 incidents opened, 9 errors
     "#]]
     .assert_eq(&scene.shown());
     assert_eq!(scene.stored.keys().collect::<Vec<_>>(), ["channel.log", "tally"]);
-    for (key, value) in
-        [("x", "{}"), ("g.slot.x", "{}"), ("g.slot.99999999", "{}"), ("tally", "3"), ("channel.log", "[")]
-    {
+    for (key, value) in [
+        ("x", "{}"),
+        ("g.slot.x", "{}"),
+        ("g.slot.99999999", "{}"),
+        ("tally", "3"),
+        ("channel.log", "["),
+    ] {
         let error = scene.alert.restore(key, value.as_bytes()).unwrap_err();
         assert!(error.contains(key), "{error}");
     }

@@ -96,7 +96,8 @@ fn the_first_route_that_fits_takes_an_incident_and_continue_looks_further() {
         }
     "#]]
     .assert_debug_eq(&steps[3].terms);
-    let escalations: Vec<_> = steps.iter().map(|step| (step.terms.escalate.len(), step.terms.mute.len())).collect();
+    let escalations: Vec<_> =
+        steps.iter().map(|step| (step.terms.escalate.len(), step.terms.mute.len())).collect();
     assert_eq!(escalations, [(1, 0), (1, 1), (0, 0), (1, 0), (1, 0)]);
 }
 
@@ -115,12 +116,16 @@ fn an_incident_is_told_by_every_route_that_takes_it() {
         0s  CODE_9 opened unwanted: route 2 has no channel
     "#]]
     .assert_eq(&scene.explained());
-    assert_eq!(scene.tally("notifications_held_total"), BTreeMap::from([(" unwanted".to_owned(), 1)]));
+    assert_eq!(
+        scene.tally("notifications_held_total"),
+        BTreeMap::from([(" unwanted".to_owned(), 1)])
+    );
 }
 
 #[test]
 fn the_channels_of_an_incident_go_before_those_of_its_routes() {
-    let mut scene = Scene::new(options(json!({ "route": [{ "code": ["CODE_3"], "channels": ["boss"] }] })));
+    let mut scene =
+        Scene::new(options(json!({ "route": [{ "code": ["CODE_3"], "channels": ["boss"] }] })));
     let named = |n, names: &[&str]| Incident {
         channels: names.iter().map(|name| (*name).to_owned()).collect(),
         ..incident(n, Opened, High, n)
@@ -140,7 +145,9 @@ fn the_channels_of_an_incident_go_before_those_of_its_routes() {
 
 #[test]
 fn an_incident_that_becomes_worse_goes_by_its_new_route_under_its_name() {
-    let mut scene = Scene::new(options(json!({ "route": [{ "severity": ["critical"], "channels": ["ops"] }] })));
+    let mut scene = Scene::new(options(
+        json!({ "route": [{ "severity": ["critical"], "channels": ["ops"] }] }),
+    ));
     scene.event(1, Opened, High, 5);
     scene.until(30).event(1, Escalated, Critical, 10);
     scene.until(60).event(1, Resolved, Critical, 10).until(600);
@@ -152,7 +159,8 @@ fn an_incident_that_becomes_worse_goes_by_its_new_route_under_its_name() {
         5m30s ops resolved [critical] CODE_1 resolved: 10 errors in cart
     "#]]
     .assert_eq(&scene.shown());
-    let groups: std::collections::BTreeSet<_> = scene.told.iter().map(|n| n.group.clone()).collect();
+    let groups: std::collections::BTreeSet<_> =
+        scene.told.iter().map(|n| n.group.clone()).collect();
     assert_eq!(groups.len(), 1);
     // In a group with others, the old one tells its end too.
     let mut scene = Scene::new(options(json!({
@@ -220,7 +228,10 @@ fn everything_that_is_wrong_is_said_with_its_place() {
     "#]]
     .assert_eq(&problems(json!({ "route": [deep] })));
     let many = |n: usize, route: Value| problems(json!({ "route": vec![route; n] }));
-    assert_eq!((many(200, json!({})), many(40, json!({ "continue": true }))), (String::new(), String::new()));
+    assert_eq!(
+        (many(200, json!({})), many(40, json!({ "continue": true }))),
+        (String::new(), String::new())
+    );
     expect![[r#"
         route.200: expected at most 200 routes
         route: expected at most 40 routes with continue = true
@@ -240,7 +251,11 @@ fn everything_that_is_wrong_is_said_with_its_place() {
 #[test]
 fn the_options_are_a_schema_that_takes_routes_within_routes() {
     let schema = (KIND.options)().to_value();
-    assert_eq!(schema["$defs"].as_object().unwrap().keys().collect::<Vec<_>>(), ["Route"], "{schema}");
+    assert_eq!(
+        schema["$defs"].as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["Route"],
+        "{schema}"
+    );
     let validator = jsonschema::validator_for(&schema).unwrap();
     assert!(validator.is_valid(&tree()));
     for wrong in [

@@ -47,7 +47,8 @@ fn a_new_group_waits_for_more_and_tells_it_together() {
     scene.until(10).event(2, Opened, Medium, 9);
     scene.until(20).event(3, Opened, Low, 1);
     scene.until(25).event(3, Resolved, Low, 1);
-    // Of a group that was told, what is less bad waits for the interval, and what is worse does not.
+    // Of a group that was told, what is less bad waits for the interval, and what is worse does
+    // not.
     scene.until(60).event(4, Opened, High, 7);
     scene.until(90).event(5, Opened, Critical, 7);
     scene.until(10 * MINUTE).event(1, Resolved, High, 5);
@@ -66,7 +67,8 @@ fn a_new_group_waits_for_more_and_tells_it_together() {
         30s log CODE_3 resolved repeated: it was over before it was told
     "#]]
     .assert_eq(&scene.explained());
-    let groups: std::collections::BTreeSet<_> = scene.told.iter().map(|n| n.group.clone()).collect();
+    let groups: std::collections::BTreeSet<_> =
+        scene.told.iter().map(|n| n.group.clone()).collect();
     assert_eq!(groups.len(), 1, "one life, one group");
     // What comes after is another life of the group.
     scene.event(6, Opened, High, 7).until(2 * HOUR);
