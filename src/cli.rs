@@ -1,14 +1,14 @@
 //! Cli: what a person types, validated; then one command runs.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use millstream_stages::{Delivery, Event, Failure, Reply};
 
 use crate::{
-    commands,
+    commands::{self, flags::Common},
     handlers::{Registry, handler_fn},
-    observe::{LogFormat, logs},
+    observe::logs,
 };
 
 const EXAMPLES: &str = "\
@@ -32,32 +32,6 @@ struct Cli {
     common: Common,
     #[command(subcommand)]
     command: Command,
-}
-
-/// What every command takes.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Common {
-    /// The pipeline's file
-    #[arg(short, long, global = true, value_name = "FILE", default_value = "pipeline.toml")]
-    pub config: PathBuf,
-    /// Set one key of it, such as `nats.url=nats://127.0.0.1:4222`; may be repeated
-    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
-    pub set: Vec<(String, String)>,
-    /// The nats-server program that `demo` and `dev` start
-    #[arg(long, global = true, value_name = "FILE", env = "MILLSTREAM_NATS_SERVER")]
-    pub nats_server: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, or a tracing filter
-    #[arg(long, global = true, value_name = "FILTER", env = "MILLSTREAM_LOG")]
-    pub log: Option<String>,
-    /// How to log
-    #[arg(
-        long,
-        global = true,
-        value_enum,
-        default_value = "console",
-        env = "MILLSTREAM_LOG_FORMAT"
-    )]
-    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -142,7 +116,7 @@ impl Millstream {
     }
 
     async fn run(self, common: Common, command: Command) -> anyhow::Result<ExitCode> {
-        crate::broker::install_tls_provider();
+        crate::tls::install_provider();
         let app = commands::App { common, registry: self.registry };
         if !command.starts_its_own_logs() {
             logs::init(&app.log_options("warn"), None)?;
@@ -172,11 +146,4 @@ impl Command {
     fn starts_its_own_logs(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Dev(_) | Self::Demo(_))
     }
-}
-
-/// A `KEY=VALUE` of the command line.
-pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) =
-        text.split_once('=').ok_or("expected KEY=VALUE, such as nats.url=nats://127.0.0.1:4222")?;
-    Ok((key.trim().to_owned(), value.trim().to_owned()))
 }

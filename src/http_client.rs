@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use reqwest::{Client, ClientBuilder, Error, Url, redirect};
 
-use crate::{broker::install_tls_provider, limits};
+use crate::{
+    limits,
+    tls::{self},
+};
 
 /// A client that calls this URL, and may take so long for it. `set` adds what is the caller's own.
 pub(crate) fn build(
@@ -12,7 +15,7 @@ pub(crate) fn build(
     timeout: Duration,
     set: impl FnOnce(ClientBuilder) -> ClientBuilder,
 ) -> Result<Client, Error> {
-    install_tls_provider();
+    tls::install_provider();
     let client = Client::builder()
         .user_agent(concat!("millstream/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())

@@ -14,20 +14,26 @@
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
 
 pub mod broker;
-mod causes;
 pub mod channels;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod dead_letter;
+mod error_chain;
+pub mod exhausted;
 pub mod handlers;
 mod http_client;
 pub mod incidents;
 pub mod limits;
 pub mod map;
 pub mod observe;
+mod panics;
+pub mod redrive;
 pub mod reduce;
+mod suggest;
+pub mod tls;
 pub mod topology;
+pub mod wire;
 pub mod worker;
 
 pub use cli::Millstream;

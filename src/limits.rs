@@ -29,11 +29,11 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// something else just then.
 pub const CHANCES: u32 = 3;
 /// How often a worker looks for events to run alone.
-pub const ALONE_LOOK: Duration = Duration::from_secs(1);
+pub const QUARANTINE_LOOK: Duration = Duration::from_secs(1);
 /// How long a worker runs events alone, at the most, before the others get as much time.
-pub const ALONE_SHIFT: Duration = Duration::from_secs(5);
+pub const QUARANTINE_SHIFT: Duration = Duration::from_secs(5);
 /// How long the next event to run alone is waited for, while nothing else is done.
-pub const ALONE_NEXT: Duration = Duration::from_millis(100);
+pub const QUARANTINE_NEXT: Duration = Duration::from_millis(100);
 /// When nothing was delivered for so long, nothing is on its way, and a pull may end.
 pub const DRAIN_QUIET: Duration = Duration::from_millis(200);
 /// How long what was asked for is waited for when a pull ends. Where it comes too slowly to fill

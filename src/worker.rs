@@ -9,18 +9,14 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     broker::{Broker, FatalError},
     config::{HandlerBuilder, Pipeline, pipeline, world::ConfigWorld},
-    dead_letter::{
-        Afterwards,
-        job::{Context, Fleet},
-        recovery::Recovery,
-        router::Router,
-        sweep::Sweep,
-    },
+    exhausted::{bury::Burial, router::Router, sweep::Sweep},
     handlers::{self, HandlerContext, Registry},
     limits, map,
-    observe::{self, Metrics, Readiness, WorkerRecord, beat},
+    observe::{self, Metrics, Readiness, WorkerRecord, heartbeat},
+    redrive::{context::Context, fleet::Fleet, recovery::Recovery},
     reduce,
-    topology::{Names, Topology},
+    topology::Topology,
+    wire::Names,
 };
 
 /// What one worker is told besides the pipeline.
@@ -93,9 +89,9 @@ pub struct Worker {
     pub listening: Option<SocketAddr>,
     tasks: JoinSet<()>,
     /// What it has in hand over all of its stages.
-    hands: Arc<map::Hands>,
+    in_flight: Arc<map::InFlight>,
     /// Its map stages and channels, and what brings them the events that run alone.
-    alone: Vec<(Arc<map::Stage>, map::Feed)>,
+    alone: Vec<(Arc<map::MapStage>, map::StageConsumer)>,
     stop: CancellationToken,
     abandon: CancellationToken,
 }
@@ -115,7 +111,7 @@ impl Worker {
         let mut worker = Self {
             listening: None,
             tasks: JoinSet::new(),
-            hands: Arc::default(),
+            in_flight: Arc::default(),
             alone: Vec::new(),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
@@ -137,9 +133,10 @@ impl Worker {
             worker.start_channels(&pipeline, &id)?;
             worker.start_jobs(&pipeline, &id);
         }
-        let loner = map::Loner::new(Arc::clone(&worker.hands), std::mem::take(&mut worker.alone));
+        let loner =
+            map::Quarantine::new(Arc::clone(&worker.in_flight), std::mem::take(&mut worker.alone));
         worker.tasks.spawn(loner.run(worker.stop.clone(), worker.abandon.clone()));
-        let afterwards = Afterwards {
+        let afterwards = Burial {
             broker: worker.broker.clone(),
             pipeline: Arc::clone(&pipeline),
             metrics: Arc::clone(&worker.metrics),
@@ -150,7 +147,7 @@ impl Worker {
         let record = WorkerRecord::new(&id, &host(), &pipeline.config_hash);
         let (broker, metrics, stop) =
             (worker.broker.clone(), Arc::clone(&worker.metrics), worker.stop.clone());
-        worker.tasks.spawn(beat::run(broker, Arc::clone(&pipeline), metrics, record, stop));
+        worker.tasks.spawn(heartbeat::run(broker, Arc::clone(&pipeline), metrics, record, stop));
         Ok(worker)
     }
 
@@ -227,7 +224,7 @@ impl Worker {
             ));
         }
         let (broker, bucket) = (self.broker.clone(), pipeline.names().state_bucket());
-        let sole = map::Sole {
+        let sole = map::Leased {
             broker,
             bucket,
             lease: Names::CHANNELS_LEASE,
@@ -262,7 +259,7 @@ impl Worker {
         for feed in &feeds {
             self.readiness.failing(&feed.condition(), "not opened yet");
         }
-        self.tasks.spawn(stage.run(feeds, self.stop.clone(), self.abandon.clone()));
+        self.tasks.spawn(map::run(stage, feeds, self.stop.clone(), self.abandon.clone()));
     }
 
     /// A stage, and what it pulls from; what is set apart for it is looked for from then on.
@@ -273,11 +270,11 @@ impl Worker {
         ack_wait: Duration,
         concurrency: usize,
         topology: &Topology,
-    ) -> (Arc<map::Stage>, Vec<map::Feed>) {
-        let feeds: Vec<map::Feed> =
+    ) -> (Arc<map::MapStage>, Vec<map::StageConsumer>) {
+        let feeds: Vec<map::StageConsumer> =
             topology.feeds(line.name()).into_iter().map(Into::into).collect();
-        let alone = topology.alone(line.name());
-        let stage = Arc::new(map::Stage {
+        let alone = topology.quarantine(line.name());
+        let stage = Arc::new(map::MapStage {
             broker: self.broker.clone(),
             names: pipeline.names(),
             config: pipeline.config_hash.clone(),
@@ -286,7 +283,7 @@ impl Worker {
             ack_wait,
             concurrency,
             retry_max_age: pipeline.storage.retry_max_age,
-            hands: Arc::clone(&self.hands),
+            in_flight: Arc::clone(&self.in_flight),
             readiness: Arc::clone(&self.readiness),
         });
         self.alone.extend(alone.map(|feed| (Arc::clone(&stage), feed.into())));

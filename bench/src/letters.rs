@@ -1,6 +1,18 @@
 //! Letters: how long it takes to store what becomes of a failed attempt, and how fast letters are
 //! redriven.
 
+use millstream::{
+    dead_letter::LetterFilter,
+    handlers::{Registry, handler_fn},
+    observe::Outcome,
+    redrive::{
+        context::{Context, Progress},
+        job::{self, Job, Kind},
+        run::{self, Ended},
+        store::{Claim, Jobs},
+    },
+    stages::{Failure, Reply},
+};
 use std::{
     path::Path,
     sync::{
@@ -13,15 +25,6 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use async_nats::jetstream::consumer;
 use futures_util::TryStreamExt as _;
-use millstream::{
-    dead_letter::{
-        LetterFilter,
-        job::{self, Claim, Context, Ended, Job, Jobs, Kind, Progress},
-    },
-    handlers::{Registry, handler_fn},
-    observe::Outcome,
-    stages::{Failure, Reply},
-};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -167,7 +170,7 @@ async fn redrive(shop: &Shop, filter: LetterFilter, count: u64) -> Result<f64> {
     let began = Instant::now();
     let claim = Claim::create(&Jobs::new(&shop.broker, &names), job, "bench").await?;
     let progress = Progress::of(&claim);
-    match job::run(&context, claim, &progress, &CancellationToken::new()).await {
+    match run::run(&context, claim, &progress, &CancellationToken::new()).await {
         Ended::Job(job) if job.counts.redriven == count => {
             Ok(count as f64 / began.elapsed().as_secs_f64())
         }

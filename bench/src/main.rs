@@ -66,7 +66,7 @@ enum What {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
-    millstream::broker::install_tls_provider();
+    millstream::tls::install_provider();
     let program = args.nats_server.as_deref();
     match args.what.unwrap_or(What::Hop(args.hop)) {
         What::Hop(args) => hop::run(&args, program).await,

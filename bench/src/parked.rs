@@ -66,7 +66,7 @@ async fn rounds(args: &Args, shop: &Shop, bare: &Bare, parked: &str) -> Result<f
 
 /// Parks events for an hour, as the engine does: a message schedule each.
 pub(crate) async fn park(bare: &Bare, count: u64) -> Result<()> {
-    let due = millstream::dead_letter::letter::rfc3339(
+    let due = millstream::wire::rfc3339(
         std::time::SystemTime::now() + std::time::Duration::from_secs(3600),
     );
     let window = Window::new();

@@ -13,10 +13,10 @@ use millstream::{
     dead_letter::{
         LetterFilter,
         groups::{Groups, Stats},
-        letter::rfc3339,
         read::{Letters, Span},
     },
     limits,
+    wire::rfc3339,
 };
 
 use crate::{

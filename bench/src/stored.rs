@@ -6,10 +6,9 @@ use anyhow::Result;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use millstream::{
     broker::{Expects, Headers, Outgoing},
-    dead_letter::letter::rfc3339,
     limits,
     stages::headers,
-    topology::Names,
+    wire::{Names, rfc3339},
 };
 
 use crate::shop::{Shop, event};

@@ -16,7 +16,7 @@ use axum::{Router, body::Bytes, extract::State, routing::post};
 use futures_util::StreamExt as _;
 use millstream::{
     handlers::Registry,
-    incidents::known,
+    incidents::snapshot,
     stages::notification::{About, Notification},
 };
 
@@ -341,7 +341,7 @@ fn word(mut n: u64) -> String {
 
 /// Errors that the checkpoint has counted.
 async fn counted(shop: &Shop) -> Result<u64> {
-    let tallies = known::tallies(&shop.broker, &shop.pipeline).await?;
+    let tallies = snapshot::tallies(&shop.broker, &shop.pipeline).await?;
     let counted = tallies
         .iter()
         .flat_map(|(_, tallies)| tallies)
@@ -356,7 +356,7 @@ async fn exact(shop: &Shop, args: &Args) -> Result<u64> {
         *published.entry(failure(n, args)).or_default() += 1;
     }
     let mut wanted: Vec<u64> = published.into_values().collect();
-    let mut found: Vec<u64> = known::open(&shop.broker, &shop.pipeline)
+    let mut found: Vec<u64> = snapshot::open(&shop.broker, &shop.pipeline)
         .await?
         .iter()
         .map(|(_, incident)| incident.total)

@@ -13,7 +13,7 @@ use futures_util::TryStreamExt as _;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Broker, read::StoredMessage};
+use super::{Broker, message::StoredMessage};
 use crate::limits;
 
 /// A question to the server about a stream that was not answered.

@@ -9,11 +9,11 @@ use async_nats::{
 };
 use tokio::sync::watch;
 
-use super::Broker;
-use crate::{
-    config::pipeline::{Auth, Nats},
-    limits,
+use super::{
+    Broker,
+    settings::{Auth, Nats},
 };
+use crate::{limits, tls};
 
 /// The oldest server that has what we need: message schedules and atomic batches.
 pub const SERVER_VERSION_MIN: (u64, u64) = (2, 12);
@@ -127,13 +127,6 @@ impl ConnectError {
             | Self::Denied(_) => false,
         }
     }
-}
-
-/// Makes ring the one TLS provider. Call it first in `main`: without it the first TLS connection
-/// panics.
-pub fn install_tls_provider() {
-    // Refused only if one is installed already, and there is only this one.
-    rustls::crypto::ring::default_provider().install_default().ok();
 }
 
 impl Broker {
@@ -273,7 +266,7 @@ async fn options(
     name: &str,
     fatal: watch::Sender<Option<FatalError>>,
 ) -> Result<ConnectOptions, ConnectError> {
-    install_tls_provider();
+    tls::install_provider();
     let fatal = Arc::new(fatal);
     let options = ConnectOptions::new()
         .name(name)

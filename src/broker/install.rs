@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{process::Command, sync::Mutex};
 
-use crate::causes::chain;
+use crate::error_chain::chain;
 
 /// The version that is installed.
 pub(super) const VERSION: &str = "2.15.1";

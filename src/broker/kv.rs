@@ -12,7 +12,8 @@ use serde::Deserialize;
 
 use super::{
     AdminError, Broker, Headers,
-    read::{End, Reading, StoredMessage},
+    message::StoredMessage,
+    read::{End, Reading},
 };
 use crate::limits;
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::{Broker, CommitError};
-use crate::{causes::chain, limits};
+use crate::{error_chain::chain, limits};
 
 /// What the key holds. Nobody: it was given back, and may be taken at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -8,26 +8,29 @@ mod install;
 mod kv;
 mod lease;
 mod listen;
+mod message;
 mod objects;
 mod publish;
 mod pull;
 mod read;
 mod request;
 pub mod server;
+mod settings;
 
 pub use admin::{AdminError, ConsumerState, StreamState};
 pub use announce::AnnounceError;
-use async_nats::HeaderName;
 pub use async_nats::{HeaderMap as Headers, HeaderValue};
-pub use connect::{ConnectError, FatalError, SERVER_VERSION_MIN, install_tls_provider};
+pub use connect::{ConnectError, FatalError, SERVER_VERSION_MIN};
 pub use kv::{CommitError, KvChange};
 pub use lease::Lease;
 pub use listen::{ListenError, Listening};
+pub use message::{StoredMessage, get, header, set, unix_ms};
 pub use objects::{ConsumerSpec, FoundConsumer, Retention, StreamSpec};
 pub use publish::{Expects, Outgoing, PublishError, Stored};
 pub use pull::{Delivered, Pull, PullError};
-pub use read::{Scan, StoredMessage, unix_ms};
+pub use read::Scan;
 pub use request::{Answer, RequestError};
+pub use settings::{Auth, Nats};
 
 /// A connection to the broker. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -36,26 +39,4 @@ pub struct Broker {
     pub(crate) jetstream: async_nats::jetstream::Context,
     /// What the server has refused us, once it has.
     pub(crate) fatal: tokio::sync::watch::Receiver<Option<FatalError>>,
-}
-
-/// Sets a header. The name is taken as it is: the client would copy it each time.
-pub fn set(headers: &mut Headers, name: &'static str, value: impl Into<HeaderValue>) {
-    headers.insert(HeaderName::from_static(name), value.into());
-}
-
-/// The value of a header.
-pub fn get<'a>(headers: &'a Headers, name: &'static str) -> Option<&'a str> {
-    headers.get(HeaderName::from_static(name)).map(HeaderValue::as_str)
-}
-
-/// A value for a header of ours: outside text goes through [`millstream_stages::headers::clean`]
-/// first.
-pub fn header(text: &str) -> HeaderValue {
-    use std::str::FromStr as _;
-    let clean = || HeaderValue::from(millstream_stages::headers::clean(text).as_str());
-    if text.chars().any(char::is_control) {
-        clean()
-    } else {
-        HeaderValue::from_str(text).unwrap_or_else(|_| clean())
-    }
 }

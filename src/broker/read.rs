@@ -1,49 +1,16 @@
 //! Read: messages of a stream in order, by offset, without settling anything.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{
     self,
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
     stream::RetentionPolicy,
 };
-use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt as _, stream};
 
-use super::{AdminError, Broker, Headers, admin};
-use crate::limits;
-
-/// A message as its stream holds it.
-#[derive(Debug, Clone)]
-pub struct StoredMessage {
-    /// The subject it was published on.
-    pub subject: String,
-    /// Its headers.
-    pub headers: Headers,
-    /// Its payload.
-    pub body: Bytes,
-    /// Its sequence.
-    pub seq: u64,
-    /// When the server stored it.
-    pub stored_at: SystemTime,
-}
-
-impl StoredMessage {
-    /// The size of its payload in bytes, also where only its headers were read.
-    pub fn body_bytes(&self) -> usize {
-        let said = super::get(&self.headers, HEADERS_ONLY_SIZE).filter(|_| self.body.is_empty());
-        said.and_then(|size| size.parse().ok()).unwrap_or(self.body.len())
-    }
-}
-
-/// A time in milliseconds since 1970, as reduce stages are told it.
-pub fn unix_ms(at: SystemTime) -> u64 {
-    at.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Where the server says how large the payload is that it left out.
-const HEADERS_ONLY_SIZE: &str = "Nats-Msg-Size";
+use super::{AdminError, Broker, admin};
+use crate::{broker::StoredMessage, limits};
 
 /// Which messages of a stream a scan gives.
 #[derive(Debug, Clone, Default)]
@@ -380,18 +347,6 @@ impl Reader {
         self.open = None;
         self.failures = self.failures.max(1);
         AdminError::read(&self.reading.stream, error)
-    }
-}
-
-impl From<jetstream::message::StreamMessage> for StoredMessage {
-    fn from(message: jetstream::message::StreamMessage) -> Self {
-        Self {
-            subject: message.subject.to_string(),
-            headers: message.headers,
-            body: message.payload,
-            seq: message.sequence,
-            stored_at: message.time.into(),
-        }
     }
 }
 

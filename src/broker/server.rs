@@ -11,7 +11,7 @@ use super::{
     connect::{SERVER_VERSION_MIN, version_of},
     install::{self, InstallError},
 };
-use crate::{causes::chain, limits};
+use crate::{error_chain::chain, limits};
 
 /// The variable that names a nats-server to use.
 pub const PROGRAM_VARIABLE: &str = "MILLSTREAM_NATS_SERVER";

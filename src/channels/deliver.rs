@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Channel, ChannelContext, Endpoint, build, outside,
+    Channel, ChannelContext, Endpoint, build, sanitize,
     template::{Form, Template},
 };
 
@@ -112,7 +112,7 @@ impl Deliver {
     /// harm a receiver of text.
     fn worded(&self, notification: &Notification) -> Result<Notification, Failure> {
         let mut value = serde_json::to_value(notification).expect("a notification is plain data");
-        outside::scrub(&mut value);
+        sanitize::scrub(&mut value);
         let mut worded: Notification = serde_json::from_value(value)
             .expect("texts in a notification stay texts when they are scrubbed");
         let at_channel = |mut failure: Failure| {
@@ -122,11 +122,11 @@ impl Deliver {
         if let Some(template) = &self.wording.title {
             worded.title = template.render(&worded).map_err(at_channel)?;
         }
-        worded.title = outside::line(&worded.title, TITLE_BYTES_MAX);
+        worded.title = sanitize::line(&worded.title, TITLE_BYTES_MAX);
         if let Some(template) = &self.wording.text {
             worded.text = template.render(&worded).map_err(at_channel)?;
         }
-        worded.text = outside::cut(&outside::plain(&worded.text), TEXT_BYTES_MAX).into_owned();
+        worded.text = sanitize::cut(&sanitize::plain(&worded.text), TEXT_BYTES_MAX).into_owned();
         Ok(worded)
     }
 }

@@ -15,9 +15,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Built, Channel, ChannelContext, ChannelKind,
+    Built, Channel, ChannelContext, ChannelKind, group_robot,
     http::{Keys, Target, default_timeout},
-    outside, robot,
+    sanitize,
 };
 
 pub(super) const KIND: ChannelKind = ChannelKind {
@@ -34,7 +34,7 @@ pub(super) const KIND: ChannelKind = ChannelKind {
 ///
 /// Source: DingTalk's "Global error codes": -1 busy; 88, 90018, 130101, 130103 and 410100 too many
 /// messages. What exceeds the rate is refused for ten minutes.
-const LATER: [robot::Later; 6] = [
+const LATER: [group_robot::Later; 6] = [
     (-1, None),
     (88, Some(Duration::from_secs(60))),
     (90018, Some(Duration::from_secs(60))),
@@ -102,8 +102,8 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
 
 impl DingTalk {
     fn message(&self, notification: &Notification) -> Value {
-        let title = outside::unmarked(&notification.title);
-        let text = outside::unmarked(&outside::cut(&notification.text, TEXT_BYTES_MAX));
+        let title = sanitize::unmarked(&notification.title);
+        let text = sanitize::unmarked(&sanitize::cut(&notification.text, TEXT_BYTES_MAX));
         // A line break alone is a space in its markdown.
         let mut text = format!("#### {title}\n\n{}", text.trim_end().replace('\n', "  \n"));
         for number in &self.at {
@@ -145,7 +145,7 @@ impl Channel for DingTalk {
                 .target
                 .post_json_to(self.url(delivery.now), &self.message(notification), delivery)
                 .await?;
-            robot::meant(&answer.accepted(&self.target)?, &LATER, &self.target)
+            group_robot::meant(&answer.accepted(&self.target)?, &LATER, &self.target)
         })
     }
 

@@ -14,9 +14,9 @@ use reqwest::{
 use super::{
     ChannelContext,
     address::{PublicOnly, is_private, literal},
-    blots::Blots,
+    redact::Blots,
 };
-use crate::{causes::root_cause, http_client, limits};
+use crate::{error_chain::root_cause, http_client, limits};
 
 /// The class of an answer that is none: the status says yes, and the rest is not what the provider
 /// says then.

@@ -2,17 +2,17 @@
 
 mod address;
 mod alertmanager;
-mod blots;
 mod deliver;
 mod dingtalk;
 mod email;
+mod group_robot;
 mod http;
 mod log;
 mod nats;
-mod outside;
 mod pagerduty;
-mod robot;
+mod redact;
 pub mod sample;
+mod sanitize;
 mod slack;
 mod template;
 mod webhook;
@@ -28,8 +28,8 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
-pub use blots::MASK;
 pub use deliver::{Deliver, TEXT_BYTES_MAX, TITLE_BYTES_MAX, Words};
+pub use redact::MASK;
 pub use template::TEMPLATE;
 
 /// Every channel, one line each. A new channel is one file and one line here.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Built, Channel, ChannelContext, ChannelKind,
     http::{Keys, Target, default_timeout},
-    outside,
+    sanitize,
 };
 
 pub(super) const KIND: ChannelKind = ChannelKind {
@@ -123,7 +123,7 @@ impl PagerDuty {
             "dedup_key": key,
             "client": "Millstream",
             "payload": {
-                "summary": outside::cut(title, SUMMARY_BYTES_MAX),
+                "summary": sanitize::cut(title, SUMMARY_BYTES_MAX),
                 "source": service.unwrap_or(&self.pipeline),
                 "severity": severity,
                 "timestamp": at,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{
     Built, Channel, ChannelContext, ChannelKind,
     http::{Keys, Target, default_timeout},
-    outside,
+    sanitize,
 };
 
 pub(super) const KIND: ChannelKind = ChannelKind {
@@ -61,7 +61,7 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
 /// Source: Slack's "Formatting text for app surfaces", section "Escaping text": `&`, `<` and `>`
 /// are the only ones; links and mentions such as `<!channel>` begin with `<`.
 fn escaped(text: &str) -> String {
-    outside::uncalled(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    sanitize::uncalled(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 impl Slack {
@@ -81,7 +81,7 @@ impl Slack {
             "attachments": [{
                 "color": colour,
                 "fallback": escaped(title),
-                "text": escaped(&outside::cut(text, TEXT_BYTES_MAX)),
+                "text": escaped(&sanitize::cut(text, TEXT_BYTES_MAX)),
                 // No field is marked up: what services wrote is no markup of ours.
                 "mrkdwn_in": [],
                 "footer": escaped(&format!("{} · {channel} · {}", self.pipeline, why.as_str())),

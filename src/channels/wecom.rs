@@ -13,9 +13,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Built, Channel, ChannelContext, ChannelKind,
+    Built, Channel, ChannelContext, ChannelKind, group_robot,
     http::{Keys, Target, default_timeout},
-    outside, robot,
+    sanitize,
 };
 
 pub(super) const KIND: ChannelKind = ChannelKind {
@@ -30,7 +30,7 @@ pub(super) const KIND: ChannelKind = ChannelKind {
 /// Codes that mean "later".
 ///
 /// Source: WeCom's "Global error codes": -1 busy; 45009 too many calls; 45033 too many at once.
-const LATER: [robot::Later; 3] =
+const LATER: [group_robot::Later; 3] =
     [(-1, None), (45_009, Some(Duration::from_secs(60))), (45_033, Some(Duration::from_secs(5)))];
 
 /// The longest markdown, in bytes. Source: the same page.
@@ -70,13 +70,13 @@ impl WeCom {
             (Status::Firing, Severity::Medium | Severity::Low) => "comment",
         };
         let lines: Vec<String> =
-            text.trim_end().lines().map(|line| format!("> {}", outside::unmarked(line))).collect();
+            text.trim_end().lines().map(|line| format!("> {}", sanitize::unmarked(line))).collect();
         let content = format!(
             "<font color=\"{colour}\">{}</font>\n{}",
-            outside::unmarked(title),
+            sanitize::unmarked(title),
             lines.join("\n")
         );
-        json!({ "msgtype": "markdown", "markdown": { "content": outside::cut(&content, CONTENT_BYTES_MAX) } })
+        json!({ "msgtype": "markdown", "markdown": { "content": sanitize::cut(&content, CONTENT_BYTES_MAX) } })
     }
 }
 
@@ -88,7 +88,7 @@ impl Channel for WeCom {
     ) -> Pending<'a, ()> {
         Box::pin(async move {
             let answer = self.target.post_json(&self.message(notification), delivery).await?;
-            robot::meant(&answer, &LATER, &self.target)
+            group_robot::meant(&answer, &LATER, &self.target)
         })
     }
 

@@ -23,9 +23,10 @@ use super::{
 use crate::{
     broker::{Broker, Outgoing},
     config::Pipeline,
-    dead_letter::{LetterRecord, redrive},
+    dead_letter::LetterRecord,
     limits,
     observe::logs,
+    redrive::resend,
     topology::{self, Topology},
     worker::{Options, Worker},
 };
@@ -319,7 +320,7 @@ impl Story<'_> {
     async fn dead_letter_group(&self) -> anyhow::Result<()> {
         let names = self.pipeline.names();
         let mut groups: BTreeMap<String, Vec<(LetterRecord, String)>> = BTreeMap::new();
-        let mut letters = Box::pin(redrive::letters(self.broker, &names, None));
+        let mut letters = Box::pin(resend::letters(self.broker, &names, None));
         while let Some(letter) = letters.next().await {
             let letter = letter?;
             let record = LetterRecord::of(&letter);

@@ -18,7 +18,7 @@ use crate::{
         Broker,
         server::{Launch, Server},
     },
-    config::{self, Pipeline},
+    config::Pipeline,
     limits,
     topology::{self, Topology},
     worker::{Options, Worker},
@@ -63,7 +63,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     };
     let nats = match &server {
         Some(server) => {
-            config::pipeline::Nats { url: vec![server.url().to_owned()], ..Default::default() }
+            crate::broker::Nats { url: vec![server.url().to_owned()], ..Default::default() }
         }
         None => pipeline.nats.clone(),
     };
@@ -117,7 +117,7 @@ pub(super) async fn own_server(
 fn announce(
     app: &App,
     pipeline: &Pipeline,
-    nats: &config::pipeline::Nats,
+    nats: &crate::broker::Nats,
     listening: Option<std::net::SocketAddr>,
 ) {
     let url = nats.url.join(",");

@@ -19,9 +19,9 @@ use super::{App, count, found, people, people::when, printable, table::Table, te
 use crate::{
     broker::Broker,
     config::Pipeline,
-    dead_letter::letter::parse_rfc3339,
-    incidents::{history, known, say::say},
+    incidents::{actions::say, history, snapshot},
     limits,
+    wire::parse_rfc3339,
 };
 
 /// What `incidents` takes.
@@ -112,11 +112,11 @@ struct Said {
 /// The broker cannot be read, or there is no such incident.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
-    if known::aggregates(&pipeline).next().is_none() {
+    if snapshot::aggregates(&pipeline).next().is_none() {
         bail!("the pipeline has no incidents\n hint: add a stage of kind = \"aggregate-errors\"");
     }
     let broker = app.connect(&pipeline).await?;
-    for stage in known::aggregates(&pipeline) {
+    for stage in snapshot::aggregates(&pipeline) {
         super::must_exist(&broker, &pipeline.names().out_stream(&stage.name)).await?;
     }
     match args.command {
@@ -141,7 +141,7 @@ async fn ls(broker: &Broker, pipeline: &Pipeline, args: &Ls) -> anyhow::Result<E
             || args.severity.iter().any(|severity| severity == incident.severity.as_str()))
             && args.code.as_ref().is_none_or(|code| *code == incident.code)
     };
-    let mut incidents = known::open(broker, pipeline).await?;
+    let mut incidents = snapshot::open(broker, pipeline).await?;
     incidents.retain(|(_, incident)| fits(incident));
     let open = incidents.len();
     if args.all {
@@ -277,7 +277,7 @@ async fn tell(
     action: Action,
     args: Said,
 ) -> anyhow::Result<ExitCode> {
-    let incidents = known::open(broker, pipeline).await?;
+    let incidents = snapshot::open(broker, pipeline).await?;
     let (stage, incident) = the_one(&args.incident, &incidents)?;
     let (id, by) = (&incident.incident_id, args.by.unwrap_or_else(people::who));
     say(broker, &pipeline.names(), id, action, &by, args.reason).await?;
@@ -312,7 +312,7 @@ async fn taken_in(
 ) -> anyhow::Result<bool> {
     let began = Instant::now();
     loop {
-        let incidents = known::open(broker, pipeline).await?;
+        let incidents = snapshot::open(broker, pipeline).await?;
         let incident = incidents
             .iter()
             .map(|(_, incident)| incident)

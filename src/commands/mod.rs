@@ -6,6 +6,7 @@ pub mod check;
 pub mod demo;
 pub mod dev;
 pub mod dlq;
+pub mod flags;
 pub mod graph;
 pub mod incidents;
 pub mod init;
@@ -24,9 +25,9 @@ use std::{ffi::OsString, fmt::Write as _, io::IsTerminal as _, process::ExitCode
 
 use anyhow::bail;
 
+use super::commands::flags::Common;
 use crate::{
     broker::{AdminError, Broker, ConnectError},
-    cli::Common,
     config::{self, Catalogue, Loaded, Pipeline, Severity},
     handlers::{HandlerContext, Registry},
     observe::LogOptions,

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use millstream_stages::headers;
 
-use crate::dead_letter::{
-    filter::{self, FilterError},
-    letter::parse_rfc3339,
+use crate::{
+    dead_letter::filter::{self, FilterError},
+    wire::parse_rfc3339,
 };
 
 /// Who is at the keyboard: `user@host`, as far as they are known.

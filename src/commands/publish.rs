@@ -11,9 +11,9 @@ use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
 use super::App;
 use crate::{
     broker::{Broker, Outgoing, PublishError},
-    config::pipeline::{Pipeline, Source},
+    config::{Pipeline, pipeline::Source},
     limits,
-    topology::names::tokens,
+    wire::subjects::tokens,
 };
 
 const EXAMPLES: &str = "\

@@ -14,12 +14,12 @@ use super::{App, count, found, people, people::when, printable, table::Table};
 use crate::{
     broker::Broker,
     config::Pipeline,
-    dead_letter::job::new_id,
     incidents::{
-        known,
         silences::{self, Phase},
+        snapshot,
     },
     limits,
+    redrive::job::new_id,
 };
 
 /// What `silence` takes.
@@ -97,7 +97,7 @@ Exit status: 0 there are none, 1 there are some, 2 could not tell.")]
 /// The broker cannot be read or written; there is no such silence.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
-    if known::alerts(&pipeline).next().is_none() {
+    if snapshot::alerts(&pipeline).next().is_none() {
         bail!("the pipeline sends no notifications\n hint: add a stage of kind = \"alert\"");
     }
     let broker = app.connect(&pipeline).await?;
@@ -160,7 +160,7 @@ async fn add(
         there.len()
     );
     silences::put(broker, &names, &silence).await?;
-    let open = known::open(broker, pipeline).await?;
+    let open = snapshot::open(broker, pipeline).await?;
     let fitting: Vec<&str> = open
         .iter()
         .filter(|(_, incident)| silence.matchers.match_all(&incident.labels))

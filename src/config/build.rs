@@ -14,18 +14,21 @@ use millstream_stages::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::channels::{self, Words};
-
 use super::{
     Catalogue, Finder, KeyPath, breakers,
     inputs::{self, Draft},
     names,
-    pipeline::{Auth, Channel, Nats, Observe, Pipeline, Stage, Storage},
-    policies, recover, shape, subjects, suggest, warnings,
+    pipeline::{Channel, Observe, Pipeline, Stage, Storage},
+    policies, recover, shape, subjects, warnings,
     world::ConfigWorld,
     written::{
         ChannelTable, Medium, NatsTable, ObserveTable, PipelineTable, StageTable, StorageTable,
     },
+};
+use crate::{
+    broker::{Auth, Nats},
+    channels::{self, Words},
+    suggest::suggest,
 };
 
 /// Checks what the sections mean, and puts the pipeline together.

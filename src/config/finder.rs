@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, ops::Range};
 use serde_json::Value;
 
 use super::{
-    Document, KeyPath, Report, Severity,
-    place::Spot,
-    secrets::{self, MASK},
+    place::{Document, KeyPath, Spot},
+    report::{Report, Severity},
+    secrets,
 };
+use crate::channels::MASK;
 
 /// Collects what is found.
 #[derive(Debug)]

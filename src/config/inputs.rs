@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use millstream_stages::{Build, Kind, retry::glob_matches};
 use serde_json::Value;
 
-use super::{Finder, KeyPath, nearest, pipeline::Input, written::StageTable};
+use super::{Finder, KeyPath, pipeline::Input, written::StageTable};
+use crate::suggest::nearest;
 
 /// A stage on its way to being checked.
 #[derive(Debug)]

@@ -189,31 +189,3 @@ fn io_words(error: &std::io::Error) -> String {
         known.iter().find(|(kind, _)| *kind == error.kind()).map(|(_, words)| (*words).to_owned());
     words.unwrap_or_else(|| error.to_string())
 }
-
-/// The one of `names` that `text` was probably meant to be.
-pub fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let most = (text.chars().count() / 3).clamp(1, 3);
-    names
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(text, name), name))
-        .filter(|(distance, _)| *distance <= most)
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// "did you mean …?" if one is near, else the names there are.
-pub fn suggest<'a>(
-    text: &str,
-    what: &str,
-    names: impl IntoIterator<Item = &'a str> + Clone,
-) -> String {
-    if let Some(name) = nearest(text, names.clone()) {
-        return format!("did you mean \"{name}\"?");
-    }
-    let names: Vec<&str> = names.into_iter().collect();
-    if names.is_empty() {
-        format!("there is no {what}")
-    } else {
-        format!("{what}: {}", names.join(", "))
-    }
-}

@@ -5,11 +5,12 @@ use millstream_stages::units::{Period, Size};
 use serde_json::Value;
 
 use super::{
-    Finder, KeyPath, names, nearest,
+    Finder, KeyPath, names,
     schema::{NAMED, SECTIONS, Schemas},
-    secrets, suggest,
+    secrets,
     written::{RATE_PATTERN, RATE_WORDS},
 };
+use crate::suggest::{nearest, suggest};
 
 /// Reports what has the wrong shape, and takes it out of `root`, so that the rest can be checked
 /// further.

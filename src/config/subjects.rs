@@ -1,5 +1,6 @@
 //! Subjects: which are valid, which overlap, and what sources may capture.
 
+use crate::wire::subject_pattern::overlap;
 use millstream_stages::units::{Period, Size};
 
 use super::{Finder, KeyPath, pipeline::Source, written::SourceTable};
@@ -42,19 +43,6 @@ pub fn fault(subject: &str) -> Option<(&'static str, &'static str)> {
 
 /// Whether some subject matches both patterns.
 ///
-/// Source: nats-server 2.15, `server/sublist.go`, `SubjectsCollide`.
-pub fn overlap(a: &str, b: &str) -> bool {
-    let (mut a, mut b) = (a.split('.'), b.split('.'));
-    loop {
-        match (a.next(), b.next()) {
-            (Some(">"), Some(_)) | (Some(_), Some(">")) | (None, None) => return true,
-            (Some("*"), Some(_)) | (Some(_), Some("*")) => {}
-            (Some(a), Some(b)) if a == b => {}
-            _ => return false,
-        }
-    }
-}
-
 /// Checks the sources as written.
 pub fn check(
     sources: &[(KeyPath, String, SourceTable)],
@@ -173,23 +161,6 @@ mod tests {
         }
         for subject in ["", "a..b", ".a", "a.", "a.>.b", "a.b*", "a b", "a.\r"] {
             assert!(fault(subject).is_some(), "{subject}");
-        }
-    }
-
-    #[test]
-    fn patterns_overlap_where_some_subject_matches_both() {
-        for (a, b, both) in [
-            ("a.>", "a.b", true),
-            ("a.>", "a", false),
-            ("*.b", "a.*", true),
-            ("a.*.c", "a.b.>", true),
-            ("a.b", "a.c", false),
-            ("a", "a", true),
-            (">", "x", true),
-            ("a.*", "a.b.c", false),
-        ] {
-            assert_eq!(overlap(a, b), both, "{a} and {b}");
-            assert_eq!(overlap(b, a), both, "{b} and {a}");
         }
     }
 

@@ -11,9 +11,8 @@ use millstream_stages::{
 };
 
 use super::{
-    LetterRecord, amend, filter,
-    letter::{self, APART, IDENTITY, rfc3339, write_identity},
-    origin::Place,
+    amend, filter,
+    stored::{APART, LetterRecord},
 };
 use crate::{
     broker::{
@@ -25,9 +24,9 @@ use crate::{
         pipeline::{Input, Stage},
         world::ConfigWorld,
     },
+    dead_letter::stored,
     limits,
-    observe::TraceContext,
-    topology::Names,
+    wire::{Names, Place, TraceContext, identity::IDENTITY, rfc3339, write_identity},
 };
 
 /// Why an edited payload would only fail again.
@@ -254,7 +253,7 @@ pub async fn put(
     body: Bytes,
 ) -> Result<u64, EditError> {
     let seq = letter.seq;
-    let was_apart = letter::apart(&letter.subject, &letter.headers);
+    let was_apart = stored::apart(&letter.subject, &letter.headers);
     let original = Outgoing {
         subject: names.dlq_original(&letter.subject),
         headers: without(letter, |_| false),
@@ -309,7 +308,7 @@ async fn set_apart(
         whole = whole.header(headers::BODY, &name);
         let bytes = whole.body.len().to_string();
         whole = whole.header(headers::BODY_BYTES, &bytes);
-        if let Some(subject) = letter::apart(&letter.subject, &whole.headers) {
+        if let Some(subject) = stored::apart(&letter.subject, &whole.headers) {
             broker.publish(Outgoing::new(subject, std::mem::take(&mut whole.body))).await?;
         }
     }

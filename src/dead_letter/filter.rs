@@ -11,10 +11,10 @@ use millstream_stages::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::letter::{self, parse_rfc3339, rfc3339};
 use crate::{
     broker::{AdminError, Broker, StoredMessage, get},
-    topology::Names,
+    dead_letter::stored,
+    wire::{Names, parse_rfc3339, rfc3339},
 };
 
 /// Which letters are meant: those that every given part holds for. A job keeps it as it is.
@@ -139,10 +139,10 @@ impl Selecting {
         }
         let Some(condition) = &self.condition else { return Ok(true) };
         let is_met = |letter: &StoredMessage| condition.truthy(&event(letter)).unwrap_or(false);
-        if letter::apart(&letter.subject, &letter.headers).is_none() {
+        if stored::apart(&letter.subject, &letter.headers).is_none() {
             return Ok(is_met(letter));
         }
-        let payload = letter::payload(broker, names, letter).await?;
+        let payload = stored::payload(broker, names, letter).await?;
         Ok(payload.is_some_and(|body| is_met(&StoredMessage { body, ..letter.clone() })))
     }
 

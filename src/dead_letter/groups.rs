@@ -8,8 +8,8 @@ use std::{
 
 use serde::Serialize;
 
-use super::letter::{LetterHeaders, parse_rfc3339};
-use crate::{broker::StoredMessage, limits};
+use super::stored::LetterHeaders;
+use crate::{broker::StoredMessage, limits, wire::parse_rfc3339};
 
 /// Letters of one fingerprint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
     use crate::{
         broker::{Headers, set},
-        dead_letter::letter::rfc3339,
+        wire::rfc3339,
     };
 
     fn letter(seq: u64, of: &[(&'static str, &str)]) -> StoredMessage {

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 
 use futures_util::{Stream, StreamExt as _, stream};
 
-use super::{LetterFilter, LetterRecord, filter::Selecting};
+use super::{LetterFilter, filter::Selecting, stored::LetterRecord};
 use crate::{
     broker::{AdminError, Broker, Scan, StoredMessage, StreamState},
     limits,
-    topology::Names,
+    wire::Names,
 };
 
 /// Letters by their numbers, both ends left out.

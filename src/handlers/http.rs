@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{HandlerContext, HandlerKind, Output, idempotency_key, options};
-use crate::{causes::root_cause, http_client, limits};
+use crate::{error_chain::root_cause, http_client, limits};
 
 pub(super) const KIND: HandlerKind = HandlerKind {
     name: "http",

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 pub use options::Output;
 pub use rust::{Registry, handler_fn};
 
-use crate::broker::Broker;
+use crate::{broker::Broker, suggest::nearest};
 
 /// Every handler, one line each. A new handler is one file and one line here.
 pub const HANDLERS: &[HandlerKind] =
@@ -72,7 +72,7 @@ pub fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handle
     match named.as_slice() {
         [kind] => (kind.build)(options, context),
         [] => {
-            let slip = table.keys().find_map(|key| options::nearest(key, &choices).map(|near| (key, near)));
+            let slip = table.keys().find_map(|key| nearest(key, choices.iter().copied()).map(|near| (key, near)));
             one(match slip {
                 Some((key, near)) => {
                     Problem::new(&[key], format!("unknown handler \"{key}\"")).hint(format!("did you mean \"{near}\"?"))

@@ -1,6 +1,7 @@
 //! Options: a handler's table read into its type, every unknown key found, and the table's JSON
 //! Schema.
 
+use crate::suggest::nearest;
 use bytes::Bytes;
 use millstream_stages::{
     Failure, Problem, Reply, failure::class, handle, text::excerpt, units::Period,
@@ -83,7 +84,7 @@ pub(super) fn read<T: DeserializeOwned + JsonSchema>(options: &Value) -> Result<
 
 fn unknown_key(key: &str, known: &[&str]) -> Problem {
     let problem = Problem::new(&[key], format!("unknown key \"{key}\" in a handler"));
-    match nearest(key, known) {
+    match nearest(key, known.iter().copied()) {
         Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
         None => problem.hint(format!("this handler has: {}", known.join(", "))),
     }
@@ -96,22 +97,4 @@ pub(super) fn schema_of<T: JsonSchema>() -> Schema {
         settings.meta_schema = None;
     });
     settings.into_generator().into_root_schema_for::<T>()
-}
-
-/// The one of `choices` that `word` is most likely a slip of.
-pub(super) fn nearest<'a>(word: &str, choices: &[&'a str]) -> Option<&'a str> {
-    let slips = |choice: &&&str| strsim::damerau_levenshtein(word, choice);
-    choices.iter().min_by_key(slips).filter(|choice| slips(choice) <= 1 + choice.len() / 4).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_is_recognised_and_another_word_is_not() {
-        assert_eq!(nearest("timout", &["http", "timeout", "headers"]), Some("timeout"));
-        assert_eq!(nearest("htpp", &["http", "timeout"]), Some("http"));
-        assert_eq!(nearest("banana", &["http", "timeout"]), None);
-    }
 }

@@ -1,5 +1,6 @@
 //! `rust`: handlers written in Rust, registered by name in a program of the user's own.
 
+use crate::{panics, suggest::nearest};
 use std::{any::Any, collections::BTreeMap, fmt, panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt as _;
@@ -90,11 +91,7 @@ where
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Failure {
-    let said = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    let said = excerpt(said.unwrap_or("no message"), 200);
+    let said = excerpt(panics::text(panic), 200);
     Failure::retry(class::HANDLER, format!("the handler panicked: {said}"))
 }
 
@@ -105,7 +102,7 @@ fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handler>, 
         return Ok(handler.clone());
     }
     let names: Vec<&str> = registered.keys().map(String::as_str).collect();
-    let hint = match options::nearest(&name, &names) {
+    let hint = match nearest(&name, names.iter().copied()) {
         Some(near) => format!("did you mean \"{near}\"?"),
         None if names.is_empty() => {
             "this program registers none: run the one that calls Millstream::handler".to_owned()

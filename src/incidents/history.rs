@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use futures_util::TryStreamExt as _;
 use millstream_stages::incident::{Change, Incident};
 
-use super::{IncidentsError, known::aggregates};
+use super::{IncidentsError, snapshot::aggregates};
 use crate::{
     broker::{Broker, Scan},
     config::Pipeline,

@@ -4,17 +4,17 @@
 //! Nothing here runs a stage. What is read is at most one commit old; what is said is a key that
 //! the stage reads like any input.
 //!
-//! - [`known`]: the incidents and the numbers of a checkpoint
+//! - [`snapshot`]: incidents and numbers of a checkpoint
 //! - [`history`]: what became of incidents, from the stream of it
-//! - [`say`]: an incident is acknowledged or resolved
+//! - [`actions`]: an incident acknowledged or resolved
 //! - [`silences`]: silences made, listed and ended
 //! - [`simulate`]: stored failures run through the rules of a configuration, in memory
 
+pub mod actions;
 pub mod history;
-pub mod known;
-pub mod say;
 pub mod silences;
 pub mod simulate;
+pub mod snapshot;
 
 use millstream_stages::{ChannelTerms, Problem, World};
 

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use millstream_stages::operator::{SILENCE_KEYS, Silence};
 
 use super::IncidentsError;
-use crate::{broker::Broker, limits, topology::Names};
+use crate::{broker::Broker, limits, wire::Names};
 
 /// Where a silence is between its beginning and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use millstream_stages::{
 
 use super::{
     IncidentsError,
-    known::{aggregates, alerts, build_aggregate, build_alert},
+    snapshot::{aggregates, alerts, build_aggregate, build_alert},
 };
 use crate::{
     broker::{AdminError, Broker, Scan, StoredMessage, unix_ms},

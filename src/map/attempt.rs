@@ -11,19 +11,19 @@ use millstream_stages::{
 use tracing::Span;
 
 use super::{
-    Line,
-    delivery::{Arrived, Company, Settled, report, until_stored},
+    delivery::{Arrived, Isolation},
     give_up::GivenUp,
-    line::{Applied, Failed, Output},
-    past::delivery_id,
+    line::{Applied, Failed, Line, Output},
+    prior_delivery::delivery_id,
+    stored::{Settled, report, until_stored},
 };
 use crate::{
     broker::{Expects, Headers, Outgoing, set},
-    dead_letter::{
-        letter::write_identity,
-        record::{Report, Spent},
-    },
     observe::{Outcome, span},
+    wire::{
+        attempt_record::{AttemptReport, Spent},
+        write_identity,
+    },
 };
 
 /// One run of an event through its line.
@@ -131,7 +131,8 @@ impl Attempt<'_> {
             Settlement::Forward(_) => unreachable!("a failure is never forwarded"),
             Settlement::RetryAfter(wait, failure) => {
                 // What ran by itself has an end on record now, and goes back among the others.
-                let parks = wait > line.policy().park_after() || arrived.company == Company::None;
+                let parks = wait > line.policy().park_after()
+                    || arrived.isolation == Isolation::Quarantined;
                 span::settled(span, Outcome::Retried, Some(&failure));
                 self.report(
                     line,
@@ -177,7 +178,7 @@ impl Attempt<'_> {
         spent: Spent,
     ) {
         let Arrived { stage, arrival, delivered, .. } = self.arrived;
-        let told = Report {
+        let told = AttemptReport {
             stage: line.name(),
             failure,
             outcome,

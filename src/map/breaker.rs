@@ -2,12 +2,11 @@
 //! may pull.
 //!
 //! Each worker decides by itself, at once, and tells the others through one key per stage
-//! ([`Record`]). A write that lost the race adopts what won. When an open one may probe is each
+//! ([`BreakerRecord`]). A write that lost the race adopts what won. When an open one may probe is each
 //! worker's own affair, counted on its own clock from when it saw that it is open: no two clocks
 //! are compared, and with the broker away a breaker works all the same.
 
 mod fleet;
-mod record;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,10 +20,11 @@ use tokio::{
     time::{Duration, Instant},
 };
 
-use crate::observe::StageMetrics;
-
+use crate::{
+    observe::StageMetrics,
+    wire::breaker_record::{BreakerRecord, BreakerState},
+};
 pub use fleet::Breakers;
-pub use record::{Record, RecordState};
 
 /// How fast a stage may pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,7 +63,7 @@ struct Guard {
 struct Known {
     machine: Machine,
     /// The last that was said of it, here or elsewhere.
-    record: Record,
+    record: BreakerRecord,
     /// The revision of the key as we know it; 0: there is no key.
     revision: u64,
     /// Whether `record` is ours and not yet in the key.
@@ -89,7 +89,7 @@ impl Breaker {
         metrics.set_breaker(State::Closed);
         let known = Known {
             machine: Machine::new(settings),
-            record: Record::default(),
+            record: BreakerRecord::default(),
             revision: 0,
             is_untold: false,
             open_since: None,
@@ -142,7 +142,7 @@ impl Breaker {
         let (wait, opens, now) = (known.machine.wait(), known.machine.opens(), Timestamp::now());
         let opened_at =
             Some(known.record.opened_at.clone()).filter(|_| verdict == Verdict::Reopened).flatten();
-        known.record = Record::open(failure, wait, opens, opened_at, now, &guard.worker);
+        known.record = BreakerRecord::open(failure, wait, opens, opened_at, now, &guard.worker);
         let (stage, wait, reason) = (&guard.stage, wait.as_secs_f64(), &known.record.reason);
         if verdict == Verdict::Opened {
             known.open_since = Some(Instant::now());
@@ -198,7 +198,7 @@ impl Breaker {
 
     /// What the key holds now, as another worker or we ourselves wrote it; `None`: it was deleted,
     /// or cannot be read.
-    fn seen(&self, record: Option<Record>, revision: u64) {
+    fn seen(&self, record: Option<BreakerRecord>, revision: u64) {
         let Some(guard) = &self.guard else { return };
         let mut known = guard.known();
         if revision <= known.revision {
@@ -213,18 +213,18 @@ impl Breaker {
         }
         let (now, was) = (guard.now(), known.machine.state());
         match record.state {
-            RecordState::Open => {
+            BreakerState::Open => {
                 known.machine.adopt_open(now, record.wait(), record.opens);
                 known.open_since.get_or_insert_with(Instant::now);
             }
-            RecordState::Closed => {
+            BreakerState::Closed => {
                 known.machine.adopt_closed(now);
                 known.open_since = None;
             }
         }
         (known.record, known.is_untold) = (record, false);
         if was != known.machine.state() {
-            let Record { state, reason, by, .. } = &known.record;
+            let BreakerRecord { state, reason, by, .. } = &known.record;
             tracing::debug!(
                 stage = guard.stage,
                 ?state,
@@ -237,13 +237,13 @@ impl Breaker {
     }
 
     /// What is to be written, over which revision.
-    fn untold(&self) -> Option<(Record, u64)> {
+    fn untold(&self) -> Option<(BreakerRecord, u64)> {
         let known = self.guard.as_ref()?.known();
         known.is_untold.then(|| (known.record.clone(), known.revision))
     }
 
     /// `record` was written.
-    fn told(&self, record: &Record, revision: u64) {
+    fn told(&self, record: &BreakerRecord, revision: u64) {
         let Some(guard) = &self.guard else { return };
         let mut known = guard.known();
         // The key may have been read since, and something newer found in it.

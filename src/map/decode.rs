@@ -10,8 +10,11 @@ use millstream_stages::{
     headers,
 };
 
-use super::Carries;
-use crate::{broker::Delivered, dead_letter::Origin, observe::trace::TraceContext};
+use super::stage::Carries;
+use crate::{
+    broker::Delivered,
+    wire::{Origin, TraceContext},
+};
 
 /// What a delivery says of itself before its payload is looked at.
 #[derive(Debug, Clone)]

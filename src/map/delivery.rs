@@ -1,84 +1,57 @@
 //! Delivery: the life of one delivery, from its arrival to its one settlement.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, Instant, SystemTime};
 
 use millstream_stages::{Delivery, Event, Failure, failure::class, settle::Reason};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument as _;
 
 use super::{
-    Carries, Stage,
     attempt::Attempt,
-    breaker::Pace,
-    decode,
-    decode::Arrival,
+    decode::{self, Arrival},
     give_up::GivenUp,
     park::Parking,
-    past::{self, Decision, Past},
+    prior_delivery::{self, Decision, Prior},
+    stage::{Carries, MapStage},
 };
 use crate::{
-    broker::{Delivered, PublishError, header},
-    dead_letter::{
-        late,
-        record::{Report, Spent},
-    },
+    broker::{Delivered, header},
+    dead_letter::completed_late,
     limits,
-    observe::{Outcome, metrics::InFlight, span, trace::TraceContext},
+    map::{stored::Settled, turn::Turn},
+    observe::{ActiveEvent, Outcome, span},
+    wire::{TraceContext, attempt_record::Spent},
 };
-
-/// How the server is told.
-pub(super) enum Settled {
-    Ack,
-    Nak(Duration),
-    Term(Reason),
-}
 
 /// One delivery, as it came.
 pub(super) struct Arrived<'a> {
-    pub(super) stage: &'a Stage,
+    pub(super) stage: &'a MapStage,
     pub(super) carries: Carries,
     pub(super) delivered: &'a Delivered,
     pub(super) arrival: Arrival,
-    pub(super) company: Company,
+    pub(super) isolation: Isolation,
 }
 
 /// That a delivery is in hand: its place among those that run at once, and in the count of them.
-type InHand = Option<(OwnedSemaphorePermit, InFlight)>;
+type InHand = Option<(OwnedSemaphorePermit, ActiveEvent)>;
 
-/// When a delivery may be handled, and when no longer.
-#[derive(Clone)]
-pub(super) struct Turn {
-    /// One permit per event in hand.
-    pub(super) slots: Arc<Semaphore>,
-    /// How fast the stage may pull; what has not begun when it stops goes back.
-    pub(super) pace: watch::Receiver<Pace>,
-    /// The feeds have ended: what has not begun goes back.
-    pub(super) closed: CancellationToken,
-    /// The worker ends: what is in hand is given back.
-    pub(super) abandon: CancellationToken,
-}
-
-/// In whose company an event runs.
+/// Isolation: what else the worker has in hand while an event runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Company {
-    /// With whatever else the worker has in hand.
-    Any,
-    /// With nothing else in hand.
-    None,
+pub(super) enum Isolation {
+    /// Whatever comes.
+    Shared,
+    /// Nothing.
+    Quarantined,
 }
 
 /// Lives one delivery to its settlement. Everything that must be stored is stored before it is
 /// settled.
 pub(super) async fn live(
-    stage: &Stage,
+    stage: &MapStage,
     carries: Carries,
     delivered: Delivered,
     turn: Turn,
-    company: Company,
+    isolation: Isolation,
 ) {
     let abandon = turn.abandon.clone();
     let (settled, in_hand) = {
@@ -87,7 +60,7 @@ pub(super) async fn live(
             carries,
             delivered: &delivered,
             arrival: Arrival::of(&delivered, carries),
-            company,
+            isolation,
         };
         // Pinned where it is made: moved, it would take its place in this future twice.
         let mut work = std::pin::pin!(arrived.run(turn));
@@ -108,22 +81,6 @@ pub(super) async fn live(
         Settled::Term(reason) => delivered.term(reason.as_str()).await,
     }
     drop(in_hand);
-}
-
-impl Turn {
-    /// Waits for its turn; `None` if it will not have one here.
-    async fn come(&mut self) -> Option<OwnedSemaphorePermit> {
-        let free = !self.closed.is_cancelled() && *self.pace.borrow() != Pace::Stopped;
-        if free && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            return Some(slot);
-        }
-        tokio::select! {
-            biased;
-            () = self.closed.cancelled() => None,
-            Ok(_) = self.pace.wait_for(|pace| *pace == Pace::Stopped) => None,
-            slot = Arc::clone(&self.slots).acquire_owned() => Some(slot.expect("the semaphore is never closed")),
-        }
-    }
 }
 
 impl Arrived<'_> {
@@ -162,9 +119,9 @@ impl Arrived<'_> {
             return Ok(Spent::default());
         }
         Box::pin(async move {
-            let past = past::past(self.stage, &self.arrival, self.delivered).await;
-            let (Past::Known(spent) | Past::Decided(spent, _) | Past::Unknown(spent)) = past;
-            if let Past::Decided(_, decision) = past {
+            let prior = prior_delivery::look_up(self.stage, &self.arrival, self.delivered).await;
+            let (Prior::Known(spent) | Prior::Decided(spent, _) | Prior::Unknown(spent)) = prior;
+            if let Prior::Decided(_, decision) = prior {
                 return Err(match decision {
                     Decision::Return(wait) => self.send_back(event, spent, wait).await,
                     Decision::GiveUp(reason, failure) => {
@@ -175,9 +132,9 @@ impl Arrived<'_> {
             if let Some(failure) = self.expired() {
                 return Err(self.give_up(Some(event), spent, Reason::Expired, &failure).await);
             }
-            match past {
-                Past::Unknown(_) => self.suspect(event, spent).await,
-                Past::Known(_) | Past::Decided(..) => Ok(spent),
+            match prior {
+                Prior::Unknown(_) => self.suspect(event, spent).await,
+                Prior::Known(_) | Prior::Decided(..) => Ok(spent),
             }
         })
         .await
@@ -187,17 +144,18 @@ impl Arrived<'_> {
     /// kills its worker, it does so alone. Where the policy allows one attempt only there is no
     /// second one.
     async fn suspect(&self, event: &Event, spent: Spent) -> Result<Spent, Settled> {
-        let Self { stage, delivered, arrival, company, .. } = self;
+        let Self { stage, delivered, arrival, isolation, .. } = self;
         let attempts_max = stage.line.policy().attempts_max();
-        let runs_max = match company {
+        let runs_max = match isolation {
             _ if attempts_max == 1 => 1,
-            Company::None => limits::CHANCES,
+            Isolation::Quarantined => limits::CHANCES,
             // Here because it could not be set apart.
-            Company::Any => attempts_max + limits::CHANCES,
+            Isolation::Shared => attempts_max + limits::CHANCES,
         };
         if delivered.deliveries > runs_max {
-            // What is set apart has run in company once.
-            let unknown = delivered.deliveries - 1 + u32::from(*company == Company::None);
+            // What is set apart has run in isolation once.
+            let unknown =
+                delivered.deliveries - 1 + u32::from(*isolation == Isolation::Quarantined);
             let spent = Spent { attempts: spent.attempts.saturating_add(unknown), ..spent };
             let failure = Failure::reject(
                 class::CRASHED,
@@ -207,7 +165,7 @@ impl Arrived<'_> {
             );
             return Err(self.give_up(Some(event), spent, Reason::Crashed, &failure).await);
         }
-        if *company == Company::Any {
+        if *isolation == Isolation::Shared {
             tracing::warn!(
                 stage = stage.line.name(), event_id = %header(&event.id), source = %arrival.origin.source,
                 "its last delivery was never settled; it runs again with nothing else in hand"
@@ -229,7 +187,7 @@ impl Arrived<'_> {
     /// Puts the event back where the stage pulls from, unhandled.
     async fn release(&self, event: &Event, spent: Spent) -> Settled {
         self.stage.metrics.handled(&event.event_type, Outcome::Released, Duration::ZERO);
-        if self.company == Company::None {
+        if self.isolation == Isolation::Quarantined {
             return match self.parking(event, spent).alone().await {
                 Ok(()) => Settled::Ack,
                 Err(_) => Settled::Nak(Duration::ZERO),
@@ -299,7 +257,7 @@ impl Arrived<'_> {
     /// If someone else did, the letter says from now on that the event completed all the same.
     pub(super) async fn completed_late(&self) {
         let (stage, life) = (self.stage.line.name(), &self.arrival.origin.life);
-        match late::completed_late(
+        match completed_late::completed_late(
             &self.stage.broker,
             &self.stage.names,
             stage,
@@ -333,39 +291,5 @@ impl Arrived<'_> {
         delivery.traceparent = Some(span::outgoing(&span, &parent).to_string());
         let attempt = Attempt { arrived: self, event, delivery: &delivery, spent };
         attempt.carry_out(&span).instrument(span.clone()).await
-    }
-}
-
-/// Publishes the error event of a failed attempt and waits until it is stored: counts are made from
-/// it, and so is the number of the next attempt, so it comes before the settlement.
-pub(super) async fn report(stage: &Stage, report: &Report<'_>) {
-    let message = report.message(&stage.names);
-    if let Err(error) = until_stored(report.stage, || stage.broker.publish(message.clone())).await {
-        tracing::error!(stage = report.stage, error = %error, "could not report a failed attempt");
-    }
-}
-
-/// Publishes until it is stored. A broker that is down or full holds the event back; it never loses
-/// it.
-///
-/// # Errors
-/// Only what trying again cannot change: the message is too large.
-pub(super) async fn until_stored<T, F>(
-    stage: &str,
-    publish: impl Fn() -> F,
-) -> Result<T, PublishError>
-where
-    F: Future<Output = Result<T, PublishError>>,
-{
-    loop {
-        match publish().await {
-            Err(error @ PublishError::Failed { .. }) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(stage, error = %error, cause, "could not publish; holding the event and trying again");
-                tokio::time::sleep(limits::PUBLISH_AGAIN_AFTER).await;
-            }
-            Ok(stored) => return Ok(stored),
-            Err(error) => return Err(error),
-        }
     }
 }

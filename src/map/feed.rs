@@ -1,4 +1,4 @@
-//! Feed: pulls from one consumer, and opens it again when it is gone.
+//! StageConsumer: pulls from one consumer, and opens it again when it is gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,19 +10,21 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Feed, Stage,
     breaker::Pace,
-    delivery::{self, Company, Turn},
+    delivery::{self, Isolation},
+    stage::{MapStage, StageConsumer},
+    turn::Turn,
 };
 use crate::{
     broker::{Delivered, Pull, PullError},
+    error_chain::causes_of,
     limits,
 };
 
 /// One feed at work.
 pub(super) struct Feeding {
-    pub(super) stage: Arc<Stage>,
-    pub(super) feed: Feed,
+    pub(super) stage: Arc<MapStage>,
+    pub(super) feed: StageConsumer,
     pub(super) turn: Turn,
     pub(super) in_hand: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -42,8 +44,8 @@ enum Ended {
 
 impl Feeding {
     pub(super) fn new(
-        stage: Arc<Stage>,
-        feed: Feed,
+        stage: Arc<MapStage>,
+        feed: StageConsumer,
         turn: Turn,
         in_hand: TaskTracker,
         stop: CancellationToken,
@@ -61,11 +63,11 @@ impl Feeding {
         }
     }
 
-    /// Pulls and hands out deliveries until the worker stops. All that came by then is in hand.
+    /// Pulls and in_flight out deliveries until the worker stops. All that came by then is in hand.
     pub(super) async fn run(self) {
         let (stage, feed) = (&self.stage, &self.feed);
         let condition = feed.condition();
-        let (mut pace, mut quiet) = (self.turn.pace.clone(), stage.hands.quiet());
+        let (mut pace, mut quiet) = (self.turn.pace.clone(), stage.in_flight.quiet());
         let mut waits = waits();
         loop {
             tokio::select! {
@@ -77,7 +79,7 @@ impl Feeding {
                 Ok(_) = quiet.wait_for(|quiet| !quiet) => {}
             }
             // Whoever wants to be alone waits for this pull to end.
-            let Some(pulling) = stage.hands.try_hold() else { continue };
+            let Some(pulling) = stage.in_flight.try_hold() else { continue };
             let at = *pace.borrow_and_update();
             let most = match at {
                 Pace::Stopped => continue,
@@ -120,7 +122,7 @@ impl Feeding {
         }
     }
 
-    /// Hands out deliveries, at most `most` of them in hand, until the consumer is gone or the
+    /// InFlight out deliveries, at most `most` of them in hand, until the consumer is gone or the
     /// worker is told otherwise.
     ///
     /// All that comes is taken in at once, and kept alive while it waits: an event that waits in a
@@ -155,7 +157,7 @@ impl Feeding {
                 // be lost.
                 Some(Err(error)) => {
                     missed += 1;
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    let cause = causes_of(&error);
                     let (stage, stream) = (self.stage.line.name(), &self.feed.stream);
                     tracing::debug!(stage, stream, cause, "no sign of life from the broker");
                     if missed >= limits::HEARTBEATS_MISSED_MAX {
@@ -177,11 +179,11 @@ impl Feeding {
     fn take(&self, delivered: Delivered) {
         // There is room for all that was asked for, but after a reconnect more may come than that.
         let place = Arc::clone(&self.room).try_acquire_owned();
-        let hold = self.stage.hands.hold();
+        let hold = self.stage.in_flight.hold();
         let (stage, carries, turn) =
             (Arc::clone(&self.stage), self.feed.carries, self.turn.clone());
         self.in_hand.spawn(async move {
-            delivery::live(&stage, carries, delivered, turn, Company::Any).await;
+            delivery::live(&stage, carries, delivered, turn, Isolation::Shared).await;
             drop((place, hold));
         });
     }

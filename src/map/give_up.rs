@@ -5,25 +5,23 @@ use std::{borrow::Cow, time::SystemTime};
 use millstream_stages::{Event, Failure, headers, settle::Reason};
 
 use super::{
-    Carries, Line, Stage,
     decode::Arrival,
-    delivery::{Settled, report, until_stored},
-    past::delivery_id,
+    line::Line,
+    prior_delivery::delivery_id,
+    stage::{Carries, MapStage},
+    stored::{Settled, report, until_stored},
 };
 use crate::{
     broker::{Delivered, header},
-    dead_letter::{
-        Letter,
-        letter::Identity,
-        record::{Report, Spent, Who},
-    },
+    dead_letter::{Letter, letter::Identity},
     limits,
     observe::Outcome,
+    wire::attempt_record::{AttemptReport, Spent, Who},
 };
 
 /// An event that is given up on.
 pub(super) struct GivenUp<'a> {
-    pub(super) stage: &'a Stage,
+    pub(super) stage: &'a MapStage,
     /// The stage of the line that failed.
     pub(super) failed_in: &'a Line,
     pub(super) delivered: &'a Delivered,
@@ -43,7 +41,7 @@ impl GivenUp<'_> {
         let Self { stage, arrival, event, failure, .. } = self;
         stage.metrics.failed(&failure.class);
         let traceparent = arrival.trace.as_ref().map(ToString::to_string);
-        let told = Report {
+        let told = AttemptReport {
             stage: stage.line.name(),
             failure,
             outcome: self.reason.as_str(),

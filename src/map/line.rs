@@ -16,6 +16,8 @@ use super::breaker::{Breaker, Breakers, Pace};
 use crate::{
     config::{Pipeline, pipeline},
     observe::{Metrics, StageMetrics},
+    panics,
+    wire::subject_pattern,
 };
 
 /// A stage and those chained to it. They share one delivery: if one fails, all run again.
@@ -179,7 +181,7 @@ impl Line {
     /// worker does.
     pub fn takes(&self, event_type: &str) -> bool {
         self.types.is_empty()
-            || self.types.iter().any(|pattern| subject_matches(pattern, event_type))
+            || self.types.iter().any(|pattern| subject_pattern::matches(pattern, event_type))
     }
 
     /// Applies the line to one event and gathers what is to be published, in order.
@@ -198,7 +200,7 @@ impl Line {
         let answered = answered.unwrap_or_else(|panic| {
             Err(Failure::retry(
                 class::HANDLER,
-                format!("the handler panicked: {}", panic_text(&*panic)),
+                format!("the handler panicked: {}", panics::text(&*panic)),
             ))
         });
         let took = began.elapsed();
@@ -256,48 +258,5 @@ impl std::fmt::Debug for Line {
             .field("name", &self.name)
             .field("chained", &self.chained)
             .finish_non_exhaustive()
-    }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
-}
-
-/// Whether a dotted name matches a pattern with NATS wildcards: `*` is one token, a final `>` is
-/// one or more.
-pub fn subject_matches(pattern: &str, subject: &str) -> bool {
-    let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
-    loop {
-        match (pattern.next(), subject.next()) {
-            (None, None) => return true,
-            (Some(">"), Some(_)) => return true,
-            (Some(token), Some(name)) if token == "*" || token == name => {}
-            (Some(_) | None, Some(_) | None) => return false,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_match_as_they_do_in_nats() {
-        for (pattern, subject, matches) in [
-            ("order.*", "order.created", true),
-            ("order.*", "order.item.added", false),
-            ("order.>", "order.item.added", true),
-            ("order.>", "order", false),
-            (">", "order", true),
-            ("*", "order", true),
-            ("order", "order", true),
-            ("order.created", "order", false),
-        ] {
-            assert_eq!(subject_matches(pattern, subject), matches, "{pattern} against {subject}");
-        }
     }
 }

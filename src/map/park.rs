@@ -12,19 +12,15 @@ use std::time::{Duration, SystemTime};
 
 use millstream_stages::{Event, headers};
 
-use super::{Stage, delivery::until_stored, past::delivery_id};
+use super::{prior_delivery::delivery_id, stage::MapStage, stored::until_stored};
 use crate::{
     broker::{Delivered, Expects, Headers, Outgoing, PublishError, header, set},
-    dead_letter::{
-        Origin,
-        letter::{rfc3339, write_identity},
-        record::Spent,
-    },
+    wire::{Origin, attempt_record::Spent, rfc3339, write_identity},
 };
 
 /// What is put into the retry stream, and what it has behind it.
 pub(super) struct Parking<'a> {
-    pub(super) stage: &'a Stage,
+    pub(super) stage: &'a MapStage,
     pub(super) delivered: &'a Delivered,
     pub(super) event: &'a Event,
     pub(super) origin: &'a Origin,
@@ -67,7 +63,7 @@ impl Parking<'_> {
     pub(super) async fn alone(&self) -> Result<(), PublishError> {
         let mut all = self.headers();
         set(&mut all, headers::MSG_ID, format!("alone:{}", delivery_id(self.delivered)).as_str());
-        self.store(self.stage.names.alone_subject(self.stage.line.name()), all).await
+        self.store(self.stage.names.quarantine_subject(self.stage.line.name()), all).await
     }
 
     fn headers(&self) -> Headers {

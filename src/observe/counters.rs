@@ -8,7 +8,7 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use super::{
     bounded::Bounded,
     durations::{DurationCounts, Durations},
-    metrics::{Counters, Families, as_gauge},
+    families::{Counters, Families, as_gauge},
     tallies::Tallies,
 };
 use crate::limits;
@@ -76,7 +76,7 @@ pub struct ReduceMetrics {
 /// One event in hand. When it is dropped, it no longer is.
 #[derive(Debug)]
 #[must_use = "the event counts as in hand until this is dropped"]
-pub struct InFlight(Gauge);
+pub struct ActiveEvent(Gauge);
 
 /// What one stage had counted at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -161,9 +161,9 @@ impl StageMetrics {
     }
 
     /// Work on an event begins; it is in hand until the guard is dropped.
-    pub fn started(&self) -> InFlight {
+    pub fn started(&self) -> ActiveEvent {
         self.active.inc();
-        InFlight(self.active.clone())
+        ActiveEvent(self.active.clone())
     }
 
     /// A delivery was settled.
@@ -360,7 +360,7 @@ impl ReduceMetrics {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for ActiveEvent {
     fn drop(&mut self) {
         self.0.dec();
     }

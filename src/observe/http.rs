@@ -1,11 +1,7 @@
 //! HTTP: `/metrics`, `/healthz` and `/readyz`, for whatever watches a worker.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use crate::observe::Readiness;
+use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -23,13 +19,6 @@ use super::metrics::Metrics;
 /// The media type of [`Metrics::render`].
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What must hold before a worker may be counted on, by name. Nothing named yet: it may not.
-#[derive(Debug, Default)]
-pub struct Readiness {
-    /// Each condition with the reason that it does not hold.
-    conditions: Mutex<BTreeMap<String, Option<String>>>,
-}
-
 /// The endpoints could not be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -43,39 +32,6 @@ pub enum ServeError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-impl Readiness {
-    /// Says that a condition holds.
-    pub fn ok(&self, condition: &str) {
-        self.conditions().insert(condition.to_owned(), None);
-    }
-
-    /// Says that a condition does not hold, and why. Also how a condition is first named, before
-    /// anything is ready.
-    pub fn failing(&self, condition: &str, reason: impl Into<String>) {
-        self.conditions().insert(condition.to_owned(), Some(reason.into()));
-    }
-
-    /// Takes a condition out: it no longer matters.
-    pub fn forget(&self, condition: &str) {
-        self.conditions().remove(condition);
-    }
-
-    /// What does not hold, each with its reason; empty when the worker is ready.
-    pub fn missing(&self) -> Vec<(String, String)> {
-        let conditions = self.conditions();
-        if conditions.is_empty() {
-            return vec![("worker".to_owned(), "it has not started".to_owned())];
-        }
-        let failing =
-            conditions.iter().filter_map(|(what, why)| Some((what.clone(), why.clone()?)));
-        failing.collect()
-    }
-
-    fn conditions(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
-        self.conditions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Serves the endpoints until `stop`, and returns the address once it is bound (port 0: any free

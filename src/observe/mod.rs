@@ -1,26 +1,24 @@
-//! Observe: metrics, spans, logs, health. It looks on: nothing here changes what becomes of an
+//! Observe: metrics, spans, logs, readiness. It looks on: nothing here changes what becomes of an
 //! event.
 
-pub mod alerting;
-pub mod beat;
 mod bounded;
 mod counters;
 pub mod durations;
-pub mod finding;
-pub mod health;
+mod families;
+pub mod heartbeat;
 pub mod http;
 pub mod logs;
 pub mod metrics;
 pub mod otlp;
+pub mod readiness;
 pub mod span;
-pub mod status;
 mod tallies;
-pub mod trace;
+pub mod worker_record;
 
-pub use health::{Recorder, WorkerRecord};
-pub use http::{Readiness, serve};
+pub use counters::{ActiveEvent, Outcome, ReduceMetrics, StageMetrics, StageSnapshot};
+pub use http::serve;
 pub use logs::{LogFormat, LogOptions};
-pub use metrics::{Metrics, Outcome, ReduceMetrics, StageMetrics};
+pub use metrics::Metrics;
 pub use otlp::Exporter;
-pub use status::{BreakerStatus, FeedStatus, Status};
-pub use trace::TraceContext;
+pub use readiness::Readiness;
+pub use worker_record::{Recorder, WorkerRecord};

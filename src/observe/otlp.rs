@@ -20,8 +20,8 @@ use tokio::runtime::Handle;
 use tracing::{Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 
-use super::{span, trace::TraceContext};
-use crate::limits;
+use super::span;
+use crate::{limits, wire::TraceContext};
 
 /// The export of spans. Call [`Exporter::shutdown`] before the process ends, or the last spans are
 /// lost.
@@ -60,7 +60,7 @@ impl Exporter {
         worker: &str,
     ) -> Result<Self, OtlpError> {
         // Installed by `main` already, except where the library is used by itself.
-        crate::broker::install_tls_provider();
+        crate::tls::install_provider();
         let http = Http::builder()
             .with_http()
             .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))

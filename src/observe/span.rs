@@ -8,7 +8,8 @@ use opentelemetry::trace::{
 use tracing::{Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use super::{metrics::Outcome, trace::TraceContext};
+use super::counters::Outcome;
+use crate::wire::TraceContext;
 
 /// The target of every span. Logs leave it out; the exporter takes nothing else.
 pub(super) const TARGET: &str = "millstream::span";

@@ -89,7 +89,7 @@ impl Collector for Tallies {
                 let series = family.encode_family(&labels)?;
                 match name.ends_with("_total") {
                     true => ConstCounter::new(value).encode(series)?,
-                    false => ConstGauge::new(super::metrics::as_gauge(value)).encode(series)?,
+                    false => ConstGauge::new(super::families::as_gauge(value)).encode(series)?,
                 }
             }
         }

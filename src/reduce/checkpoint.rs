@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::StepDown;
+use super::step_down::StepDown;
 use crate::{
     broker::{Broker, CommitError},
-    topology::Names,
+    wire::Names,
 };
 
 /// A key of the state and its new value, or `None` where it is gone.

@@ -12,18 +12,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    StepDown, batch,
+    batch,
     batch::{Batch, header_of},
     checkpoint::{Checkpoint, Offsets},
+    step_down::StepDown,
 };
 use crate::{
     broker::{AdminError, Broker, PublishError, StoredMessage, unix_ms},
-    causes::chain,
     config::{Pipeline, pipeline::Stage},
     dead_letter::letter::store,
+    error_chain::chain,
     limits,
     observe::ReduceMetrics,
-    topology::{Names, Topology},
+    topology::Topology,
+    wire::Names,
 };
 
 /// What a leader works with.

@@ -1,12 +1,14 @@
-//! Topology: the streams and consumers that a pipeline needs (pure), and the reconciler that makes
-//! them so.
+//! Topology: the streams and consumers that a pipeline needs, and what makes the broker have them.
+//!
+//! - [`mod@topology`]: a pipeline as streams and consumers. Pure
+//! - [`plan`]: what the broker has against what the pipeline needs
+//! - [`apply`](mod@apply): carries out a plan
 
-pub mod names;
+pub mod apply;
 pub mod plan;
-pub mod reconcile;
+#[expect(clippy::module_inception, reason = "the file has the name of its type")]
+pub mod topology;
 
-pub use names::Names;
-pub use plan::{Feed, FeedInput, Read, Topology};
-pub use reconcile::{
-    Allowed, ApplyError, Change, ChangeKind, Difference, Object, Plan, apply, diff, make,
-};
+pub use apply::{Allowed, ApplyError, apply, make};
+pub use plan::{Change, ChangeKind, Difference, Object, Plan, diff};
+pub use topology::{Feed, FeedInput, Read, Topology};

@@ -1,450 +1,374 @@
-//! Plan: a pipeline as the streams and consumers it needs. Pure.
+//! Plan: what the server has against what the pipeline needs, and the changes between.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{fmt, time::SystemTime};
 
-use millstream_stages::Envelope;
+use millstream_stages::units::{Period, Size};
 
-use super::Names;
+use super::topology::Topology;
 use crate::{
-    broker::{ConsumerSpec, Retention, StreamSpec},
-    config::{
-        Pipeline,
-        pipeline::{Channel, Input, Stage},
-    },
+    broker::{AdminError, Broker, ConsumerSpec, FoundConsumer, Retention, StreamSpec, StreamState},
     limits,
+    wire::subject_pattern::covers,
 };
 
-/// The streams and consumers that a pipeline needs, in the order in which they are made.
+/// The changes that make the server what the pipeline needs, in the order in which they are made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// The changes; empty: nothing to do.
+    pub changes: Vec<Change>,
+}
+
+/// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Topology {
-    /// The pipeline.
-    pub pipeline: String,
-    /// Its streams; buckets are streams too. Those of sources are last: a message that comes before
-    /// its readers is lost to them on an interest stream.
-    pub streams: Vec<StreamSpec>,
-    /// Its durable consumers, those that read sources last.
-    pub consumers: Vec<ConsumerSpec>,
-    /// Streams that are not ours and must be there.
-    pub external: Vec<String>,
-    feeds: Vec<Feed>,
-    reads: Vec<Read>,
+pub struct Change {
+    /// What is changed: as it should be, or for an extra one as it is.
+    pub object: Object,
+    /// What is to be done to it.
+    pub kind: ChangeKind,
 }
 
-/// One durable consumer that brings a map stage, or a channel, its events.
+/// A stream or a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Feed {
-    /// The stage; for a channel [`Names::channel_stage`].
-    pub stage: String,
-    /// The stream.
-    pub stream: String,
-    /// The consumer.
-    pub consumer: String,
-    /// What comes that way.
-    pub input: FeedInput,
-    /// The subjects; empty: all of the stream.
-    pub filters: Vec<String>,
+pub enum Object {
+    /// A stream, or the stream of a bucket.
+    Stream(StreamSpec),
+    /// A durable consumer.
+    Consumer(ConsumerSpec),
 }
 
-/// What comes by a feed, which says how its messages are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeedInput {
-    /// What anyone published, in this envelope.
-    Source(Envelope),
-    /// Results of another stage, or notifications: our own headers say what it is.
-    Edge,
-    /// Failed attempts of another stage.
-    Failed,
-    /// Events of the stage that were parked or redriven.
-    Retry,
-    /// Events of the stage that run with nothing else in hand, one at a time over the whole fleet.
-    Alone,
-    /// What operators say of incidents and alerts: keys of the state bucket.
-    Said,
-}
-
-/// What a reduce stage reads by offset.
+/// What is to be done to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Read {
-    /// The stage.
-    pub stage: String,
-    /// The stream.
-    pub stream: String,
-    /// The subjects; empty: all of the stream.
-    pub filters: Vec<String>,
-    /// What comes that way.
-    pub input: FeedInput,
+pub enum ChangeKind {
+    /// It is not there.
+    Create,
+    /// It differs, and can be changed without loss.
+    Update(Vec<Difference>),
+    /// It differs in what the server never changes.
+    Immutable(Vec<Difference>),
+    /// It differs, and the change would lose messages.
+    Lossy(Vec<Difference>, String),
+    /// It carries the pipeline's name, but the configuration no longer names it.
+    Extra {
+        /// Messages it holds, or for a consumer those that it has not settled.
+        holds: u64,
+    },
 }
 
-impl Topology {
-    /// What `pipeline` needs.
-    pub fn of(pipeline: &Pipeline) -> Self {
-        let names = pipeline.names();
-        let mut topology = Self {
-            pipeline: pipeline.name.clone(),
-            streams: Vec::new(),
-            consumers: Vec::new(),
-            external: pipeline
-                .sources
-                .iter()
-                .filter_map(|source| source.external.clone())
-                .collect(),
-            feeds: Vec::new(),
-            reads: Vec::new(),
-        };
-        topology.external.sort();
-        topology.external.dedup();
-        for stage in &pipeline.stages {
-            let inputs = inputs(pipeline, &names, stage);
-            if stage.is_map() && !stage.chain {
-                topology.feed(&names, stage, inputs);
-            } else if !stage.is_map() {
-                let read = |(stream, (input, filters))| Read {
-                    stage: stage.name.clone(),
-                    stream,
-                    filters,
-                    input,
-                };
-                topology.reads.extend(inputs.into_iter().map(read));
-                topology.reads.extend(said(&names, stage));
-            }
+/// One setting that differs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Difference {
+    /// Its name.
+    pub field: &'static str,
+    /// As it is.
+    pub from: String,
+    /// As it should be.
+    pub to: String,
+}
+
+/// Compares the server with what the pipeline needs.
+///
+/// # Errors
+/// [`AdminError`]: the server cannot be asked, or a stream named by `external` is not there.
+pub async fn diff(topology: &Topology, broker: &Broker) -> Result<Plan, AdminError> {
+    let mut changes = Vec::new();
+    let (sources, others): (Vec<_>, Vec<_>) = topology
+        .streams
+        .iter()
+        .partition(|stream| stream.name.starts_with(&format!("{}-in-", topology.pipeline)));
+    for external in &topology.external {
+        broker.stream_state(external).await?;
+    }
+    // Whoever reads must be there before anything comes: first every stream that only we write to,
+    // then its consumers, and the streams that others publish to at the end.
+    for streams in [others, sources] {
+        for spec in &streams {
+            changes.extend(diff_stream(spec, broker).await?);
         }
-        for channel in &pipeline.channels {
-            topology.feed_channel(&names, channel);
-        }
-        topology.streams = streams(pipeline, &names, &topology.consumers);
-        topology.consumers.push(ConsumerSpec {
-            stream: names.advisories_stream(),
-            name: names.router_consumer(),
-            pipeline: pipeline.name.clone(),
-            filters: Vec::new(),
-            ack_wait: limits::ROUTER_ACK_WAIT,
-            // An advisory that cannot be routed now must be routed later.
-            max_deliver: None,
-            max_ack_pending: limits::ROUTER_ACK_PENDING_MAX,
-        });
-        let sources: Vec<_> =
-            pipeline.sources.iter().map(|source| source_stream(&names, source)).collect();
-        topology.consumers.sort_by_key(|consumer| sources.contains(&consumer.stream));
-        topology
-    }
-
-    /// The feeds of a map stage, or of a channel by its [`Names::channel_stage`]. A chained stage
-    /// has none: it runs inside the worker of the stage before.
-    pub fn feeds(&self, stage: &str) -> Vec<Feed> {
-        self.feeds
+        for spec in topology
+            .consumers
             .iter()
-            .filter(|feed| feed.stage == stage && feed.input != FeedInput::Alone)
-            .cloned()
-            .collect()
-    }
-
-    /// The feed of what runs alone at a map stage or a channel; `None` for a stage without feeds.
-    pub fn alone(&self, stage: &str) -> Option<Feed> {
-        self.feeds
-            .iter()
-            .find(|feed| feed.stage == stage && feed.input == FeedInput::Alone)
-            .cloned()
-    }
-
-    /// The stream of redriven and parked events.
-    pub fn retry_stream(&self) -> String {
-        Names::new(&self.pipeline).retry_stream()
-    }
-
-    /// Every feed.
-    pub fn all_feeds(&self) -> &[Feed] {
-        &self.feeds
-    }
-
-    /// What a reduce stage reads by offset.
-    pub fn reads(&self, stage: &str) -> Vec<Read> {
-        self.reads.iter().filter(|read| read.stage == stage).cloned().collect()
-    }
-
-    fn feed(&mut self, names: &Names, stage: &Stage, inputs: Inputs) {
-        for (stream, (input, filters)) in
-            inputs.into_iter().chain([retry_input(names, &stage.name)])
+            .filter(|c| streams.iter().any(|stream| stream.name == c.stream))
         {
-            let consumer = ConsumerSpec {
-                stream,
-                name: names.stage_consumer(&stage.name),
-                pipeline: self.pipeline.clone(),
-                filters,
-                ack_wait: stage.ack_wait,
-                // One more shows that the last was never settled; the rest, for a worker to live
-                // long enough to see it.
-                max_deliver: Some(stage.policy.attempts_max() + 1 + limits::CHANCES),
-                max_ack_pending: stage.max_ack_pending,
-            };
-            self.add(&stage.name, input, consumer);
+            changes.extend(diff_consumer(spec, broker).await?);
         }
-        self.feed_alone(names, &stage.name, stage.ack_wait);
     }
-
-    fn feed_alone(&mut self, names: &Names, stage: &str, ack_wait: Duration) {
-        let consumer = ConsumerSpec {
-            stream: names.retry_stream(),
-            name: names.alone_consumer(stage),
-            pipeline: self.pipeline.clone(),
-            filters: vec![names.alone_subject(stage)],
-            ack_wait,
-            max_deliver: Some(limits::CHANCES + 1 + limits::CHANCES),
-            max_ack_pending: 1,
-        };
-        self.add(stage, FeedInput::Alone, consumer);
+    for spec in
+        topology.consumers.iter().filter(|consumer| topology.external.contains(&consumer.stream))
+    {
+        changes.extend(diff_consumer(spec, broker).await?);
     }
+    changes.extend(extras(topology, broker).await?);
+    Ok(Plan { changes })
+}
 
-    fn feed_channel(&mut self, names: &Names, channel: &Channel) {
-        let stage = Names::channel_stage(&channel.name);
-        let notifications =
-            (names.notify_stream(), (FeedInput::Edge, vec![names.notify_subject(&channel.name)]));
-        for (stream, (input, filters)) in [notifications, retry_input(names, &stage)] {
-            let consumer = ConsumerSpec {
-                stream,
-                name: names.stage_consumer(&stage),
-                pipeline: self.pipeline.clone(),
-                filters,
-                ack_wait: limits::CHANNEL_ACK_WAIT,
-                max_deliver: Some(channel.policy.attempts_max() + 1 + limits::CHANCES),
-                max_ack_pending: limits::CHANNEL_ACK_PENDING_MAX,
-            };
-            self.add(&stage, input, consumer);
+async fn extras(topology: &Topology, broker: &Broker) -> Result<Vec<Change>, AdminError> {
+    let mut extras = Vec::new();
+    let found = broker.streams_of(&topology.pipeline).await?;
+    let wanted = |name: &String| topology.streams.iter().any(|stream| stream.name == *name);
+    let (kept, extra): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|stream| wanted(&stream.name));
+    let read = kept.iter().map(|stream| &stream.name).chain(&topology.external);
+    for stream in read {
+        for consumer in broker.consumers_of(stream, &topology.pipeline).await? {
+            let same =
+                |c: &ConsumerSpec| c.stream == consumer.spec.stream && c.name == consumer.spec.name;
+            if !topology.consumers.iter().any(same) {
+                let kind = ChangeKind::Extra { holds: consumer.unsettled };
+                extras.push(Change { object: Object::Consumer(consumer.spec), kind });
+            }
         }
-        self.feed_alone(names, &stage, limits::CHANNEL_ACK_WAIT);
     }
+    for stream in extra {
+        let holds = broker.stream_state(&stream.name).await?.messages;
+        extras.push(Change { object: Object::Stream(stream), kind: ChangeKind::Extra { holds } });
+    }
+    Ok(extras)
+}
 
-    fn add(&mut self, stage: &str, input: FeedInput, consumer: ConsumerSpec) {
-        self.feeds.push(Feed {
-            stage: stage.to_owned(),
-            stream: consumer.stream.clone(),
-            consumer: consumer.name.clone(),
-            input,
-            filters: consumer.filters.clone(),
+async fn diff_stream(spec: &StreamSpec, broker: &Broker) -> Result<Option<Change>, AdminError> {
+    let mut found = broker.find_stream(&spec.name).await?;
+    if let Some(found) = &mut found {
+        // Where we do not ask for it, it is an operator's own choice, and kept.
+        found.keeps_oldest &= spec.keeps_oldest;
+    }
+    let kind = match found {
+        None => Some(ChangeKind::Create),
+        Some(found) if found == *spec => None,
+        Some(found) => {
+            let state = broker.stream_state(&spec.name).await?;
+            Some(stream_change(&found, spec, &state, SystemTime::now()))
+        }
+    };
+    Ok(kind.map(|kind| Change { object: Object::Stream(spec.clone()), kind }))
+}
+
+/// What it takes to make the stream `found`, which holds `state`, into `wanted`.
+fn stream_change(
+    found: &StreamSpec,
+    wanted: &StreamSpec,
+    state: &StreamState,
+    now: SystemTime,
+) -> ChangeKind {
+    let differences = differences(&stream_fields(found), &stream_fields(wanted));
+    let to_or_from_work_queue = found.retention != wanted.retention
+        && (found.retention == Retention::WorkQueue || wanted.retention == Retention::WorkQueue);
+    if !found.pipeline.is_empty() && found.pipeline != wanted.pipeline {
+        let theirs = |difference: &Difference| difference.field == "pipeline";
+        return ChangeKind::Immutable(differences.into_iter().filter(theirs).collect());
+    }
+    if found.memory != wanted.memory
+        || to_or_from_work_queue
+        || (found.schedules && !wanted.schedules)
+    {
+        let fixed = ["storage", "retention", "schedules"];
+        let fixed = differences
+            .into_iter()
+            .filter(|difference| fixed.contains(&difference.field))
+            .collect();
+        return ChangeKind::Immutable(fixed);
+    }
+    let too_old = wanted
+        .max_age
+        .filter(|age| found.max_age.is_none_or(|before| *age < before))
+        .filter(|age| {
+            state.messages > 0
+                && now.duration_since(state.first_at).is_ok_and(|oldest| oldest > *age)
         });
-        self.consumers.push(consumer);
-    }
-}
-
-/// What a stage reads, by stream: a stage has one consumer per stream.
-type Inputs = BTreeMap<String, (FeedInput, Vec<String>)>;
-
-fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
-    let mut inputs = Inputs::new();
-    for input in &stage.inputs {
-        let (stream, read, filters) = match input {
-            Input::Source(name) => {
-                let source = pipeline.sources.iter().find(|source| source.name == *name);
-                let source = source.expect("a checked pipeline declares every source it names");
-                let filters =
-                    if source.external.is_some() { source.subjects.clone() } else { Vec::new() };
-                (source_stream(names, source), FeedInput::Source(source.envelope), filters)
-            }
-            Input::Results(from) => {
-                let filters =
-                    stage.types.iter().map(|pattern| names.out_filter(from, pattern)).collect();
-                (names.out_stream(from), FeedInput::Edge, filters)
-            }
-            Input::Failed(from) => {
-                (names.failed_stream(), FeedInput::Failed, vec![names.failed_filter(from)])
-            }
-            Input::Findings => {
-                (names.failed_stream(), FeedInput::Failed, vec![names.finding_filter()])
-            }
-        };
-        inputs.entry(stream).or_insert_with(|| (read, Vec::new())).1.extend(filters);
-    }
-    for (_, filters) in inputs.values_mut() {
-        *filters = uncovered(std::mem::take(filters));
-    }
-    inputs
-}
-
-/// The keys of the state bucket that a stage of its kind follows.
-fn said(names: &Names, stage: &Stage) -> Option<Read> {
-    let follows = stage.kind.follows;
-    let filters =
-        follows.iter().map(|prefix| names.state_subject(&format!("{prefix}.>"))).collect();
-    let read = Read {
-        stage: stage.name.clone(),
-        stream: names.state_stream(),
-        filters,
-        input: FeedInput::Said,
+    let too_much = wanted.max_bytes.filter(|bytes| state.bytes > *bytes);
+    let why = if let Some(age) = too_old {
+        Some(format!("it holds messages older than {}", Period(age)))
+    } else if let Some(bytes) = too_much {
+        Some(format!("it holds {}, more than {}", Size(state.bytes), Size(bytes)))
+    } else if wanted.retention == Retention::Interest
+        && found.retention == Retention::Limits
+        && state.messages > 0
+    {
+        Some(format!(
+            "it holds {} messages, and would keep only those that a consumer still has to settle",
+            state.messages
+        ))
+    } else {
+        None
     };
-    (!follows.is_empty()).then_some(read)
+    match why {
+        Some(why) => ChangeKind::Lossy(differences, why),
+        None => ChangeKind::Update(differences),
+    }
 }
 
-fn retry_input(names: &Names, stage: &str) -> (String, (FeedInput, Vec<String>)) {
-    (names.retry_stream(), (FeedInput::Retry, vec![names.retry_subject(stage)]))
-}
-
-fn source_stream(names: &Names, source: &crate::config::pipeline::Source) -> String {
-    source.external.clone().unwrap_or_else(|| names.source_stream(&source.name))
-}
-
-fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Vec<StreamSpec> {
-    let storage = &pipeline.storage;
-    let stream = |name: String, retention, subjects: Vec<String>| StreamSpec {
-        name,
-        pipeline: pipeline.name.clone(),
-        subjects,
-        retention,
-        memory: storage.memory,
-        replicas: storage.replicas,
-        max_age: None,
-        max_bytes: None,
-        duplicate_window: limits::DEDUP,
-        schedules: false,
-        rollup: false,
-        bucket: false,
-        keeps_oldest: false,
+async fn diff_consumer(spec: &ConsumerSpec, broker: &Broker) -> Result<Option<Change>, AdminError> {
+    let kind = match broker.find_consumer(&spec.stream, &spec.name).await? {
+        None => Some(ChangeKind::Create),
+        Some(found) => consumer_change(&found, spec),
     };
-    let root = |kind: &str| format!("{}.{kind}.>", pipeline.name);
-    let bucket = |name: String, memory, max_age: Option<Duration>| {
-        let window = max_age.map_or(limits::DEDUP, |age| age.min(limits::DEDUP));
-        let stream = stream(format!("KV_{name}"), Retention::Limits, vec![format!("$KV.{name}.>")]);
-        StreamSpec {
-            bucket: true,
-            rollup: true,
-            memory,
-            max_age,
-            duplicate_window: window,
-            ..stream
+    Ok(kind.map(|kind| Change { object: Object::Consumer(spec.clone()), kind }))
+}
+
+/// What it takes to make the consumer `found` into `wanted`; `None`: nothing.
+fn consumer_change(found: &FoundConsumer, wanted: &ConsumerSpec) -> Option<ChangeKind> {
+    let mut fixed = Vec::new();
+    let mut check = |fits: bool, field, from: String, to: String| {
+        if !fits {
+            fixed.push(Difference { field, from, to });
         }
     };
-    let mut streams = vec![
-        bucket(names.state_bucket(), false, None),
-        bucket(names.workers_bucket(), storage.memory, Some(limits::WORKER_TTL)),
-        aged(
-            stream(
-                names.failed_stream(),
-                Retention::Limits,
-                vec![root("failed"), names.finding_filter()],
-            ),
-            storage.failed_max_age,
+    check(
+        found.max_waiting == limits::PULLS_WAITING_MAX,
+        "max_waiting",
+        found.max_waiting.to_string(),
+        limits::PULLS_WAITING_MAX.to_string(),
+    );
+    let kind = "a pull consumer with explicit acks, from the first message, without backoff";
+    check(found.fits, "kind", "another kind".to_owned(), kind.to_owned());
+    if !fixed.is_empty() {
+        return Some(ChangeKind::Immutable(fixed));
+    }
+    // The server gives the filters back in an order of its own.
+    let sorted = |spec: &ConsumerSpec| {
+        let mut filters = spec.filters.clone();
+        filters.sort();
+        ConsumerSpec { filters, ..spec.clone() }
+    };
+    let (before, after) = (sorted(&found.spec), sorted(wanted));
+    let differences = differences(&consumer_fields(&before), &consumer_fields(&after));
+    if differences.is_empty() {
+        return None;
+    }
+    let lowered = match (before.max_deliver, after.max_deliver) {
+        (Some(before), Some(after)) => after < before,
+        (before, after) => before.is_none() && after.is_some(),
+    };
+    let all = [">".to_owned()];
+    let filters = |spec: &'_ ConsumerSpec| {
+        if spec.filters.is_empty() { all.to_vec() } else { spec.filters.clone() }
+    };
+    let after_filters = filters(&after);
+    let narrowed = filters(&before)
+        .iter()
+        .any(|filter| !after_filters.iter().any(|wide| covers(wide, filter)));
+    let why = if found.unsettled == 0 {
+        None
+    } else if lowered {
+        Some("messages delivered more often than max_deliver are given up on")
+    } else if narrowed {
+        Some("messages it has not settled no longer match its filters")
+    } else {
+        None
+    };
+    Some(match why {
+        Some(why) => ChangeKind::Lossy(
+            differences,
+            format!("{} messages are unsettled, and {why}", found.unsettled),
         ),
-        StreamSpec {
-            max_bytes: storage.dlq_max_bytes,
-            // A letter that found no room must not cost another: what fails is held until there is
-            // room.
-            keeps_oldest: true,
-            // A letter that is amended takes the place of what it was.
-            rollup: true,
-            ..aged(
-                stream(names.dlq_stream(), Retention::Limits, vec![root("dlq")]),
-                storage.dlq_max_age,
-            )
-        },
-        StreamSpec {
-            schedules: true,
-            rollup: true,
-            ..stream(
-                names.retry_stream(),
-                Retention::WorkQueue,
-                vec![
-                    names.retry_subject("*"),
-                    names.alone_subject("*"),
-                    format!("{}.parked.*", pipeline.name),
-                ],
-            )
-        },
-    ];
-    if !pipeline.channels.is_empty() || pipeline.stages.iter().any(Stage::notifies) {
-        streams.push(stream(
-            names.notify_stream(),
-            Retention::WorkQueue,
-            vec![names.notify_subject("*")],
-        ));
-    }
-    for stage in pipeline.stages.iter().filter(|stage| !stage.notifies()) {
-        let results = Input::Results(stage.name.clone());
-        let out = |retention| {
-            stream(
-                names.out_stream(&stage.name),
-                retention,
-                vec![names.out_filter(&stage.name, ">")],
-            )
-        };
-        if !stage.is_map() || pipeline.readers(&results).any(|reader| !reader.is_map()) {
-            // A reduce stage reads by offset and settles nothing, so the messages have to stay for
-            // it.
-            let window = stage.dedup.unwrap_or(if stage.is_map() {
-                limits::DEDUP_MIN
-            } else {
-                limits::DEDUP
-            });
-            streams.push(aged(
-                StreamSpec { duplicate_window: window, ..out(Retention::Limits) },
-                storage.results_max_age,
-            ));
-        } else if pipeline.has_edge(&stage.name) {
-            let window = stage.dedup.unwrap_or(limits::DEDUP_MIN);
-            streams.push(StreamSpec { duplicate_window: window, ..out(Retention::Interest) });
-        }
-    }
-    let mut advisories = Vec::new();
-    for consumer in consumers {
-        let external = pipeline
-            .sources
-            .iter()
-            .any(|source| source.external.as_ref() == Some(&consumer.stream));
-        let every = names.advisory_subject(&consumer.stream);
-        // A stream that is not ours has consumers that are not ours.
-        advisories.push(if external { every.replace('*', &consumer.name) } else { every });
-    }
-    streams.push(stream(names.advisories_stream(), Retention::WorkQueue, uncovered(advisories)));
-    for source in pipeline.sources.iter().filter(|source| source.external.is_none()) {
-        let spec =
-            stream(names.source_stream(&source.name), Retention::Limits, source.subjects.clone());
-        streams.push(StreamSpec { max_bytes: source.max_bytes, ..aged(spec, source.max_age) });
-    }
-    streams
+        None => ChangeKind::Update(differences),
+    })
 }
 
-/// A stream whose messages are kept for so long; the server refuses a duplicate window that is
-/// longer.
-fn aged(stream: StreamSpec, max_age: Duration) -> StreamSpec {
-    let limited = Some(max_age).filter(|age| !age.is_zero());
-    let duplicate_window =
-        limited.map_or(stream.duplicate_window, |age| age.min(stream.duplicate_window));
-    StreamSpec { max_age: limited, duplicate_window, ..stream }
+impl Plan {
+    /// Whether the server already is what the pipeline needs. Extra objects do not count: they harm
+    /// nothing.
+    pub fn is_done(&self) -> bool {
+        self.changes.iter().all(|change| matches!(change.kind, ChangeKind::Extra { .. }))
+    }
 }
 
-/// The filters that no other one covers, sorted: the server refuses a consumer whose filters
-/// overlap.
-fn uncovered(mut filters: Vec<String>) -> Vec<String> {
-    filters.sort();
-    filters.dedup();
-    let covered =
-        |filter: &String| filters.iter().any(|other| other != filter && covers(other, filter));
-    filters.iter().filter(|filter| !covered(filter)).cloned().collect()
+type Fields = Vec<(&'static str, String)>;
+
+fn stream_fields(spec: &StreamSpec) -> Fields {
+    let retention = match spec.retention {
+        Retention::Limits => "limits",
+        Retention::Interest => "interest",
+        Retention::WorkQueue => "work-queue",
+    };
+    vec![
+        ("subjects", listed(&spec.subjects)),
+        ("retention", retention.to_owned()),
+        ("storage", if spec.memory { "memory" } else { "file" }.to_owned()),
+        ("replicas", spec.replicas.to_string()),
+        ("max_age", spec.max_age.map_or_else(|| "none".to_owned(), |age| Period(age).to_string())),
+        (
+            "max_bytes",
+            spec.max_bytes.map_or_else(|| "none".to_owned(), |bytes| Size(bytes).to_string()),
+        ),
+        ("duplicate_window", Period(spec.duplicate_window).to_string()),
+        (
+            "when_full",
+            if spec.keeps_oldest { "refuses what is new" } else { "drops what is oldest" }
+                .to_owned(),
+        ),
+        ("schedules", spec.schedules.to_string()),
+        ("bucket", spec.bucket.to_string()),
+        ("pipeline", spec.pipeline.clone()),
+    ]
 }
 
-/// Whether every subject that matches `inner` matches `outer` too.
-pub(crate) fn covers(outer: &str, inner: &str) -> bool {
-    let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
-    loop {
-        match (outer.next(), inner.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some("*"), Some(token)) if token != ">" => {}
-            (Some(a), Some(b)) if a == b => {}
-            _ => return false,
+fn consumer_fields(spec: &ConsumerSpec) -> Fields {
+    vec![
+        ("filters", listed(&spec.filters)),
+        ("ack_wait", Period(spec.ack_wait).to_string()),
+        (
+            "max_deliver",
+            spec.max_deliver.map_or_else(|| "none".to_owned(), |most| most.to_string()),
+        ),
+        ("max_ack_pending", spec.max_ack_pending.to_string()),
+        ("pipeline", spec.pipeline.clone()),
+    ]
+}
+
+fn listed(subjects: &[String]) -> String {
+    if subjects.is_empty() { "all".to_owned() } else { subjects.join(" ") }
+}
+
+fn differences(found: &Fields, wanted: &Fields) -> Vec<Difference> {
+    let differing = found.iter().zip(wanted).filter(|(found, wanted)| found != wanted);
+    differing
+        .map(|((field, from), (_, to))| Difference { field, from: from.clone(), to: to.clone() })
+        .collect()
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} -> {}", self.field, self.from, self.to)
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stream(spec) => match spec.name.strip_prefix("KV_").filter(|_| spec.bucket) {
+                Some(bucket) => write!(f, "bucket \"{bucket}\""),
+                None => write!(f, "stream \"{}\"", spec.name),
+            },
+            Self::Consumer(spec) => {
+                write!(f, "consumer \"{}\" on stream \"{}\"", spec.name, spec.stream)
+            }
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_filter_that_another_covers_is_dropped() {
-        let filters = |texts: &[&str]| uncovered(texts.iter().map(ToString::to_string).collect());
-        assert_eq!(
-            filters(&["a.order.*", "a.order.created", "a.user.x"]),
-            ["a.order.*", "a.user.x"]
-        );
-        assert_eq!(filters(&["a.>", "a.b.>", "a.*"]), ["a.>"]);
-        assert_eq!(filters(&["a.*.c", "a.b.*"]), ["a.*.c", "a.b.*"]);
-        assert!(!covers("a.*", "a.>") && !covers("a.>", "a") && covers("a.>", "a.*"));
+/// The plan as people read it: `+` is made, `~` is changed, `!` needs a decision, `-` is no longer
+/// named.
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Change { object, kind } in &self.changes {
+            let (sign, note, differences) = match kind {
+                ChangeKind::Create => ('+', String::new(), &[][..]),
+                ChangeKind::Update(differences) => ('~', String::new(), differences.as_slice()),
+                ChangeKind::Immutable(differences) => {
+                    ('!', ": cannot be changed in place".to_owned(), differences.as_slice())
+                }
+                ChangeKind::Lossy(differences, why) => {
+                    ('!', format!(": would lose messages: {why}"), differences.as_slice())
+                }
+                ChangeKind::Extra { holds } => {
+                    ('-', format!(": no longer named, left as it is ({holds} messages)"), &[][..])
+                }
+            };
+            writeln!(f, "{sign} {object}{note}")?;
+            for difference in differences {
+                writeln!(f, "    {difference}")?;
+            }
+        }
+        Ok(())
     }
 }

@@ -9,14 +9,14 @@
 //! The stages of a message are Alertmanager's: a group is inhibited, silenced, muted, and what is
 //! left is compared with what was told. Where the meanings differ, the options say so.
 
+mod accounts;
 mod arrive;
-mod books;
 mod flush;
 mod group;
 mod inhibit;
-mod lane;
 mod limit;
 mod options;
+mod outbox;
 mod route;
 mod silences;
 mod state;
@@ -31,16 +31,16 @@ use crate::{
     Build, ChannelTerms, Emission, Emits, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce,
     Tally, World, failure::class, incident::Incident, operator::SILENCE_KEYS, slots::Slots,
 };
-use books::Books;
+use accounts::Accounts;
 use group::Group;
 use inhibit::Inhibits;
-use lane::Lane;
 use options::Options;
+use outbox::Outbox;
 use route::{CHANNELS_MAX, Tree};
 use silences::Silences;
 use times::Times;
 
-pub use books::Explained;
+pub use accounts::Explained;
 pub use route::{Terms, Visited};
 
 /// The kind's line in [`crate::KINDS`].
@@ -57,8 +57,8 @@ const GROUPS_MAX: usize = 20_000;
 /// Incidents at once that go on or whose end is still to be told; past it the one that has been
 /// quiet for longest goes early.
 const KNOWN_MAX: usize = 20_000;
-/// The keys of the state that telling one group changes, at the most: the group, the lane of each
-/// of its own channels and of those that an escalation adds, the books.
+/// The keys of the state that telling one group changes, at the most: the group, the outbox of each
+/// of its own channels and of those that an escalation adds, the accounts.
 const FLUSH_KEYS: usize = 2 * CHANNELS_MAX + 2;
 /// The keys that putting one incident into its groups changes, at the most.
 const REROUTE_KEYS: usize = 90;
@@ -98,8 +98,8 @@ pub struct Alert {
     inhibits: Inhibits,
     silences: Silences,
     declared: BTreeMap<String, ChannelTerms>,
-    lanes: BTreeMap<String, Lane>,
-    dirty_lanes: BTreeSet<String>,
+    outboxes: BTreeMap<String, Outbox>,
+    dirty_outboxes: BTreeSet<String>,
     groups: HashMap<u64, Box<Group>>,
     group_slots: Slots,
     /// When which group has to be looked at.
@@ -117,7 +117,7 @@ pub struct Alert {
     /// Keys of an earlier version, to be deleted; and those of them whose turn it is.
     legacy: BTreeSet<String>,
     deleted: BTreeSet<String>,
-    books: Books,
+    accounts: Accounts,
     /// Whether something was restored since the indices were made.
     restored: bool,
     groups_max: usize,
@@ -170,10 +170,13 @@ impl Alert {
             times,
             inhibits,
             silences: Silences::default(),
-            lanes: declared.iter().map(|(name, terms)| (name.clone(), Lane::new(terms))).collect(),
-            books: Books::new(declared.keys().map(String::as_str)),
+            outboxes: declared
+                .iter()
+                .map(|(name, terms)| (name.clone(), Outbox::new(terms)))
+                .collect(),
+            accounts: Accounts::new(declared.keys().map(String::as_str)),
             declared,
-            dirty_lanes: BTreeSet::new(),
+            dirty_outboxes: BTreeSet::new(),
             groups: HashMap::new(),
             group_slots: Slots::default(),
             due: BTreeSet::new(),
@@ -201,12 +204,12 @@ impl Alert {
     /// From now on lists why what is not told by itself is not told. It is off at first, since a
     /// list takes memory.
     pub fn explain(&mut self) {
-        self.books.explain();
+        self.accounts.explain();
     }
 
     /// What was listed since the last call; nothing unless [`Alert::explain`] was called.
     pub fn take_explained(&mut self) -> Vec<Explained> {
-        self.books.take_explained()
+        self.accounts.take_explained()
     }
 
     /// Whether so many keys more may change in the step that began with `step` keys changed.
@@ -273,7 +276,7 @@ impl Reduce for Alert {
         let step = self.step(now_ms);
         self.silences.expire(self.now_ms, silences::EXPIRED_AT_ONCE_MAX);
         let due: Vec<String> = self
-            .lanes
+            .outboxes
             .iter()
             .filter(|(_, l)| is_due(l.due_ms(), self.now_ms))
             .map(|(n, _)| n.clone())
@@ -281,11 +284,11 @@ impl Reduce for Alert {
         for channel in due {
             if self.has_room(step, 2)
                 && let Some(emission) =
-                    self.lanes.get_mut(&channel).and_then(|lane| lane.flush(self.now_ms))
+                    self.outboxes.get_mut(&channel).and_then(|outbox| outbox.flush(self.now_ms))
             {
                 out.push(emission);
-                self.books.sent(&channel, true);
-                self.dirty_lanes.insert(channel);
+                self.accounts.sent(&channel, true);
+                self.dirty_outboxes.insert(channel);
             }
         }
         let mut looks = 0..LOOKS_PER_TICK_MAX;
@@ -314,12 +317,12 @@ impl Reduce for Alert {
         let now = self.restored
             || !(self.spent.is_empty() && self.strays.is_empty() && self.legacy.is_empty());
         let group = self.due.first().map(|(due_ms, _)| *due_ms);
-        let lanes = self.lanes.values().filter_map(Lane::due_ms);
-        lanes.chain(group).chain(self.silences.next_end_ms()).chain(now.then_some(0)).min()
+        let outboxes = self.outboxes.values().filter_map(Outbox::due_ms);
+        outboxes.chain(group).chain(self.silences.next_end_ms()).chain(now.then_some(0)).min()
     }
 
     fn tallies(&self) -> Vec<Tally> {
-        let mut tallies = self.books.tallies();
+        let mut tallies = self.accounts.tallies();
         let firing = self.known.values().filter(|known| !known.incident.is_over()).count();
         let gauges = [
             ("alert_groups", self.groups.len()),
@@ -337,9 +340,9 @@ impl Reduce for Alert {
     fn dirty_len(&self) -> usize {
         self.group_slots.dirty_len()
             + self.known_slots.dirty_len()
-            + self.dirty_lanes.len()
+            + self.dirty_outboxes.len()
             + self.silences.dirty_len()
-            + self.books.dirty_len()
+            + self.accounts.dirty_len()
             + self.deleted.len()
     }
 

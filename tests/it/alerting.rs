@@ -11,7 +11,7 @@ use expect_test::expect;
 use millstream::{
     broker::{Broker, Outgoing},
     stages::incident::Incident,
-    topology::Names,
+    wire::Names,
 };
 use serde_json::{Value, json};
 use tokio::process::Child;

@@ -12,7 +12,8 @@ use expect_test::expect;
 use futures_util::StreamExt as _;
 use millstream::{
     broker::{Outgoing, StoredMessage},
-    dead_letter::{LetterRecord, redrive, redrive::RedriveError},
+    dead_letter::LetterRecord,
+    redrive::resend::{self, RedriveError},
     stages::text::excerpt,
 };
 
@@ -239,7 +240,7 @@ async fn a_letter_too_large_for_its_headers_keeps_its_payload_apart_and_a_redriv
         shop-in-events:3 e redrives 0, 1044480 bytes here, ship: jq: 1044425
     "#]].assert_eq(&table(&mill).await);
     for letter in mill.letters().await {
-        let redriven = redrive::redrive(&mill.broker, &mill.names, &letter).await;
+        let redriven = resend::redrive(&mill.broker, &mill.names, &letter).await;
         if let Err(error) = redriven {
             // With the headers that bring it to its stage it does not fit either. The letter stays.
             assert_eq!(LetterRecord::of(&letter).source, "shop-in-events:1");

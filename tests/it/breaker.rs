@@ -8,10 +8,17 @@ use std::{sync::Arc, time::Duration};
 use millstream::{
     broker::{Broker, CommitError},
     config::Pipeline,
-    map::breaker::{Breaker, Breakers, Pace, Record, RecordState},
+    map::{
+        Breakers,
+        breaker::{Breaker, Pace},
+    },
     observe::Metrics,
     stages::{Failure, failure::class},
-    topology::{self, Names, Topology},
+    topology::{self, Topology},
+    wire::{
+        Names,
+        breaker_record::{BreakerRecord, BreakerState},
+    },
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -63,11 +70,11 @@ impl Fleet {
     }
 
     /// What the key says, once it says what is asked for.
-    async fn record(&self, wanted: impl Fn(&Record) -> bool) -> Record {
+    async fn record(&self, wanted: impl Fn(&BreakerRecord) -> bool) -> BreakerRecord {
         let (broker, key, wanted) = (&self.broker, Names::breaker_key("work"), &wanted);
         eventually(|| async {
             let found = broker.kv_get("shop-state", &key).await.ok()??;
-            Record::read(&found.0).filter(wanted)
+            BreakerRecord::read(&found.0).filter(wanted)
         })
         .await
     }
@@ -121,7 +128,7 @@ async fn what_one_worker_opens_stops_all_and_a_success_of_any_resumes_all() {
     one.shows(r#"millstream_breaker_opens_total{stage="work"} 1"#);
     two.shows(r#"millstream_breaker_opens_total{stage="work"} 0"#);
     two.shows(r#"millstream_breaker_state{stage="work"} 1"#);
-    let record = fleet.record(|record| record.state == RecordState::Open).await;
+    let record = fleet.record(|record| record.state == BreakerState::Open).await;
     assert_eq!(
         (record.reason.as_str(), record.by.as_str()),
         ("ConnectionError: connection refused", "w-1")
@@ -141,7 +148,7 @@ async fn what_one_worker_opens_stops_all_and_a_success_of_any_resumes_all() {
     one.work.succeeded(Duration::ZERO);
     two.comes_to(Pace::Full).await;
     two.shows(r#"millstream_breaker_state{stage="work"} 0"#);
-    let record = fleet.record(|record| record.state == RecordState::Closed).await;
+    let record = fleet.record(|record| record.state == BreakerState::Closed).await;
     assert!(record.by == "w-1" && record.closed_at.is_some(), "{record:?}");
 }
 
@@ -150,7 +157,7 @@ async fn a_fleet_that_was_killed_whole_begins_open() {
     let fleet = Fleet::new(SHOP).await;
     let killed = fleet.member("w-1").await;
     killed.opens();
-    fleet.record(|record| record.state == RecordState::Open).await;
+    fleet.record(|record| record.state == BreakerState::Open).await;
     drop(killed);
     let next = fleet.member("w-2").await;
     assert!(
@@ -161,7 +168,7 @@ async fn a_fleet_that_was_killed_whole_begins_open() {
     next.comes_to(Pace::Stopped).await;
     next.comes_to(Pace::Probe).await;
     next.work.succeeded(Duration::ZERO);
-    fleet.record(|record| record.state == RecordState::Closed && record.by == "w-2").await;
+    fleet.record(|record| record.state == BreakerState::Closed && record.by == "w-2").await;
     assert_eq!(fleet.member("w-3").await.pace(), Pace::Full);
 }
 
@@ -188,7 +195,7 @@ async fn of_two_that_open_at_once_one_tells_and_both_hold_to_it() {
         let (one, two) = (fleet.member("w-1").await, fleet.member("w-2").await);
         one.opens();
         two.opens();
-        let told = fleet.record(|record| record.state == RecordState::Open).await;
+        let told = fleet.record(|record| record.state == BreakerState::Open).await;
         assert_eq!(told.opens, 1, "round {round}: the loser has not counted on");
         one.comes_to(Pace::Probe).await;
         two.comes_to(Pace::Probe).await;
@@ -198,7 +205,7 @@ async fn of_two_that_open_at_once_one_tells_and_both_hold_to_it() {
         let same = eventually(async || {
             let found =
                 fleet.broker.kv_get("shop-state", &Names::breaker_key("work")).await.ok()??;
-            let open = Record::read(&found.0)?.state == RecordState::Open;
+            let open = BreakerRecord::read(&found.0)?.state == BreakerState::Open;
             let holds = |member: &Member| (member.pace() != Pace::Full) == open;
             (holds(&one) && holds(&two)).then_some(open)
         });
@@ -247,7 +254,7 @@ async fn without_a_bucket_a_breaker_works_by_itself() {
     assert_eq!(alone.pace(), Pace::Full);
     topology::make(&fleet.broker, &Topology::of(&fleet.pipeline)).await.unwrap();
     fleet
-        .record(|record| record.state == RecordState::Closed && record.reason.contains("refused"))
+        .record(|record| record.state == BreakerState::Closed && record.reason.contains("refused"))
         .await;
 }
 

@@ -16,11 +16,11 @@ use millstream::{
     broker::{Expects, Headers, Outgoing},
     dead_letter::{
         LetterFilter,
-        letter::rfc3339,
         read::{Letters, Span},
     },
     handlers::{Registry, handler_fn},
     stages::{Failure, Reply, headers},
+    wire::rfc3339,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;

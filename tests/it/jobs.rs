@@ -1,5 +1,18 @@
 //! Jobs: redrives that survive whoever runs them, in the fleet and on the command line.
 
+use millstream::{
+    broker::{Outgoing, StoredMessage},
+    dead_letter::{LetterFilter, LetterRecord},
+    handlers::{Registry, handler_fn},
+    redrive::{
+        canary::Canary,
+        context::{Context, Progress},
+        job::{self, Job, Kind, State},
+        run::{self, Ended},
+        store::{Claim, Jobs},
+    },
+    stages::{Failure, Reply},
+};
 use std::{
     path::Path,
     process::{Command, Output, Stdio},
@@ -11,15 +24,6 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use millstream::{
-    broker::{Outgoing, StoredMessage},
-    dead_letter::{
-        LetterFilter, LetterRecord,
-        job::{self, Canary, Claim, Context, Ended, Job, Jobs, Kind, Progress, State},
-    },
-    handlers::{Registry, handler_fn},
-    stages::{Failure, Reply},
-};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -128,7 +132,7 @@ async fn run(mill: &Mill, job: Job) -> Job {
 
 async fn carry_on(mill: &Mill, claim: Claim) -> Job {
     let progress = Progress::of(&claim);
-    match job::run(&context(mill), claim, &progress, &CancellationToken::new()).await {
+    match run::run(&context(mill), claim, &progress, &CancellationToken::new()).await {
         Ended::Job(job) => job,
         other @ (Ended::Released(_) | Ended::Taken | Ended::Broker(_)) => panic!("{other:?}"),
     }
@@ -274,7 +278,7 @@ async fn a_job_whose_runner_fell_silent_is_taken_over_at_its_cursor() {
     // As a command line leaves it that was killed: half of it done, a runner that says nothing any
     // more.
     for letter in mill.letters().await.iter().take(20) {
-        millstream::dead_letter::redrive::redrive(&mill.broker, &mill.names, letter).await.unwrap();
+        millstream::redrive::resend::redrive(&mill.broker, &mill.names, letter).await.unwrap();
     }
     (job.cursor, job.counts.redriven, job.runner) = (20, 20, Some("me@here (gone)".into()));
     Jobs::new(&mill.broker, &mill.names).create(&job).await.unwrap();

@@ -10,11 +10,9 @@ use std::{
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use millstream::{
     config::{Pipeline, pipeline},
-    observe::{
-        Exporter, LogFormat, LogOptions, Metrics, Outcome, Readiness, TraceContext, logs, serve,
-        span,
-    },
+    observe::{Exporter, LogFormat, LogOptions, Metrics, Outcome, Readiness, logs, serve, span},
     stages::Failure,
+    wire::TraceContext,
 };
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest, trace::v1::Span,
@@ -33,7 +31,7 @@ fn empty_pipeline() -> Pipeline {
         name: "shop".into(),
         base: ".".into(),
         config_hash: "0123456789ab".into(),
-        nats: pipeline::Nats::default(),
+        nats: millstream::broker::Nats::default(),
         sources: vec![],
         stages: vec![],
         channels: vec![],

@@ -11,11 +11,12 @@ use std::{
 
 use axum::{Router, http::StatusCode, routing::get};
 use millstream::{
-    dead_letter::{
-        LetterRecord,
-        job::{Job, Jobs, Kind, State},
-    },
+    dead_letter::LetterRecord,
     handlers::{Registry, handler_fn},
+    redrive::{
+        job::{Job, Kind, State},
+        store::Jobs,
+    },
     stages::{Failure, Reply},
 };
 use serde_json::json;
@@ -161,7 +162,7 @@ async fn a_breaker_that_closes_redrives_what_may_recover_and_marks_the_rest_once
     let jobs = recovered(&mill, 2).await;
     assert_eq!((jobs.len(), jobs[1].counts.settled()), (2, 0));
     let letter = mill.letters().await.swap_remove(0);
-    millstream::dead_letter::redrive::redrive(&mill.broker, &mill.names, &letter).await.unwrap();
+    millstream::redrive::resend::redrive(&mill.broker, &mill.names, &letter).await.unwrap();
     eventually(async || (service.handled() == ["a", "b", "c"]).then_some(())).await;
     first.drain(std::future::pending()).await;
     mill.drain().await;
@@ -220,9 +221,8 @@ async fn letters_of_tenants_that_are_not_active_or_too_old_or_redriven_too_often
     {
         mill.broker.kv_put("tenants", tenant, value).await.unwrap();
     }
-    let now = millstream::dead_letter::letter::rfc3339(SystemTime::now());
-    let old =
-        millstream::dead_letter::letter::rfc3339(SystemTime::now() - Duration::from_secs(7200));
+    let now = millstream::wire::rfc3339(SystemTime::now());
+    let old = millstream::wire::rfc3339(SystemTime::now() - Duration::from_secs(7200));
     for (n, (id, tenant, dead_at, redrives)) in [
         ("on", "on", &now, "0"),
         ("json", "json", &now, "1"),

@@ -15,7 +15,7 @@ use futures_util::TryStreamExt as _;
 use millstream::{
     broker::{Broker, Outgoing},
     config::{Pipeline, pipeline::Stage},
-    incidents::known,
+    incidents::snapshot,
     observe::{Metrics, ReduceMetrics},
     reduce::run,
     stages::{
@@ -162,7 +162,7 @@ async fn publish(broker: &Broker, range: std::ops::Range<u64>) {
 
 /// The errors that the stored state has counted.
 async fn counted(broker: &Broker, pipeline: &Pipeline) -> Option<u64> {
-    let tallies = known::tallies(broker, pipeline).await.ok()?;
+    let tallies = snapshot::tallies(broker, pipeline).await.ok()?;
     let (_, errors) = tallies.iter().find(|(stage, _)| stage == "errors")?;
     errors.iter().find(|tally| tally.name == "errors_counted_total").map(|tally| tally.value)
 }

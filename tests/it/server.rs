@@ -6,10 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream::{
-    broker::{Broker, ConnectError, server::Server},
-    config::pipeline::{Auth, Nats},
-};
+use millstream::broker::{Auth, Broker, ConnectError, Nats, server::Server};
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
 use crate::support::{TestServer, bucket, eventually, failure, is_alive};

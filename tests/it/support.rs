@@ -13,16 +13,14 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use millstream::{
     broker::{
-        Broker, Outgoing, Retention, Stored, StoredMessage, StreamSpec,
+        Auth, Broker, Nats, Outgoing, Retention, Stored, StoredMessage, StreamSpec,
         server::{Launch, Server},
     },
-    config::{
-        self, Catalogue, Pipeline,
-        pipeline::{Auth, Nats},
-    },
+    config::{self, Catalogue, Pipeline},
     dead_letter::LetterRecord,
     handlers::{HandlerContext, Registry},
-    topology::{self, Names, Topology},
+    topology::{self, Topology},
+    wire::Names,
     worker::{Options, Worker},
 };
 use serde_json::{Value, json};

@@ -4,11 +4,11 @@ use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
 use expect_test::expect;
 use millstream::{
-    broker::{AdminError, Outgoing},
+    broker::{AdminError, Nats, Outgoing},
     channels::Words,
     config::{
         Pipeline,
-        pipeline::{Channel, Input, Nats, Observe, Source, Stage, Storage},
+        pipeline::{Channel, Input, Observe, Source, Stage, Storage},
     },
     stages::{Envelope, KINDS, retry::Policy},
     topology::{Allowed, ApplyError, ChangeKind, Object, Topology, apply, diff},
@@ -135,14 +135,14 @@ fn the_shop_needs_these_feeds() {
     expect![[r#"
         validate <- shop-in-events shop-validate Source(Domain) []
         validate <- shop-retry shop-validate Retry ["shop.retry.validate"]
-        validate <- shop-retry shop-validate+alone Alone ["shop.alone.validate"]
+        validate <- shop-retry shop-validate+alone Quarantine ["shop.alone.validate"]
         orders <- LEGACY shop-orders Source(Raw) ["legacy.orders"]
         orders <- shop-out-validate shop-orders Edge ["shop.out.validate.order.*"]
         orders <- shop-retry shop-orders Retry ["shop.retry.orders"]
-        orders <- shop-retry shop-orders+alone Alone ["shop.alone.orders"]
+        orders <- shop-retry shop-orders+alone Quarantine ["shop.alone.orders"]
         notify-ops <- shop-notify shop-notify-ops Edge ["shop.notify.ops"]
         notify-ops <- shop-retry shop-notify-ops Retry ["shop.retry.notify-ops"]
-        notify-ops <- shop-retry shop-notify-ops+alone Alone ["shop.alone.notify-ops"]
+        notify-ops <- shop-retry shop-notify-ops+alone Quarantine ["shop.alone.notify-ops"]
         errors reads shop-failed Failed ["shop.failed.orders.>", "shop.failed.validate.>", "shop.finding.>"]
         errors reads shop-in-errors Source(Error) []
         errors reads KV_shop-state Said ["$KV.shop-state.incident.>"]

@@ -17,7 +17,7 @@ use millstream_stages::{
     notification::{About, Notification, Status},
 };
 
-use super::super::outside;
+use crate::channels::sanitize;
 
 /// What a mail is made of.
 pub(super) struct Mail<'a> {
@@ -73,7 +73,7 @@ impl Mail<'_> {
             ("X-Millstream-Why", why.as_str()),
         ] {
             let name = HeaderName::new_from_ascii_str(name);
-            builder = builder.raw_header(HeaderValue::new(name, outside::line(value, 512)));
+            builder = builder.raw_header(HeaderValue::new(name, sanitize::line(value, 512)));
         }
         if *severity == Severity::Critical && *status == Status::Firing {
             let name = HeaderName::new_from_ascii_str("Importance");
@@ -104,7 +104,7 @@ impl Mail<'_> {
         format!("{title}\n\n{text}\n-- \n{}\n", self.footer())
     }
 
-    /// Everything that was written elsewhere goes through [`outside::html`].
+    /// Everything that was written elsewhere goes through [`sanitize::html`].
     fn html(&self) -> String {
         let Notification { title, text, severity, status, .. } = self.notification;
         let colour = match (status, severity) {
@@ -114,7 +114,7 @@ impl Mail<'_> {
             (Status::Firing, Severity::Medium) => "#9a6700",
             (Status::Firing, Severity::Low) => "#57606a",
         };
-        let [title, text, footer] = [title, text, &self.footer()].map(|text| outside::html(text));
+        let [title, text, footer] = [title, text, &self.footer()].map(|text| sanitize::html(text));
         format!(
             "<!doctype html>\n<html><head><meta charset=\"utf-8\"></head>\
              <body style=\"font-family:sans-serif;font-size:14px\">\n\

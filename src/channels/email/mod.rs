@@ -21,7 +21,7 @@ use super::{
     Built, Channel, ChannelContext, ChannelKind,
     address::{is_private, literal},
 };
-use crate::causes::root_cause;
+use crate::error_chain::root_cause;
 
 pub(super) const KIND: ChannelKind = ChannelKind {
     name: "email",

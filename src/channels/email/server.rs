@@ -23,14 +23,15 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::{
-    super::{
+use super::connections::{Connections, How};
+use crate::{
+    channels::{
         address::{self, LEADS_INSIDE},
-        blots::Blots,
+        redact::Blots,
     },
-    connections::{Connections, How},
+    error_chain::root_cause,
+    limits,
 };
-use crate::{causes::root_cause, limits};
 
 /// The class of what a mail server says it cannot do now.
 pub(super) const SMTP_LATER: &str = "SmtpTemporaryError";

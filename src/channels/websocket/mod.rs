@@ -5,8 +5,8 @@
 //! the broker, and every worker that serves browsers listens there. Workers on one host share the
 //! address: the first has it, the next takes it over.
 
+mod auth;
 mod client;
-mod door;
 mod serve;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -18,8 +18,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use self::door::{Door, TOKEN_BYTES_MIN};
-use super::{Built, Channel, ChannelContext, ChannelKind, Endpoint, nats};
+use super::{
+    Built, Channel, ChannelContext, ChannelKind, Endpoint, nats,
+    websocket::auth::{Door, TOKEN_BYTES_MIN},
+};
 use crate::limits;
 
 pub(super) const KIND: ChannelKind = ChannelKind {

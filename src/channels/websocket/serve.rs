@@ -23,12 +23,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    super::{ChannelContext, outside},
+    auth::{Door, PROTOCOL},
     client,
-    door::{Door, PROTOCOL},
 };
 use crate::{
     broker::{Broker, ListenError, Listening},
+    channels::{ChannelContext, sanitize},
     limits,
 };
 
@@ -111,7 +111,7 @@ fn incident(body: &Bytes) -> Option<String> {
 /// `{"type": what, what: …}`, with nothing in its texts that could harm who shows them as text.
 fn message(what: &str, of: &impl Serialize) -> String {
     let mut value = serde_json::to_value(of).expect("what is told is plain data");
-    outside::scrub(&mut value);
+    sanitize::scrub(&mut value);
     json!({ "type": what, what: value }).to_string()
 }
 

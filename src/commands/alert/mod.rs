@@ -62,7 +62,7 @@ fn channel<'a>(pipeline: &'a Pipeline, name: &str) -> anyhow::Result<&'a Channel
         None => bail!(
             "there is no channel \"{}\"\n hint: {}",
             super::printable(name),
-            crate::config::suggest(name, "the channels are", known)
+            crate::suggest::suggest(name, "the channels are", known)
         ),
     }
 }

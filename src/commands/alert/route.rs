@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     commands::{App, lines, printable},
     config::pipeline::Stage,
-    incidents::known,
+    incidents::snapshot,
 };
 
 /// What `alert route` takes.
@@ -70,11 +70,13 @@ pub(super) fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
     let labels = labels(&args.labels)?;
     let mut ways = Vec::new();
-    for stage in known::alerts(&pipeline) {
-        let visited = known::build_alert(&pipeline, stage)?.routes_of(&labels);
+    for stage in snapshot::alerts(&pipeline) {
+        let visited = snapshot::build_alert(&pipeline, stage)?.routes_of(&labels);
         let mut rule = Vec::new();
-        for errors in known::aggregates(&pipeline) {
-            rule.extend_from_slice(known::build_aggregate(&pipeline, errors)?.channels_of(&labels));
+        for errors in snapshot::aggregates(&pipeline) {
+            rule.extend_from_slice(
+                snapshot::build_aggregate(&pipeline, errors)?.channels_of(&labels),
+            );
         }
         ways.push(way(stage, visited, rule));
     }

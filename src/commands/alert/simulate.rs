@@ -17,12 +17,12 @@ use millstream_stages::{
 use crate::{
     commands::{App, count, lines::Lines, people, printable, table::Table},
     config::Pipeline,
-    dead_letter::letter::parse_rfc3339,
     incidents::{
-        known,
         simulate::{Span, simulate},
+        snapshot,
     },
     limits,
+    wire::parse_rfc3339,
 };
 
 /// What `alert simulate` takes.
@@ -62,7 +62,9 @@ pub(super) struct Args {
 /// The stored errors could not be read.
 pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
-    if known::aggregates(&pipeline).next().is_none() || known::alerts(&pipeline).next().is_none() {
+    if snapshot::aggregates(&pipeline).next().is_none()
+        || snapshot::alerts(&pipeline).next().is_none()
+    {
         bail!(
             "there are no rules to simulate\n hint: add stages of kind \"aggregate-errors\" and \"alert\""
         );

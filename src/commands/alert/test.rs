@@ -10,7 +10,7 @@ use millstream_stages::{Delivery, Disposition, incident::Severity};
 use crate::{
     channels::{Deliver, sample},
     commands::{App, printable},
-    topology::Names,
+    wire::Names,
 };
 
 /// What `alert test` takes.

@@ -19,8 +19,8 @@ use crate::{
     dead_letter::{
         LetterRecord,
         filter::Selecting,
-        letter,
         read::{Letters, Seen, Span},
+        stored,
     },
     limits,
 };
@@ -203,7 +203,7 @@ async fn delete(
             None => return (dropped, failed),
             Some(Ok(None)) => {}
             Some(Ok(Some(letter))) => {
-                under_way.push(async move { letter::erase(broker, names, &letter).await });
+                under_way.push(async move { stored::erase(broker, names, &letter).await });
             }
             Some(Err(error)) => failed = failed.or(Some(error)),
         }

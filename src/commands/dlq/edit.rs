@@ -16,14 +16,13 @@ use millstream_stages::headers;
 use super::{Dlq, lines};
 use crate::{
     broker::{StoredMessage, get},
-    cli::key_value,
-    commands::people::who,
-    commands::printable,
+    commands::{flags::key_value, people::who, printable},
     dead_letter::{
-        LetterRecord, edit, letter,
-        origin::Place,
+        LetterRecord, edit,
         splice::{respaced, splice},
+        stored,
     },
+    wire::Place,
 };
 
 /// What `dlq edit` takes.
@@ -76,7 +75,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         Some(Place { stream, seq }) => broker.message(&stream, seq).await.ok().flatten(),
         None => None,
     };
-    let payload = letter::payload(broker, names, &letter).await?;
+    let payload = stored::payload(broker, names, &letter).await?;
     let payload = payload.with_context(|| {
         format!(
             "the payload of letter {}, which was kept apart, is gone; --file gives it another",

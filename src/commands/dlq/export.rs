@@ -16,8 +16,9 @@ use crate::{
     broker::StoredMessage,
     commands::count,
     dead_letter::{
-        LetterRecord, letter,
+        LetterRecord,
         read::{Letters, Seen, Span},
+        stored,
     },
 };
 
@@ -91,7 +92,7 @@ async fn line(dlq: &Dlq, letter: &StoredMessage) -> anyhow::Result<String> {
     let mut members =
         members(&json!({ "letter": LetterRecord::of(letter), "headers": all_headers(letter) }))?;
     let Letters { broker, names } = &dlq.letters;
-    let payload = letter::payload(broker, names, letter).await?;
+    let payload = stored::payload(broker, names, letter).await?;
     members.extend(payload.map(|payload| part("payload", &payload)));
     Ok(format!("{{{}}}", members.join(",")))
 }

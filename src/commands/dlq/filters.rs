@@ -10,7 +10,7 @@ use crate::{
     commands::people::moment,
     config::{Pipeline, pipeline::Channel},
     dead_letter::{LetterFilter, filter::Selecting},
-    topology::Names,
+    wire::Names,
 };
 
 const REASONS: [Reason; 5] =

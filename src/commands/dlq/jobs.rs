@@ -25,8 +25,13 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    dead_letter::job::{self, Claim, Context, Ended, Job, Jobs, Progress, State},
-    topology::Names,
+    redrive::{
+        context::{Context, Progress},
+        job::{Job, State},
+        run::{self, Ended},
+        store::{Claim, Jobs},
+    },
+    wire::Names,
 };
 
 /// What `dlq jobs` takes.
@@ -245,7 +250,7 @@ pub(super) async fn carry_on(
     let before = claim.job().counts.settled();
     let bar = bar(claim.job().expected);
     let ended = {
-        let mut run = std::pin::pin!(job::run(context, claim, &progress, &stop));
+        let mut run = std::pin::pin!(run::run(context, claim, &progress, &stop));
         let mut interrupted = false;
         let mut ticks = tokio::time::interval(Duration::from_millis(100));
         loop {

@@ -22,7 +22,7 @@ use crate::{
     broker::{AdminError, Broker, StoredMessage},
     config::Pipeline,
     dead_letter::read::{Letters, Seen, Span},
-    topology::Names,
+    wire::Names,
 };
 
 const EXAMPLES: &str = "\

@@ -20,10 +20,15 @@ use crate::{
     config::written::Rate,
     dead_letter::{
         LetterFilter, LetterRecord,
-        job::{Canary, Claim, Context, Job, Jobs, Kind, MAX_REDRIVES, new_id},
         read::{Letters, Seen, Span},
     },
     limits,
+    redrive::{
+        canary::Canary,
+        context::Context,
+        job::{Job, Kind, MAX_REDRIVES, new_id},
+        store::{Claim, Jobs},
+    },
 };
 
 /// Letters that a redrive on a terminal asks about before it sends them.

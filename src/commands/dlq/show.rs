@@ -11,11 +11,12 @@ use crate::{
     broker::{AdminError, StoredMessage, get},
     commands::{count, hex, printable, terminal_width},
     dead_letter::{
-        LetterRecord, letter,
-        origin::Place,
+        LetterRecord,
         splice::respaced,
-        story::{self, Attempt, History, Moment, What},
+        stored,
+        timeline::{self, Attempt, History, Moment, What},
     },
+    wire::Place,
 };
 
 /// What `dlq show` takes.
@@ -71,7 +72,7 @@ async fn know(dlq: &Dlq, seq: u64) -> anyhow::Result<Known> {
     let letter = super::letter(broker, names, seq).await?;
     let record = LetterRecord::of(&letter);
     let source = source(dlq, &record).await;
-    let history = match story::history(broker, names, &record).await {
+    let history = match timeline::history(broker, names, &record).await {
         // A pipeline need not keep them.
         Err(AdminError::NoStream { .. }) => History::default(),
         history => history?,
@@ -85,16 +86,16 @@ async fn know(dlq: &Dlq, seq: u64) -> anyhow::Result<Known> {
         None => None,
     };
     let original = match &original {
-        Some(original) => letter::payload_at(broker, names, &letter.subject, original).await?,
+        Some(original) => stored::payload_at(broker, names, &letter.subject, original).await?,
         None => None,
     };
     let stored_at = match &source {
         Source::Stored(message) => Some(message.stored_at),
         Source::Gone | Source::Unknown(_) => None,
     };
-    let payload = letter::payload(broker, names, &letter).await?;
+    let payload = stored::payload(broker, names, &letter).await?;
     let edited_by = get(&letter.headers, headers::EDITED_BY);
-    let timeline = story::timeline(&record, edited_by, stored_at, &history.attempts);
+    let timeline = timeline::timeline(&record, edited_by, stored_at, &history.attempts);
     Ok(Known { record, source, history, original, timeline, payload, letter })
 }
 

@@ -13,7 +13,7 @@ use crate::{
     broker::Broker,
     commands::{lines, people::when, printable},
     config::Pipeline,
-    incidents::{history, known},
+    incidents::{history, snapshot},
 };
 
 /// Shows the incident that is meant, of those that go on and those whose story is still stored.
@@ -28,7 +28,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     let told =
         history::told(broker, pipeline, None, None, |incident| is_meant(text, incident)).await?;
-    let mut known = known::open(broker, pipeline).await?;
+    let mut known = snapshot::open(broker, pipeline).await?;
     known.retain(|(_, incident)| is_meant(text, incident));
     let mut ids: Vec<&str> =
         known.iter().chain(&told).map(|(_, incident)| incident.incident_id.as_str()).collect();

@@ -6,13 +6,13 @@ use futures_util::{TryStreamExt as _, future::join_all};
 use tokio::{sync::Notify, time::sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Breaker, Record};
+use super::Breaker;
 use crate::{
     broker::{Broker, CommitError},
     config::Pipeline,
     limits,
     observe::Metrics,
-    topology::Names,
+    wire::{Names, breaker_record::BreakerRecord},
 };
 
 /// The breakers of one worker, by stage.
@@ -82,8 +82,10 @@ impl Breakers {
                 Ok(Some(change)) => {
                     let stage = change.key.strip_prefix(&prefix).unwrap_or_default();
                     if let Some(breaker) = self.of.get(stage) {
-                        breaker
-                            .seen(change.value.as_deref().and_then(Record::read), change.revision);
+                        breaker.seen(
+                            change.value.as_deref().and_then(BreakerRecord::read),
+                            change.revision,
+                        );
                     }
                 }
                 Ok(None) => return,
@@ -121,7 +123,7 @@ impl Breakers {
         &self,
         stage: &str,
         breaker: &Breaker,
-        record: &Record,
+        record: &BreakerRecord,
         revision: u64,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let key = Names::breaker_key(stage);
@@ -158,7 +160,7 @@ impl Breakers {
         breaker: &Breaker,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         match self.broker.kv_get(&self.bucket, &Names::breaker_key(stage)).await? {
-            Some((value, revision)) => breaker.seen(Record::read(&value), revision),
+            Some((value, revision)) => breaker.seen(BreakerRecord::read(&value), revision),
             None => breaker.no_key(),
         }
         Ok(())

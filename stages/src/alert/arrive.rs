@@ -137,7 +137,7 @@ impl Alert {
     fn hold_unwanted(&mut self, target: &Target, incident: &Incident) {
         let path = self.tree.get(target.route).map_or("a route", |route| &route.path);
         let why = || format!("{path} has no channel");
-        self.books.hold("", incident, incident.event, 1, Hold::Unwanted, self.now_ms, &why);
+        self.accounts.hold("", incident, incident.event, 1, Hold::Unwanted, self.now_ms, &why);
     }
 
     /// Counts the end of an incident where no group knows that it began: by such a route nothing of
@@ -149,7 +149,7 @@ impl Alert {
         for target in targets.iter().filter(|target| !routes.contains(&target.route)) {
             for channel in &target.channels {
                 let why = || "its end was told before, or nothing of it was".to_owned();
-                self.books.hold(
+                self.accounts.hold(
                     channel,
                     incident,
                     incident.event,
@@ -229,7 +229,7 @@ impl Alert {
     /// The groups that an incident belongs to. Its own channels, as far as they are declared, go
     /// before those of its routes.
     pub(super) fn targets(&self, incident: &Incident) -> Vec<Target> {
-        let declared = |name: &&String| self.lanes.contains_key(*name);
+        let declared = |name: &&String| self.outboxes.contains_key(*name);
         let own: BTreeSet<String> = incident
             .channels
             .iter()
@@ -331,7 +331,7 @@ impl Alert {
         for (change, count) in pending {
             for channel in &channels {
                 let why = || "it goes by another route now, or there are too many".to_owned();
-                self.books.hold(
+                self.accounts.hold(
                     channel,
                     &known.incident,
                     change,
@@ -348,7 +348,7 @@ impl Alert {
     fn rename(&mut self, key: u64, target: Target) {
         let Some(before) = self.drop_group(key) else { return };
         let new = target.key(0);
-        let declared = |name: &String| self.lanes.contains_key(name);
+        let declared = |name: &String| self.outboxes.contains_key(name);
         let also = before
             .all_channels()
             .difference(&target.channels)

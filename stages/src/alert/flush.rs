@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Alert,
-    books::Books,
+    accounts::Accounts,
     group::{Group, Member},
-    lane::{Message, Sent},
+    outbox::{Message, Sent},
     route::Terms,
 };
 use crate::{
@@ -32,9 +32,9 @@ struct Found {
     changed: bool,
 }
 
-/// Where what is held back is noted: in the books, and for the next message to each channel.
+/// Where what is held back is noted: in the accounts, and for the next message to each channel.
 struct Holder<'a> {
-    books: &'a mut Books,
+    accounts: &'a mut Accounts,
     held: &'a mut BTreeMap<String, Held>,
     channels: &'a BTreeSet<String>,
     now_ms: u64,
@@ -59,7 +59,7 @@ impl Holder<'_> {
         hold: Hold,
         why: &str,
     ) {
-        self.books.hold(channel, incident, change, count, hold, self.now_ms, &|| why.to_owned());
+        self.accounts.hold(channel, incident, change, count, hold, self.now_ms, &|| why.to_owned());
         self.held.entry(channel.to_owned()).or_default().add(hold, count);
     }
 }
@@ -130,8 +130,8 @@ impl Alert {
     ) -> Found {
         let now_ms = self.now_ms;
         let muted = self.muted(terms);
-        let Self { books, known, inhibits, silences, .. } = self;
-        let mut holder = Holder { books, held, channels, now_ms };
+        let Self { accounts, known, inhibits, silences, .. } = self;
+        let mut holder = Holder { accounts, held, channels, now_ms };
         let mut found = Found::default();
         for (id, member) in &mut group.members {
             let Some(incident) = known.get(id).map(|known| &known.incident) else {
@@ -239,21 +239,21 @@ impl Alert {
         out: &mut Vec<Emission>,
     ) {
         let now_ms = self.now_ms;
-        let Self { books, known, lanes, dirty_lanes, .. } = self;
+        let Self { accounts, known, outboxes, dirty_outboxes, .. } = self;
         let ongoing = |id: &u64| {
             known.get(id).map(|known| Incident { new_errors: 0, ..known.incident.clone() })
         };
         let rest: Vec<Incident> = rest.iter().filter_map(ongoing).map(as_told).collect();
         for channel in channels {
-            let mut lane = lanes.get_mut(channel);
-            let resolved = lane.as_ref().is_some_and(|lane| lane.send_resolved);
-            let mut holder = Holder { books, held, channels, now_ms };
+            let mut outbox = outboxes.get_mut(channel);
+            let resolved = outbox.as_ref().is_some_and(|outbox| outbox.send_resolved);
+            let mut holder = Holder { accounts, held, channels, now_ms };
             let mut told = Vec::new();
             for (_, incident, counts) in news {
-                if lane.is_some() && (resolved || !incident.is_over()) {
+                if outbox.is_some() && (resolved || !incident.is_over()) {
                     told.push((incident.clone(), *counts));
                 } else if *counts {
-                    let why = if lane.is_some() {
+                    let why = if outbox.is_some() {
                         "the channel is not told of ends"
                     } else {
                         "the channel is gone"
@@ -261,7 +261,7 @@ impl Alert {
                     holder.one(channel, incident, incident.event, 1, Hold::Unwanted, why);
                 }
             }
-            let Some(lane) = lane.as_mut().filter(|_| why.is_some() || !told.is_empty()) else {
+            let Some(outbox) = outbox.as_mut().filter(|_| why.is_some() || !told.is_empty()) else {
                 continue;
             };
             let message = Message {
@@ -274,10 +274,10 @@ impl Alert {
                 rest: rest.clone(),
                 held: held.remove(channel).unwrap_or_default(),
             };
-            dirty_lanes.insert(channel.clone());
-            match lane.send(message, now_ms) {
+            dirty_outboxes.insert(channel.clone());
+            match outbox.send(message, now_ms) {
                 Sent::Alone(emission) => {
-                    books.sent(channel, false);
+                    accounts.sent(channel, false);
                     out.push(emission);
                 }
                 Sent::Waits => {
@@ -286,7 +286,7 @@ impl Alert {
                             "the rate of the channel is exceeded: it is in the next digest"
                                 .to_owned()
                         };
-                        books.hold(
+                        accounts.hold(
                             channel,
                             incident,
                             incident.event,

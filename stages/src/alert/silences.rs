@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(held, [false, true, true, false]);
         assert!(silences.of(&BTreeMap::new(), 15).is_none());
         silences.expire(20, 9);
-        assert_eq!(silences.all.len(), 1, "it ends a little later in the books than in effect");
+        assert_eq!(silences.all.len(), 1, "it ends a little later in the accounts than in effect");
         silences.expire(21, 9);
         assert_eq!((silences.all.len(), silences.next_end_ms()), (0, None));
         assert_eq!(

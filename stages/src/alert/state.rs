@@ -2,7 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Alert, Known, group::Group, lane::Lane};
+use super::{Alert, Known, group::Group, outbox::Outbox};
 use crate::fingerprint::hash;
 
 const GROUP_SLOT: &str = "g.slot.";
@@ -36,15 +36,15 @@ impl Alert {
             // A channel that is no longer declared has no rate; what waited for it has nowhere to
             // go.
             if let Some(terms) = self.declared.get(channel) {
-                self.lanes
-                    .insert(channel.to_owned(), Lane::restored(terms, value).map_err(unread)?);
+                self.outboxes
+                    .insert(channel.to_owned(), Outbox::restored(terms, value).map_err(unread)?);
             } else {
                 self.legacy.insert(key.to_owned());
             }
         } else if let Some(id) = key.strip_prefix(SILENCE) {
             self.silences.restore(id, value).map_err(unread)?;
         } else if key == TALLY {
-            self.books.restore(value).map_err(unread)?;
+            self.accounts.restore(value).map_err(unread)?;
         } else if key.starts_with("g.") {
             // A group of the version before: what it knew cannot be used, and is forgotten.
             self.legacy.insert(key.to_owned());
@@ -106,7 +106,7 @@ impl Alert {
     /// The keys that changed, each with its new value.
     pub(super) fn stored_changes(&mut self) -> Vec<(String, Option<Vec<u8>>)> {
         let mut taken = Vec::with_capacity(super::Reduce::dirty_len(self));
-        let (groups, known, lanes) = (&self.groups, &self.known, &self.lanes);
+        let (groups, known, outboxes) = (&self.groups, &self.known, &self.outboxes);
         for (slot, id) in self.group_slots.take_dirty() {
             let group = id.and_then(|id| groups.get(&id).map(|held| written(&Slot { id, held })));
             taken.push((format!("{GROUP_SLOT}{slot}"), group));
@@ -117,18 +117,18 @@ impl Alert {
                 id.and_then(|id| known.get(&id)).map(written),
             ));
         }
-        let names = std::mem::take(&mut self.dirty_lanes);
+        let names = std::mem::take(&mut self.dirty_outboxes);
         taken.extend(
             names
                 .iter()
-                .map(|name| (format!("{CHANNEL}{name}"), lanes.get(name).map(Lane::stored))),
+                .map(|name| (format!("{CHANNEL}{name}"), outboxes.get(name).map(Outbox::stored))),
         );
         taken.extend(
             self.silences
                 .take_dirty()
                 .map(|(id, silence)| (format!("{SILENCE}{id}"), silence.map(written))),
         );
-        taken.extend(self.books.take_dirty().map(|books| (TALLY.to_owned(), Some(books))));
+        taken.extend(self.accounts.take_dirty().map(|accounts| (TALLY.to_owned(), Some(accounts))));
         taken.extend(std::mem::take(&mut self.deleted).into_iter().map(|key| (key, None)));
         taken
     }

@@ -2,8 +2,8 @@
 
 mod bounds;
 mod holds;
-mod lanes;
 mod laws;
+mod outboxes;
 mod restarts;
 mod routes;
 mod timing;

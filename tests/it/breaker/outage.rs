@@ -18,9 +18,11 @@ use axum::{
 };
 use millstream::{
     broker::Outgoing,
-    map::breaker::{Record, RecordState},
     stages::headers,
-    topology::Names,
+    wire::{
+        Names,
+        breaker_record::{BreakerRecord, BreakerState},
+    },
     worker::{Options, Worker},
 };
 use serde_json::json;
@@ -144,11 +146,11 @@ fn publish(mill: &Mill) -> JoinHandle<()> {
 }
 
 /// Waits until the fleet says so of the breaker.
-async fn breaker_is(mill: &Mill, wanted: impl Fn(&Record) -> bool) {
+async fn breaker_is(mill: &Mill, wanted: impl Fn(&BreakerRecord) -> bool) {
     let key = Names::breaker_key("work");
     eventually(|| async {
         let found = mill.broker.kv_get("shop-state", &key).await.ok()??;
-        Record::read(&found.0).filter(&wanted).map(drop)
+        BreakerRecord::read(&found.0).filter(&wanted).map(drop)
     })
     .await;
 }
@@ -161,7 +163,7 @@ async fn nothing_was_lost(mill: &Mill, service: &Service) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     mill.idle("work").await;
-    breaker_is(mill, |record| record.state == RecordState::Closed).await;
+    breaker_is(mill, |record| record.state == BreakerState::Closed).await;
     assert_eq!(scanned(&mill.broker, "shop-dlq").await.len(), 0, "dead letters");
     let mut failed = scanned(&mill.broker, "shop-failed").await;
     failed.retain(|failed| failed.subject.starts_with("shop.failed.work."));
@@ -183,7 +185,7 @@ async fn an_outage_of_the_service_costs_no_letter_and_a_handful_of_attempts() {
     let publishing = publish(&one);
     eventually(async || (service.accepted() > 100).then_some(())).await;
     service.breaks(true);
-    breaker_is(&one, |record| record.state == RecordState::Open && record.opens > 3).await;
+    breaker_is(&one, |record| record.state == BreakerState::Open && record.opens > 3).await;
     let refused = service.books.refused.load(Ordering::Relaxed);
     service.breaks(false);
     publishing.await.unwrap();
@@ -200,7 +202,7 @@ async fn a_service_that_takes_no_connection_costs_no_letter_either() {
     let publishing = publish(&one);
     eventually(async || (service.accepted() > 100).then_some(())).await;
     service.goes().await;
-    breaker_is(&one, |record| record.state == RecordState::Open && record.opens > 3).await;
+    breaker_is(&one, |record| record.state == BreakerState::Open && record.opens > 3).await;
     service.comes_back().await;
     publishing.await.unwrap();
     nothing_was_lost(&one, &service).await;

@@ -54,7 +54,7 @@ async fn active(base: &str) -> BTreeMap<(String, String), Value> {
 }
 
 async fn reqwest_get(url: &str) -> Vec<Value> {
-    millstream::broker::install_tls_provider();
+    millstream::tls::install_provider();
     let client = reqwest::Client::builder().tls_certs_only([]).no_proxy().build().unwrap();
     let text = client.get(url).send().await.unwrap().text().await.unwrap();
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))

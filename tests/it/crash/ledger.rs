@@ -10,7 +10,7 @@ use millstream::{
     broker::{AdminError, Broker, StoredMessage},
     config::Pipeline,
     dead_letter::LetterRecord,
-    incidents::known,
+    incidents::snapshot,
     topology::Topology,
 };
 use serde_json::Value;
@@ -236,7 +236,7 @@ fn reason_fits(kind: &str, reason: &str) -> bool {
 /// not be read.
 pub(super) async fn count_errors(broker: &Broker, pipeline: &Pipeline, letters: &[Letter]) -> u64 {
     let names = pipeline.names();
-    let tallies = known::tallies(broker, pipeline).await.unwrap();
+    let tallies = snapshot::tallies(broker, pipeline).await.unwrap();
     let all = tallies.iter().flat_map(|(_, tallies)| tallies);
     let counted: u64 =
         all.filter(|tally| tally.name == "errors_counted_total").map(|tally| tally.value).sum();

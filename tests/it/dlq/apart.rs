@@ -66,7 +66,7 @@ async fn a_payload_that_is_kept_apart_is_shown_selected_edited_and_dropped_with_
         .await
         .unwrap()
         .unwrap();
-    let edited = millstream::dead_letter::letter::payload(&mill.broker, &mill.names, &now)
+    let edited = millstream::dead_letter::stored::payload(&mill.broker, &mill.names, &now)
         .await
         .unwrap()
         .unwrap();

@@ -1,18 +1,19 @@
 //! Letters: that they fit, that there is room for them, that they may be written, and that they are
 //! true.
 
+use millstream::{
+    broker::{Outgoing, StoredMessage},
+    dead_letter::{LetterRecord, completed_late::completed_late, letter, stored},
+    exhausted::sweep::Sweep,
+    redrive::resend,
+    wire::Place,
+};
 use std::{
     cell::RefCell,
     time::{Duration, SystemTime},
 };
 
 use expect_test::expect;
-use millstream::{
-    broker::{Outgoing, StoredMessage},
-    dead_letter::{
-        LetterRecord, late::completed_late, letter, origin::Place, redrive, sweep::Sweep,
-    },
-};
 use serde_json::json;
 
 use super::{
@@ -56,7 +57,7 @@ async fn a_letter_around_max_payload_keeps_its_bytes_and_can_be_redriven_as_long
     for bytes in [room - 100, room + 100, MAX - letter_headers + 1, MAX - event_headers] {
         let (body, letter) = given_up(&mill, bytes).await;
         apart.push(header(&letter, "Millstream-Body") == "apart");
-        let payload = letter::payload(&mill.broker, &mill.names, &letter).await.unwrap().unwrap();
+        let payload = stored::payload(&mill.broker, &mill.names, &letter).await.unwrap().unwrap();
         assert!(payload == body, "{bytes} bytes are not what they were");
         assert_eq!(letter.body.is_empty(), *apart.last().unwrap());
         // There is room for what is known later.
@@ -68,7 +69,7 @@ async fn a_letter_around_max_payload_keeps_its_bytes_and_can_be_redriven_as_long
         );
         let letter =
             mill.broker.last_on_subject("shop-dlq", &letter.subject).await.unwrap().unwrap();
-        let redriven = redrive::redrive(&mill.broker, &mill.names, &letter).await;
+        let redriven = resend::redrive(&mill.broker, &mill.names, &letter).await;
         if bytes == MAX - event_headers {
             let error = failure(redriven).to_string();
             let start = format!("letter {} cannot be redriven: its event is 10", letter.seq);
@@ -115,7 +116,7 @@ async fn an_event_of_exactly_max_payload_is_a_letter_too() {
         (LetterRecord::of(&letter).reason.as_str(), header(&letter, "Millstream-Body")),
         ("undecodable", "apart")
     );
-    let payload = letter::payload(&mill.broker, &mill.names, &letter).await.unwrap().unwrap();
+    let payload = stored::payload(&mill.broker, &mill.names, &letter).await.unwrap().unwrap();
     assert!(payload == body);
 }
 
@@ -150,7 +151,7 @@ async fn a_dead_letter_stream_that_is_full_holds_what_fails_and_loses_nothing() 
     eventually(async || {
         for letter in mill.letters().await {
             seen.borrow_mut().push(header(&letter, "Millstream-Event-Id").to_owned());
-            letter::remove(&mill.broker, &mill.names, &letter).await.unwrap();
+            stored::remove(&mill.broker, &mill.names, &letter).await.unwrap();
         }
         (seen.borrow().len() >= 8).then_some(())
     })
@@ -198,7 +199,7 @@ async fn what_completes_although_it_was_given_up_on_is_flagged_once() {
     assert_eq!(letters.len(), 1);
     assert_eq!(
         (header(&letters[0], "Millstream-Completed-At"), &letters[0].body),
-        (&*letter::rfc3339(at), &letter.body)
+        (&*millstream::wire::rfc3339(at), &letter.body)
     );
     let none = Place { stream: EDGE.0.into(), seq: 99 };
     assert!(!completed_late(&mill.broker, &mill.names, "work", &none, at).await.unwrap());

@@ -13,7 +13,8 @@ use std::{
 
 use millstream::{
     broker::{ConsumerSpec, Outgoing, Stored, StoredMessage},
-    dead_letter::{Afterwards, LetterRecord, router::Router, sweep::Sweep},
+    dead_letter::LetterRecord,
+    exhausted::{bury::Burial, router::Router, sweep::Sweep},
     handlers::{Registry, handler_fn},
     observe::Metrics,
     stages::{Failure, Reply},
@@ -128,8 +129,8 @@ async fn exhaust(mill: &Mill, (stream, consumer): (&str, &str)) {
     }
 }
 
-fn afterwards(mill: &Mill) -> Afterwards {
-    Afterwards {
+fn afterwards(mill: &Mill) -> Burial {
+    Burial {
         broker: mill.broker.clone(),
         pipeline: Arc::clone(&mill.pipeline),
         metrics: Metrics::new(&mill.pipeline),

@@ -2,7 +2,7 @@
 
 use super::{PIPELINE, exhaust, later, on_edge, routed, still, stored, swept, told};
 use crate::support::eventually;
-use millstream::dead_letter::{router::Router, sweep::Sweep};
+use millstream::exhausted::{router::Router, sweep::Sweep};
 
 const BESIDE: &str = r#"
     [stage.beside]

@@ -3,7 +3,8 @@
 use expect_test::expect;
 use millstream::{
     broker::{Expects, StreamSpec},
-    dead_letter::{Letter, letter::Identity, orphans::Shelf, router::Router, sweep::Sweep},
+    dead_letter::{Letter, letter::Identity},
+    exhausted::{orphans::Shelf, router::Router, sweep::Sweep},
     stages::{Failure, settle::Reason},
     topology::Topology,
 };
@@ -325,7 +326,7 @@ async fn on_a_source_what_was_given_up_on_is_counted_until_it_is_settled() {
     Router(afterwards(&mill)).give_up("first", source.0, source.1, 2, 2).await.unwrap();
     assert_eq!(orphans(&mill).await, ["first shop-in-events 2"]);
     let metrics = afterwards(&mill).metrics;
-    let mut sweep = Sweep::new(millstream::dead_letter::Afterwards {
+    let mut sweep = Sweep::new(millstream::exhausted::bury::Burial {
         metrics: metrics.clone(),
         ..afterwards(&mill)
     });

@@ -3,10 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
-use millstream::{
-    dead_letter::{letter::rfc3339, sweep::Sweep},
-    stages::settle::Reason,
-};
+use millstream::{exhausted::sweep::Sweep, stages::settle::Reason, wire::rfc3339};
 
 use super::{PIPELINE, RETRY, afterwards, header, on_retry, outgoing, still, stored, told};
 use crate::support::{Mill, eventually};

@@ -6,7 +6,8 @@ use std::{sync::Arc, time::Duration};
 use expect_test::expect;
 use millstream::{
     broker::Outgoing,
-    dead_letter::{LetterRecord, redrive},
+    dead_letter::LetterRecord,
+    redrive::resend,
     worker::{Options, Worker},
 };
 use serde_json::{Value, json};
@@ -168,7 +169,7 @@ async fn a_crashed_letter_of_the_router_says_whose_event_it_is_and_a_redrive_kee
     assert_eq!((record.reason.as_str(), record.event_id.as_deref()), ("crashed", Some("m-1")));
     assert_eq!(record.event_type.as_deref(), Some("events.order.created"));
     assert!(record.trace_id.is_some());
-    redrive::redrive(&mill.broker, &mill.names, &letter).await.unwrap();
+    resend::redrive(&mill.broker, &mill.names, &letter).await.unwrap();
     eventually(async || (calls.of("m-1") == ["work 1"]).then_some(())).await;
     mill.drain().await;
 }
@@ -206,7 +207,7 @@ async fn a_redrive_reaches_the_failed_stage_only_and_a_second_failure_is_a_lette
         letters.iter().filter(|letter| LetterRecord::of(letter).stage == "work").collect();
     assert_eq!(of_work.len(), 3);
 
-    redrive::redrive(&mill.broker, &mill.names, of_work[0]).await.unwrap();
+    resend::redrive(&mill.broker, &mill.names, of_work[0]).await.unwrap();
     let first = LetterRecord::of(of_work[0]);
     let again = eventually(async || {
         let letters = mill.letters().await;
@@ -228,7 +229,7 @@ async fn a_redrive_reaches_the_failed_stage_only_and_a_second_failure_is_a_lette
     for letter in
         mill.letters().await.iter().filter(|letter| LetterRecord::of(letter).stage == "work")
     {
-        redrive::redrive(&mill.broker, &mill.names, letter).await.unwrap();
+        resend::redrive(&mill.broker, &mill.names, letter).await.unwrap();
     }
     let redrives = eventually(async || {
         let letters = mill.letters().await;
@@ -268,7 +269,7 @@ async fn a_letter_of_a_reduce_stage_is_not_redriven_into_nowhere() {
         (&b"not an error"[..], "")
     );
     assert_eq!((letters[1].body.len(), header(&letters[1], "Millstream-Body")), (0, "apart"));
-    let error = redrive::redrive(&mill.broker, &mill.names, &letters[0]).await.unwrap_err();
+    let error = resend::redrive(&mill.broker, &mill.names, &letters[0]).await.unwrap_err();
     expect![[r#"letter 1 cannot be redriven: nothing brings stage "errors" its redriven events (a reduce stage takes none; for any other, `millstream apply` creates the consumer)"#]].assert_eq(&error.to_string());
     assert_eq!(mill.letters().await.len(), 2);
     assert_eq!(mill.broker.stream_state("shop-retry").await.unwrap().messages, 0);

@@ -62,7 +62,7 @@ async fn what_fails_to_the_end_after_being_parked_is_a_letter_of_the_first_failu
     let outcomes: Vec<_> = failed.iter().map(|told| header(told, "Millstream-Outcome")).collect();
     assert_eq!(outcomes, ["park", "park", "exhausted"]);
     assert_eq!(record.first_failed_at, header(&failed[0], "Millstream-First-Failed-At"));
-    let time = |text: &str| millstream::dead_letter::letter::parse_rfc3339(text).unwrap();
+    let time = |text: &str| millstream::wire::parse_rfc3339(text).unwrap();
     let lasted = time(&record.dead_at).duration_since(time(&record.first_failed_at)).unwrap();
     assert!(lasted >= Duration::from_millis(600), "{lasted:?}");
 }

@@ -227,7 +227,7 @@ async fn what_waited_in_the_retry_stream_for_too_long_is_an_expired_letter_and_i
     let calls = Calls::default();
     let mut mill =
         Mill::still(TestServer::start().await, &format!("{SOURCE}{WORK}"), calls.registry()).await;
-    let queued = |ago: Duration| millstream::dead_letter::letter::rfc3339(SystemTime::now() - ago);
+    let queued = |ago: Duration| millstream::wire::rfc3339(SystemTime::now() - ago);
     for (id, days) in [("e-old", 8), ("e-young", 6)] {
         let mut headers = Headers::new();
         for (name, value) in [

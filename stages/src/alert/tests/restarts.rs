@@ -135,7 +135,7 @@ fn what_an_earlier_version_stored_is_dropped_but_for_its_digest() {
         "firstIncidentId": "a-1", "since": "2026-11-26T23:59:00Z", "opened": 3, "updated": 0, "resolved": 0, "errors": 9,
         "severity": "high", "top": [], "suppressed": 0,
     });
-    let lane =
+    let outbox =
         json!({ "ordinary": 5, "reserve": 6, "waiting": { "dueMs": BEGIN, "digest": digest } });
     for n in 0..250 {
         scene.stored.insert(
@@ -143,7 +143,7 @@ fn what_an_earlier_version_stored_is_dropped_but_for_its_digest() {
             b"{\"channel\":\"log\",\"told\":{},\"held\":null}".to_vec(),
         );
     }
-    scene.stored.insert("channel.log".to_owned(), lane.to_string().into_bytes());
+    scene.stored.insert("channel.log".to_owned(), outbox.to_string().into_bytes());
     scene.stored.insert(
         "channel.gone".to_owned(),
         b"{\"ordinary\":0,\"reserve\":0,\"waiting\":null}".to_vec(),

@@ -1,0 +1,168 @@
+//! Alerting: the part of a status that says how many incidents there are, and what became of them
+//! on each channel.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use millstream_stages::{Tally, incident::Severity};
+use serde::Serialize;
+
+/// What the reduce stages of a pipeline count, added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(super) struct AlertingStatus {
+    /// Errors that were counted, ever.
+    pub errors: u64,
+    /// Incidents that go on, by severity.
+    pub open: BTreeMap<String, u64>,
+    /// Incidents that opened or came back, ever.
+    pub began: u64,
+    /// Silences that hold now.
+    pub silences: u64,
+    /// Fingerprints that were forgotten to keep memory bounded, ever.
+    pub forgotten: u64,
+    /// What was sent to each channel, and what was held back.
+    pub channels: BTreeMap<String, ChannelStatus>,
+}
+
+/// What became of the changes of incidents on one channel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(super) struct ChannelStatus {
+    /// Notifications that were decided on, digests included.
+    pub notifications: u64,
+    /// Digests among them.
+    pub digests: u64,
+    /// Changes that were not told by themselves, by reason.
+    pub held: BTreeMap<String, u64>,
+}
+
+impl AlertingStatus {
+    /// The numbers of these stages.
+    pub(super) fn of<'a>(tallies: impl IntoIterator<Item = &'a Tally>) -> Self {
+        let mut status = Self::default();
+        for tally in tallies {
+            let label = |name: &str| {
+                tally.labels.iter().find(|(label, _)| *label == name).map(|(_, value)| value)
+            };
+            let channel = label("channel").cloned();
+            let value = tally.value;
+            match (tally.name, channel) {
+                ("errors_counted_total", _) => status.errors += value,
+                ("incidents_open", _) => {
+                    let severity = label("severity").cloned().unwrap_or_default();
+                    *status.open.entry(severity).or_default() += value;
+                }
+                ("incidents_total", _)
+                    if label("event").is_some_and(|event| event.ends_with("opened")) =>
+                {
+                    status.began += value;
+                }
+                ("silences_active", _) => status.silences += value,
+                ("fingerprints_forgotten_total", _) => status.forgotten += value,
+                ("notifications_total", Some(name)) => status.channel(name).notifications += value,
+                ("notifications_digests_total", Some(name)) => {
+                    status.channel(name).digests += value
+                }
+                ("notifications_held_total", Some(name)) if value > 0 => {
+                    let reason = label("reason").cloned().unwrap_or_default();
+                    *status.channel(name).held.entry(reason).or_default() += value;
+                }
+                _ => {}
+            }
+        }
+        status.open.retain(|_, count| *count > 0);
+        status
+    }
+
+    fn channel(&mut self, name: String) -> &mut ChannelStatus {
+        self.channels.entry(name).or_default()
+    }
+
+    /// Adds its lines to a screen.
+    pub(super) fn render(&self, out: &mut String) {
+        let open: u64 = self.open.values().sum();
+        let worst = [Severity::Critical, Severity::High, Severity::Medium, Severity::Low];
+        let by: Vec<String> = worst
+            .iter()
+            .filter_map(|severity| Some((self.open.get(severity.as_str())?, severity.as_str())))
+            .map(|(count, severity)| format!("{count} {severity}"))
+            .collect();
+        let by = if by.is_empty() { String::new() } else { format!(" ({})", by.join(", ")) };
+        _ = write!(
+            out,
+            "\nincidents: {open} open{by}, {} ever, of {} errors",
+            self.began, self.errors
+        );
+        if self.silences > 0 {
+            _ = write!(
+                out,
+                "; {} silence{} held",
+                self.silences,
+                if self.silences == 1 { "" } else { "s" }
+            );
+        }
+        out.push('\n');
+        if self.forgotten > 0 {
+            _ = writeln!(
+                out,
+                "! {} fingerprints were forgotten: raise fingerprints_max, or make them coarser",
+                self.forgotten
+            );
+        }
+        let heard =
+            || self.channels.iter().filter(|(_, channel)| **channel != ChannelStatus::default());
+        let width = heard().map(|(name, _)| name).map(String::len).max().unwrap_or(0);
+        for (name, channel) in heard() {
+            let held: Vec<String> =
+                channel.held.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let held = if held.is_empty() {
+                String::new()
+            } else {
+                format!("; held back: {}", held.join(", "))
+            };
+            let digests = match channel.digests {
+                0 => String::new(),
+                1 => ", 1 digest among them".to_owned(),
+                n => format!(", {n} digests among them"),
+            };
+            let told = if channel.notifications == 1 { "notification" } else { "notifications" };
+            _ = writeln!(out, "  {name:width$}  {} {told}{digests}{held}", channel.notifications);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_and_held_back_is_a_line_a_channel() {
+        let tally = |name, labels: &[(&'static str, &str)], value| {
+            let labels =
+                labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
+            Tally { name, labels, value }
+        };
+        let tallies = [
+            tally("errors_counted_total", &[], 1234),
+            tally("incidents_open", &[("severity", "critical")], 1),
+            tally("incidents_open", &[("severity", "high")], 2),
+            tally("incidents_open", &[("severity", "low")], 0),
+            tally("incidents_total", &[("event", "opened")], 5),
+            tally("incidents_total", &[("event", "reopened")], 1),
+            tally("incidents_total", &[("event", "updated")], 9),
+            tally("silences_active", &[], 1),
+            tally("notifications_total", &[("channel", "ops")], 17),
+            tally("notifications_digests_total", &[("channel", "ops")], 2),
+            tally("notifications_held_total", &[("channel", "ops"), ("reason", "repeated")], 4),
+            tally("notifications_held_total", &[("channel", "ops"), ("reason", "silenced")], 0),
+            tally("notifications_total", &[("channel", "oncall")], 3),
+        ];
+        let mut out = String::new();
+        AlertingStatus::of(&tallies).render(&mut out);
+        expect_test::expect![[r#"
+
+            incidents: 3 open (1 critical, 2 high), 6 ever, of 1234 errors; 1 silence held
+              oncall  3 notifications
+              ops     17 notifications, 2 digests among them; held back: 4 repeated
+        "#]]
+        .assert_eq(&out);
+    }
+}

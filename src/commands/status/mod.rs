@@ -1,0 +1,161 @@
+//! `status`: one screen that says how the pipeline is doing.
+
+mod alerting;
+mod screen;
+
+use std::process::ExitCode;
+
+use jiff::Timestamp;
+use millstream_stages::operator::Silence;
+
+use super::{
+    App,
+    status::{
+        alerting::AlertingStatus,
+        screen::{BreakerStatus, FeedStatus, Status},
+    },
+};
+use crate::{
+    broker::{AdminError, Broker, Retention, StreamState},
+    config::Pipeline,
+    exhausted::orphans::Shelf,
+    incidents::{
+        silences::{self, Phase},
+        snapshot,
+    },
+    observe::WorkerRecord,
+    topology::{Feed, Topology},
+    wire::{
+        Names,
+        breaker_record::{BreakerRecord, BreakerState},
+    },
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  millstream status
+  watch -n 2 millstream status
+  millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
+
+Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, events given up on or something that is
+not read, 2 could not tell.";
+
+/// What `status` takes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the status of the pipeline, from what the broker and the workers say.
+pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    let pipeline = app.pipeline()?;
+    let broker = app.connect(&pipeline).await?;
+    let status = of(&broker, &pipeline).await?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", status.render(super::terminal_width().unwrap_or(120)));
+    }
+    let stopped = status.stages.iter().any(|stage| {
+        stage.breaker.is_some()
+            || stage.feeds.iter().any(|feed| feed.problem.is_some() || feed.orphans > Some(0))
+    });
+    Ok(super::found(stopped || status.dead_letters.is_none_or(|letters| letters > 0)))
+}
+
+async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
+    let names = pipeline.names();
+    let topology = Topology::of(pipeline);
+    let shelves = Shelf::all(broker, &topology).await?;
+    let mut stages = Vec::new();
+    for stage in &pipeline.stages {
+        let mut feeds = Vec::new();
+        for feed in topology.feeds(&stage.name).into_iter().chain(topology.quarantine(&stage.name))
+        {
+            let state = broker.consumer_state(&feed.stream, &feed.consumer).await;
+            feeds.push(match state {
+                Ok(state) => FeedStatus {
+                    orphans: orphans(broker, &shelves, &feed).await,
+                    swept: shelves.iter().any(|shelf| {
+                        shelf.stream == feed.stream && shelf.retention != Retention::Limits
+                    }),
+                    stream: feed.stream,
+                    problem: None,
+                    pending: state.num_pending,
+                    ack_pending: state.num_ack_pending,
+                    redelivered: state.num_redelivered,
+                },
+                Err(error) => FeedStatus {
+                    stream: feed.stream,
+                    problem: Some(match &error {
+                        AdminError::NoStream { .. } | AdminError::NoConsumer { .. } => {
+                            format!("{error}; `millstream apply` creates it")
+                        }
+                        AdminError::Read { .. } | AdminError::Change { .. } => error.to_string(),
+                    }),
+                    pending: 0,
+                    ack_pending: 0,
+                    redelivered: 0,
+                    orphans: None,
+                    swept: false,
+                },
+            });
+        }
+        stages.push((stage.name.clone(), feeds));
+    }
+    let records = broker.kv_entries(&names.workers_bucket(), "").await.unwrap_or_default();
+    let workers: Vec<WorkerRecord> =
+        records.iter().filter_map(|(_, value, _)| serde_json::from_slice(value).ok()).collect();
+    let mut status = Status::new(&pipeline.name, stages, &workers);
+    for stage in pipeline.stages.iter().filter(|stage| stage.breaker.is_some()) {
+        let key = Names::breaker_key(&stage.name);
+        let record = broker.kv_get(&names.state_bucket(), &key).await.ok().flatten();
+        let record = record
+            .and_then(|(value, _)| BreakerRecord::read(&value))
+            .filter(|record| record.state == BreakerState::Open);
+        if let (Some(shown), Some(record)) =
+            (status.stages.iter_mut().find(|shown| shown.stage == stage.name), record)
+        {
+            let (since, probe_at) = (record.opened_at.as_deref(), record.probe_at.as_deref());
+            shown.breaker = Some(BreakerStatus::new(
+                &record.reason,
+                since,
+                probe_at,
+                record.opens,
+                Timestamp::now(),
+            ));
+        }
+    }
+    let letters = broker.stream_state(&names.dlq_stream()).await.ok();
+    status.dead_letters =
+        broker.subjects_count(&names.dlq_stream(), &names.dlq_filter(None)).await.ok();
+    let of_limit =
+        |state: &StreamState| Some(state.bytes as f64 / pipeline.storage.dlq_max_bytes? as f64);
+    status.dead_letters_full = letters.as_ref().and_then(of_limit);
+    status.retry_queue =
+        broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
+    status.failed_attempts =
+        broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
+    let tallies = snapshot::tallies(broker, pipeline).await.unwrap_or_default();
+    status.alerting =
+        (!tallies.is_empty()).then(|| AlertingStatus::of(tallies.iter().flat_map(|(_, all)| all)));
+    if let (Some(alerting), Ok(silences)) =
+        (&mut status.alerting, silences::all(broker, &names).await)
+    {
+        // Which hold now is a matter of now, and a checkpoint is of a moment ago.
+        let holds = |silence: &&Silence| Phase::of(silence, Timestamp::now()) == Phase::Active;
+        alerting.silences = silences.iter().filter(holds).count() as u64;
+    }
+    Ok(status)
+}
+
+/// Events of a feed that nobody will be given again.
+async fn orphans(broker: &Broker, shelves: &[Shelf], feed: &Feed) -> Option<u64> {
+    let mut readers =
+        shelves.iter().flat_map(|shelf| shelf.readers.iter().map(move |reader| (shelf, reader)));
+    let (shelf, reader) = readers.find(|(_, reader)| reader.feed == *feed)?;
+    shelf.orphans(broker, reader).await.ok().flatten()
+}

@@ -1,0 +1,241 @@
+//! Story: what happened to the event of one letter: its failed attempts over all its lives, in
+//! order.
+
+use std::{collections::VecDeque, time::SystemTime};
+
+use futures_util::StreamExt as _;
+use millstream_stages::headers;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::stored::LetterRecord;
+use crate::{
+    broker::{AdminError, Broker, StoredMessage, get},
+    limits,
+    wire::{Names, Place, rfc3339},
+};
+
+/// One failed attempt, as its error event has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// When it failed, RFC 3339.
+    pub at: String,
+    /// At which stage.
+    pub stage: String,
+    /// Its number, from 1, where it is known.
+    pub attempt: Option<u64>,
+    /// The class of the failure.
+    pub class: String,
+    /// What it said, in full.
+    pub message: String,
+    /// What became of it: `retry`, `park`, `defer`, or the reason of a dead letter.
+    pub outcome: String,
+    /// How long it was to wait before the next one, in milliseconds.
+    pub wait_ms: Option<u64>,
+    /// How often the event had been redriven by then.
+    pub redrives: u64,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Moment {
+    /// When, RFC 3339.
+    pub at: String,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "what", rename_all = "camelCase")]
+pub enum What {
+    /// It was published, and stored as this.
+    Stored {
+        /// `<stream>:<seq>`.
+        source: String,
+    },
+    /// An attempt failed.
+    Failed {
+        /// The attempt.
+        attempt: Attempt,
+    },
+    /// It was redriven; at this time it had failed again.
+    Redriven {
+        /// How often by then.
+        redrives: u64,
+    },
+    /// This letter was written.
+    Dead {
+        /// Why.
+        reason: String,
+    },
+    /// Its payload was edited.
+    Edited {
+        /// By whom.
+        by: Option<String>,
+    },
+    /// It was completed all the same.
+    CompletedLate,
+}
+
+/// The failed attempts of an event, oldest first.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct History {
+    /// The last [`limits::HISTORY_MAX`].
+    pub attempts: Vec<Attempt>,
+    /// How many came before those.
+    pub earlier: u64,
+}
+
+/// Reads the failed attempts of the event of a letter, at whatever stage, over all its lives.
+///
+/// # Errors
+/// The stream of failed attempts could not be read.
+pub async fn history(
+    broker: &Broker,
+    names: &Names,
+    letter: &LetterRecord,
+) -> Result<History, AdminError> {
+    let Some(source) = Place::parse(&letter.source) else { return Ok(History::default()) };
+    let mut attempts = VecDeque::new();
+    let mut earlier = 0;
+    let filter = names.failed_of(None, &source.stream, source.seq);
+    let mut messages = Box::pin(broker.scan(&names.failed_stream(), &filter, 1));
+    while let Some(message) = messages.next().await.transpose()? {
+        attempts.push_back(attempt(&message));
+        if attempts.len() > limits::HISTORY_MAX {
+            attempts.pop_front();
+            earlier += 1;
+        }
+    }
+    Ok(History { attempts: attempts.into(), earlier })
+}
+
+/// Reads an error event. What it does not say, its headers may.
+pub fn attempt(message: &StoredMessage) -> Attempt {
+    let body: Value = serde_json::from_slice(&message.body).unwrap_or_default();
+    let metadata = &body["metadata"];
+    let header = |name| get(&message.headers, name);
+    let text = |value: &Value| value.as_str().map(ToOwned::to_owned);
+    let number = |name| header(name).and_then(|value| value.parse().ok());
+    Attempt {
+        at: text(&body["timestamp"]).unwrap_or_else(|| rfc3339(message.stored_at)),
+        stage: text(&metadata["stage"]).unwrap_or_default(),
+        attempt: number(headers::ATTEMPTS).or(metadata["attempt"].as_u64()),
+        class: text(&body["errorCode"]).unwrap_or_default(),
+        message: text(&body["message"]).unwrap_or_default(),
+        outcome: header(headers::OUTCOME)
+            .map(ToOwned::to_owned)
+            .or_else(|| text(&metadata["outcome"]))
+            .unwrap_or_default(),
+        wait_ms: metadata["waitMs"].as_u64(),
+        redrives: number(headers::REDRIVES).unwrap_or(0),
+    }
+}
+
+/// Everything that is known of an event, in order. `stored_at` is when it was published, if its
+/// message is still there.
+pub fn timeline(
+    letter: &LetterRecord,
+    edited_by: Option<&str>,
+    stored_at: Option<SystemTime>,
+    attempts: &[Attempt],
+) -> Vec<Moment> {
+    let mut moments = Vec::new();
+    let mut add = |at: &str, what: What| moments.push(Moment { at: at.to_owned(), what });
+    if let Some(stored_at) = stored_at {
+        add(&rfc3339(stored_at), What::Stored { source: letter.source.clone() });
+    }
+    let mut redrives = 0;
+    for attempt in attempts {
+        if attempt.redrives > redrives {
+            redrives = attempt.redrives;
+            add(&attempt.at, What::Redriven { redrives });
+        }
+        add(&attempt.at, What::Failed { attempt: attempt.clone() });
+    }
+    add(&letter.dead_at, What::Dead { reason: letter.reason.clone() });
+    if let Some(at) = &letter.edited_at {
+        add(at, What::Edited { by: edited_by.map(ToOwned::to_owned) });
+    }
+    if let Some(at) = &letter.completed_at {
+        add(at, What::CompletedLate);
+    }
+    // A stable sort: what happened within a millisecond stays in the order above.
+    moments.sort_by(|a, b| a.at.cmp(&b.at));
+    moments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Headers, set};
+
+    fn error_event(seq: u64, body: &str, of: &[(&'static str, &str)]) -> StoredMessage {
+        let mut all = Headers::new();
+        for (name, value) in of {
+            set(&mut all, name, *value);
+        }
+        StoredMessage {
+            subject: String::new(),
+            headers: all,
+            body: body.to_owned().into(),
+            seq,
+            stored_at: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_timeline_joins_lives_and_edits_in_order() {
+        let attempts: Vec<Attempt> = [
+            (
+                r#"{"timestamp":"2026-11-21T08:00:01.000Z","errorCode":"TimeoutError","message":"slow","metadata":{"stage":"orders","attempt":1,"outcome":"retry","waitMs":900}}"#,
+                None,
+            ),
+            (
+                r#"{"timestamp":"2026-11-21T08:00:02.000Z","errorCode":"TimeoutError","message":"slow","metadata":{"stage":"orders","attempt":2,"outcome":"exhausted"}}"#,
+                None,
+            ),
+            ("rubbish", Some("1")),
+        ]
+        .into_iter()
+        .map(|(body, redrives)| {
+            let of: Vec<_> = redrives.map(|redrives| (headers::REDRIVES, redrives)).into_iter().collect();
+            let mut event = error_event(1, body, &of);
+            event.stored_at += std::time::Duration::from_secs(1_795_248_600);
+            attempt(&event)
+        })
+        .collect();
+        let mut letter = error_event(9, "", &[]);
+        for (name, value) in [
+            (headers::REASON, "exhausted"),
+            (headers::DEAD_AT, "2026-11-21T09:30:00.001Z"),
+            (headers::EDITED_AT, "2026-11-21T10:00:00.000Z"),
+            (headers::COMPLETED_AT, "2026-11-21T09:45:00.000Z"),
+            (headers::SOURCE, "shop-in-events:3"),
+        ] {
+            set(&mut letter.headers, name, value);
+        }
+        let moments = timeline(
+            &LetterRecord::of(&letter),
+            Some("ann@desk"),
+            Some(SystemTime::UNIX_EPOCH),
+            &attempts,
+        );
+        let told: Vec<String> =
+            moments.iter().map(|moment| serde_json::to_string(moment).unwrap()).collect();
+        expect_test::expect![[r#"
+            {"at":"1970-01-01T00:00:00.000Z","what":"stored","source":"shop-in-events:3"}
+            {"at":"2026-11-21T08:00:01.000Z","what":"failed","attempt":{"at":"2026-11-21T08:00:01.000Z","stage":"orders","attempt":1,"class":"TimeoutError","message":"slow","outcome":"retry","waitMs":900,"redrives":0}}
+            {"at":"2026-11-21T08:00:02.000Z","what":"failed","attempt":{"at":"2026-11-21T08:00:02.000Z","stage":"orders","attempt":2,"class":"TimeoutError","message":"slow","outcome":"exhausted","waitMs":null,"redrives":0}}
+            {"at":"2026-11-21T08:10:00.000Z","what":"redriven","redrives":1}
+            {"at":"2026-11-21T08:10:00.000Z","what":"failed","attempt":{"at":"2026-11-21T08:10:00.000Z","stage":"","attempt":null,"class":"","message":"","outcome":"","waitMs":null,"redrives":1}}
+            {"at":"2026-11-21T09:30:00.001Z","what":"dead","reason":"exhausted"}
+            {"at":"2026-11-21T09:45:00.000Z","what":"completedLate"}
+            {"at":"2026-11-21T10:00:00.000Z","what":"edited","by":"ann@desk"}"#]].assert_eq(&told.join("\n"));
+    }
+}

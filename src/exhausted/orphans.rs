@@ -1,0 +1,161 @@
+//! Orphans: which events are stored and will be given to nobody again, counted without looking at
+//! them.
+//!
+//! A message that was delivered as often as its consumer may stays stored, with nothing to show for
+//! it: it is not pending and not in hand. Where settling removes a message (work-queue and interest
+//! streams), what is stored and neither pending nor in hand is such an orphan. Where it does not
+//! (sources, or several readers of one stream), the consumer's count of redelivered messages tells:
+//! it keeps the exhausted ones, and loses them when they are settled.
+//!
+//! Source: measured on nats-server 2.15.1 in `tests/it/faults/sweep.rs`.
+
+use std::time::Duration;
+
+use crate::{
+    broker::{AdminError, Broker, ConsumerState, Retention, StoredMessage},
+    topology::{Feed, Topology},
+    wire::subject_pattern::covers,
+};
+
+/// A stream with those of our consumers that share its messages: all of an interest stream, one of
+/// a work queue.
+#[derive(Debug, Clone)]
+pub struct Shelf {
+    /// The stream.
+    pub stream: String,
+    /// When it lets go of a message.
+    pub retention: Retention,
+    /// Those who read it.
+    pub readers: Vec<Reader>,
+}
+
+/// One durable consumer of ours.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    /// Whose it is, and what it reads.
+    pub feed: Feed,
+    /// How long the server waits for a sign of life.
+    pub ack_wait: Duration,
+}
+
+impl Shelf {
+    /// Every stream that our map stages and channels read. One that is not there is left out.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`], about a stream that is not ours.
+    pub async fn all(broker: &Broker, topology: &Topology) -> Result<Vec<Self>, AdminError> {
+        let mut shelves: Vec<Self> = Vec::new();
+        for feed in topology.all_feeds() {
+            let ours = topology
+                .streams
+                .iter()
+                .find(|spec| spec.name == feed.stream)
+                .map(|spec| spec.retention);
+            let retention = match ours {
+                Some(retention) => retention,
+                None => match broker.find_stream(&feed.stream).await? {
+                    Some(spec) => spec.retention,
+                    None => continue,
+                },
+            };
+            let same = |spec: &&crate::broker::ConsumerSpec| {
+                spec.stream == feed.stream && spec.name == feed.consumer
+            };
+            let ack_wait =
+                topology.consumers.iter().find(same).map_or(Duration::ZERO, |spec| spec.ack_wait);
+            let reader = Reader { feed: feed.clone(), ack_wait };
+            let shares =
+                |shelf: &&mut Self| shelf.stream == feed.stream && retention == Retention::Interest;
+            match shelves.iter_mut().find(shares) {
+                Some(shelf) => shelf.readers.push(reader),
+                None => shelves.push(Self {
+                    stream: feed.stream.clone(),
+                    retention,
+                    readers: vec![reader],
+                }),
+            }
+        }
+        Ok(shelves)
+    }
+
+    /// Whether only one consumer of ours waits for each of its messages, so that settling it
+    /// removes it.
+    pub fn is_sole(&self) -> bool {
+        self.retention != Retention::Limits && self.readers.len() == 1
+    }
+
+    /// How many of the events of `reader` will be given to nobody again. What is on its way while
+    /// this asks may be missed, and is never taken for an orphan. `None`: others read the stream,
+    /// and it cannot be told.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn orphans(
+        &self,
+        broker: &Broker,
+        reader: &Reader,
+    ) -> Result<Option<u64>, AdminError> {
+        let before = self.stored(broker, reader).await?;
+        let state = broker.consumer_state(&self.stream, &reader.feed.consumer).await?;
+        if !self.is_sole() {
+            return Ok(Some(given_up(&state)));
+        }
+        let after = self.stored(broker, reader).await?;
+        let stored = before.zip(after).map(|(before, after)| before.min(after));
+        Ok(stored.map(|stored| stored.saturating_sub(state.num_pending + state.num_ack_pending)))
+    }
+
+    /// Messages stored for a reader that is the only one.
+    async fn stored(&self, broker: &Broker, reader: &Reader) -> Result<Option<u64>, AdminError> {
+        match self.retention {
+            Retention::Limits => Ok(None),
+            Retention::Interest if !self.is_sole() => Ok(None),
+            Retention::Interest => {
+                let state = broker.stream_state(&self.stream).await?;
+                // Whoever else reads it keeps messages there, too.
+                Ok((state.consumers <= 1).then_some(state.messages))
+            }
+            Retention::WorkQueue => {
+                let mut stored = 0;
+                for filter in reader.filters() {
+                    stored += broker.subjects_count(&self.stream, filter).await?;
+                }
+                Ok(Some(stored))
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// The subjects it reads.
+    pub fn filters(&self) -> Vec<&str> {
+        if self.feed.filters.is_empty() {
+            vec![">"]
+        } else {
+            self.feed.filters.iter().map(String::as_str).collect()
+        }
+    }
+
+    /// Whether it reads this message.
+    pub fn reads(&self, message: &StoredMessage) -> bool {
+        self.filters().iter().any(|filter| covers(filter, &message.subject))
+    }
+}
+
+/// The sequence up to which a consumer has settled or given up on all that it reads.
+///
+/// The ack floor says so of what is below it. It stays at an exhausted message until a later one is
+/// settled; but when nothing is pending and nothing in hand, it holds for all that was delivered.
+pub(super) fn over(state: &ConsumerState) -> u64 {
+    if state.num_pending == 0 && state.num_ack_pending == 0 {
+        state.delivered
+    } else {
+        state.ack_floor
+    }
+}
+
+/// How many messages a consumer has given up on, at the least: it counts them with those in hand
+/// that came before.
+pub(super) fn given_up(state: &ConsumerState) -> u64 {
+    state.num_redelivered.saturating_sub(state.num_ack_pending)
+}

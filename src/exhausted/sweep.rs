@@ -1,0 +1,303 @@
+//! Sweep: the net under the router: finds what the server gave up on unheard, and what waited too
+//! long for a retry.
+//!
+//! It works from [`orphans`](super::orphans): where there are any, it walks the stream from its
+//! oldest message, with single reads (a consumer would count as one more reader). It acts on what
+//! two rounds have seen, so that an ack that is on its way is not mistaken. Where several stages
+//! read one stream, it acts on what no reader waits for any more, and only for readers that show a
+//! message given up on.
+//!
+//! A source keeps its messages whoever has settled them, so nothing shows there which one was given
+//! up on: for those, the advisories are the net; what they missed is counted, not found.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::{Duration, SystemTime},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    bury::{Burial, BuryError, Why},
+    orphans::{Reader, Shelf, given_up, over},
+};
+use crate::{
+    broker::{AdminError, ConsumerState, Retention, StoredMessage, get},
+    error_chain::causes_of,
+    limits,
+    topology::Topology,
+    wire::Origin,
+};
+
+/// What was found and left for the next round: stream and sequence, and when it was first found.
+type Seen = HashMap<(String, u64), SystemTime>;
+
+/// The sweep of one worker. Every worker runs one; they need not know of each other.
+#[derive(Debug)]
+pub struct Sweep {
+    afterwards: Burial,
+    topology: Topology,
+    seen: Seen,
+    /// Where it goes on looking at the retry stream.
+    cursor: u64,
+}
+
+impl Sweep {
+    /// A sweep that has seen nothing yet.
+    pub fn new(afterwards: Burial) -> Self {
+        Self {
+            topology: Topology::of(&afterwards.pipeline),
+            afterwards,
+            seen: Seen::new(),
+            cursor: 1,
+        }
+    }
+
+    /// A round every [`limits::SWEEP_EVERY`] until `stop`; `worker` shifts it against those of
+    /// others.
+    pub async fn run(mut self, worker: &str, stop: CancellationToken) {
+        let mut hasher = DefaultHasher::new();
+        worker.hash(&mut hasher);
+        let shift = limits::SWEEP_EVERY.mul_f64((hasher.finish() % 1000) as f64 / 1000.0);
+        let mut wait = shift;
+        // Whatever is under way when the worker stops can be done again.
+        while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+            if stop.run_until_cancelled(self.round(SystemTime::now())).await.is_none() {
+                return;
+            }
+            wait = limits::SWEEP_EVERY;
+        }
+    }
+
+    /// Looks once at everything. What cannot be done is told in the log, and tried again in the
+    /// next round.
+    pub async fn round(&mut self, now: SystemTime) {
+        let mut seen = Seen::new();
+        match Shelf::all(&self.afterwards.broker, &self.topology).await {
+            Ok(shelves) => {
+                for shelf in &shelves {
+                    tell(&shelf.stream, self.look(shelf, now, &mut seen).await);
+                }
+            }
+            Err(error) => tell("*", Err(error.into())),
+        }
+        self.seen = seen;
+        let retry = self.topology.retry_stream();
+        tell(&retry, self.expire(&retry, now).await);
+    }
+
+    /// Looks at one stream: counts its orphans, and dead-letters those seen before.
+    async fn look(&self, shelf: &Shelf, now: SystemTime, seen: &mut Seen) -> Result<(), BuryError> {
+        let Burial { broker, metrics, .. } = &self.afterwards;
+        let mut readers = Vec::new();
+        let mut found = 0;
+        for reader in &shelf.readers {
+            let Some(orphans) = shelf.orphans(broker, reader).await? else { return Ok(()) };
+            metrics.stage(&reader.feed.stage).set_orphans(&shelf.stream, orphans);
+            found += orphans;
+            readers
+                .push((reader, broker.consumer_state(&shelf.stream, &reader.feed.consumer).await?));
+        }
+        if found == 0 || shelf.retention == Retention::Limits {
+            return Ok(());
+        }
+        let shared = shelf.retention == Retention::Interest;
+        if shared && broker.stream_state(&shelf.stream).await?.consumers > shelf.readers.len() {
+            // Someone else reads it, and what is stored may wait for them.
+            return Ok(());
+        }
+        let filters = match shelf.retention {
+            Retention::WorkQueue => shelf.readers.iter().flat_map(Reader::filters).collect(),
+            Retention::Interest | Retention::Limits => vec![">"],
+        };
+        // Where one reader alone settles, what is delivered and still there is looked at too, for
+        // how long it stays.
+        let end_of =
+            |state: &ConsumerState| if shelf.is_sole() { state.delivered } else { over(state) };
+        let end = readers.iter().map(|(_, state)| end_of(state)).max().unwrap_or(0);
+        let patience =
+            shelf.readers.iter().map(|reader| reader.ack_wait * 2).max().unwrap_or_default();
+        let patience = patience.max(limits::SWEEP_PATIENCE_MIN);
+        let (mut from, mut left, mut done) = (1, 0, 0);
+        while left < limits::SWEEP_LOOKS_MAX && done < found.min(limits::SWEEP_LOOKS_MAX as u64) {
+            let Some(message) = self.next(&shelf.stream, &filters, from).await? else { break };
+            if message.seq > end {
+                break;
+            }
+            from = message.seq + 1;
+            let mine: Vec<_> =
+                readers.iter().filter(|(reader, _)| reader.reads(&message)).collect();
+            let is_over = mine.iter().all(|(_, state)| over(state) >= message.seq);
+            if mine.is_empty() || !(is_over || shelf.is_sole()) {
+                left += 1;
+                continue;
+            }
+            let key = (shelf.stream.clone(), message.seq);
+            let first = self.seen.get(&key).copied();
+            let is_due = first.is_some_and(|first| {
+                let stays = now.duration_since(first).unwrap_or_default();
+                age(&message, now) >= patience
+                    && (is_over || stays >= self.in_hand_max(&mine[0].0.feed.stage))
+            });
+            if is_due && self.resolve(&shelf.stream, &mine, &message).await? {
+                done += 1;
+            } else {
+                seen.insert(key, first.unwrap_or(now));
+                left += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// For how long an event of a stage may be in hand, its retries included; generous, since
+    /// nothing but time tells.
+    ///
+    /// A consumer's ack floor stays at what was given up on for as long as anything is in hand,
+    /// which on a busy stage may be always.
+    fn in_hand_max(&self, stage: &str) -> Duration {
+        let declared = self.afterwards.pipeline.stage(stage);
+        let (attempts, turn) = declared.map_or((1, limits::CHANNEL_ACK_WAIT), |stage| {
+            (stage.policy.attempts_max(), stage.ack_wait + stage.policy.park_after())
+        });
+        (turn * attempts.saturating_mul(4)).max(limits::SWEEP_STUCK_MIN)
+    }
+
+    /// Deals with a message that none of its readers waits for. Returns whether it is dealt with:
+    /// left alone is what several stages may have given up on and nothing says which.
+    async fn resolve(
+        &self,
+        stream: &str,
+        readers: &[&(&Reader, ConsumerState)],
+        message: &StoredMessage,
+    ) -> Result<bool, BuryError> {
+        let mut suspects: Vec<&Reader> = Vec::new();
+        if let [(reader, _)] = readers {
+            suspects.push(reader);
+        } else {
+            for (reader, state) in readers {
+                if self.afterwards.has_letter(&reader.feed.stage, stream, message).await? {
+                    // Its letter was written and the message not settled. If it goes now, that was
+                    // all.
+                    self.settle(reader, message).await?;
+                } else if given_up(state) > 0 {
+                    suspects.push(reader);
+                }
+            }
+            if self.afterwards.broker.message(stream, message.seq).await?.is_none() {
+                return Ok(true);
+            }
+            if suspects.len() > 1 {
+                let mut failed = Vec::new();
+                for suspect in suspects {
+                    if self.afterwards.failed_there(&suspect.feed.stage, stream, message).await {
+                        failed.push(suspect);
+                    }
+                }
+                suspects = failed;
+            }
+        }
+        for suspect in &suspects {
+            self.afterwards.bury(&suspect.feed.stage, stream, message, Why::Unnoticed).await?;
+            self.settle(suspect, message).await?;
+        }
+        Ok(!suspects.is_empty())
+    }
+
+    async fn settle(&self, reader: &Reader, message: &StoredMessage) -> Result<(), AdminError> {
+        self.afterwards
+            .broker
+            .settle_for(&reader.feed.stream, &reader.feed.consumer, message.seq)
+            .await
+    }
+
+    /// The first message from `from` on that any of `filters` matches.
+    async fn next(
+        &self,
+        stream: &str,
+        filters: &[&str],
+        from: u64,
+    ) -> Result<Option<StoredMessage>, AdminError> {
+        let mut nearest: Option<StoredMessage> = None;
+        for filter in filters {
+            let found = self.afterwards.broker.next_on_subject(stream, filter, from).await?;
+            nearest = [nearest, found].into_iter().flatten().min_by_key(|message| message.seq);
+        }
+        Ok(nearest)
+    }
+
+    /// Goes on through the retry stream, and dead-letters what has waited there for too long.
+    ///
+    /// An event that is parked again is stored anew and keeps the time since when it waits: an old
+    /// one may be anywhere, so the round goes on where the last one ended, and begins again at the
+    /// end.
+    async fn expire(&mut self, stream: &str, now: SystemTime) -> Result<(), BuryError> {
+        let age_max = self.afterwards.pipeline.storage.retry_max_age;
+        if age_max.is_zero() {
+            return Ok(());
+        }
+        let broker = self.afterwards.broker.clone();
+        let mut readers = Vec::new();
+        for feed in self.topology.all_feeds().iter().filter(|feed| feed.stream == stream) {
+            let state = broker.consumer_state(stream, &feed.consumer).await?;
+            readers.push((Reader { feed: feed.clone(), ack_wait: Duration::ZERO }, state));
+        }
+        let mut bytes = 0;
+        for _ in 0..limits::SWEEP_LOOKS_MAX {
+            let Some(message) = broker.next_on_subject(stream, ">", self.cursor).await? else {
+                self.cursor = 1;
+                break;
+            };
+            bytes += message.body.len();
+            let reader = readers.iter().find(|(reader, _)| reader.reads(&message));
+            // What is in hand is its worker's; what was given up on is found with the orphans.
+            let is_waiting = reader.is_none_or(|(_, state)| message.seq > state.delivered);
+            if is_waiting && waited(stream, &message, now) > age_max {
+                self.let_expire(stream, &message, age_max).await?;
+            }
+            self.cursor = message.seq + 1;
+            if bytes > limits::SWEEP_BYTES_MAX {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn let_expire(
+        &self,
+        stream: &str,
+        message: &StoredMessage,
+        age_max: Duration,
+    ) -> Result<(), BuryError> {
+        let names = self.afterwards.pipeline.names();
+        let target = get(&message.headers, "Nats-Schedule-Target").unwrap_or(&message.subject);
+        let Some(stage) = names.stage_of_retry(target) else { return Ok(()) };
+        self.afterwards.bury(stage, stream, message, Why::Expired(age_max)).await?;
+        self.afterwards.broker.delete_message(stream, message.seq).await?;
+        Ok(())
+    }
+}
+
+fn age(message: &StoredMessage, now: SystemTime) -> Duration {
+    now.duration_since(message.stored_at).unwrap_or_default()
+}
+
+/// For how long an event has waited in the retry stream, by what it says, or else by when it was
+/// stored.
+fn waited(stream: &str, message: &StoredMessage, now: SystemTime) -> Duration {
+    let origin =
+        Origin::read(stream, message.seq, &message.subject, |name| get(&message.headers, name));
+    now.duration_since(origin.queued_at.unwrap_or(message.stored_at)).unwrap_or_default()
+}
+
+fn tell(stream: &str, result: Result<(), BuryError>) {
+    match result {
+        Ok(()) => {}
+        // The feed of the consumer says so, and what to do.
+        Err(BuryError::Admin(AdminError::NoStream { .. } | AdminError::NoConsumer { .. })) => {}
+        Err(error) => {
+            let cause = causes_of(&error);
+            tracing::warn!(stream, error = %error, cause, "the sweep could not look for events given up on; trying again");
+        }
+    }
+}

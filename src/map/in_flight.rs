@@ -1,0 +1,123 @@
+//! InFlight: what one worker has in hand over all of its stages, and how it comes to have nothing.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
+
+/// What one worker has in hand: deliveries that are not settled, and pulls that may bring more.
+#[derive(Debug)]
+pub struct InFlight {
+    held: AtomicUsize,
+    emptied: Notify,
+    quiet: watch::Sender<bool>,
+    one: Mutex<()>,
+}
+
+/// Something in hand, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Hold(Arc<InFlight>);
+
+/// Nothing else is in hand until this is dropped.
+#[derive(Debug)]
+pub(super) struct Alone<'a> {
+    in_flight: &'a InFlight,
+    _one: MutexGuard<'a, ()>,
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self {
+            held: AtomicUsize::new(0),
+            emptied: Notify::new(),
+            quiet: watch::Sender::new(false),
+            one: Mutex::new(()),
+        }
+    }
+}
+
+impl InFlight {
+    /// Takes something in hand that may bring more, unless nothing may be pulled now.
+    pub(super) fn try_hold(self: &Arc<Self>) -> Option<Hold> {
+        // Whoever wants quiet writes it before looking at what is held, and cannot write it while
+        // this looks at it.
+        let quiet = self.quiet.borrow();
+        (!*quiet).then(|| self.hold())
+    }
+
+    /// Takes something in hand that came by something held.
+    pub(super) fn hold(self: &Arc<Self>) -> Hold {
+        self.held.fetch_add(1, Ordering::AcqRel);
+        Hold(Arc::clone(self))
+    }
+
+    /// Whether nothing more may be pulled, now and from now on.
+    pub(super) fn quiet(&self) -> watch::Receiver<bool> {
+        self.quiet.subscribe()
+    }
+
+    /// Stops all pulling and waits until nothing is in hand.
+    pub(super) async fn alone(&self) -> Alone<'_> {
+        let one = self.one.lock().await;
+        let alone = Alone { in_flight: self, _one: one };
+        self.quiet.send_replace(true);
+        loop {
+            let emptied = self.emptied.notified();
+            tokio::pin!(emptied);
+            // Registered before the look, so that what is emptied in between is not missed.
+            emptied.as_mut().enable();
+            if self.held.load(Ordering::Acquire) == 0 {
+                return alone;
+            }
+            emptied.await;
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.0.held.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.emptied.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.in_flight.quiet.send_replace(false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn alone_waits_until_nothing_is_held_and_pulling_resumes_after_it() {
+        let in_flight = Arc::new(InFlight::default());
+        let (first, second) = (in_flight.hold(), in_flight.hold());
+        let quiet = in_flight.quiet();
+        let alone = in_flight.alone();
+        tokio::pin!(alone);
+        assert!(futures_util::poll!(&mut alone).is_pending() && *quiet.borrow());
+        drop(first);
+        assert!(futures_util::poll!(&mut alone).is_pending());
+        drop(second);
+        let alone = alone.await;
+        assert!(*quiet.borrow());
+        drop(alone);
+        assert!(!*quiet.borrow());
+    }
+
+    #[tokio::test]
+    async fn whoever_gives_up_waiting_to_be_alone_leaves_the_others_to_their_work() {
+        let in_flight = Arc::new(InFlight::default());
+        let _held = in_flight.hold();
+        let mut alone = Box::pin(in_flight.alone());
+        assert!(futures_util::poll!(&mut alone).is_pending());
+        drop(alone);
+        assert!(!*in_flight.quiet().borrow());
+    }
+}

@@ -1,0 +1,133 @@
+//! Families: every metric that is counted by label, with its name and help.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::{
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+use super::{durations::Durations, tallies::Tallies};
+
+type Labels = Vec<(&'static str, String)>;
+pub(super) type Counters = Family<Labels, Counter<u64, AtomicU64>>;
+type Gauges = Family<Labels, Gauge<i64, AtomicI64>>;
+
+/// What is counted by label, for every stage.
+#[derive(Clone, Default)]
+pub(super) struct Families {
+    pub(super) handled: Counters,
+    pub(super) took: Family<Labels, Durations>,
+    pub(super) settling: Family<Labels, Durations>,
+    pub(super) errors: Counters,
+    pub(super) retry_queued: Counters,
+    pub(super) retried: Counters,
+    pub(super) deferred: Counters,
+    pub(super) parked: Counters,
+    pub(super) reprocessed: Counters,
+    pub(super) recovered: Counters,
+    pub(super) permanent: Counters,
+    pub(super) dead_lettered: Counters,
+    pub(super) published: Counters,
+    pub(super) completed_late: Counters,
+    pub(super) rebinds: Counters,
+    pub(super) active: Gauges,
+    pub(super) lag: Gauges,
+    pub(super) ack_pending: Gauges,
+    pub(super) orphans: Gauges,
+    pub(super) applied: Counters,
+    pub(super) rejected: Counters,
+    pub(super) emitted: Counters,
+    pub(super) commits: Counters,
+    pub(super) leading: Gauges,
+    pub(super) breaker_state: Gauges,
+    pub(super) breaker_opens: Counters,
+    pub(super) tallies: Tallies,
+}
+
+impl Families {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        // A counter's name gets its `_total` when it is printed.
+        for (name, help, family) in [
+            ("events_handled", "Deliveries settled, by outcome", &self.handled),
+            ("events_handling_errors", "Attempts that failed, by error class", &self.errors),
+            ("events_retry_queued", "Failed attempts whose event comes back", &self.retry_queued),
+            ("events_retried", "Deliveries that were a second or later attempt", &self.retried),
+            ("events_deferred", "Deliveries put off without spending an attempt", &self.deferred),
+            ("events_parked", "Events put into the retry stream for a long wait", &self.parked),
+            (
+                "events_reprocessed",
+                "Events of dead letters sent back to their stage",
+                &self.reprocessed,
+            ),
+            (
+                "events_recovered",
+                "Events of dead letters sent back because the stage is up again",
+                &self.recovered,
+            ),
+            ("events_permanent", "Dead letters that recovery marked as permanent", &self.permanent),
+            ("events_dead_lettered", "Events given up on, by reason", &self.dead_lettered),
+            ("events_published", "Results published", &self.published),
+            (
+                "events_completed_late",
+                "Events that completed although there is a dead letter",
+                &self.completed_late,
+            ),
+            ("consumer_rebinds", "Times that a consumer was gone and opened again", &self.rebinds),
+            ("reduce_applied", "Messages taken into the state of a reduce stage", &self.applied),
+            (
+                "reduce_rejected",
+                "Messages that a reduce stage could not understand",
+                &self.rejected,
+            ),
+            (
+                "reduce_emitted",
+                "Incident events, by kind, and notifications, by channel",
+                &self.emitted,
+            ),
+            ("reduce_commits", "Checkpoints written", &self.commits),
+            (
+                "breaker_opens",
+                "Times that this worker opened the stage's circuit breaker",
+                &self.breaker_opens,
+            ),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+        for (name, help, family) in [
+            ("handler_active_count", "Events in hand", &self.active),
+            (
+                "consumer_lag",
+                "Messages not yet delivered; every worker shows the fleet's: take the max",
+                &self.lag,
+            ),
+            (
+                "consumer_ack_pending",
+                "Messages delivered and not settled; take the max",
+                &self.ack_pending,
+            ),
+            (
+                "breaker_state",
+                "The stage's circuit breaker: 0 closed, 1 open, 2 letting probes through",
+                &self.breaker_state,
+            ),
+            (
+                "orphans",
+                "Events stored that nobody will be given again, at the last sweep; take the max",
+                &self.orphans,
+            ),
+            ("reduce_leading", "Whether this worker runs the reduce stage: 1 or 0", &self.leading),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+        let help = "How long deliveries took, from the start of work to the settlement";
+        registry.register("events_handling_duration_seconds", help, self.took.clone());
+        let help =
+            "How long it took to store what becomes of a failed attempt, its error event included";
+        registry.register("events_settling_duration_seconds", help, self.settling.clone());
+    }
+}
+
+pub(super) fn as_gauge(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,178 @@
+//! Health: what a worker says of itself, every two seconds, to whoever asks for the status of the
+//! fleet.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{counters::StageSnapshot, durations::DurationCounts, metrics::Metrics};
+use crate::limits;
+
+/// What a worker says of itself: its value in the key-value bucket `Names::workers_bucket`, as
+/// JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerRecord {
+    /// Its name, unlike any other's; the key in the bucket.
+    pub id: String,
+    /// The host it runs on.
+    pub host: String,
+    /// Its process id there.
+    pub pid: u32,
+    /// The version of millstream.
+    pub version: String,
+    /// The hash of the configuration that it runs.
+    pub config: String,
+    /// When it started, RFC 3339.
+    pub started_at: String,
+    /// When it said this, RFC 3339.
+    pub seen_at: String,
+    /// The reduce stages that it runs, and does not only stand by for.
+    pub leads: Vec<String>,
+    /// What its map stages and channels did, by name.
+    pub stages: BTreeMap<String, StageStats>,
+}
+
+/// What one stage of one worker did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StageStats {
+    /// Deliveries settled since the worker started.
+    pub handled: u64,
+    /// Attempts that failed since then.
+    pub failed: u64,
+    /// Events given up on since then.
+    pub dead_lettered: u64,
+    /// Events in hand.
+    pub active: u64,
+    /// What it did lately: the base of rates and quantiles.
+    pub recent: Recent,
+}
+
+/// What one stage did within a span of time. Such spans add up over workers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Recent {
+    /// How long the span is.
+    pub span_ms: u64,
+    /// Deliveries settled within it.
+    pub handled: u64,
+    /// Attempts that failed within it.
+    pub failed: u64,
+    /// How long the deliveries took.
+    pub took: DurationCounts,
+}
+
+/// Writes the records of one worker, and remembers what it needs for rates.
+#[derive(Debug)]
+pub struct Recorder {
+    worker: WorkerRecord,
+    /// What was counted at earlier records, oldest first, over [`limits::RECENT`].
+    history: VecDeque<(Instant, BTreeMap<String, StageSnapshot>)>,
+}
+
+impl WorkerRecord {
+    /// The record of a worker that starts now and has done nothing.
+    pub fn new(id: &str, host: &str, config: &str) -> Self {
+        let now = Timestamp::now().to_string();
+        Self {
+            id: id.to_owned(),
+            host: host.to_owned(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config: config.to_owned(),
+            started_at: now.clone(),
+            seen_at: now,
+            leads: Vec::new(),
+            stages: BTreeMap::new(),
+        }
+    }
+}
+
+impl Recorder {
+    /// A recorder for a worker that starts now.
+    pub fn new(worker: WorkerRecord) -> Self {
+        Self { worker, history: VecDeque::new() }
+    }
+
+    /// What the worker says of itself at `now`. Rates and quantiles are those since the record a
+    /// [`limits::RECENT`] ago, or since the first.
+    pub fn record(&mut self, metrics: &Metrics, now: Instant) -> WorkerRecord {
+        let counted: BTreeMap<_, _> = metrics.snapshot().into_iter().collect();
+        self.history.push_back((now, counted.clone()));
+        while self.history.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= limits::RECENT) {
+            self.history.pop_front();
+        }
+        let (since, before) = self.history.front().expect("this record was just pushed");
+        let span = now.duration_since(*since);
+        let stages = counted.into_iter().map(|(name, stage)| {
+            let before = before.get(&name).cloned().unwrap_or_default();
+            (name, StageStats::new(&stage, &before, span))
+        });
+        WorkerRecord {
+            seen_at: Timestamp::now().to_string(),
+            leads: metrics.leading(),
+            stages: stages.collect(),
+            ..self.worker.clone()
+        }
+    }
+}
+
+impl StageStats {
+    fn new(now: &StageSnapshot, before: &StageSnapshot, span: Duration) -> Self {
+        Self {
+            handled: now.handled,
+            failed: now.failed,
+            dead_lettered: now.dead_lettered,
+            active: now.active,
+            recent: Recent {
+                span_ms: u64::try_from(span.as_millis()).unwrap_or(u64::MAX),
+                handled: now.handled.saturating_sub(before.handled),
+                failed: now.failed.saturating_sub(before.failed),
+                took: now.took.since(&before.took),
+            },
+        }
+    }
+}
+
+impl Recent {
+    /// Deliveries settled per second.
+    pub fn per_second(&self) -> f64 {
+        if self.span_ms == 0 { 0.0 } else { self.handled as f64 * 1000.0 / self.span_ms as f64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::{Outcome, metrics::tests::metrics};
+
+    #[test]
+    fn a_record_tells_of_the_last_half_minute() {
+        let (metrics, start) = (metrics(), Instant::now());
+        let mut recorder = Recorder::new(WorkerRecord::new("w1", "host", "abc"));
+        let stage = metrics.stage("orders");
+        let mut last = None;
+        for second in 0..=120 {
+            if second < 60 {
+                stage.handled("t", Outcome::Done, Duration::from_millis(50));
+            } else {
+                stage.handled("t", Outcome::Retried, Duration::from_secs(2));
+                stage.failed("TimeoutError");
+            }
+            last = Some(recorder.record(&metrics, start + Duration::from_secs(second)));
+        }
+        let last = last.unwrap();
+        let orders = &last.stages["orders"];
+        assert_eq!((orders.handled, orders.failed), (121, 61));
+        assert_eq!(
+            (orders.recent.span_ms, orders.recent.handled, orders.recent.failed),
+            (30_000, 30, 30)
+        );
+        assert_eq!(orders.recent.took.quantile(0.01), Some(Duration::from_secs(2)));
+        assert!((orders.recent.per_second() - 1.0).abs() < 0.01);
+        let json = serde_json::to_vec(&last).unwrap();
+        assert_eq!(serde_json::from_slice::<WorkerRecord>(&json).unwrap(), last);
+    }
+}

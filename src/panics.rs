@@ -1,0 +1,10 @@
+//! Panics: the message of a caught panic.
+
+/// Message of a panic, as far as it has one.
+pub(crate) fn text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
+}

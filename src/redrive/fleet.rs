@@ -1,0 +1,136 @@
+//! Fleet: a worker's part in the jobs that nobody else runs: it watches for them, takes them and
+//! carries them on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    context::{Context, Progress},
+    job::Job,
+    run::{self, Ended},
+    store::{self, Claim, Jobs},
+};
+use crate::{broker::KvChange, limits, wire::Names};
+
+/// A worker's part in the jobs of its pipeline.
+#[derive(Debug)]
+pub struct Fleet {
+    /// What jobs are run with.
+    pub context: Context,
+    /// A name unlike that of any other process.
+    pub worker: String,
+}
+
+/// A job that is still to be carried on, as it was last seen.
+struct Seen {
+    job: Job,
+    revision: u64,
+    /// Since when, on our clock, its record has not moved.
+    since: Instant,
+}
+
+#[derive(Default)]
+struct Watch {
+    open: BTreeMap<String, Seen>,
+    ours: BTreeSet<String>,
+    /// Jobs that did not go well here, and until when others may try.
+    shunned: BTreeMap<String, Instant>,
+}
+
+impl Fleet {
+    /// Carries jobs on until `stop`; then leaves them to others.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { context, worker } = self;
+        let jobs = Jobs::new(&context.broker, &context.names);
+        let context = Arc::new(context);
+        let changes = context.broker.kv_follow(&context.names.state_bucket(), &Names::job_key(""));
+        let mut changes = std::pin::pin!(changes);
+        let mut watch = Watch::default();
+        let mut running: JoinSet<(String, bool)> = JoinSet::new();
+        let mut looks = tokio::time::interval(limits::JOBS_LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some(change) = changes.next() => match change {
+                    Ok(change) => watch.saw(change),
+                    // Whoever runs them may not have been able to say so: they are given their time
+                    // anew.
+                    Err(_) => watch.open.values_mut().for_each(|seen| seen.since = Instant::now()),
+                },
+                Some(ended) = running.join_next() => if let Ok((id, well)) = ended {
+                    if !well {
+                        watch.shunned.insert(id.clone(), Instant::now() + limits::REOPEN_WAIT_MAX);
+                    }
+                    watch.ours.remove(&id);
+                },
+                _ = looks.tick() => {
+                    for claim in take(&jobs, &mut watch, &worker).await {
+                        let (context, stop, id) = (Arc::clone(&context), stop.clone(), claim.job().id.clone());
+                        watch.ours.insert(id.clone());
+                        running.spawn(async move {
+                            let progress = Progress::of(&claim);
+                            let ended = run::run(&context, claim, &progress, &stop).await;
+                            (id, !matches!(ended, Ended::Broker(_)))
+                        });
+                    }
+                }
+                () = stop.cancelled() => break,
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+}
+
+/// Takes the jobs that nobody runs.
+async fn take(jobs: &Jobs, watch: &mut Watch, worker: &str) -> Vec<Claim> {
+    let mut taken = Vec::new();
+    watch.shunned.retain(|_, until| Instant::now() < *until);
+    let free: Vec<String> = watch.free().map(ToOwned::to_owned).collect();
+    for id in free.into_iter().take(limits::JOBS_AT_ONCE_MAX.saturating_sub(watch.ours.len())) {
+        let Some(seen) = watch.open.remove(&id) else { continue };
+        match Claim::take(jobs, seen.job, seen.revision, worker).await {
+            Ok(Some(claim)) => taken.push(claim),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(job = id, error = %error, "could not take a job");
+                // If it was taken all the same, its record has moved, and it is seen again.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+    taken
+}
+
+impl Watch {
+    fn saw(&mut self, change: KvChange) {
+        let Some(job) = change.value.as_deref().and_then(store::read) else {
+            let id = change.key.strip_prefix(&Names::job_key("")).unwrap_or_default();
+            self.open.remove(id);
+            return;
+        };
+        if job.is_open() {
+            let id = job.id.clone();
+            self.open.insert(id, Seen { job, revision: change.revision, since: Instant::now() });
+        } else {
+            self.open.remove(&job.id);
+        }
+    }
+
+    /// The jobs that nobody runs, oldest first.
+    fn free(&self) -> impl Iterator<Item = &str> {
+        let nobody =
+            |seen: &Seen| seen.job.runner.is_none() || seen.since.elapsed() >= limits::JOB_CLAIM;
+        let ours = |id: &String| self.ours.contains(id) || self.shunned.contains_key(id);
+        self.open
+            .iter()
+            .filter(move |(id, seen)| !ours(id) && nobody(seen))
+            .map(|(id, _)| id.as_str())
+    }
+}

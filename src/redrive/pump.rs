@@ -1,0 +1,433 @@
+//! Pump: sends the letters of a job, many at once, each removed once it is sent, and keeps how far
+//! all is done.
+//!
+//! Where a job takes every letter of a stage, whole runs are removed by one request: up to a number
+//! below which every letter of the stage was sent. As soon as one is left where it is, the rest are
+//! removed one by one.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use futures_util::{
+    StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesUnordered},
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    canary::Probe,
+    context::{Context, Progress, RunError},
+    job::Job,
+    judge::{Judge, Verdict},
+    resend::{self, RedriveError, stage_of},
+};
+use crate::{
+    broker::{AdminError, PublishError, Stored, StoredMessage, get},
+    dead_letter::{LetterFilter, amend, stored},
+    limits,
+};
+use millstream_stages::headers;
+
+/// Why the pump stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// No letter is left.
+    Exhausted,
+    /// As many were sent as were asked for.
+    Enough,
+    /// It was told to.
+    Halted,
+}
+
+/// Sends the letters of one job.
+pub(super) struct Pump<'a> {
+    context: &'a Context,
+    progress: &'a Progress,
+    halt: &'a CancellationToken,
+    judge: Judge,
+    filter: LetterFilter,
+    /// The last letter that is the job's business.
+    last: u64,
+    /// Letters up to this were read.
+    read_up_to: u64,
+    /// Letters under way.
+    sending: BTreeSet<u64>,
+    /// Letters that were sent and are removed with the next run.
+    unremoved: BTreeSet<u64>,
+    /// Up to where letters may be removed by runs.
+    runs_end: u64,
+    removing: bool,
+    removal_failed: bool,
+    removed_at: Instant,
+    /// Stages whose redriven events are read.
+    read_stages: BTreeSet<String>,
+    interval: Option<Duration>,
+    reread: bool,
+    ready_at: Instant,
+    failures: u32,
+}
+
+type Letters = BoxStream<'static, Result<(u64, Option<StoredMessage>), AdminError>>;
+
+/// Something under way that ended.
+enum Step {
+    /// A letter was sent, or not.
+    Sent { probe: Probe, stored: Option<Stored>, result: Result<Fate, RedriveError> },
+    /// A letter was marked permanent, or had gone.
+    Marked { seq: u64, stage: String, result: Result<Option<u64>, PublishError> },
+    /// A run of letters was removed.
+    Removed { up_to: u64, count: u64, result: Result<u64, AdminError> },
+}
+
+/// Where a letter is that was sent.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// Removed; whether it was still there.
+    Removed(bool),
+    /// To be removed with its run.
+    Stays,
+}
+
+impl<'a> Pump<'a> {
+    pub(super) fn new(
+        context: &'a Context,
+        progress: &'a Progress,
+        halt: &'a CancellationToken,
+        job: &Job,
+    ) -> Result<Self, RunError> {
+        let fast = job.per_second.is_none_or(|rate| rate >= limits::REREAD_BELOW);
+        let by_runs =
+            job.filter.stage.is_some() && job.filter.is_by_stage() && job.rules.is_none() && fast;
+        Ok(Self {
+            context,
+            progress,
+            halt,
+            judge: Judge::of(job)?,
+            filter: job.filter.clone(),
+            last: job.last,
+            read_up_to: job.cursor,
+            sending: BTreeSet::new(),
+            unremoved: BTreeSet::new(),
+            runs_end: if by_runs && !job.left_behind { u64::MAX } else { 0 },
+            removing: false,
+            removal_failed: false,
+            removed_at: Instant::now(),
+            read_stages: BTreeSet::new(),
+            interval: job.per_second.map(|rate| Duration::from_secs_f64(1.0 / rate.max(0.001))),
+            reread: !fast,
+            ready_at: Instant::now(),
+            failures: 0,
+        })
+    }
+
+    /// Sends letters until none is left, `limit` were sent, or it is told to stop. A canary's are
+    /// remembered in the record.
+    ///
+    /// # Errors
+    /// [`RunError`], once all that was under way has ended. What was not sent is still there, and
+    /// after the cursor.
+    pub(super) async fn run(&mut self, limit: u64, canary: bool) -> Result<Flow, RunError> {
+        let mut under_way: FuturesUnordered<BoxFuture<'a, Step>> = FuturesUnordered::new();
+        let (mut letters, mut sent) = (self.letters(), 0);
+        let mut end: Option<Result<Flow, RunError>> = None;
+        loop {
+            if end.is_none() && self.halt.is_cancelled() {
+                end = Some(Ok(Flow::Halted));
+            }
+            if end.is_none() && sent >= limit {
+                end = Some(Ok(Flow::Enough));
+            }
+            under_way.extend(self.removal(end.is_some()));
+            let room = end.is_none()
+                && under_way.len() < limits::REDRIVES_IN_FLIGHT_MAX
+                && self.unremoved.len() < 4 * limits::REMOVE_RUN_MAX;
+            if under_way.is_empty()
+                && !room
+                && let Some(end) = end
+            {
+                return end;
+            }
+            let ready_at = self.ready_at;
+            tokio::select! {
+                biased;
+                Some(step) = under_way.next(), if !under_way.is_empty() => match self.ended(step, canary) {
+                    Ok(more) => under_way.extend(more),
+                    Err(error) => end = Some(end.filter(Result::is_err).unwrap_or(Err(error))),
+                },
+                next = async { tokio::time::sleep_until(ready_at).await; letters.next().await }, if room => match next {
+                    Some(Ok((seq, _))) if seq > self.last => end = Some(Ok(Flow::Exhausted)),
+                    Some(Ok((seq, letter))) => {
+                        self.failures = 0;
+                        match self.take(seq, letter, canary).await {
+                            Ok(Some((step, is_sent))) => {
+                                sent += u64::from(is_sent);
+                                under_way.push(step);
+                            }
+                            Ok(None) => self.settle(),
+                            Err(error) => end = Some(Err(error)),
+                        }
+                    }
+                    Some(Err(error)) => {
+                        self.failures += 1;
+                        if self.failures > limits::JOB_TRIES {
+                            end = Some(Err(error.into()));
+                        }
+                        tokio::time::sleep(Duration::from_millis(100) * self.failures).await;
+                        letters = self.letters();
+                    }
+                    None => end = Some(Ok(Flow::Exhausted)),
+                },
+                () = self.halt.cancelled(), if end.is_none() => {}
+            }
+        }
+    }
+
+    /// The letters that come next.
+    fn letters(&self) -> Letters {
+        let (broker, stream, from) =
+            (self.context.broker.clone(), self.context.names.dlq_stream(), self.read_up_to + 1);
+        if self.filter.letters.is_empty() {
+            let filter = self.context.names.dlq_filter(self.filter.stage.as_deref());
+            return broker
+                .scan(&stream, &filter, from)
+                .map(|letter| letter.map(|it| (it.seq, Some(it))))
+                .boxed();
+        }
+        let numbers: BTreeSet<u64> =
+            self.filter.letters.iter().copied().filter(|seq| *seq >= from).collect();
+        let found = move |seq| {
+            let (broker, stream) = (broker.clone(), stream.clone());
+            async move { Ok((seq, broker.message(&stream, seq).await?)) }
+        };
+        stream::iter(numbers).then(found).boxed()
+    }
+
+    /// Begins what is to be done with one letter. Says whether it is sent.
+    async fn take(
+        &mut self,
+        seq: u64,
+        letter: Option<StoredMessage>,
+        canary: bool,
+    ) -> Result<Option<(BoxFuture<'a, Step>, bool)>, RunError> {
+        let context = self.context;
+        let Some(letter) = letter else {
+            self.read_up_to = seq;
+            self.progress.count(|counts| counts.gone += 1);
+            return Ok(None);
+        };
+        let verdict = self.judge.verdict(&context.broker, &context.names, &letter).await?;
+        let stage = stage_of(&letter).to_owned();
+        match verdict {
+            Verdict::NotMeant => {}
+            Verdict::Guarded => {
+                self.progress.count(|counts| counts.guarded += 1);
+            }
+            Verdict::Completed => {
+                self.progress.count(|counts| counts.completed += 1);
+            }
+            Verdict::Permanent(why) => {
+                (self.read_up_to, _) = (seq, self.sending.insert(seq));
+                let marking = async move {
+                    let marked =
+                        amend::mark(&context.broker, &letter, headers::PERMANENT, &why).await;
+                    Step::Marked { seq, stage, result: marked }
+                };
+                return Ok(Some((Box::pin(marking), false)));
+            }
+            Verdict::Send => {
+                if !self.read_stages.contains(&stage) {
+                    resend::is_read(&context.broker, &context.names, &stage, seq).await?;
+                    self.read_stages.insert(stage.clone());
+                }
+                if get(&letter.headers, headers::BODY).is_some() && seq <= self.runs_end {
+                    // Its payload is kept apart, and goes with it alone.
+                    self.leave(seq);
+                }
+                (self.read_up_to, _) = (seq, self.sending.insert(seq));
+                if let Some(interval) = self.interval {
+                    let burst =
+                        Instant::now().checked_sub(limits::JOBS_LOOK).unwrap_or_else(Instant::now);
+                    self.ready_at = self.ready_at.max(burst) + interval;
+                }
+                let (by_run, reread) = (!canary && seq <= self.runs_end, self.reread);
+                let source = get(&letter.headers, headers::SOURCE).unwrap_or_default().to_owned();
+                let probe = Probe { letter: seq, stage, source, retry_seq: 0, fate: None };
+                return Ok(Some((Box::pin(send(context, letter, probe, by_run, reread)), true)));
+            }
+        }
+        self.read_up_to = seq;
+        // Also what is not meant must not go with a run: its subject may say what its headers do
+        // not.
+        if seq <= self.runs_end {
+            self.leave(seq);
+        }
+        Ok(None)
+    }
+
+    /// A letter stays where it is: what comes after it is not removed by runs.
+    fn leave(&mut self, seq: u64) -> BTreeSet<u64> {
+        self.progress.change(|job| job.left_behind = true);
+        self.runs_end = self.runs_end.min(seq.saturating_sub(1));
+        self.unremoved.split_off(&seq)
+    }
+
+    /// Accounts for what ended; gives what is to be done next because of it.
+    fn ended(&mut self, step: Step, canary: bool) -> Result<Vec<BoxFuture<'a, Step>>, RunError> {
+        let mut more: Vec<BoxFuture<'a, Step>> = Vec::new();
+        match step {
+            Step::Sent { mut probe, stored, result } => {
+                let seq = probe.letter;
+                if let Some(stored) = stored
+                    && canary
+                {
+                    probe.retry_seq = stored.seq;
+                    let of_canary = probe.clone();
+                    self.progress.change(|job| {
+                        job.canary.iter_mut().for_each(|it| it.sent.push(of_canary.clone()))
+                    });
+                }
+                match result {
+                    Ok(Fate::Removed(was_there)) => {
+                        self.progress.count(|counts| match was_there {
+                            true => counts.redriven += 1,
+                            false => counts.gone += 1,
+                        });
+                        self.context
+                            .count(&probe.stage, |stage| stage.reprocessed(u64::from(was_there)));
+                        if self.judge.recovers() {
+                            self.context
+                                .count(&probe.stage, |stage| stage.recovered(u64::from(was_there)));
+                        }
+                    }
+                    Ok(Fate::Stays) if seq <= self.runs_end => {
+                        self.unremoved.insert(seq);
+                    }
+                    Ok(Fate::Stays) => {
+                        more.push(Box::pin(remove(self.context, probe)));
+                        return Ok(more);
+                    }
+                    Err(error) if is_the_letters_own(&error) => {
+                        let why = error.to_string();
+                        self.progress.change(|job| {
+                            job.counts.failed += 1;
+                            job.why.get_or_insert(why);
+                        });
+                        for seq in self.leave(seq) {
+                            self.sending.insert(seq);
+                            let probe = Probe { letter: seq, ..probe.clone() };
+                            more.push(Box::pin(remove(self.context, probe)));
+                        }
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                self.sending.remove(&seq);
+            }
+            Step::Marked { seq, stage, result } => {
+                match result {
+                    Ok(marked) => {
+                        self.progress.count(|counts| match marked {
+                            Some(_) => counts.permanent += 1,
+                            None => counts.gone += 1,
+                        });
+                        self.context
+                            .count(&stage, |stage| stage.permanent(u64::from(marked.is_some())));
+                    }
+                    Err(source) => return Err(RedriveError::Publish { seq, stage, source }.into()),
+                }
+                self.sending.remove(&seq);
+            }
+            Step::Removed { up_to, count, result } => {
+                self.removing = false;
+                let purged = result.inspect_err(|_| self.removal_failed = true)?;
+                let redriven = purged.min(count);
+                self.unremoved = self.unremoved.split_off(&(up_to + 1));
+                self.progress.count(|counts| {
+                    counts.redriven += redriven;
+                    counts.gone += count - redriven;
+                });
+                let stage = self.filter.stage.as_deref().unwrap_or_default();
+                self.context.count(stage, |stage| stage.reprocessed(redriven));
+            }
+        }
+        self.settle();
+        Ok(more)
+    }
+
+    /// The removal of a run of letters that were sent, where it is time for one.
+    fn removal(&mut self, ending: bool) -> Option<BoxFuture<'a, Step>> {
+        let due = self.unremoved.len() >= limits::REMOVE_RUN_MAX
+            || self.removed_at.elapsed() >= limits::JOB_CHECKPOINT
+            || (ending && self.sending.is_empty());
+        if !due || self.removing || self.removal_failed {
+            return None;
+        }
+        // Every letter of the stage up to here was sent.
+        let all_sent =
+            self.sending.first().map_or(self.read_up_to, |seq| seq - 1).min(self.runs_end);
+        let up_to = *self.unremoved.range(..=all_sent).next_back()?;
+        let count = self.unremoved.range(..=up_to).count() as u64;
+        (self.removing, self.removed_at) = (true, Instant::now());
+        let context = self.context;
+        let filter = context.names.dlq_filter(self.filter.stage.as_deref());
+        Some(Box::pin(async move {
+            let result =
+                context.broker.purge_up_to(&context.names.dlq_stream(), &filter, up_to).await;
+            Step::Removed { up_to, count, result }
+        }))
+    }
+
+    /// Moves the cursor to before the first letter that is not done with.
+    fn settle(&self) {
+        let first = [self.sending.first(), self.unremoved.first()].into_iter().flatten().min();
+        let cursor = first.map_or(self.read_up_to, |seq| seq - 1);
+        self.progress.change(|job| job.cursor = job.cursor.max(cursor));
+    }
+}
+
+/// Whether it is for something about the letter that it could not be sent, so that others can.
+fn is_the_letters_own(error: &RedriveError) -> bool {
+    match error {
+        RedriveError::PayloadGone { .. } | RedriveError::TooLarge { .. } => true,
+        RedriveError::Publish { source, .. } => matches!(source, PublishError::TooLarge { .. }),
+        RedriveError::Letters(_) | RedriveError::NobodyReads { .. } => false,
+    }
+}
+
+async fn send(
+    context: &Context,
+    mut letter: StoredMessage,
+    probe: Probe,
+    by_run: bool,
+    reread: bool,
+) -> Step {
+    let (broker, names) = (&context.broker, &context.names);
+    if reread {
+        // It was read ahead, and somebody may have redriven, edited or dropped it since.
+        match broker.message(&names.dlq_stream(), letter.seq).await {
+            Ok(Some(now)) => letter = now,
+            Ok(None) => {
+                return Step::Sent { probe, stored: None, result: Ok(Fate::Removed(false)) };
+            }
+            Err(error) => return Step::Sent { probe, stored: None, result: Err(error.into()) },
+        }
+    }
+    match resend::send(broker, names, &letter).await {
+        Ok(stored) if by_run => Step::Sent { probe, stored: Some(stored), result: Ok(Fate::Stays) },
+        Ok(stored) => {
+            let removed = stored::remove(broker, names, &letter).await;
+            Step::Sent {
+                probe,
+                stored: Some(stored),
+                result: removed.map(Fate::Removed).map_err(Into::into),
+            }
+        }
+        Err(error) => Step::Sent { probe, stored: None, result: Err(error) },
+    }
+}
+
+/// Removes one letter that was sent.
+async fn remove(context: &Context, probe: Probe) -> Step {
+    let removed = context.broker.delete_message(&context.names.dlq_stream(), probe.letter).await;
+    Step::Sent { probe, stored: None, result: removed.map(Fate::Removed).map_err(Into::into) }
+}

@@ -1,0 +1,181 @@
+//! Redrive: sends letters back to the stage that failed, and only there.
+
+use std::time::SystemTime;
+
+use futures_util::Stream;
+use millstream_stages::headers;
+
+use crate::{
+    broker::{
+        AdminError, Broker, Expects, Headers, Outgoing, PublishError, Stored, StoredMessage, get,
+        header, set,
+    },
+    dead_letter::stored,
+    limits,
+    wire::{Names, Origin, rfc3339},
+};
+
+/// A redrive that did not succeed. The letter is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum RedriveError {
+    /// The dead-letter stream could not be read or written.
+    #[error("could not read or remove a dead letter")]
+    Letters(#[from] AdminError),
+    /// The event could not be published to its stage.
+    #[error("could not send the event of letter {seq} back to stage \"{stage}\"")]
+    Publish {
+        /// The letter.
+        seq: u64,
+        /// The stage.
+        stage: String,
+        /// Why.
+        source: PublishError,
+    },
+    /// No consumer brings the stage what is sent back to it: the event would be on its way for
+    /// ever.
+    #[error(
+        "letter {seq} cannot be redriven: nothing brings stage \"{stage}\" its redriven events (a reduce stage \
+         takes none; for any other, `millstream apply` creates the consumer)"
+    )]
+    NobodyReads {
+        /// The letter.
+        seq: u64,
+        /// The stage.
+        stage: String,
+    },
+    /// The letter was too large to hold its payload, and that is gone.
+    #[error(
+        "letter {seq} cannot be redriven: its payload, which was kept apart on \"{subject}\", is gone"
+    )]
+    PayloadGone {
+        /// The letter.
+        seq: u64,
+        /// Where the payload was.
+        subject: String,
+    },
+    /// With the headers of a redriven event it is larger than the server takes.
+    #[error(
+        "letter {seq} cannot be redriven: its event is {bytes} bytes with the headers it needs, and the server takes \
+         {max_payload}; raise max_payload of the server to {needed} at least, or edit the event to be smaller"
+    )]
+    TooLarge {
+        /// The letter.
+        seq: u64,
+        /// The size of the event as it would be sent.
+        bytes: usize,
+        /// What the server takes.
+        max_payload: usize,
+        /// What it would have to take.
+        needed: usize,
+    },
+}
+
+/// The letters of a stage, or all, oldest first.
+pub fn letters(
+    broker: &Broker,
+    names: &Names,
+    stage: Option<&str>,
+) -> impl Stream<Item = Result<StoredMessage, AdminError>> + Send + use<> {
+    broker.scan(&names.dlq_stream(), &names.dlq_filter(stage), 1)
+}
+
+/// Sends the event of one letter back to its stage, then removes the letter.
+///
+/// If the process dies in between, the letter stays and the event is on its way: it may run twice,
+/// it is never lost.
+///
+/// # Errors
+/// [`RedriveError`]; the letter is still there.
+pub async fn redrive(
+    broker: &Broker,
+    names: &Names,
+    letter: &StoredMessage,
+) -> Result<(), RedriveError> {
+    is_read(broker, names, stage_of(letter), letter.seq).await?;
+    send(broker, names, letter).await?;
+    stored::remove(broker, names, letter).await?;
+    Ok(())
+}
+
+/// The stage that gave up on the event of a letter.
+pub(super) fn stage_of(letter: &StoredMessage) -> &str {
+    get(&letter.headers, headers::STAGE).unwrap_or_default()
+}
+
+/// How often the event of a letter was redriven.
+pub(super) fn redrives_of(letter: &StoredMessage) -> u32 {
+    get(&letter.headers, headers::REDRIVES).and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// Makes sure that the stage of a letter reads what is sent back to it.
+pub(super) async fn is_read(
+    broker: &Broker,
+    names: &Names,
+    stage: &str,
+    seq: u64,
+) -> Result<(), RedriveError> {
+    match broker.consumer_state(&names.retry_stream(), &names.stage_consumer(stage)).await {
+        Ok(_) => Ok(()),
+        Err(AdminError::NoConsumer { .. } | AdminError::NoStream { .. }) => {
+            Err(RedriveError::NobodyReads { seq, stage: stage.to_owned() })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends the event of a letter back to its stage. The letter stays: remove it. Says where the event
+/// is.
+///
+/// Sent twice within [`crate::limits::DEDUP`], the server keeps one.
+///
+/// # Errors
+/// [`RedriveError`].
+pub(super) async fn send(
+    broker: &Broker,
+    names: &Names,
+    letter: &StoredMessage,
+) -> Result<Stored, RedriveError> {
+    let value = |name| get(&letter.headers, name);
+    let mut origin = Origin::read(names.dlq_stream(), letter.seq, &letter.subject, value);
+    origin.redrives += 1;
+
+    let payload = stored::payload(broker, names, letter).await?;
+    let gone = || RedriveError::PayloadGone {
+        seq: letter.seq,
+        subject: stored::apart(&letter.subject, &letter.headers).unwrap_or_default(),
+    };
+    let body = payload.ok_or_else(gone)?;
+    let (stage, queued_at) = (stage_of(letter), rfc3339(SystemTime::now()));
+    let outgoing = || {
+        let mut all = Headers::new();
+        for name in [
+            headers::EVENT_ID,
+            headers::EVENT_TYPE,
+            headers::EVENT_VERSION,
+            headers::TENANT,
+            headers::ENVELOPE,
+            headers::FIRST_FAILED_AT,
+            headers::TRACEPARENT,
+        ] {
+            if let Some(value) = value(name) {
+                set(&mut all, name, header(value));
+            }
+        }
+        origin.write_source(&mut all);
+        set(&mut all, headers::QUEUED_AT, queued_at.as_str());
+        set(&mut all, headers::MSG_ID, format!("redrive:{}", letter.seq).as_str());
+        let subject = names.retry_subject(stage);
+        Outgoing { subject, headers: all, body: body.clone(), expects: Expects::Anything }
+    };
+    let max_payload = broker.max_payload();
+    // What is near the limit is measured; the rest is not made twice for it.
+    if body.len() + limits::LETTER_RESERVE > max_payload && outgoing().bytes() > max_payload {
+        let bytes = outgoing().bytes();
+        // With some room for what a retry adds to the headers.
+        let needed = bytes + limits::LETTER_RESERVE;
+        return Err(RedriveError::TooLarge { seq: letter.seq, bytes, max_payload, needed });
+    }
+    let failed =
+        |source| RedriveError::Publish { seq: letter.seq, stage: stage.to_owned(), source };
+    broker.publish_made(outgoing).await.map_err(failed)
+}

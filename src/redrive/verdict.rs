@@ -1,0 +1,101 @@
+//! Verdict: what became of the letters of a canary, as the broker tells.
+
+use millstream_stages::headers;
+
+use super::{
+    canary::{Fate, Probe},
+    context::Context,
+};
+use crate::{
+    broker::{AdminError, StoredMessage, get},
+    dead_letter::LetterRecord,
+    limits,
+    wire::{Names, Place},
+};
+
+/// What became of one letter of a canary; `None`: not known yet.
+pub(super) async fn fate(
+    context: &Context,
+    probe: &Probe,
+    failed_from: u64,
+) -> Result<Option<Fate>, AdminError> {
+    let Context { broker, names, .. } = context;
+    let retry = names.retry_stream();
+    // An attempt is told of before it is settled: first whether it is settled, then whether it
+    // failed.
+    let settled = broker.message(&retry, probe.retry_seq).await?.is_none();
+    let source = Place::parse(&probe.source);
+    if let Some(source) = source {
+        let failed = names.failed_of(Some(&probe.stage), &source.stream, source.seq);
+        if let Some(error) =
+            broker.next_on_subject(&names.failed_stream(), &failed, failed_from + 1).await?
+        {
+            return Ok(Some(Fate::Failed(error_text(&error))));
+        }
+    }
+    if !settled {
+        return Ok(None);
+    }
+    let letter = names.dlq_subject(&probe.stage, &retry, probe.retry_seq);
+    if let Some(letter) = broker.last_on_subject(&names.dlq_stream(), &letter).await? {
+        let LetterRecord { error_class, error_message, .. } = LetterRecord::of(&letter);
+        return Ok(Some(Fate::Failed(format!("{error_class}: {error_message}"))));
+    }
+    Ok(if waits(context, probe).await? { None } else { Some(Fate::Done) })
+}
+
+/// Whether the event was given back unhandled, under another number: while a breaker is open, or to
+/// run alone.
+async fn waits(context: &Context, probe: &Probe) -> Result<bool, AdminError> {
+    let Context { broker, names, .. } = context;
+    let retry = names.retry_stream();
+    let parked = names.parked_subject(&probe.stage, &retry, probe.retry_seq);
+    if broker.last_on_subject(&retry, &parked).await?.is_some() {
+        return Ok(true);
+    }
+    let life = format!("{retry}:{}", probe.retry_seq);
+    for subject in [names.retry_subject(&probe.stage), names.quarantine_subject(&probe.stage)] {
+        let mut from = probe.retry_seq + 1;
+        for _ in 0..limits::CANARY_WALK_MAX {
+            let Some(message) = broker.next_on_subject(&retry, &subject, from).await? else {
+                break;
+            };
+            if get(&message.headers, headers::LIFE) == Some(&life) {
+                return Ok(true);
+            }
+            from = message.seq + 1;
+        }
+    }
+    Ok(false)
+}
+
+fn error_text(error: &StoredMessage) -> String {
+    let body: serde_json::Value = serde_json::from_slice(&error.body).unwrap_or_default();
+    let text = |key: &str| body[key].as_str().map(headers::clean).unwrap_or_default();
+    format!("{}: {}", text("errorCode"), text("message"))
+}
+
+/// Why there may be no verdict of letters that were sent to a stage.
+pub(super) async fn likely_cause(context: &Context, stage: &str) -> String {
+    let Context { broker, names, .. } = context;
+    let breaker =
+        broker.kv_get(&names.state_bucket(), &Names::breaker_key(stage)).await.ok().flatten();
+    let breaker: serde_json::Value =
+        breaker.and_then(|(value, _)| serde_json::from_slice(&value).ok()).unwrap_or_default();
+    if breaker["state"] == "open" {
+        let why = breaker["reason"]
+            .as_str()
+            .map(|why| format!(" ({})", headers::clean(why)))
+            .unwrap_or_default();
+        return format!("the breaker of stage \"{stage}\" is open{why}");
+    }
+    match broker.consumer_state(&names.retry_stream(), &names.stage_consumer(stage)).await {
+        Ok(state) if state.num_waiting == 0 && state.num_ack_pending == 0 => {
+            format!("no worker reads stage \"{stage}\"; start one with `millstream run`")
+        }
+        Ok(_) => format!(
+            "stage \"{stage}\" has not come to them; `millstream status` says how it is doing"
+        ),
+        Err(error) => error.to_string(),
+    }
+}

@@ -1,0 +1,87 @@
+//! Run: a reduce stage in one worker. It stands by, leads while it has the lease, and steps down.
+
+use std::sync::Arc;
+
+use millstream_stages::Reduce;
+use tokio_util::sync::CancellationToken;
+
+use super::{lead::Leader, step_down::StepDown};
+use crate::{
+    broker::{Broker, CommitError, Lease},
+    config::{Pipeline, pipeline::Stage},
+    error_chain::chain,
+    limits,
+    observe::ReduceMetrics,
+};
+
+/// A reduce stage that cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ReduceError {
+    /// Its state was written by something that we cannot read.
+    #[error("stage \"{stage}\" cannot read its state: {why}")]
+    State {
+        /// The stage.
+        stage: String,
+        /// What is wrong with which key.
+        why: String,
+    },
+}
+
+/// Runs one reduce stage until `stop`: stands by, leads when it has the lease, stands by again when
+/// it has lost it.
+///
+/// `worker` names this process among those that run the stage. `build` makes the stage anew,
+/// without state, at each takeover. When `stop` is cancelled, what was applied is committed and the
+/// lease is given back, so that a standby takes over at once.
+///
+/// # Errors
+/// [`ReduceError::State`] if the state cannot be read: going on would lose it. All else passes, and
+/// is tried again.
+pub async fn run(
+    broker: Broker,
+    pipeline: Arc<Pipeline>,
+    stage: &Stage,
+    worker: &str,
+    build: impl Fn() -> Box<dyn Reduce>,
+    metrics: Arc<ReduceMetrics>,
+    stop: CancellationToken,
+) -> Result<(), ReduceError> {
+    let bucket = pipeline.names().state_bucket();
+    loop {
+        let acquired =
+            stop.run_until_cancelled(Lease::acquire(&broker, &bucket, &stage.name, worker)).await;
+        let Some(mut lease) = acquired else { return Ok(()) };
+        tracing::info!(stage = %stage.name, worker, term = lease.term(), "took over");
+        let leader = Leader::new(&broker, &pipeline, stage, worker, &metrics);
+        let ended = tokio::select! {
+            ended = leader.lead(&build, &stop) => ended,
+            () = lease.keep() => Err(StepDown::Lease),
+        };
+        metrics.leading(false);
+        match ended {
+            Ok(()) => {
+                lease.release().await;
+                return Ok(());
+            }
+            Err(StepDown::State(why)) => {
+                lease.release().await;
+                return Err(ReduceError::State { stage: stage.name.clone(), why });
+            }
+            // Someone else has the stage: nothing of ours may be written any more.
+            Err(error @ (StepDown::Lease | StepDown::Commit(CommitError::Fenced { .. }))) => {
+                tracing::warn!(stage = %stage.name, worker, error = chain(&error), "stepped down");
+            }
+            Err(error @ (StepDown::Commit(_) | StepDown::Read(_) | StepDown::Publish(_))) => {
+                tracing::warn!(stage = %stage.name, worker, error = chain(&error), "stepped down");
+                lease.release().await;
+                if stop
+                    .run_until_cancelled(tokio::time::sleep(limits::STEP_DOWN_WAIT))
+                    .await
+                    .is_none()
+                {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}

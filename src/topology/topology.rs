@@ -1,0 +1,436 @@
+//! Plan: a pipeline as the streams and consumers it needs. Pure.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use millstream_stages::Envelope;
+
+use crate::{
+    broker::{ConsumerSpec, Retention, StreamSpec},
+    config::{
+        Pipeline,
+        pipeline::{Channel, Input, Stage},
+    },
+    limits,
+    wire::{Names, subject_pattern::covers},
+};
+
+/// The streams and consumers that a pipeline needs, in the order in which they are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topology {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Its streams; buckets are streams too. Those of sources are last: a message that comes before
+    /// its readers is lost to them on an interest stream.
+    pub streams: Vec<StreamSpec>,
+    /// Its durable consumers, those that read sources last.
+    pub consumers: Vec<ConsumerSpec>,
+    /// Streams that are not ours and must be there.
+    pub external: Vec<String>,
+    feeds: Vec<Feed>,
+    reads: Vec<Read>,
+}
+
+/// One durable consumer that brings a map stage, or a channel, its events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Feed {
+    /// The stage; for a channel [`Names::channel_stage`].
+    pub stage: String,
+    /// The stream.
+    pub stream: String,
+    /// The consumer.
+    pub consumer: String,
+    /// What comes that way.
+    pub input: FeedInput,
+    /// The subjects; empty: all of the stream.
+    pub filters: Vec<String>,
+}
+
+/// What comes by a feed, which says how its messages are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedInput {
+    /// What anyone published, in this envelope.
+    Source(Envelope),
+    /// Results of another stage, or notifications: our own headers say what it is.
+    Edge,
+    /// Failed attempts of another stage.
+    Failed,
+    /// Events of the stage that were parked or redriven.
+    Retry,
+    /// Events of the stage that run with nothing else in hand, one at a time over the whole fleet.
+    Quarantine,
+    /// What operators say of incidents and alerts: keys of the state bucket.
+    Said,
+}
+
+/// What a reduce stage reads by offset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Read {
+    /// The stage.
+    pub stage: String,
+    /// The stream.
+    pub stream: String,
+    /// The subjects; empty: all of the stream.
+    pub filters: Vec<String>,
+    /// What comes that way.
+    pub input: FeedInput,
+}
+
+impl Topology {
+    /// What `pipeline` needs.
+    pub fn of(pipeline: &Pipeline) -> Self {
+        let names = pipeline.names();
+        let mut topology = Self {
+            pipeline: pipeline.name.clone(),
+            streams: Vec::new(),
+            consumers: Vec::new(),
+            external: pipeline
+                .sources
+                .iter()
+                .filter_map(|source| source.external.clone())
+                .collect(),
+            feeds: Vec::new(),
+            reads: Vec::new(),
+        };
+        topology.external.sort();
+        topology.external.dedup();
+        for stage in &pipeline.stages {
+            let inputs = inputs(pipeline, &names, stage);
+            if stage.is_map() && !stage.chain {
+                topology.feed(&names, stage, inputs);
+            } else if !stage.is_map() {
+                let read = |(stream, (input, filters))| Read {
+                    stage: stage.name.clone(),
+                    stream,
+                    filters,
+                    input,
+                };
+                topology.reads.extend(inputs.into_iter().map(read));
+                topology.reads.extend(said(&names, stage));
+            }
+        }
+        for channel in &pipeline.channels {
+            topology.feed_channel(&names, channel);
+        }
+        topology.streams = streams(pipeline, &names, &topology.consumers);
+        topology.consumers.push(ConsumerSpec {
+            stream: names.advisories_stream(),
+            name: names.router_consumer(),
+            pipeline: pipeline.name.clone(),
+            filters: Vec::new(),
+            ack_wait: limits::ROUTER_ACK_WAIT,
+            // An advisory that cannot be routed now must be routed later.
+            max_deliver: None,
+            max_ack_pending: limits::ROUTER_ACK_PENDING_MAX,
+        });
+        let sources: Vec<_> =
+            pipeline.sources.iter().map(|source| source_stream(&names, source)).collect();
+        topology.consumers.sort_by_key(|consumer| sources.contains(&consumer.stream));
+        topology
+    }
+
+    /// The feeds of a map stage, or of a channel by its [`Names::channel_stage`]. A chained stage
+    /// has none: it runs inside the worker of the stage before.
+    pub fn feeds(&self, stage: &str) -> Vec<Feed> {
+        self.feeds
+            .iter()
+            .filter(|feed| feed.stage == stage && feed.input != FeedInput::Quarantine)
+            .cloned()
+            .collect()
+    }
+
+    /// The feed of what runs alone at a map stage or a channel; `None` for a stage without feeds.
+    pub fn quarantine(&self, stage: &str) -> Option<Feed> {
+        self.feeds
+            .iter()
+            .find(|feed| feed.stage == stage && feed.input == FeedInput::Quarantine)
+            .cloned()
+    }
+
+    /// The stream of redriven and parked events.
+    pub fn retry_stream(&self) -> String {
+        Names::new(&self.pipeline).retry_stream()
+    }
+
+    /// Every feed.
+    pub fn all_feeds(&self) -> &[Feed] {
+        &self.feeds
+    }
+
+    /// What a reduce stage reads by offset.
+    pub fn reads(&self, stage: &str) -> Vec<Read> {
+        self.reads.iter().filter(|read| read.stage == stage).cloned().collect()
+    }
+
+    fn feed(&mut self, names: &Names, stage: &Stage, inputs: Inputs) {
+        for (stream, (input, filters)) in
+            inputs.into_iter().chain([retry_input(names, &stage.name)])
+        {
+            let consumer = ConsumerSpec {
+                stream,
+                name: names.stage_consumer(&stage.name),
+                pipeline: self.pipeline.clone(),
+                filters,
+                ack_wait: stage.ack_wait,
+                // One more shows that the last was never settled; the rest, for a worker to live
+                // long enough to see it.
+                max_deliver: Some(stage.policy.attempts_max() + 1 + limits::CHANCES),
+                max_ack_pending: stage.max_ack_pending,
+            };
+            self.add(&stage.name, input, consumer);
+        }
+        self.feed_quarantine(names, &stage.name, stage.ack_wait);
+    }
+
+    fn feed_quarantine(&mut self, names: &Names, stage: &str, ack_wait: Duration) {
+        let consumer = ConsumerSpec {
+            stream: names.retry_stream(),
+            name: names.quarantine_consumer(stage),
+            pipeline: self.pipeline.clone(),
+            filters: vec![names.quarantine_subject(stage)],
+            ack_wait,
+            max_deliver: Some(limits::CHANCES + 1 + limits::CHANCES),
+            max_ack_pending: 1,
+        };
+        self.add(stage, FeedInput::Quarantine, consumer);
+    }
+
+    fn feed_channel(&mut self, names: &Names, channel: &Channel) {
+        let stage = Names::channel_stage(&channel.name);
+        let notifications =
+            (names.notify_stream(), (FeedInput::Edge, vec![names.notify_subject(&channel.name)]));
+        for (stream, (input, filters)) in [notifications, retry_input(names, &stage)] {
+            let consumer = ConsumerSpec {
+                stream,
+                name: names.stage_consumer(&stage),
+                pipeline: self.pipeline.clone(),
+                filters,
+                ack_wait: limits::CHANNEL_ACK_WAIT,
+                max_deliver: Some(channel.policy.attempts_max() + 1 + limits::CHANCES),
+                max_ack_pending: limits::CHANNEL_ACK_PENDING_MAX,
+            };
+            self.add(&stage, input, consumer);
+        }
+        self.feed_quarantine(names, &stage, limits::CHANNEL_ACK_WAIT);
+    }
+
+    fn add(&mut self, stage: &str, input: FeedInput, consumer: ConsumerSpec) {
+        self.feeds.push(Feed {
+            stage: stage.to_owned(),
+            stream: consumer.stream.clone(),
+            consumer: consumer.name.clone(),
+            input,
+            filters: consumer.filters.clone(),
+        });
+        self.consumers.push(consumer);
+    }
+}
+
+/// What a stage reads, by stream: a stage has one consumer per stream.
+type Inputs = BTreeMap<String, (FeedInput, Vec<String>)>;
+
+fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
+    let mut inputs = Inputs::new();
+    for input in &stage.inputs {
+        let (stream, read, filters) = match input {
+            Input::Source(name) => {
+                let source = pipeline.sources.iter().find(|source| source.name == *name);
+                let source = source.expect("a checked pipeline declares every source it names");
+                let filters =
+                    if source.external.is_some() { source.subjects.clone() } else { Vec::new() };
+                (source_stream(names, source), FeedInput::Source(source.envelope), filters)
+            }
+            Input::Results(from) => {
+                let filters =
+                    stage.types.iter().map(|pattern| names.out_filter(from, pattern)).collect();
+                (names.out_stream(from), FeedInput::Edge, filters)
+            }
+            Input::Failed(from) => {
+                (names.failed_stream(), FeedInput::Failed, vec![names.failed_filter(from)])
+            }
+            Input::Findings => {
+                (names.failed_stream(), FeedInput::Failed, vec![names.finding_filter()])
+            }
+        };
+        inputs.entry(stream).or_insert_with(|| (read, Vec::new())).1.extend(filters);
+    }
+    for (_, filters) in inputs.values_mut() {
+        *filters = uncovered(std::mem::take(filters));
+    }
+    inputs
+}
+
+/// The keys of the state bucket that a stage of its kind follows.
+fn said(names: &Names, stage: &Stage) -> Option<Read> {
+    let follows = stage.kind.follows;
+    let filters =
+        follows.iter().map(|prefix| names.state_subject(&format!("{prefix}.>"))).collect();
+    let read = Read {
+        stage: stage.name.clone(),
+        stream: names.state_stream(),
+        filters,
+        input: FeedInput::Said,
+    };
+    (!follows.is_empty()).then_some(read)
+}
+
+fn retry_input(names: &Names, stage: &str) -> (String, (FeedInput, Vec<String>)) {
+    (names.retry_stream(), (FeedInput::Retry, vec![names.retry_subject(stage)]))
+}
+
+fn source_stream(names: &Names, source: &crate::config::pipeline::Source) -> String {
+    source.external.clone().unwrap_or_else(|| names.source_stream(&source.name))
+}
+
+fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Vec<StreamSpec> {
+    let storage = &pipeline.storage;
+    let stream = |name: String, retention, subjects: Vec<String>| StreamSpec {
+        name,
+        pipeline: pipeline.name.clone(),
+        subjects,
+        retention,
+        memory: storage.memory,
+        replicas: storage.replicas,
+        max_age: None,
+        max_bytes: None,
+        duplicate_window: limits::DEDUP,
+        schedules: false,
+        rollup: false,
+        bucket: false,
+        keeps_oldest: false,
+    };
+    let root = |kind: &str| format!("{}.{kind}.>", pipeline.name);
+    let bucket = |name: String, memory, max_age: Option<Duration>| {
+        let window = max_age.map_or(limits::DEDUP, |age| age.min(limits::DEDUP));
+        let stream = stream(format!("KV_{name}"), Retention::Limits, vec![format!("$KV.{name}.>")]);
+        StreamSpec {
+            bucket: true,
+            rollup: true,
+            memory,
+            max_age,
+            duplicate_window: window,
+            ..stream
+        }
+    };
+    let mut streams = vec![
+        bucket(names.state_bucket(), false, None),
+        bucket(names.workers_bucket(), storage.memory, Some(limits::WORKER_TTL)),
+        aged(
+            stream(
+                names.failed_stream(),
+                Retention::Limits,
+                vec![root("failed"), names.finding_filter()],
+            ),
+            storage.failed_max_age,
+        ),
+        StreamSpec {
+            max_bytes: storage.dlq_max_bytes,
+            // A letter that found no room must not cost another: what fails is held until there is
+            // room.
+            keeps_oldest: true,
+            // A letter that is amended takes the place of what it was.
+            rollup: true,
+            ..aged(
+                stream(names.dlq_stream(), Retention::Limits, vec![root("dlq")]),
+                storage.dlq_max_age,
+            )
+        },
+        StreamSpec {
+            schedules: true,
+            rollup: true,
+            ..stream(
+                names.retry_stream(),
+                Retention::WorkQueue,
+                vec![
+                    names.retry_subject("*"),
+                    names.quarantine_subject("*"),
+                    format!("{}.parked.*", pipeline.name),
+                ],
+            )
+        },
+    ];
+    if !pipeline.channels.is_empty() || pipeline.stages.iter().any(Stage::notifies) {
+        streams.push(stream(
+            names.notify_stream(),
+            Retention::WorkQueue,
+            vec![names.notify_subject("*")],
+        ));
+    }
+    for stage in pipeline.stages.iter().filter(|stage| !stage.notifies()) {
+        let results = Input::Results(stage.name.clone());
+        let out = |retention| {
+            stream(
+                names.out_stream(&stage.name),
+                retention,
+                vec![names.out_filter(&stage.name, ">")],
+            )
+        };
+        if !stage.is_map() || pipeline.readers(&results).any(|reader| !reader.is_map()) {
+            // A reduce stage reads by offset and settles nothing, so the messages have to stay for
+            // it.
+            let window = stage.dedup.unwrap_or(if stage.is_map() {
+                limits::DEDUP_MIN
+            } else {
+                limits::DEDUP
+            });
+            streams.push(aged(
+                StreamSpec { duplicate_window: window, ..out(Retention::Limits) },
+                storage.results_max_age,
+            ));
+        } else if pipeline.has_edge(&stage.name) {
+            let window = stage.dedup.unwrap_or(limits::DEDUP_MIN);
+            streams.push(StreamSpec { duplicate_window: window, ..out(Retention::Interest) });
+        }
+    }
+    let mut advisories = Vec::new();
+    for consumer in consumers {
+        let external = pipeline
+            .sources
+            .iter()
+            .any(|source| source.external.as_ref() == Some(&consumer.stream));
+        let every = names.advisory_subject(&consumer.stream);
+        // A stream that is not ours has consumers that are not ours.
+        advisories.push(if external { every.replace('*', &consumer.name) } else { every });
+    }
+    streams.push(stream(names.advisories_stream(), Retention::WorkQueue, uncovered(advisories)));
+    for source in pipeline.sources.iter().filter(|source| source.external.is_none()) {
+        let spec =
+            stream(names.source_stream(&source.name), Retention::Limits, source.subjects.clone());
+        streams.push(StreamSpec { max_bytes: source.max_bytes, ..aged(spec, source.max_age) });
+    }
+    streams
+}
+
+/// A stream whose messages are kept for so long; the server refuses a duplicate window that is
+/// longer.
+fn aged(stream: StreamSpec, max_age: Duration) -> StreamSpec {
+    let limited = Some(max_age).filter(|age| !age.is_zero());
+    let duplicate_window =
+        limited.map_or(stream.duplicate_window, |age| age.min(stream.duplicate_window));
+    StreamSpec { max_age: limited, duplicate_window, ..stream }
+}
+
+/// The filters that no other one covers, sorted: the server refuses a consumer whose filters
+/// overlap.
+fn uncovered(mut filters: Vec<String>) -> Vec<String> {
+    filters.sort();
+    filters.dedup();
+    let covered =
+        |filter: &String| filters.iter().any(|other| other != filter && covers(other, filter));
+    filters.iter().filter(|filter| !covered(filter)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_another_covers_is_dropped() {
+        let filters = |texts: &[&str]| uncovered(texts.iter().map(ToString::to_string).collect());
+        assert_eq!(
+            filters(&["a.order.*", "a.order.created", "a.user.x"]),
+            ["a.order.*", "a.user.x"]
+        );
+        assert_eq!(filters(&["a.>", "a.b.>", "a.*"]), ["a.>"]);
+        assert_eq!(filters(&["a.*.c", "a.b.*"]), ["a.*.c", "a.b.*"]);
+    }
+}

@@ -1,0 +1,205 @@
+//! AttemptRecord: the error event of a failed attempt, as it is written, and as those read it who go by
+//! what became of an event.
+
+use std::time::{Duration, SystemTime};
+
+use millstream_stages::{Event, Failure, headers};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    origin::Origin,
+    rfc3339::{parse_rfc3339, rfc3339},
+    subjects::Names,
+};
+use crate::{
+    broker::{AdminError, Broker, Expects, Headers, Outgoing, StoredMessage, get, header, set},
+    limits,
+};
+
+/// A failed attempt to write down.
+#[derive(Debug)]
+pub struct AttemptReport<'a> {
+    /// The stage that failed; in a line not always the one that was delivered to.
+    pub stage: &'a str,
+    /// What went wrong.
+    pub failure: &'a Failure,
+    /// What becomes of it: `retry`, `park`, `defer`, or the reason of the dead letter.
+    pub outcome: &'a str,
+    /// When it comes back, from now.
+    pub wait: Option<Duration>,
+    /// Which handing-over it was: `<stream>:<seq>:<deliveries>`. (Deferred attempts repeat their
+    /// number, this does not.)
+    pub delivery_id: &'a str,
+    /// The number of the attempt.
+    pub attempt: u32,
+    /// What the event has behind it, this attempt included where it counts.
+    pub spent: Spent,
+    /// Where the event comes from.
+    pub origin: &'a Origin,
+    /// Who the event is, as far as that is known.
+    pub who: Who<'a>,
+    /// The trace it belongs to.
+    pub traceparent: Option<&'a str>,
+}
+
+/// What an event has behind it at a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    /// Attempts on record.
+    pub attempts: u32,
+    /// When the first of them failed.
+    pub first_failed_at: Option<SystemTime>,
+}
+
+/// Who an event is, as an error event says it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Who<'a> {
+    /// Its id.
+    pub id: Option<&'a str>,
+    /// Its type.
+    pub event_type: Option<&'a str>,
+    /// Its tenant.
+    pub tenant: Option<&'a str>,
+}
+
+impl<'a> From<&'a Event> for Who<'a> {
+    fn from(event: &'a Event) -> Self {
+        Self {
+            id: Some(&event.id),
+            event_type: Some(&event.event_type),
+            tenant: event.tenant.as_deref(),
+        }
+    }
+}
+
+impl AttemptReport<'_> {
+    /// The error event. Its id names the delivery: a publish that is repeated because its answer
+    /// was lost is dropped by the server. Its subject names the life, so that the last of it is
+    /// found by one request.
+    pub fn message(&self, names: &Names) -> Outgoing {
+        let body = json!({
+            "errorCode": self.failure.class,
+            "severity": if self.wait.is_some() { "low" } else { "medium" },
+            "message": cut(&self.failure.message, limits::ERROR_TEXT_BYTES_MAX),
+            "serviceName": format!("{}/{}", names.pipeline(), self.stage),
+            "timestamp": rfc3339(SystemTime::now()),
+            "metadata": {
+                "eventId": self.who.id,
+                "eventType": self.who.event_type,
+                "tenantId": self.who.tenant,
+                "stage": self.stage,
+                "attempt": self.attempt,
+                "outcome": self.outcome,
+                "waitMs": self.wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
+                "source": self.origin.source.to_string(),
+            },
+        });
+        let id = format!("{}:{}", self.delivery_id, self.stage);
+        let mut all = Headers::new();
+        set(&mut all, headers::EVENT_ID, id.as_str());
+        set(&mut all, headers::EVENT_TYPE, header(&self.failure.class));
+        set(&mut all, headers::ENVELOPE, "error");
+        set(&mut all, headers::ATTEMPTS, u64::from(self.spent.attempts));
+        set(&mut all, headers::OUTCOME, self.outcome);
+        if let Some(at) = self.spent.first_failed_at {
+            set(&mut all, headers::FIRST_FAILED_AT, rfc3339(at).as_str());
+        }
+        self.origin.write_source(&mut all);
+        if let Some(traceparent) = self.traceparent {
+            set(&mut all, headers::TRACEPARENT, header(traceparent));
+        }
+        let (class, Origin { source, life, .. }) =
+            (headers::clean(&self.failure.class), self.origin);
+        let subject = names.failed_subject(self.stage, &class, source.parts(), life.parts());
+        Outgoing {
+            subject,
+            headers: all,
+            body: body.to_string().into(),
+            expects: Expects::Anything,
+        }
+        .id(&id)
+    }
+}
+
+/// An error event that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptRecord {
+    /// Which handing-over it was: `<stream>:<seq>:<deliveries>:<stage>`.
+    pub delivery: String,
+    /// What the event had behind it then.
+    pub spent: Spent,
+    /// What became of it: `retry`, `park`, `defer`, or the reason of the dead letter.
+    pub outcome: String,
+    /// The class of the failure.
+    pub class: String,
+    /// Its message.
+    pub message: String,
+    /// When the event comes back, where it does.
+    pub wait: Duration,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Told {
+    error_code: String,
+    message: String,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    wait_ms: Option<u64>,
+}
+
+impl AttemptRecord {
+    /// The last error event of one life of an event at any of these stages; `None` if there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub async fn last(
+        broker: &Broker,
+        names: &Names,
+        stages: &[&str],
+        origin: &Origin,
+    ) -> Result<Option<Self>, AdminError> {
+        let mut last: Option<StoredMessage> = None;
+        for stage in stages {
+            let filter = names.failed_in_life(stage, origin.source.parts(), origin.life.parts());
+            let found = broker.last_on_subject(&names.failed_stream(), &filter).await?;
+            last = [last, found].into_iter().flatten().max_by_key(|message| message.seq);
+        }
+        Ok(last.as_ref().map(Self::of))
+    }
+
+    fn of(message: &StoredMessage) -> Self {
+        let text = |name| get(&message.headers, name).unwrap_or_default();
+        let told: Told = serde_json::from_slice(&message.body).unwrap_or_default();
+        let first_failed_at =
+            parse_rfc3339(text(headers::FIRST_FAILED_AT)).unwrap_or(message.stored_at);
+        Self {
+            delivery: text(headers::MSG_ID).to_owned(),
+            spent: Spent {
+                attempts: text(headers::ATTEMPTS).parse().unwrap_or(0),
+                first_failed_at: Some(first_failed_at),
+            },
+            outcome: text(headers::OUTCOME).to_owned(),
+            class: told.error_code,
+            message: told.message,
+            wait: Duration::from_millis(told.metadata.wait_ms.unwrap_or(0)),
+        }
+    }
+
+    /// Whether the event comes back by itself, from the retry stream.
+    pub fn comes_back(&self) -> bool {
+        self.outcome == "park" || self.outcome == "defer"
+    }
+}
+
+/// At most `bytes_max` bytes of `text`, as it is: a JSON string may hold any character.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or(0)]
+}

@@ -1,0 +1,29 @@
+//! Wire: the stored forms that several rooms write and read: subjects, identity, origin, attempts,
+//! trace context, and what workers tell each other. Decides nothing.
+//!
+//! - [`subjects`]: the name of every stream, subject, consumer and key of a pipeline
+//! - [`identity`]: an event's id, type, version and tenant as headers
+//! - [`origin`]: source of an event, and its life at a stage
+//! - [`attempt_record`]: error event of a failed attempt
+//! - [`breaker_record`]: state of one circuit breaker, shared by the fleet
+//! - [`finding`]: error event of the monitor
+//! - [`subject_pattern`]: subjects with wildcards: match, cover, overlap
+//! - [`trace_context`]: W3C trace context
+//! - [`rfc3339`]: times as text
+
+pub mod attempt_record;
+pub mod breaker_record;
+pub mod finding;
+pub mod identity;
+pub mod origin;
+pub mod rfc3339;
+pub mod subject_pattern;
+pub mod subjects;
+pub mod trace_context;
+
+pub use finding::Finding;
+pub use identity::write_identity;
+pub use origin::{Origin, Place};
+pub use rfc3339::{parse_rfc3339, rfc3339};
+pub use subjects::Names;
+pub use trace_context::TraceContext;
