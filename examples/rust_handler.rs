@@ -1,5 +1,5 @@
-//! A pipeline with a handler of your own in Rust: this program is the whole `millstream` command
-//! line, plus `enrich`.
+//! Rust handler: a handler of your own in a program that is the whole `millstream` command line,
+//! plus `enrich`.
 //!
 //! Name it in `pipeline.toml`: `handler = { rust = "enrich", timeout = "2s" }`. Then, as with
 //! `millstream` itself: `cargo run --example rust_handler -- check`, `… -- run`.
@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     millstream::Millstream::new().handler("enrich", enrich).main()
 }
 
-/// Adds the price with tax. It may be called again for the same event, so it does the same each
+/// Adds the price with tax; it may be called again for the same event, so it does the same each
 /// time.
 async fn enrich(event: Event, _: Delivery) -> Result<Reply, Failure> {
     let mut order: Value =

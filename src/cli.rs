@@ -1,4 +1,4 @@
-//! Cli: what a person types, validated; then one command runs.
+//! Command line: arguments as clap reads them, then the one command that they name.
 
 use std::process::ExitCode;
 
@@ -142,7 +142,7 @@ impl Millstream {
 }
 
 impl Command {
-    /// Whether it starts its logs itself, once it knows where spans go.
+    /// True for a command that starts its logs itself, once it knows where spans go.
     fn starts_its_own_logs(&self) -> bool {
         matches!(self, Self::Run(_) | Self::Dev(_) | Self::Demo(_))
     }

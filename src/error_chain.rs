@@ -4,8 +4,8 @@ use std::{error::Error, iter::successors};
 
 use millstream_stages::headers;
 
-/// Text of an error and its causes. Errors from outside often repeat their cause: what was said is
-/// not said again.
+/// Text of an error and its causes. Errors from outside often repeat their cause: a cause that the
+/// text already holds is left out.
 pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     join(error.to_string(), causes(error))
 }
@@ -15,7 +15,7 @@ pub(crate) fn causes_of(error: &(dyn Error + 'static)) -> String {
     join(String::new(), causes(error))
 }
 
-/// Text of the innermost cause, what the system or the peer said, on one line.
+/// Text of the innermost cause, the message of the system or the peer, on one line.
 pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let innermost = causes(error).last().unwrap_or(error);
     headers::clean(&innermost.to_string())

@@ -1,4 +1,4 @@
-//! HTTP client: how handlers and channels call out: no redirects, no proxies, bounded waits.
+//! HTTP client: calls of handlers and channels, without redirects or proxies, in bounded time.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     tls::{self},
 };
 
-/// A client that calls this URL, and may take so long for it. `set` adds what is the caller's own.
+/// Client for calls to `url`, each within `timeout`. `set` adds the caller's own settings.
 pub(crate) fn build(
     url: &Url,
     timeout: Duration,

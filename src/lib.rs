@@ -1,4 +1,4 @@
-//! Millstream runs event pipelines that survive failure, on NATS JetStream.
+//! Millstream: event pipelines that survive failure, on NATS JetStream.
 //!
 //! # Layout, in suggested reading order
 //!
@@ -6,10 +6,12 @@
 //! - [`config`]: `pipeline.toml` as written, every problem found, a checked [`config::Pipeline`]
 //! - [`topology`]: the streams and consumers a pipeline needs, and the reconciler
 //! - [`broker`]: the only room that names `async_nats`; the embedded server
+//! - [`wire`]: stored forms that rooms share: subjects, identity, records
 //! - [`map`], [`reduce`]: the two engines
-//! - [`dead_letter`]: what is given up on, and how it comes back
-//! - [`incidents`]: what is known of incidents, and what operators say of them
-//! - [`handlers`], [`channels`]: what stages call, and where notifications go
+//! - [`dead_letter`]: letters, stored and read; [`redrive`]: letters sent back; [`exhausted`]:
+//!   letters of what the server gave up on
+//! - [`incidents`]: incidents and silences, and what operators report of them
+//! - [`handlers`], [`channels`]: calls of stages, and targets of notifications
 //! - [`observe`]: metrics, spans, logs, status
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
 

@@ -4,73 +4,72 @@ use std::time::Duration;
 
 pub use millstream_stages::event::{IDENTITY_BYTES_MAX, OUTPUTS_MAX};
 
-/// How long a publish is awaited before it is tried again with the same id.
+/// Wait for a PubAck before the publish is tried again with the same id.
 pub const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a publish is tried before its event is given back to the broker.
+/// Tries of a publish before its event is given back to the broker.
 pub const PUBLISH_TRIES: usize = 4;
 /// Publishes awaiting their PubAck at once, per process. Past 1 024 nothing is gained (measured,
 /// notes on throughput).
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 4096;
-/// How long a pull request lives. Short, so that a lost one is soon replaced.
+/// Expiry of a pull request. Short, so that a lost one is soon replaced.
 pub const PULL_EXPIRES: Duration = Duration::from_secs(10);
-/// How often the server says that a pull request is alive.
+/// Idle heartbeat of a pull request: interval at which the server says that it is alive.
 pub const PULL_HEARTBEAT: Duration = Duration::from_secs(2);
-/// How often a pull looks whether the connection or the server has lost its requests.
+/// Interval at which a pull checks if the connection or the server has lost its requests.
 pub const PULL_LOOK: Duration = Duration::from_millis(250);
-/// Messages pulled ahead, per feed, at the most. Far under the client's 65 536, past which it
-/// drops.
+/// Messages pulled ahead, per feed, at the most. Far under the client's 65 536, past which it drops
+/// messages.
 pub const PREFETCH_MAX: usize = 1000;
 /// Advisories pulled at once by the dead-letter router.
 pub const ROUTER_BATCH: usize = 100;
-/// How long a shutdown may take.
+/// Time that a shutdown may take.
 pub const DRAIN: Duration = Duration::from_secs(30);
-/// How often an event whose last delivery nobody knows the end of runs with nothing else in hand,
-/// before it counts as the killer of its workers. More than once: a worker may be killed by
-/// something else just then.
-pub const CHANCES: u32 = 3;
-/// How often a worker looks for events to run alone.
+/// Quarantined runs of an event whose last delivery nobody knows the end of, before it counts as
+/// the killer of its workers. More than one: a worker may be killed by something else just then.
+pub const QUARANTINED_RUNS_MAX: u32 = 3;
+/// Interval at which a worker looks for quarantined events.
 pub const QUARANTINE_LOOK: Duration = Duration::from_secs(1);
-/// How long a worker runs events alone, at the most, before the others get as much time.
+/// Time that a worker runs quarantined events, at the most, before the others get as much time.
 pub const QUARANTINE_SHIFT: Duration = Duration::from_secs(5);
-/// How long the next event to run alone is waited for, while nothing else is done.
+/// Wait for the next quarantined event, while nothing else is done.
 pub const QUARANTINE_NEXT: Duration = Duration::from_millis(100);
-/// When nothing was delivered for so long, nothing is on its way, and a pull may end.
+/// Time without a delivery after which nothing is on its way, and a pull may end.
 pub const DRAIN_QUIET: Duration = Duration::from_millis(200);
-/// How long what was asked for is waited for when a pull ends. Where it comes too slowly to fill
-/// the request, little is lost.
+/// Wait for messages already requested when a pull ends. Where they come too slowly to fill the
+/// request, little is lost.
 pub const DRAIN_PULL_MAX: Duration = Duration::from_secs(2);
 /// The longest reply of a handler that is read, in bytes.
 pub const REPLY_BYTES_MAX: usize = 8 << 20;
-/// Different error classes that metrics tell apart; the rest are counted as `other`.
+/// Error classes that metrics tell apart; the rest are counted as `other`.
 pub const CLASS_LABELS_MAX: usize = 100;
 /// The longest wait between two tries at opening a consumer that is gone.
 pub const REBIND_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Heartbeats missed in a row after which a pull is given up and made anew.
+/// Idle heartbeats missed in a row after which a pull is given up and made anew.
 pub const HEARTBEATS_MISSED_MAX: usize = 3;
-/// How long to wait before a publish that was given up on is tried again, while its event is held.
+/// Wait before a publish that was given up on is tried again, while its event is held.
 pub const PUBLISH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The longest error text in an error event, in bytes: a handler may answer with a whole page.
 pub const ERROR_TEXT_BYTES_MAX: usize = 16 << 10;
-/// Different event types, per stage, that metrics tell apart; the rest are counted as `other`.
-/// Publishers choose types.
+/// Event types, per stage, that metrics tell apart; the rest are counted as `other`. Publishers
+/// choose types.
 pub const EVENT_TYPE_LABELS_MAX: usize = 200;
 /// Stages and channels that metrics tell apart; the rest are counted as `other`. More than a
 /// configuration has.
 pub const STAGE_LABELS_MAX: usize = 500;
 /// The end of [`DRAIN`] that is kept for giving back what could not be finished.
 pub const DRAIN_RESERVE: Duration = Duration::from_secs(3);
-/// How long the server waits for a sign of life from the delivery of a notification. Short: when
-/// its worker dies, someone waits for it; a slow delivery gives signs of life.
+/// Ack wait of a notification. Short: when its worker dies, someone waits for it; a slow delivery
+/// sends progress acks.
 pub const CHANNEL_ACK_WAIT: Duration = Duration::from_secs(10);
-/// Notifications in hand at once, per channel and worker. Rates are low: the alert stage holds to
+/// Notifications in flight at once, per channel and worker. Rates are low: the alert stage holds to
 /// the channel's.
 pub const CHANNEL_CONCURRENCY: usize = 4;
-/// Events that `publish` has under way at once.
+/// Events that `publish` has in flight at once.
 pub const PUBLISH_WINDOW: usize = 512;
-/// How long one export of spans may take before the batch is dropped.
+/// Time that one export of spans may take before the batch is dropped.
 pub const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time that a worker's rates and quantiles are taken over: long enough to be steady, short
-/// enough to be news.
+/// Span that a worker's rates and quantiles are taken over: long enough to be steady, short enough
+/// to be news.
 pub const RECENT: Duration = Duration::from_secs(30);
 /// The longest `pipeline.toml`, in bytes. Ten thousand lines fit.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -82,14 +81,14 @@ pub const FOLDER_FILES_MAX: usize = 10_000;
 pub const FOLDER_BYTES_MAX: u64 = 64 << 20;
 /// Folders within folders of schemas: a link that leads back to itself ends here.
 pub const FOLDER_DEPTH_MAX: usize = 16;
-/// How long an HTTP connection may take to open. Past it the service counts as not reachable, not
+/// Time that an HTTP connection may take to open. Past it the service counts as not reachable, not
 /// as slow.
 pub const HTTP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an HTTP connection is kept without use: under the 5 s after which common servers (Node,
-/// uvicorn) close it, since a request sent into a connection that is being closed fails.
+/// Time that an HTTP connection is kept without use: under the 5 s after which common servers
+/// (Node, uvicorn) close it, since a request sent into a connection that is being closed fails.
 pub const HTTP_IDLE: Duration = Duration::from_secs(4);
-/// How much of a reply that will not be used is read so that its connection can be used again, in
-/// bytes. Past it a new connection is cheaper.
+/// Bytes of an unused reply that are read so that its connection can be used again. Past it a new
+/// connection is cheaper.
 pub const HTTP_DISCARD_BYTES_MAX: usize = 64 << 10;
 /// The longest text of a log line that comes from outside (a child's stderr, an event's body), in
 /// bytes.
@@ -98,10 +97,10 @@ pub const LOG_TEXT_BYTES_MAX: usize = 1024;
 pub const EXEC_PROCESSES_MAX: usize = 256;
 /// The longest wait before a child that keeps dying is started again.
 pub const EXEC_RESTART_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long a dead child's exit status and last words are awaited, for the failure's message only.
+/// Wait for a dead child's exit status and last words, for the failure's message only.
 pub const EXEC_LAST_WORDS: Duration = Duration::from_millis(500);
-/// Pull requests that may wait at a consumer: two for each worker of a large fleet. Past it pulls
-/// spin (409).
+/// Pull requests that may wait at a consumer (`max_waiting`): two for each worker of a large fleet.
+/// Past it pulls spin (409).
 pub const PULLS_WAITING_MAX: i64 = 4096;
 /// Keys written by one commit of a reduce stage: what the server takes in one atomic batch
 /// (ADR-50).
@@ -109,39 +108,38 @@ pub const COMMIT_KEYS_MAX: usize = 1000;
 /// Messages asked for at once when a stream is read by offset. At 1 MiB each, the largest by
 /// default, 256 MiB.
 pub const READ_AHEAD_MAX: usize = 256;
-/// The same where only headers are sent: at 2 KiB each, 8 MiB.
+/// Messages asked for at once where only headers are sent: at 2 KiB each, 8 MiB.
 pub const HEADERS_READ_AHEAD_MAX: usize = 4096;
-/// After how long without a message a reading asks whether there is anything left, or walks on.
+/// Time without a message after which a reading asks if there is anything left, or walks on.
 pub const READ_IDLE: Duration = Duration::from_millis(500);
-/// How long the server keeps the consumer of a reader that has gone.
+/// Inactive threshold: time the server keeps the consumer of a reader that has gone.
 pub const READER_INACTIVE_MAX: Duration = Duration::from_secs(60);
 /// The longest wait before a broken reading is opened again.
 pub const REOPEN_WAIT_MAX: Duration = Duration::from_secs(5);
-/// How long a first connection may take, greeting and TLS included.
+/// Time that a first connection may take, greeting and TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a request of ours to the server may take.
+/// Time that a request of ours to the server may take.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait between two tries to connect. Short: an operator who has mended the server
 /// waits for it.
 pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long a server of our own may take to be ready, a recovery of its streams included.
+/// Time that a server of our own may take to be ready, a recovery of its streams included.
 pub const SERVER_START_MAX: Duration = Duration::from_secs(30);
-/// How long a server of our own may take to shut down before it is killed.
+/// Time that a server of our own may take to shut down before it is killed.
 pub const SERVER_STOP_MAX: Duration = Duration::from_secs(10);
-/// How long a worker counts as alive after its last sign of life.
+/// Time that a worker counts as alive after its last record.
 pub const WORKER_TTL: Duration = Duration::from_secs(15);
-/// How long the server remembers ids where a publisher may repeat itself: longer than any publish
-/// is tried again.
+/// Duplicate window where a publisher may repeat itself: longer than any publish is tried again.
 pub const DEDUP: Duration = Duration::from_secs(120);
-/// The duplicate window of a stream that needs none: the shortest the server takes; it reads none
-/// as 2 min, which costs 200 MiB per million ids.
+/// Duplicate window of a stream that needs none: the shortest the server takes; a window of none it
+/// reads as 2 min, which costs 200 MiB per million ids.
 pub const DEDUP_MIN: Duration = Duration::from_millis(100);
-/// How long a lease of a reduce stage lasts without a sign of life. With the poll of a standby, a
+/// Time that a lease of a reduce stage lasts without a renewal. With the poll of a standby, a
 /// takeover takes under 5 s.
 pub const LEASE: Duration = Duration::from_secs(3);
-/// How often a lease is renewed: twice it may fail before it is lost.
+/// Interval at which a lease is renewed: twice it may fail before it is lost.
 pub const LEASE_RENEW: Duration = Duration::from_secs(1);
-/// How often a standby looks at the lease.
+/// Interval at which a standby looks at the lease.
 pub const LEASE_POLL: Duration = Duration::from_millis(250);
 /// Messages that a reduce stage applies between two commits, at the most: so many are applied again
 /// after a crash. Where a million errors come in a minute they touch the same few fingerprints, so
@@ -150,63 +148,62 @@ pub const COMMIT_INPUTS_MAX: usize = 10_000;
 /// Silences on record at once, those that ended lately included. `alert` stages hold them in
 /// memory.
 pub const SILENCES_MAX: usize = 1000;
-/// How long a silence stays on record after its end.
+/// Time that a silence stays on record after its end.
 pub const SILENCES_KEPT: Duration = Duration::from_secs(7 * 86_400);
-/// How long a command waits to see that a stage has taken in what an operator said.
-pub const SAID_WAIT: Duration = Duration::from_secs(3);
-/// Messages after which a reduce stage that has something to tell tells it, though more messages
-/// are there to be read. Many emissions are published as fast together as one alone; a flood must
+/// Wait of a command to see that a stage has taken in an operator's action.
+pub const OPERATOR_WAIT: Duration = Duration::from_secs(3);
+/// Messages after which a reduce stage with emissions publishes them, though more messages are
+/// there to be read. Many emissions are published as fast together as a single one; a flood must
 /// not keep them back.
-pub const NEWS_AFTER_INPUTS: usize = 64;
-/// How long an applied message waits for its commit, at the most. What someone waits to hear is
-/// told before.
+pub const EMIT_AFTER_INPUTS: usize = 64;
+/// Wait of an applied message for its commit, at the most. What someone waits to hear is published
+/// before.
 pub const COMMIT_WAIT: Duration = Duration::from_millis(400);
 /// Emissions between two commits, past which no more input is taken.
 pub const COMMIT_EMISSIONS_MAX: usize = 1000;
 /// Emissions awaiting their PubAck at once. In order on the wire; past 256 nothing is gained.
 pub const EMISSIONS_IN_FLIGHT_MAX: usize = 256;
-/// How long a due timer waits before it is asked again whether all that came before it has been
-/// applied.
+/// Wait of a due timer before the stage asks again if all that came before it has been applied.
 pub const TIMER_RETRY: Duration = Duration::from_millis(100);
-/// How long a reduce stage that failed waits before it stands by again.
+/// Wait of a reduce stage that failed before it stands by again.
 pub const STEP_DOWN_WAIT: Duration = Duration::from_secs(1);
-/// How long a worker that stops may take to export its last spans.
+/// Time that a worker that stops may take to export its last spans.
 pub const SPANS_FLUSH_MAX: Duration = Duration::from_secs(2);
-/// Notifications in hand per channel, over the whole fleet.
+/// Notifications in flight per channel, over the whole fleet.
 pub const CHANNEL_ACK_PENDING_MAX: u64 = 1000;
-/// How long the dead-letter router may take over one advisory before another worker tries.
+/// Ack wait of an advisory: time the dead-letter router may take over it before another worker
+/// tries.
 pub const ROUTER_ACK_WAIT: Duration = Duration::from_secs(30);
-/// Advisories in hand over the whole fleet.
+/// Advisories in flight over the whole fleet.
 pub const ROUTER_ACK_PENDING_MAX: u64 = 1000;
 /// The longest reason in the shared state of a circuit breaker, in bytes: a line of `status`.
 pub const BREAKER_REASON_BYTES_MAX: usize = 200;
-/// How long to wait before the state of a circuit breaker that could not be written is written
-/// again.
-pub const BREAKER_TELL_AGAIN: Duration = Duration::from_secs(1);
-/// How often the sweep looks for what was given up on unheard. It is a net under a net: a minute
-/// more does no harm.
+/// Wait before the state of a circuit breaker that could not be written is written again.
+pub const BREAKER_WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Interval at which the sweep looks for what was given up on unheard. It is a net under a net: a
+/// minute more does no harm.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(30);
-/// How old a message is at the least before the sweep acts on it, whatever the ack wait: acks may
-/// be on their way.
+/// Age of a message, at the least, before the sweep acts on it, whatever the ack wait: acks may be
+/// on their way.
 pub const SWEEP_PATIENCE_MIN: Duration = Duration::from_secs(60);
-/// How long a message stays delivered and unsettled at the least, on a stage that is never idle and
-/// has given some up, before it counts as one of those.
+/// Time, at the least, that a message stays delivered and unsettled before it counts as given up
+/// on, where the stage is never idle and has given some up.
 pub const SWEEP_STUCK_MIN: Duration = Duration::from_secs(15 * 60);
 /// Messages that one round of the sweep leaves or deals with, per stream. Each is one read: a round
 /// takes a second or two.
 pub const SWEEP_LOOKS_MAX: usize = 1000;
 /// Bytes of the retry stream that one round of the sweep reads to find what has waited too long.
 pub const SWEEP_BYTES_MAX: usize = 16 << 20;
-/// How often a letter that someone else is changing is read again to be marked.
+/// Reads of a letter that someone else is changing, before it is left unmarked.
 pub const AMEND_TRIES: usize = 5;
 /// Room that a letter keeps under `max_payload` for headers it is given later: completed,
 /// permanent, edited and by whom.
 pub const LETTER_RESERVE: usize = 2 << 10;
-/// How often a worker counts what in the dead-letter stream is no letter, for a gauge: with a
-/// million letters it keeps the server busy for 90 ms (2.15.1), which every two seconds, times the
-/// fleet, is too much.
+/// Interval at which a worker counts what in the dead-letter stream is no letter, for a gauge: with
+/// a million letters it keeps the server busy for 90 ms (2.15.1), which every two seconds, times
+/// the fleet, is too much.
 pub const NOT_LETTERS_COUNTED: Duration = Duration::from_secs(60);
-/// Letters that a redrive has under way at once.
+/// Letters that a redrive has in flight at once.
 pub const REDRIVES_IN_FLIGHT_MAX: usize = 256;
 /// Sequences of the first window when letters are read newest first: a page of them and what fails
 /// its filter.
@@ -228,25 +225,25 @@ pub const GROUP_NAMES_MAX: usize = 5;
 pub const HISTORY_MAX: usize = 1000;
 /// Dead letters that are being deleted at once.
 pub const DROPS_IN_FLIGHT_MAX: usize = 256;
-/// How far the clocks of workers and servers may differ: so much earlier a reading begins that
+/// Difference of clocks of workers and servers, at the most: so much earlier a reading begins that
 /// looks for a time.
 pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(300);
-/// How long a job is left to whoever runs it without a sign of life: ten of its renewals.
+/// Time that a job is left to whoever runs it without a renewal: ten of its renewals.
 pub const JOB_CLAIM: Duration = Duration::from_secs(5);
-/// How often the record of a job is written while it runs: a sign of life, and what a crash may
-/// leave to be looked at again. A cancel is seen by then.
+/// Interval at which the record of a job is written while it runs: a sign of life, and what a crash
+/// may leave to be looked at again. A cancel is seen by then.
 pub const JOB_CHECKPOINT: Duration = Duration::from_millis(500);
 /// Jobs that are kept once they ended, as a record; older ones go when a new one is made.
 pub const JOBS_KEPT: usize = 200;
 /// Jobs that one worker runs at once. A slow one must not hold up the next.
 pub const JOBS_AT_ONCE_MAX: usize = 4;
-/// How often a worker looks for jobs that nobody runs.
+/// Interval at which a worker looks for jobs that nobody runs.
 pub const JOBS_LOOK: Duration = Duration::from_millis(250);
 /// Letters of a canary, at the most: each is kept in the job's record until its verdict.
 pub const CANARY_MAX: u32 = 500;
-/// How long the verdict of a canary is waited for.
+/// Wait for the verdict of a canary.
 pub const CANARY_WAIT: Duration = Duration::from_secs(300);
-/// How often what became of a canary is asked.
+/// Interval at which the outcome of a canary is looked up.
 pub const CANARY_LOOK: Duration = Duration::from_millis(200);
 /// Events of a stage in the retry stream that are looked through for one that was given back there.
 pub const CANARY_WALK_MAX: usize = 256;
@@ -256,13 +253,14 @@ pub const REMOVE_RUN_MAX: usize = 4096;
 /// A job with a rate below this, in letters a second, reads each letter anew before it is sent:
 /// what it has read ahead is old.
 pub const REREAD_BELOW: f64 = 2000.0;
-/// How often a job tries again what the broker did not do, before it is left to the next runner.
+/// Tries of a job at a request that the broker did not carry out, before it is left to the next
+/// runner.
 pub const JOB_TRIES: u32 = 5;
-/// Tenants whose state a job remembers at once, and for how long.
+/// Tenants whose state a job remembers at once, each for [`TENANT_TTL`].
 pub const TENANTS_MAX: usize = 10_000;
-/// How long what a job knows of a tenant holds.
+/// Time that a job's knowledge of a tenant holds.
 pub const TENANT_TTL: Duration = Duration::from_secs(10);
-/// How long a health check of a stage may take.
+/// Time that a health check of a stage may take.
 pub const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Browsers connected to one worker's websocket channel. Each is a socket and a place in a queue.
 pub const LIVE_CLIENTS_MAX: usize = 1000;
@@ -271,17 +269,17 @@ pub const LIVE_CLIENTS_MAX: usize = 1000;
 pub const LIVE_QUEUE: usize = 256;
 /// The longest message that a browser may send, in bytes. None is asked for.
 pub const LIVE_MESSAGE_BYTES_MAX: usize = 4 << 10;
-/// How often a browser is asked whether it lives; two silences in a row, and it is left. Under the
-/// minute after which proxies close what is idle.
+/// Interval of pings to a browser; two silences in a row, and it is left. Under the minute after
+/// which proxies close what is idle.
 pub const LIVE_PING: Duration = Duration::from_secs(20);
-/// How long a browser may take to take one message.
+/// Time that a browser may take to take one message.
 pub const LIVE_SEND_MAX: Duration = Duration::from_secs(10);
-/// How long browsers are given to take leave.
+/// Time that browsers are given to take leave.
 pub const LIVE_GOODBYE: Duration = Duration::from_secs(1);
-/// How long an address for browsers that is taken is left alone before it is tried again.
+/// Wait before an address for browsers that is taken is tried again.
 pub const LIVE_BIND_AGAIN: Duration = Duration::from_secs(3);
-/// How long what a mail server's name leads to is taken to hold.
+/// Time that a resolved mail server's name is taken to hold.
 pub const SMTP_ADDRESS_TTL: Duration = Duration::from_secs(60);
-/// How long an SMTP connection is kept without use: under the five minutes after which a server may
-/// close it (RFC 5321, 4.5.3.2.7).
+/// Time that an SMTP connection is kept without use: under the five minutes after which a server
+/// may close it (RFC 5321, 4.5.3.2.7).
 pub const SMTP_IDLE: Duration = Duration::from_secs(120);

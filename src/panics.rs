@@ -1,6 +1,6 @@
-//! Panics: the message of a caught panic.
+//! Panics: message of a caught panic.
 
-/// Message of a panic, as far as it has one.
+/// Message of a panic, or "without a message".
 pub(crate) fn text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()

@@ -1,6 +1,6 @@
 //! Suggest: "did you mean", for every name that people type. Pure.
 
-/// The one of `names` that `text` was probably meant to be.
+/// Name among `names` that `text` was probably meant to be; `None`: none is near.
 pub(crate) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = (text.chars().count() / 3).clamp(1, 3);
     names
@@ -11,7 +11,7 @@ pub(crate) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) 
         .map(|(_, name)| name)
 }
 
-/// "did you mean …?" if one is near, else the names there are.
+/// Text "did you mean …?" if a name is near, else the names there are.
 pub(crate) fn suggest<'a>(
     text: &str,
     what: &str,

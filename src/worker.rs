@@ -19,17 +19,17 @@ use crate::{
     wire::Names,
 };
 
-/// What one worker is told besides the pipeline.
+/// Options of one worker, besides the pipeline.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The stages it runs; `None`: all, and the channels and the router.
+    /// Stages that it runs; `None`: all, and the channels and the jobs.
     pub stages: Option<Vec<String>>,
     /// Rust handlers by name.
     pub registry: Registry,
 }
 
 impl Options {
-    /// A name unlike any other worker's.
+    /// Name unlike any other worker's.
     fn id(&self) -> String {
         format!(
             "{}-{}-{}",
@@ -40,7 +40,7 @@ impl Options {
     }
 }
 
-/// The name of this host, as far as a key may hold it.
+/// Name of this host, as far as a key may hold it.
 fn host() -> String {
     let name =
         std::env::var("HOSTNAME").ok().or_else(|| std::fs::read_to_string("/etc/hostname").ok());
@@ -53,10 +53,10 @@ fn host() -> String {
     if name.is_empty() { "worker".to_owned() } else { name }
 }
 
-/// A worker that could not go on.
+/// Reason why a worker could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// A stage could not be built from its options; `check` says the same with lines.
+    /// A stage could not be built from its options; `check` reports the same with lines.
     #[error("stage \"{stage}\" cannot be built: {problem}")]
     Stage {
         /// The stage.
@@ -64,12 +64,12 @@ pub enum WorkerError {
         /// The first problem.
         problem: String,
     },
-    /// `--stage` names what is not there.
+    /// `--stage` names a stage that is not there.
     #[error("there is no stage \"{stage}\"; the stages are {known}")]
     UnknownStage {
-        /// What was asked for.
+        /// Name that was asked for.
         stage: String,
-        /// What there is.
+        /// Names of the stages.
         known: String,
     },
     /// The address for metrics and health could not be opened.
@@ -80,18 +80,18 @@ pub enum WorkerError {
     Fatal(#[from] FatalError),
 }
 
-/// A worker that is running.
+/// Worker that is running.
 pub struct Worker {
     broker: Broker,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
-    /// Where metrics and health are served.
+    /// Address at which metrics and health are served.
     pub listening: Option<SocketAddr>,
     tasks: JoinSet<()>,
-    /// What it has in hand over all of its stages.
+    /// Events in flight over all of its stages.
     in_flight: Arc<map::InFlight>,
-    /// Its map stages and channels, and what brings them the events that run alone.
-    alone: Vec<(Arc<map::MapStage>, map::StageConsumer)>,
+    /// Map stages and channels, and the consumers of their quarantined events.
+    quarantined: Vec<(Arc<map::MapStage>, map::StageConsumer)>,
     stop: CancellationToken,
     abandon: CancellationToken,
 }
@@ -112,7 +112,7 @@ impl Worker {
             listening: None,
             tasks: JoinSet::new(),
             in_flight: Arc::default(),
-            alone: Vec::new(),
+            quarantined: Vec::new(),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             broker,
@@ -133,9 +133,9 @@ impl Worker {
             worker.start_channels(&pipeline, &id)?;
             worker.start_jobs(&pipeline, &id);
         }
-        let loner =
-            map::Quarantine::new(Arc::clone(&worker.in_flight), std::mem::take(&mut worker.alone));
-        worker.tasks.spawn(loner.run(worker.stop.clone(), worker.abandon.clone()));
+        let quarantined = std::mem::take(&mut worker.quarantined);
+        let quarantine = map::Quarantine::new(Arc::clone(&worker.in_flight), quarantined);
+        worker.tasks.spawn(quarantine.run(worker.stop.clone(), worker.abandon.clone()));
         let afterwards = Burial {
             broker: worker.broker.clone(),
             pipeline: Arc::clone(&pipeline),
@@ -214,7 +214,7 @@ impl Worker {
                 self.tasks.spawn(endpoint);
             }
             let line =
-                map::Line::alone(&name, Box::new(deliver), channel.policy.clone(), &self.metrics);
+                map::Line::single(&name, Box::new(deliver), channel.policy.clone(), &self.metrics);
             stages.push(self.map_stage(
                 pipeline,
                 line,
@@ -224,18 +224,18 @@ impl Worker {
             ));
         }
         let (broker, bucket) = (self.broker.clone(), pipeline.names().state_bucket());
-        let sole = map::Leased {
+        let leased = map::Leased {
             broker,
             bucket,
             lease: Names::CHANNELS_LEASE,
             worker: id.to_owned(),
             stages,
         };
-        self.tasks.spawn(sole.run(self.stop.clone(), self.abandon.clone()));
+        self.tasks.spawn(leased.run(self.stop.clone(), self.abandon.clone()));
         Ok(())
     }
 
-    /// Redrives and recoveries: the jobs that nobody else runs.
+    /// Starts redrives and recoveries: the jobs that nobody else runs.
     fn start_jobs(&mut self, pipeline: &Pipeline, id: &str) {
         let context = Context {
             broker: self.broker.clone(),
@@ -262,7 +262,7 @@ impl Worker {
         self.tasks.spawn(map::run(stage, feeds, self.stop.clone(), self.abandon.clone()));
     }
 
-    /// A stage, and what it pulls from; what is set apart for it is looked for from then on.
+    /// Stage at work, and its consumers; its quarantined events are looked for from then on.
     fn map_stage(
         &mut self,
         pipeline: &Pipeline,
@@ -273,7 +273,7 @@ impl Worker {
     ) -> (Arc<map::MapStage>, Vec<map::StageConsumer>) {
         let feeds: Vec<map::StageConsumer> =
             topology.feeds(line.name()).into_iter().map(Into::into).collect();
-        let alone = topology.quarantine(line.name());
+        let quarantine = topology.quarantine(line.name());
         let stage = Arc::new(map::MapStage {
             broker: self.broker.clone(),
             names: pipeline.names(),
@@ -286,11 +286,11 @@ impl Worker {
             in_flight: Arc::clone(&self.in_flight),
             readiness: Arc::clone(&self.readiness),
         });
-        self.alone.extend(alone.map(|feed| (Arc::clone(&stage), feed.into())));
+        self.quarantined.extend(quarantine.map(|feed| (Arc::clone(&stage), feed.into())));
         (stage, feeds)
     }
 
-    /// What it has counted.
+    /// Counters of the worker.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -298,7 +298,7 @@ impl Worker {
     /// Waits until the server refuses something that the worker must do, or `until` is done.
     ///
     /// # Errors
-    /// What was refused.
+    /// The refusal.
     pub async fn run_until(&self, until: impl Future<Output = ()>) -> Result<(), WorkerError> {
         tokio::select! {
             fatal = self.broker.fatal() => Err(fatal.into()),
@@ -306,7 +306,7 @@ impl Worker {
         }
     }
 
-    /// Drains: stops pulling, finishes what is in hand, and gives up on that after
+    /// Drains: stops pulling, finishes what is in flight, and gives up on that after
     /// [`limits::DRAIN`] or at `abandon`.
     pub async fn drain(mut self, abandon: impl Future<Output = ()>) {
         self.stop.cancel();
@@ -318,7 +318,9 @@ impl Worker {
                 next = self.tasks.join_next() => if next.is_none() { break },
                 () = &mut patience, if !self.abandon.is_cancelled() => self.abandon.cancel(),
                 () = &mut abandon, if !self.abandon.is_cancelled() => self.abandon.cancel(),
-                () = tokio::time::sleep(limits::DRAIN_RESERVE), if self.abandon.is_cancelled() => break,
+                () = tokio::time::sleep(limits::DRAIN_RESERVE), if self.abandon.is_cancelled() => {
+                    break;
+                }
             }
         }
         self.broker.flush().await;
@@ -334,8 +336,7 @@ impl std::fmt::Debug for Worker {
     }
 }
 
-/// What stages are built with while they run: the folder of the configuration, its channels, and
-/// real handlers.
+/// World of stages that run: the folder of the configuration, its channels, and real handlers.
 struct RunWorld {
     pipeline: Arc<Pipeline>,
     channels: Vec<ChannelTerms>,
@@ -361,7 +362,7 @@ impl RunWorld {
     }
 }
 
-/// The stages that a worker runs; `None`: all.
+/// Stages that a worker runs; `None`: all.
 struct Selected(Option<Vec<String>>);
 
 impl Selected {

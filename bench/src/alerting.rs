@@ -1,5 +1,4 @@
-//! Alerting: from an error to whoever is to know of it, and the memory of the worker that sees to
-//! it.
+//! Alerting: time from an error to those who are notified of it, and the memory of the worker.
 
 use std::{
     collections::BTreeMap,
@@ -73,11 +72,12 @@ rate          = "1000/s"
     )
 }
 
-/// When something was seen of each error, by its code.
-type Seen = Arc<Mutex<BTreeMap<String, Instant>>>;
+/// Time at which each error was first seen, by its code.
+type Examined = Arc<Mutex<BTreeMap<String, Instant>>>;
 
 pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
-    let (incidents, sockets, mails) = (Seen::default(), Seen::default(), Seen::default());
+    let (incidents, sockets, mails) =
+        (Examined::default(), Examined::default(), Examined::default());
     let port = StdListener::bind("127.0.0.1:0")?.local_addr()?.port();
     let smtp = sink(Arc::clone(&mails)).await?;
     let shop = Shop::open(program, &toml(port, smtp), Registry::new()).await?;
@@ -101,7 +101,12 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     for n in 0..args.errors {
         ticks.tick().await;
         let code = format!("ERROR_{n}");
-        let body = json!({ "errorCode": code, "serviceName": "bench", "message": "it went wrong", "severity": "high" });
+        let body = json!({
+            "errorCode": code,
+            "serviceName": "bench",
+            "message": "it went wrong",
+            "severity": "high",
+        });
         published.insert(code, Instant::now());
         jetstream.publish("errors.bench", body.to_string().into()).await?.await?;
         most = most.max(resident_mib(pid)?);
@@ -128,11 +133,11 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     shop.close().await
 }
 
-fn all(seen: &Seen) -> BTreeMap<String, Instant> {
+fn all(seen: &Examined) -> BTreeMap<String, Instant> {
     seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-fn note(seen: &Seen, code: Option<&str>) {
+fn note(seen: &Examined, code: Option<&str>) {
     if let Some(code) = code {
         seen.lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -141,8 +146,8 @@ fn note(seen: &Seen, code: Option<&str>) {
     }
 }
 
-/// Hears of incidents on the broker.
-async fn hear(url: String, seen: Seen) -> Result<()> {
+/// Listens for incidents on the broker.
+async fn hear(url: String, seen: Examined) -> Result<()> {
     let client = async_nats::connect(url).await?;
     let mut incidents = client.subscribe("bench.out.errors.>").await?;
     while let Some(message) = incidents.next().await {
@@ -152,8 +157,8 @@ async fn hear(url: String, seen: Seen) -> Result<()> {
     Ok(())
 }
 
-/// Hears of notifications as a browser does.
-async fn browse(port: u16, seen: Seen) -> Result<()> {
+/// Listens for notifications as a browser does.
+async fn browse(port: u16, seen: Examined) -> Result<()> {
     let connect = async || {
         let mut request = format!("ws://127.0.0.1:{port}/live").into_client_request()?;
         request
@@ -183,8 +188,8 @@ async fn browse(port: u16, seen: Seen) -> Result<()> {
     Ok(())
 }
 
-/// A mail server that takes everything, and notes when it has.
-async fn sink(seen: Seen) -> Result<u16> {
+/// Mail server that takes everything, and notes when it did; returns its port.
+async fn sink(seen: Examined) -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let port = listener.local_addr()?.port();
     tokio::spawn(async move {
@@ -196,7 +201,7 @@ async fn sink(seen: Seen) -> Result<u16> {
     Ok(port)
 }
 
-async fn converse(stream: tokio::net::TcpStream, seen: &Seen) -> Result<()> {
+async fn converse(stream: tokio::net::TcpStream, seen: &Examined) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let (mut lines, mut subject, mut data) = (BufReader::new(read).lines(), None, false);
     write.write_all(b"220 sink\r\n").await?;

@@ -21,7 +21,8 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     let shop = Shop::open(program, HOP, Registry::new()).await?;
     let bare = Bare::new(shop.server.url()).await?;
     println!(
-        "one hop of validate, {} events a round, {CONCURRENCY} in hand, server and clients on one machine",
+        "one hop of validate, {} events a round, {CONCURRENCY} in hand, \
+         server and clients on one machine",
         args.events
     );
     let mut ratios = Vec::new();
@@ -38,14 +39,15 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
         let ratio = stage_rate / bare_rate;
         ratios.push(ratio);
         println!(
-            "round {round}: bare {bare_rate:>8.0}/s   validate {stage_rate:>8.0}/s   ratio {ratio:.2}"
+            "round {round}: bare {bare_rate:>8.0}/s   validate {stage_rate:>8.0}/s   \
+             ratio {ratio:.2}"
         );
     }
     println!("median ratio {:.2}", median(ratios));
     shop.close().await
 }
 
-/// Runs the stage until it is done with `count` events; events a second.
+/// Runs the stage until it is done with `count` events; returns events a second.
 pub(crate) async fn stage_hop(shop: &Shop, count: u64) -> Result<f64> {
     let began = Instant::now();
     let worker = shop.work(&["validate"]).await?;

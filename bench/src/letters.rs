@@ -1,4 +1,4 @@
-//! Letters: how long it takes to store what becomes of a failed attempt, and how fast letters are
+//! Letters: time to store the outcome of a failed attempt, and the rate at which letters are
 //! redriven.
 
 use millstream::{
@@ -96,7 +96,7 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     shop.close().await
 }
 
-/// From the failure of an attempt until all that must be stored of it is stored.
+/// Prints the time from the failure of an attempt until all that must be stored of it is stored.
 async fn settling(args: &Args, shop: &Shop, bare: &Bare) -> Result<()> {
     let worker = shop.work(&[]).await?;
     let stage = worker.metrics().stage("work");
@@ -123,7 +123,8 @@ async fn settling(args: &Args, shop: &Shop, bare: &Bare) -> Result<()> {
     Ok(())
 }
 
-/// Letters sent back by a job, against a bare client that reads, publishes and deletes as many.
+/// Prints the rate of letters sent back by a job, against a bare client that reads, publishes and
+/// deletes as many.
 async fn redriving(args: &Args, shop: &Shop, bare: &Bare, handled: &Arc<AtomicU64>) -> Result<()> {
     let names = shop.pipeline.names();
     let dlq = names.dlq_stream();
@@ -160,7 +161,7 @@ async fn redriving(args: &Args, shop: &Shop, bare: &Bare, handled: &Arc<AtomicU6
     Ok(())
 }
 
-/// Runs a job to its end; letters a second.
+/// Runs a job to its end; returns letters a second.
 async fn redrive(shop: &Shop, filter: LetterFilter, count: u64) -> Result<f64> {
     let names = shop.pipeline.names();
     let (last, now) =
@@ -180,7 +181,7 @@ async fn redrive(shop: &Shop, filter: LetterFilter, count: u64) -> Result<f64> {
     }
 }
 
-/// What a redrive asks of the broker, by a bare client.
+/// Bare client that asks of the broker what a redrive asks; returns letters a second.
 async fn bare_redrive(bare: &Bare, dlq: &str, first: u64, count: u64) -> Result<f64> {
     let stream = bare.jetstream.get_stream(dlq).await?;
     let began = Instant::now();

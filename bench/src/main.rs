@@ -1,5 +1,5 @@
-//! Benchmarks, each against a bare client doing the same broker work on the same server in the same
-//! run.
+//! Benchmarks: Millstream against a bare client doing the same broker work on the same server in
+//! the same run.
 //!
 //! `cargo run --release -p bench` prints the throughput of one stage hop; `-- letters`, `--
 //! parked`, `-- outage`, `-- reading`, `-- memory`, `-- storm` and `-- alerting` measure what

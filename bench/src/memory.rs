@@ -1,4 +1,4 @@
-//! Memory: of a worker beside a million letters and tens of thousands of parked events.
+//! Memory: size of a worker beside a million letters and tens of thousands of parked events.
 
 use std::{
     path::{Path, PathBuf},
@@ -78,7 +78,7 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     shop.close().await
 }
 
-/// A worker of the pipeline in `file`, until standard input ends.
+/// Runs a worker of the pipeline in `file` until standard input ends.
 pub(crate) async fn work(args: &WorkerArgs) -> Result<()> {
     let registry = registry(&Arc::new(AtomicU64::new(0)));
     let pipeline = pipeline(&args.file, &args.url, &registry)?;
@@ -95,7 +95,7 @@ pub(crate) async fn work(args: &WorkerArgs) -> Result<()> {
     Ok(())
 }
 
-/// A worker in a process of its own, which ends when this is dropped.
+/// Worker in a process of its own, which ends when the `Child` is dropped.
 pub(crate) fn worker(file: &Path, url: &str, stages: &[&str]) -> Result<Child> {
     let mut command = tokio::process::Command::new(std::env::current_exe()?);
     command.args(["worker".as_ref(), file.as_os_str(), url.as_ref()]);
@@ -105,7 +105,7 @@ pub(crate) fn worker(file: &Path, url: &str, stages: &[&str]) -> Result<Child> {
     Ok(command.stdin(Stdio::piped()).kill_on_drop(true).spawn()?)
 }
 
-/// The resident memory of a process.
+/// Resident memory of a process, in MiB.
 pub(crate) fn resident_mib(pid: u32) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status

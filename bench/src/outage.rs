@@ -1,5 +1,4 @@
-//! Outage: the service behind a stage goes away under load and comes back, and nobody does
-//! anything.
+//! Outage: a service behind a stage that goes away under load and comes back, without an operator.
 
 use std::{
     path::Path,
@@ -30,7 +29,7 @@ pub(crate) struct Args {
     seconds: u64,
 }
 
-/// One stage with a breaker, an outage of whose service would exhaust an event in under two
+/// Pipeline of one stage with a breaker; without it an outage would exhaust an event in under two
 /// seconds.
 const OUTAGE: &str = r#"
 [pipeline]
@@ -50,7 +49,7 @@ attempts = 3
 backoff  = { fixed = "500ms" }
 "#;
 
-/// How long the service is there before and after.
+/// Time that the service is there before and after the outage.
 const CALM: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
@@ -112,7 +111,7 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     shop.close().await
 }
 
-/// A service that refuses connections while it is down, and takes 2 ms while it is not.
+/// Service that refuses connections while it is down, and takes 2 ms an event while it is not.
 fn registry(down: &Arc<AtomicBool>, calls: &Arc<AtomicU64>, handled: &Arc<AtomicU64>) -> Registry {
     let (down, calls, handled) = (Arc::clone(down), Arc::clone(calls), Arc::clone(handled));
     let service = handler_fn(move |_, _| {

@@ -1,5 +1,5 @@
-//! Parked: fresh events while tens of thousands wait in an hour-long backoff, and that those
-//! survive a restart of the server.
+//! Parked: rate of fresh events while tens of thousands wait in an hour-long backoff, which survive
+//! a restart of the server.
 
 use std::path::Path;
 
@@ -48,20 +48,21 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     shop.close().await
 }
 
-/// The median rate of the rounds, as a share of the bare client's.
+/// Median rate of the stage over the rounds, in events a second.
 async fn rounds(args: &Args, shop: &Shop, bare: &Bare, parked: &str) -> Result<f64> {
-    let mut ratios = Vec::new();
+    let mut rates = Vec::new();
     for round in 1..=args.rounds {
         bare.publish(args.events).await?;
         let (bare_rate, stage_rate) =
             (bare.hop(args.events).await?, stage_hop(shop, args.events).await?);
         let ratio = stage_rate / bare_rate;
         println!(
-            "{parked:>6} parked, round {round}: bare {bare_rate:>8.0}/s   validate {stage_rate:>8.0}/s   ratio {ratio:.2}"
+            "{parked:>6} parked, round {round}: bare {bare_rate:>8.0}/s   \
+             validate {stage_rate:>8.0}/s   ratio {ratio:.2}"
         );
-        ratios.push(stage_rate);
+        rates.push(stage_rate);
     }
-    Ok(median(ratios))
+    Ok(median(rates))
 }
 
 /// Parks events for an hour, as the engine does: a message schedule each.

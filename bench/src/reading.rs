@@ -1,4 +1,4 @@
-//! Reading: how long an operator waits for a page, the groups and the totals of a dead-letter
+//! Reading: time that an operator waits for a page, the groups and the totals of a dead-letter
 //! stream of any size.
 
 use std::{
@@ -41,8 +41,8 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     shop.close().await
 }
 
-/// How long an operator waits for what the `dlq` commands print, without the start of a process and
-/// the printing.
+/// Prints the time that an operator waits for the `dlq` commands, without the start of a process
+/// and the printing.
 async fn measure(letters: &Letters) -> Result<()> {
     let state = letters.broker.stream_state(&letters.stream()).await?;
     println!("{} letters, {} MiB", state.messages, state.bytes >> 20);

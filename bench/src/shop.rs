@@ -1,4 +1,4 @@
-//! Shop: the server, the pipeline and the bare client that the benchmarks share.
+//! Shop: server, pipeline and bare client that the benchmarks share.
 
 use std::{
     future::IntoFuture as _,
@@ -33,7 +33,7 @@ const SCHEMA: &str = r#"{
   }
 }"#;
 
-/// One hop of `validate`, and a sink that keeps the edge open; it is not run.
+/// Pipeline of one hop of `validate`, and a sink that keeps the edge open and is not run.
 pub(crate) const HOP: &str = r#"
 [pipeline]
 name = "bench"
@@ -53,10 +53,10 @@ inputs  = ["validate"]
 handler = { log = "debug" }
 "#;
 
-/// Deliveries in hand at once, for both sides.
+/// Deliveries in flight at once, for both sides.
 pub(crate) const CONCURRENCY: usize = 1024;
 
-/// A server of its own, and a pipeline on it. All of it goes when it is dropped.
+/// Server of its own with a pipeline on it; all of it goes when it is dropped.
 pub(crate) struct Shop {
     pub(crate) server: Server,
     pub(crate) pipeline: Arc<Pipeline>,
@@ -83,7 +83,7 @@ impl Shop {
         Ok(Self { server, pipeline, broker, folder, registry })
     }
 
-    /// A worker of these stages, on a connection of its own.
+    /// Starts a worker of these stages, on a connection of its own.
     pub(crate) async fn work(&self, stages: &[&str]) -> Result<Worker> {
         let broker = Broker::connect(&self.pipeline.nats, "bench worker").await?;
         let stages = (!stages.is_empty()).then(|| stages.iter().map(ToString::to_string).collect());
@@ -108,7 +108,7 @@ pub(crate) fn pipeline(file: &Path, url: &str, registry: &Registry) -> Result<Ar
     Ok(Arc::new(loaded.pipeline.with_context(|| config::render(&loaded.reports, false))?))
 }
 
-/// Waits until `reached` says so; says what it waited for if that takes longer than ten minutes.
+/// Waits until `reached` is true; after ten minutes, an error that names `what`.
 pub(crate) async fn until(
     what: &str,
     mut reached: impl AsyncFnMut() -> Result<bool>,
@@ -121,7 +121,7 @@ pub(crate) async fn until(
     Ok(())
 }
 
-/// Lets at most so many tasks of a run be under way.
+/// Bound on the tasks of a run that are under way at once.
 pub(crate) struct Window(Arc<Semaphore>, usize);
 
 impl Window {
@@ -129,13 +129,13 @@ impl Window {
         Self::of(CONCURRENCY)
     }
 
-    /// As many as `most` at once.
+    /// Window of `most` tasks at once.
     pub(crate) fn of(most: usize) -> Self {
         Self(Arc::new(Semaphore::new(most)), most)
     }
 
-    /// Runs `task` as soon as there is room. One that fails ends the program: what it measures
-    /// would be something else.
+    /// Runs `task` as soon as there is room; one that fails ends the program, since something else
+    /// would be measured.
     pub(crate) async fn run<T: Send>(
         &self,
         task: impl Future<Output = Result<T>> + Send + 'static,
@@ -160,14 +160,23 @@ impl Window {
 /// An event in the domain envelope that passes the schema.
 pub(crate) fn event(n: u64) -> String {
     serde_json::json!({
-        "eventId": format!("order-{n:08}"), "eventType": "order.created", "eventVersion": "1",
-        "tenantId": "acme", "aggregateId": format!("o-{n}"), "timestamp": "2026-01-01T00:00:00Z",
-        "eventData": { "orderId": format!("o-{n}"), "amount": 5 + n % 90, "currency": "EUR", "note": "leave it at the door" },
+        "eventId": format!("order-{n:08}"),
+        "eventType": "order.created",
+        "eventVersion": "1",
+        "tenantId": "acme",
+        "aggregateId": format!("o-{n}"),
+        "timestamp": "2026-01-01T00:00:00Z",
+        "eventData": {
+            "orderId": format!("o-{n}"),
+            "amount": 5 + n % 90,
+            "currency": "EUR",
+            "note": "leave it at the door",
+        },
     })
     .to_string()
 }
 
-/// A bare client that does the same broker work: pull, publish the same bytes, await the PubAck,
+/// Bare client that does the same broker work: pull, publish the same bytes, await the PubAck,
 /// ack.
 pub(crate) struct Bare {
     pub(crate) jetstream: jetstream::Context,
@@ -200,7 +209,7 @@ impl Bare {
         Ok(())
     }
 
-    /// Publishes so many events, evenly.
+    /// Publishes `count` events evenly, `rate` a second.
     pub(crate) async fn publish_evenly(&self, count: u64, rate: u64) -> Result<()> {
         let (began, window) = (Instant::now(), Window::new());
         let mut ticks = tokio::time::interval(Duration::from_millis(10));
@@ -245,13 +254,13 @@ impl Bare {
     }
 }
 
-/// The middle one.
+/// Median of values, of which there is at least one.
 pub(crate) fn median(mut of: Vec<f64>) -> f64 {
     of.sort_by(f64::total_cmp);
     of[of.len() / 2]
 }
 
-/// The value that this share of them does not exceed; 0 of none.
+/// Value that this share of the values does not exceed; 0 for none.
 pub(crate) fn quantile(of: &[f64], share: f64) -> f64 {
     let mut of = of.to_vec();
     of.sort_by(f64::total_cmp);

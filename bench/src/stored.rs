@@ -1,4 +1,4 @@
-//! Stored: dead letters, as many as are asked for, as the engine writes them.
+//! Stored: dead letters in any number, as the engine writes them.
 
 use std::time::{Duration, SystemTime};
 

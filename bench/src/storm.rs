@@ -1,4 +1,4 @@
-//! Storm: a million errors in a minute at a channel that takes twenty notifications.
+//! Storm: a million errors in a minute, and a channel that takes twenty notifications.
 
 use std::{
     collections::BTreeMap,
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     calm: u64,
 }
 
-/// What is handled, and what goes wrong beside it.
+/// Pipeline that handles events, and counts and sends the errors beside them.
 fn toml(address: &str) -> String {
     format!(
         r#"
@@ -97,7 +97,7 @@ rate          = "20/min"
     )
 }
 
-/// What the channel was sent, and when.
+/// Notifications that the channel was sent, each with its time.
 type Calls = Arc<Mutex<Vec<(SystemTime, Notification)>>>;
 
 pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
@@ -152,11 +152,12 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     let total = counted(&shop).await?;
     let exact = exact(&shop, args).await?;
     println!(
-        "counts: {total} counted {:.1} s after the last was published; {exact} of {} failures with the exact count",
+        "counts: {total} counted {:.1} s after the last was published; \
+         {exact} of {} failures with the exact count",
         behind.elapsed().as_secs_f64(),
         args.fingerprints
     );
-    // What waits in a digest is told by then.
+    // A digest that waits is sent by then.
     tokio::time::sleep(Duration::from_secs(30)).await;
     let calls = calls.lock().unwrap_or_else(PoisonError::into_inner).clone();
     sent(&calls, began);
@@ -169,7 +170,7 @@ pub(crate) async fn run(args: &Args, program: Option<&Path>) -> Result<()> {
     shop.close().await
 }
 
-/// The webhook.
+/// Webhook receiver that keeps what it is sent; returns its address.
 async fn receiver(calls: Calls) -> Result<String> {
     async fn take(State(calls): State<Calls>, body: Bytes) {
         if let Ok(notification) = serde_json::from_slice(&body) {
@@ -186,7 +187,7 @@ async fn receiver(calls: Calls) -> Result<String> {
     Ok(address)
 }
 
-/// How events fared.
+/// Rate and latency of handled events.
 struct Handled {
     per_second: f64,
     p50_ms: f64,
@@ -196,13 +197,14 @@ struct Handled {
 impl Handled {
     fn said(&self, rate: u64) -> String {
         format!(
-            "{rate} events/s offered, {:.0}/s handled; publish to result p50 {:.1} ms, p99 {:.1} ms",
+            "{rate} events/s offered, {:.0}/s handled; \
+             publish to result p50 {:.1} ms, p99 {:.1} ms",
             self.per_second, self.p50_ms, self.p99_ms
         )
     }
 }
 
-/// Publishes events evenly, and says how many results came in that time and how long each took.
+/// Publishes events evenly; returns the rate of results in that time, and how long they took.
 async fn handle(
     jetstream: &jetstream::Context,
     rate: u64,
@@ -234,10 +236,12 @@ async fn handle(
     })
 }
 
-/// An event that says when it was made.
+/// Event that holds the time at which it was made.
 fn stamped(n: u64) -> String {
     serde_json::json!({
-        "eventId": format!("order-{n}-{}", micros()), "eventType": "order.created", "eventVersion": "1",
+        "eventId": format!("order-{n}-{}", micros()),
+        "eventType": "order.created",
+        "eventVersion": "1",
         "eventData": { "orderId": micros().to_string(), "amount": 5, "currency": "EUR" },
     })
     .to_string()
@@ -247,7 +251,7 @@ fn micros() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as u64)
 }
 
-/// Notes how old each result is when it comes.
+/// Notes the age of each result, in milliseconds, when it comes.
 async fn hear(url: String, latencies: Arc<Mutex<Vec<f64>>>) -> Result<()> {
     let client = async_nats::connect(url).await?;
     let mut results = client.subscribe("bench.out.validate.>").await?;
@@ -261,8 +265,8 @@ async fn hear(url: String, latencies: Arc<Mutex<Vec<f64>>>) -> Result<()> {
     Ok(())
 }
 
-/// What was published, and when the error that reached its threshold was stored, of each critical
-/// failure.
+/// Time that publishing took, and the time at which each critical failure had the error stored that
+/// reached its threshold.
 struct Published {
     took: Duration,
     critical: BTreeMap<String, SystemTime>,
@@ -304,8 +308,8 @@ async fn publish(jetstream: &jetstream::Context, args: &Args) -> Result<Publishe
     Ok(Published { took: began.elapsed(), critical })
 }
 
-/// Which failure error `n` is: the first few are critical, and begin one after another over the
-/// first two thirds of the storm.
+/// Number of the failure that error `n` is: the first few are critical, and begin one after another
+/// over the first two thirds of the storm.
 fn failure(n: u64, args: &Args) -> u64 {
     let failure = n % args.fingerprints;
     let begins = failure * args.errors * 2 / (args.criticals.max(1) * 3);
@@ -322,14 +326,19 @@ fn error(failure: u64, n: u64, args: &Args) -> String {
         "errorCode": code,
         "severity": "medium",
         "serviceName": format!("service-{}", (failure / 50) % 10),
-        "message": format!("could not reach {} at 10.0.{}.{}:5432 after {n} ms (request {n:032x})", word(failure), n % 256, n % 200),
+        "message": format!(
+            "could not reach {} at 10.0.{}.{}:5432 after {n} ms (request {n:032x})",
+            word(failure),
+            n % 256,
+            n % 200
+        ),
         "timestamp": "2026-01-01T00:00:00Z",
         "userId": format!("u-{}", n % 5000),
     })
     .to_string()
 }
 
-/// A word for a number, without digits: what is made of letters tells failures apart.
+/// Word for a number, without digits: letters tell failures apart.
 fn word(mut n: u64) -> String {
     let mut word = String::from("store-");
     for _ in 0..4 {
@@ -339,7 +348,7 @@ fn word(mut n: u64) -> String {
     word
 }
 
-/// Errors that the checkpoint has counted.
+/// Number of errors that the checkpoint has counted.
 async fn counted(shop: &Shop) -> Result<u64> {
     let tallies = snapshot::tallies(&shop.broker, &shop.pipeline).await?;
     let counted = tallies
@@ -349,7 +358,7 @@ async fn counted(shop: &Shop) -> Result<u64> {
     Ok(counted.map_or(0, |tally| tally.value))
 }
 
-/// How many failures have exactly the count that was published of them.
+/// Number of failures whose count is exactly what was published of them.
 async fn exact(shop: &Shop, args: &Args) -> Result<u64> {
     let mut published: BTreeMap<u64, u64> = BTreeMap::new();
     for n in 0..args.errors {
@@ -378,13 +387,14 @@ fn sent(calls: &[(SystemTime, Notification)], began: SystemTime) {
     let most = calls.iter().map(|(at, _)| minute(at)).max().unwrap_or(0);
     let last = calls.last().and_then(|(at, _)| at.duration_since(began).ok()).unwrap_or_default();
     println!(
-        "channel at 20/min: {} notifications in {:.0} s, {digests} of them digests; in any minute {most} at the most",
+        "channel at 20/min: {} notifications in {:.0} s, {digests} of them digests; \
+         in any minute {most} at the most",
         calls.len(),
         last.as_secs_f64()
     );
 }
 
-/// When each critical failure was told, alone or at the top of a digest.
+/// Prints the time until each critical failure was notified, by itself or at the top of a digest.
 fn criticals(calls: &[(SystemTime, Notification)], published: &BTreeMap<String, SystemTime>) {
     let names = |told: &Notification, code: &str| match &told.about {
         About::Incident { incident } => incident.code == code,
@@ -394,14 +404,15 @@ fn criticals(calls: &[(SystemTime, Notification)], published: &BTreeMap<String, 
     let mut waits = Vec::new();
     for (code, at) in published {
         let told = calls.iter().find(|(_, told)| names(told, code));
-        // What is told before its answer came to the publisher was told at once.
+        // A notification before the publisher had its answer came at once.
         waits.extend(
             told.map(|(told, _)| told.duration_since(*at).unwrap_or_default().as_secs_f64()),
         );
     }
     let most = waits.iter().copied().fold(0.0, f64::max);
     println!(
-        "criticals: {} of {} told; from the error that reached the threshold p50 {:.2} s, the latest {most:.2} s",
+        "criticals: {} of {} told; from the error that reached the threshold p50 {:.2} s, \
+         the latest {most:.2} s",
         waits.len(),
         published.len(),
         quantile(&waits, 0.5)

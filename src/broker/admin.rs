@@ -16,37 +16,37 @@ use serde_json::json;
 use super::{Broker, message::StoredMessage};
 use crate::limits;
 
-/// A question to the server about a stream that was not answered.
+/// Failed read or change of a stream.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// There is no such stream.
+    /// Stream that does not exist.
     #[error("stream \"{stream}\" does not exist")]
     NoStream {
-        /// The stream.
+        /// Name of the stream.
         stream: String,
     },
-    /// There is no such consumer.
+    /// Consumer that does not exist.
     #[error("consumer \"{consumer}\" on stream \"{stream}\" does not exist")]
     NoConsumer {
-        /// The stream.
+        /// Name of the stream.
         stream: String,
-        /// The consumer.
+        /// Name of the consumer.
         consumer: String,
     },
-    /// The stream could not be read: the server refused, or did not answer.
+    /// Failed read: the server refused, or did not answer.
     #[error("could not read stream \"{stream}\"")]
     Read {
-        /// The stream.
+        /// Name of the stream.
         stream: String,
-        /// What the client said.
+        /// Error of the client.
         source: Source,
     },
-    /// The stream could not be changed: the server refused, or did not answer.
+    /// Failed change: the server refused, or did not answer.
     #[error("could not change stream \"{stream}\"")]
     Change {
-        /// The stream.
+        /// Name of the stream.
         stream: String,
-        /// What the client said.
+        /// Error of the client.
         source: Source,
     },
 }
@@ -63,28 +63,28 @@ impl AdminError {
     }
 }
 
-/// What a stream holds.
+/// State of a stream: what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamState {
     /// Messages stored.
     pub messages: u64,
-    /// Their bytes.
+    /// Bytes of those messages.
     pub bytes: u64,
-    /// The sequence of the oldest; one more than `last_seq` if there is none.
+    /// Sequence of the oldest; one more than `last_seq` if there is none.
     pub first_seq: u64,
-    /// The highest sequence ever given out.
+    /// Highest sequence ever given out.
     pub last_seq: u64,
     /// Different subjects.
     pub subjects: u64,
     /// Consumers.
     pub consumers: usize,
-    /// When the oldest was stored; meaningless if there is none.
+    /// Time the oldest was stored; meaningless if there is none.
     pub first_at: SystemTime,
-    /// When the last one was stored; meaningless if there never was one.
+    /// Time the last one was stored; meaningless if there never was one.
     pub last_at: SystemTime,
 }
 
-/// How far a consumer is.
+/// Progress of a consumer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsumerState {
     /// Messages still to be delivered for the first time.
@@ -95,23 +95,23 @@ pub struct ConsumerState {
     pub num_redelivered: u64,
     /// Pull requests that wait.
     pub num_waiting: u64,
-    /// The stream sequence below which everything is settled. No mark of completion: it stays at
-    /// what is exhausted, and jumps past it later.
+    /// Stream sequence below which everything is settled. No mark of completion: it stays at what
+    /// is exhausted, and jumps past it later.
     pub ack_floor: u64,
-    /// The stream sequence of the last message delivered.
+    /// Stream sequence of the last message delivered.
     pub delivered: u64,
 }
 
-/// What the server answers to a deletion.
+/// Answer of the server to a deletion.
 #[derive(Deserialize)]
 struct Deleted {
     success: bool,
 }
 
 impl Broker {
-    /// The message at a sequence; `None` if it is not, or no longer, there.
+    /// Message at a sequence; `None` if it is not, or no longer, there.
     ///
-    /// Any copy of the stream may answer; that it is not there is taken from the leader only.
+    /// Any replica of the stream may answer; that it is not there is taken from the leader only.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -136,7 +136,7 @@ impl Broker {
         found(stream, opened.get_raw_message(seq).await)
     }
 
-    /// The last message on a subject, from the leader; `None` if there is none.
+    /// Last message on a subject, from the leader; `None` if there is none.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -151,8 +151,8 @@ impl Broker {
         )
     }
 
-    /// The first message from `from_seq` on whose subject matches `filter`, from the leader; `None`
-    /// if there is none.
+    /// First message from `from_seq` on whose subject matches `filter`, from the leader; `None` if
+    /// there is none.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -174,7 +174,7 @@ impl Broker {
         )
     }
 
-    /// Deletes a message. Says whether it was there.
+    /// Deletes a message; true if it was there.
     ///
     /// The client's own call has the server overwrite the message on disk before it answers, which
     /// takes some six milliseconds and holds up the stream: 155 a second against tens of thousands
@@ -221,7 +221,7 @@ impl Broker {
         Ok(purged.map_err(|error| AdminError::change(stream, error))?.purged)
     }
 
-    /// What a stream holds.
+    /// State of a stream.
     ///
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::Read`].
@@ -241,10 +241,10 @@ impl Broker {
         })
     }
 
-    /// How many messages of a stream are on subjects that match `filter`.
+    /// Number of messages of a stream on subjects that match `filter`.
     ///
-    /// A consumer that is made for it and goes at once is told so by the server; the names of the
-    /// subjects, of which there may be a million, are not sent. A work-queue stream lets nobody
+    /// Read from `num_pending` of a consumer that is made for it and deleted at once; the names of
+    /// the subjects, of which there may be a million, are not sent. A work-queue stream lets nobody
     /// read beside its consumers, so there they are.
     ///
     /// # Errors
@@ -275,7 +275,7 @@ impl Broker {
         Ok(info.num_pending)
     }
 
-    /// How far a consumer is.
+    /// Progress of a consumer.
     ///
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::NoConsumer`], [`AdminError::Read`].
@@ -298,13 +298,13 @@ impl Broker {
         })
     }
 
-    /// Settles a message that is exhausted, on behalf of its consumer, as a late ack of its last
-    /// worker would. On a work-queue stream the message then goes; on an interest stream once no
-    /// other consumer waits for it.
+    /// Acks an exhausted message on behalf of its consumer, as a late ack of its last worker would.
+    /// On a work-queue stream the message then goes; on an interest stream once no other consumer
+    /// waits for it.
     ///
     /// The ack is made up: the server looks at the stream sequence in its subject and passes over
-    /// the number of deliveries, the consumer sequence, the time and what is pending. A message
-    /// that is in hand is settled as well, under its worker's feet, so make sure first that it is
+    /// the number of deliveries, the consumer sequence, the time and what is pending. A message in
+    /// flight is settled as well, while its worker still runs it, so make sure first that it is
     /// exhausted. One that the consumer was never given is not settled, and the server says
     /// nothing: that shows as an error after [`crate::limits::REQUEST_TIMEOUT`].
     ///
@@ -327,7 +327,7 @@ impl Broker {
         Ok(())
     }
 
-    /// A stream, without asking whether it is there.
+    /// Handle of a stream, without asking whether it is there.
     async fn open_stream(
         &self,
         stream: &str,
@@ -359,7 +359,7 @@ fn found(
     })
 }
 
-/// What it means that a stream could not be opened.
+/// Error for a stream that could not be opened.
 pub(super) fn no_stream(
     stream: &str,
     error: async_nats::jetstream::context::GetStreamError,

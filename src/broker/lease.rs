@@ -1,10 +1,11 @@
-//! Lease: which worker does what one does for all, so that two seldom try at once.
+//! Lease: a claim on work that one worker does for all, so that two seldom try at once.
 //!
-//! What two write must be safe all the same, by a fence of its own; this makes it calm.
+//! Writes of two holders must be safe all the same, by a fence of their own; the lease only makes
+//! that rare.
 //!
 //! The holder rewrites one key each second. A standby watches its revision on its own monotonic
-//! clock: what has not moved for [`limits::LEASE`] is taken by compare-and-set. No two clocks are
-//! compared.
+//! clock: a key that has not moved for [`limits::LEASE`] is taken by compare-and-set. No two clocks
+//! are compared.
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -12,14 +13,14 @@ use tokio::time::Instant;
 use super::{Broker, CommitError};
 use crate::{error_chain::chain, limits};
 
-/// What the key holds. Nobody: it was given back, and may be taken at once.
+/// Value of the key. No worker: the lease was given back, and may be taken at once.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Holder {
     worker: Option<String>,
     term: u64,
 }
 
-/// A lease that is held.
+/// Lease that is held.
 #[derive(Debug)]
 pub struct Lease {
     broker: Broker,
@@ -27,13 +28,13 @@ pub struct Lease {
     key: String,
     holder: Holder,
     revision: u64,
-    /// When it was last renewed: it lasts from before the write, not from its answer.
+    /// Time of the last renewal: the lease lasts from before the write, not from its answer.
     renewed: Instant,
 }
 
 impl Lease {
-    /// Waits until the lease called `stage` is free and takes it for `worker`. What goes wrong is
-    /// tried again.
+    /// Waits until the lease called `stage` is free and takes it for `worker`. Errors are tried
+    /// again.
     pub async fn acquire(broker: &Broker, bucket: &str, stage: &str, worker: &str) -> Self {
         let key = format!("{stage}.lease");
         let mut seen: Option<(u64, Instant)> = None;
@@ -89,7 +90,7 @@ impl Lease {
         }
     }
 
-    /// How often the lease has changed hands.
+    /// Number of times the lease has been taken.
     pub fn term(&self) -> u64 {
         self.holder.term
     }
@@ -137,7 +138,7 @@ impl Lease {
         }
     }
 
-    /// Gives it back, so that a standby may take it at once.
+    /// Gives the lease back, so that a standby may take it at once.
     pub async fn release(self) {
         let nobody = Holder { worker: None, term: self.holder.term };
         // If this fails, the lease ends by itself.

@@ -1,12 +1,13 @@
-//! Listen: messages on a subject as they come, from now on, without a stream: who is not there
-//! misses them.
+//! Listen: core NATS messages on a subject as they come, without a stream.
+//!
+//! Who is not there misses them.
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use super::Broker;
 
-/// A subject that could not be listened on.
+/// Subject that could not be listened on.
 #[derive(Debug, thiserror::Error)]
 #[error("could not listen on \"{subject}\"")]
 pub struct ListenError {
@@ -14,13 +15,13 @@ pub struct ListenError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Messages on a subject, as they come. A lost connection is made again underneath; what came
-/// meanwhile is missed.
+/// Subscription to a subject. A lost connection is made again underneath; what came meanwhile is
+/// missed.
 #[derive(Debug)]
 pub struct Listening(async_nats::Subscriber);
 
 impl Broker {
-    /// Listens on a subject, with wildcards. When it returns, the server knows of it.
+    /// Listens on a subject, with wildcards. When it returns, the server knows of the subscription.
     ///
     /// # Errors
     /// [`ListenError`] if the subject is none, or the connection is closed for good.
@@ -37,8 +38,8 @@ impl Broker {
 }
 
 impl Listening {
-    /// The body of the next message; `None` when the connection is closed for good. Nothing is lost
-    /// if it is dropped.
+    /// Body of the next message; `None` when the connection is closed for good. Nothing is lost if
+    /// the future is dropped.
     pub async fn next(&mut self) -> Option<Bytes> {
         Some(self.0.next().await?.payload)
     }

@@ -1,4 +1,4 @@
-//! Message: what a stream holds, and the headers of messages.
+//! Message: a message as a stream holds it, and the headers of messages.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,36 +7,36 @@ use bytes::Bytes;
 
 use super::{HeaderValue, Headers};
 
-/// A message as its stream holds it.
+/// Message as its stream holds it.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
-    /// The subject it was published on.
+    /// Subject it was published on.
     pub subject: String,
-    /// Its headers.
+    /// Headers of the message.
     pub headers: Headers,
-    /// Its payload.
+    /// Payload of the message; empty where only headers were read.
     pub body: Bytes,
-    /// Its sequence.
+    /// Stream sequence of the message.
     pub seq: u64,
-    /// When the server stored it.
+    /// Time the server stored the message.
     pub stored_at: SystemTime,
 }
 
 impl StoredMessage {
-    /// The size of its payload in bytes, also where only its headers were read.
+    /// Size of the payload in bytes, also where only the headers were read.
     pub fn body_bytes(&self) -> usize {
         let said = super::get(&self.headers, HEADERS_ONLY_SIZE).filter(|_| self.body.is_empty());
         said.and_then(|size| size.parse().ok()).unwrap_or(self.body.len())
     }
 }
 
-/// A time in milliseconds since 1970, as reduce stages are told it.
+/// Unix time in milliseconds, as reduce stages are given it.
 pub fn unix_ms(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH)
         .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Where the server says how large the payload is that it left out.
+/// Header with the size of a payload that the server left out.
 const HEADERS_ONLY_SIZE: &str = "Nats-Msg-Size";
 
 impl From<jetstream::message::StreamMessage> for StoredMessage {
@@ -56,12 +56,12 @@ pub fn set(headers: &mut Headers, name: &'static str, value: impl Into<HeaderVal
     headers.insert(HeaderName::from_static(name), value.into());
 }
 
-/// The value of a header.
+/// Value of a header.
 pub fn get<'a>(headers: &'a Headers, name: &'static str) -> Option<&'a str> {
     headers.get(HeaderName::from_static(name)).map(HeaderValue::as_str)
 }
 
-/// A value for a header of ours: outside text goes through [`millstream_stages::headers::clean`]
+/// Value for a header of ours: outside text goes through [`millstream_stages::headers::clean`]
 /// first.
 pub fn header(text: &str) -> HeaderValue {
     use std::str::FromStr as _;

@@ -1,5 +1,6 @@
-//! Broker: the only room that names `async_nats`: connecting, publishing, pulling, administering,
-//! and the embedded server.
+//! Broker: connections, publishes, pulls and administration of NATS, and the embedded server.
+//!
+//! The only room that names `async_nats`.
 
 mod admin;
 mod announce;
@@ -32,11 +33,11 @@ pub use read::Scan;
 pub use request::{Answer, RequestError};
 pub use settings::{Auth, Nats};
 
-/// A connection to the broker. Cheap to clone.
+/// Connection to the broker. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Broker {
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: async_nats::jetstream::Context,
-    /// What the server has refused us, once it has.
+    /// First subject that the server refused us, once there is one.
     pub(crate) fatal: tokio::sync::watch::Receiver<Option<FatalError>>,
 }

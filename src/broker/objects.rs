@@ -12,87 +12,88 @@ use futures_util::TryStreamExt as _;
 use super::{AdminError, Broker, admin};
 use crate::limits;
 
-/// The metadata key that names the pipeline an object belongs to.
+/// Metadata key with the pipeline that an object belongs to.
 const OWNER: &str = "millstream";
 
-/// When a stream lets go of a message.
+/// Retention policy of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Retention {
-    /// When it is too old, or the stream too large.
+    /// Messages go when they are too old, or the stream too large.
     Limits,
-    /// When every consumer has settled it. What no consumer reads is dropped as it is published.
+    /// Messages go when every consumer has settled them. What no consumer reads is dropped as it is
+    /// published.
     Interest,
-    /// When its one consumer has settled it.
+    /// Messages go when their one consumer has settled them.
     WorkQueue,
 }
 
-/// A stream, as far as we declare it. What is not here is left as it is.
+/// Settings of a stream that we declare. The others are left as they are.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct StreamSpec {
-    /// Its name.
+    /// Name of the stream.
     pub name: String,
-    /// The pipeline it belongs to.
+    /// Pipeline it belongs to.
     pub pipeline: String,
-    /// What it captures.
+    /// Subjects it captures.
     pub subjects: Vec<String>,
-    /// When it lets go of a message.
+    /// Retention policy.
     pub retention: Retention,
-    /// In memory instead of on disk.
+    /// Memory storage instead of file storage.
     pub memory: bool,
-    /// Copies in the cluster.
+    /// Replicas in the cluster.
     pub replicas: usize,
-    /// How long a message is kept; `None`: for ever.
+    /// Longest time a message is kept; `None`: for ever.
     pub max_age: Option<Duration>,
-    /// How many bytes are kept; `None`: no limit.
+    /// Most bytes kept; `None`: no limit.
     pub max_bytes: Option<u64>,
-    /// How long the ids of messages are remembered.
+    /// Time the ids of messages are remembered.
     pub duplicate_window: Duration,
-    /// Whether a message may be scheduled for later. Cannot be turned off again.
+    /// Message schedules allowed. Cannot be turned off again.
     pub schedules: bool,
-    /// Whether a message may take the place of those before it on its subject.
+    /// Roll-ups allowed: a message may take the place of those before it on its subject.
     pub rollup: bool,
-    /// Whether it is the stream of a key-value bucket: one message per subject, atomic batches.
+    /// True for the stream of a key-value bucket: one message per subject, atomic batches.
     pub bucket: bool,
-    /// Whether it refuses what is new when it is full, instead of dropping what is oldest.
+    /// Discard policy `new`: a full stream refuses what is new instead of dropping what is oldest.
     pub keeps_oldest: bool,
 }
 
-/// A durable consumer, as far as we declare it: explicit acks, everything from the beginning, no
+/// Settings of a durable consumer that we declare: explicit acks, everything from the beginning, no
 /// `backoff`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ConsumerSpec {
-    /// The stream it reads.
+    /// Stream it reads.
     pub stream: String,
-    /// Its name.
+    /// Name of the consumer.
     pub name: String,
-    /// The pipeline it belongs to.
+    /// Pipeline it belongs to.
     pub pipeline: String,
-    /// What it reads, filters that do not overlap; empty: everything.
+    /// Filter subjects that do not overlap; empty: everything.
     pub filters: Vec<String>,
-    /// How long the server waits for a sign of life.
+    /// Ack wait: time the server gives a delivery before it hands it out again.
     pub ack_wait: Duration,
-    /// How often a message is handed out; `None`: without end.
+    /// Most deliveries of a message; `None`: without end.
     pub max_deliver: Option<u32>,
-    /// Messages in hand over the whole fleet.
+    /// Messages in flight over the whole fleet.
     pub max_ack_pending: u64,
 }
 
-/// A consumer as the server has it: what we declare, and what of the rest no longer fits.
+/// Consumer as the server has it: the settings we declare, and whether the others still fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundConsumer {
-    /// What we declare.
+    /// Settings that we declare.
     pub spec: ConsumerSpec,
-    /// How many pull requests may wait. Immutable.
+    /// Most pull requests that may wait. Immutable.
     pub max_waiting: i64,
-    /// Whether it acks explicitly, from the beginning, without `backoff`.
+    /// True if it acks explicitly and pulls from the beginning, without `backoff`.
     pub fits: bool,
     /// Messages it still has to deliver, or to have settled.
     pub unsettled: u64,
 }
 
 impl Broker {
-    /// The stream of this name, as far as we declare streams; `None` if there is none.
+    /// Declared settings of the stream of this name; `None` if there is none.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -104,7 +105,7 @@ impl Broker {
         }
     }
 
-    /// Every stream that belongs to a pipeline, by name.
+    /// Streams that belong to a pipeline, sorted by name.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -120,7 +121,7 @@ impl Broker {
         Ok(ours)
     }
 
-    /// Creates a stream. One that is there already with the same settings is fine.
+    /// Creates a stream. One that is there already with the same settings is no error.
     ///
     /// # Errors
     /// [`AdminError::Change`].
@@ -158,7 +159,7 @@ impl Broker {
             .map_err(|error| AdminError::change(name, error))
     }
 
-    /// The consumer of this name, as far as we declare consumers; `None` if there is none.
+    /// Consumer of this name; `None` if there is none.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -176,7 +177,7 @@ impl Broker {
         }
     }
 
-    /// Every consumer of a stream that belongs to a pipeline, by name.
+    /// Consumers of a stream that belong to a pipeline, sorted by name.
     ///
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::Read`].
@@ -198,7 +199,7 @@ impl Broker {
         Ok(ours)
     }
 
-    /// Creates a consumer. One that is there already with the same settings is fine.
+    /// Creates a consumer. One that is there already with the same settings is no error.
     ///
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::Change`].

@@ -10,78 +10,78 @@ use millstream_stages::headers;
 use super::{Broker, Headers};
 use crate::limits;
 
-/// One message to publish.
+/// Message to publish.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// The subject it is published on.
+    /// Subject it is published on.
     pub subject: String,
-    /// Its headers; `Nats-Msg-Id` among them where the server should drop a repeat.
+    /// Headers; `Nats-Msg-Id` among them where the server should drop a repeat.
     pub headers: Headers,
-    /// Its payload.
+    /// Payload of the message.
     pub body: Bytes,
-    /// What its subject must hold for it to be stored.
+    /// Condition on its subject.
     pub expects: Expects,
 }
 
-/// What the subject of a message must hold for the message to be stored.
+/// Condition: what the subject of a message must hold for the message to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Expects {
-    /// Anything.
+    /// No condition.
     #[default]
     Anything,
-    /// Nothing: the subject is a claim that only one may make.
+    /// Empty subject: it is a claim that only one may make.
     Nothing,
-    /// The message of this sequence, as its last; the new one takes its place and that of any
-    /// before (a roll-up).
+    /// Last message with this sequence; the new one takes its place and that of any before (a
+    /// roll-up).
     Replaced(u64),
 }
 
-/// Where a published message is.
+/// Publish ack: the place of a published message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// The stream that stored it.
+    /// Stream that stored it.
     pub stream: String,
-    /// Its sequence in that stream.
+    /// Sequence in that stream.
     pub seq: u64,
-    /// Whether the server already had a message of this id.
+    /// True if the server already had a message of this id.
     pub duplicate: bool,
 }
 
-/// A publish that did not succeed.
+/// Failed publish.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The subject does not hold what the message [`Expects`]: someone else was first.
+    /// Subject that does not hold what the message [`Expects`]: someone else was first.
     #[error("subject \"{subject}\" has been written by someone else")]
     NotFirst {
-        /// The subject.
+        /// Subject of the message.
         subject: String,
     },
-    /// The message is larger than the server takes.
+    /// Message larger than the server takes.
     #[error("the message for \"{subject}\" is larger than the server's max_payload")]
     TooLarge {
-        /// The subject.
+        /// Subject of the message.
         subject: String,
     },
-    /// The server refused it, or did not answer in time, as often as it was tried.
+    /// Publish that the server refused, or did not answer in time, as often as it was tried.
     #[error("could not publish to \"{subject}\"")]
     Failed {
-        /// The subject.
+        /// Subject of the message.
         subject: String,
-        /// What the client said of the last try.
+        /// Error of the client at the last try.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// What a publish fails with when its stream has no room.
+/// Error of a publish whose stream has no room.
 #[derive(Debug, thiserror::Error)]
 #[error("its stream is full: make room in it, or raise its limit (the server says: {said})")]
 struct Full {
-    /// What the server said.
+    /// Text of the server.
     said: String,
 }
 
 impl PublishError {
-    /// Whether the stream has no room.
+    /// True if the stream has no room.
     pub fn is_full(&self) -> bool {
         match self {
             Self::Failed { source, .. } => source.is::<Full>(),
@@ -104,7 +104,7 @@ impl PublishError {
 }
 
 impl Outgoing {
-    /// A message without headers.
+    /// Returns a message without headers.
     pub fn new(subject: impl Into<String>, body: impl Into<Bytes>) -> Self {
         Self {
             subject: subject.into(),
@@ -114,7 +114,7 @@ impl Outgoing {
         }
     }
 
-    /// Its bytes as `max_payload` counts them: headers and payload.
+    /// Size in bytes as `max_payload` counts it: headers and payload.
     pub fn bytes(&self) -> usize {
         let lines = self.headers.iter().flat_map(|(name, values)| {
             values.iter().map(move |value| {
@@ -125,14 +125,14 @@ impl Outgoing {
         framing + lines.sum::<usize>() + self.body.len()
     }
 
-    /// The same message with one more header; the value is sanitised.
+    /// Adds a header; the value is sanitised.
     #[must_use]
     pub fn header(mut self, name: &'static str, value: &str) -> Self {
         super::set(&mut self.headers, name, super::header(value));
         self
     }
 
-    /// The same message with the id the server drops repeats by.
+    /// Adds the id that the server drops repeats by.
     #[must_use]
     pub fn id(self, id: &str) -> Self {
         self.header(headers::MSG_ID, id)
@@ -140,7 +140,7 @@ impl Outgoing {
 }
 
 impl Broker {
-    /// The largest message that the server takes, headers and payload, in bytes.
+    /// Largest message that the server takes, headers and payload, in bytes.
     pub fn max_payload(&self) -> usize {
         self.client.max_payload()
     }

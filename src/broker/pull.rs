@@ -28,65 +28,65 @@ pub struct Pull {
     broker: Broker,
     stream: Arc<str>,
     subscriber: Subscriber,
-    /// Where messages are asked for, and where they are to go.
+    /// Subject that pull requests go to, and the inbox that deliveries come to.
     next_subject: String,
     inbox: String,
     /// Messages that there is room for.
     room: usize,
-    /// Free room that is worth asking for.
+    /// Free room that is worth a pull request.
     step: usize,
     /// Messages asked for that have not come.
     due: usize,
-    /// No request is sent before.
+    /// Time before which no request is sent.
     ask_after: Instant,
-    /// When the server last gave a sign of life.
+    /// Time of the server's last sign of life.
     heard: Instant,
     /// Connections made, by the client's count: a new one knows nothing of earlier requests.
     connects: u64,
     gone: bool,
 }
 
-/// One delivery. It is settled once: each way of settling takes it.
+/// Delivery of one message. Settled once: each way of settling takes it.
 #[derive(Debug)]
 pub struct Delivered {
     message: Message,
-    /// The stream it came from.
+    /// Stream it came from.
     pub stream: Arc<str>,
-    /// Its sequence there.
+    /// Stream sequence of the message.
     pub seq: u64,
-    /// How often the server handed it out, this time included.
+    /// Number of deliveries of the message, this one included.
     pub deliveries: u32,
-    /// When the server stored it.
+    /// Time the server stored the message.
     pub stored_at: SystemTime,
     /// Messages that match the consumer and are still to be delivered.
     pub pending: u64,
 }
 
-/// Why no delivery came.
+/// Failed wait for a delivery.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The consumer or its stream is gone, or is not there yet.
+    /// Consumer that is gone, or whose stream is, or that is not there yet.
     #[error("consumer \"{consumer}\" on stream \"{stream}\" is gone")]
     Gone {
-        /// The stream.
+        /// Name of the stream.
         stream: String,
-        /// The consumer.
+        /// Name of the consumer.
         consumer: String,
     },
-    /// The server could not be reached, or answered otherwise.
+    /// Consumer that could not be opened: no server, or another answer.
     #[error("could not open consumer \"{consumer}\" on stream \"{stream}\"")]
     Open {
-        /// The stream.
+        /// Name of the stream.
         stream: String,
-        /// The consumer.
+        /// Name of the consumer.
         consumer: String,
-        /// What the client said.
+        /// Error of the client.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Something passing: the next delivery may come all the same.
+    /// Trouble that passes: the next delivery may come all the same.
     #[error("waiting for the broker")]
     Passing {
-        /// What the client said.
+        /// Error of the client.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
@@ -144,25 +144,25 @@ impl Broker {
         })
     }
 
-    /// How often the connection was made.
+    /// Number of times the connection was made.
     fn connects(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 }
 
 impl Pull {
-    /// Says how many messages there is room for, those that are due included.
+    /// Sets how many messages there is room for, those that are due included.
     pub fn make_room(&mut self, room: usize) {
         self.room = room.min(limits::PREFETCH_MAX);
     }
 
-    /// With how much room it is worth looking again.
+    /// Room from which on it is worth looking again.
     pub fn worth(&self) -> usize {
         self.room.max(self.due) + self.step
     }
 
-    /// The next delivery; `None` once the consumer is gone. Asks for more where there is room.
-    /// Nothing is lost when the future is dropped.
+    /// Next delivery; `None` once the consumer is gone. Asks for more where there is room. Nothing
+    /// is lost when the future is dropped.
     ///
     /// # Errors
     /// [`PullError::Passing`]: the next delivery may come all the same.
@@ -189,7 +189,7 @@ impl Pull {
         }
     }
 
-    /// The next delivery of those asked for, without asking for more; `None` once all have come, or
+    /// Next delivery of those asked for, without asking for more; `None` once all have come, or
     /// none has for [`limits::DRAIN_QUIET`]. What comes after the pull was dropped is lost to
     /// everyone until its ack wait is over.
     pub async fn last(&mut self) -> Option<Delivered> {
@@ -233,7 +233,8 @@ impl Pull {
         Ok(())
     }
 
-    /// Takes in what came: a delivery, or word of a request, of which only trouble is passed on.
+    /// Takes in what came: a delivery, or a status of a request, of which only trouble is passed
+    /// on.
     ///
     /// Source: nats-server 2.15.1, `server/consumer.go`; ADR-37.
     fn take(&mut self, message: async_nats::Message) -> Option<Result<Delivered, PullError>> {
@@ -274,7 +275,7 @@ impl Pull {
         }))
     }
 
-    /// Whether the server has forgotten what was asked for: then it is asked again.
+    /// True if the server has forgotten what was asked for: then it is asked again.
     fn is_lost(&mut self) -> bool {
         let expected = self.due > 0 || !self.broker.is_connected();
         let lost = expected && self.heard.elapsed() > limits::PULL_HEARTBEAT * 2;
@@ -298,43 +299,43 @@ impl Delivered {
         })
     }
 
-    /// The subject it was published on.
+    /// Subject it was published on.
     pub fn subject(&self) -> &str {
         &self.message.subject
     }
 
-    /// One of its headers.
+    /// Value of a header.
     pub fn header(&self, name: &'static str) -> Option<&str> {
         super::get(self.message.headers.as_ref()?, name)
     }
 
-    /// All of its headers.
+    /// Headers of the message.
     pub fn headers(&self) -> Option<&Headers> {
         self.message.headers.as_ref()
     }
 
-    /// Its payload.
+    /// Payload of the message.
     pub fn body(&self) -> &Bytes {
         &self.message.payload
     }
 
-    /// Tells the server that work goes on: the ack wait starts anew. Not a settlement.
+    /// Sends an in-progress ack: work goes on, and the ack wait starts anew. Not a settlement.
     pub async fn progress(&self) {
         // A lost sign of life costs a second run of the event, never the event.
         self.message.ack_with(AckKind::Progress).await.ok();
     }
 
-    /// Settles: it is done.
+    /// Acks the delivery: it is done.
     pub async fn ack(self) {
         self.settle(AckKind::Ack).await;
     }
 
-    /// Settles: it comes again after `wait`.
+    /// Naks the delivery: it comes again after `wait`.
     pub async fn nak(self, wait: Duration) {
         self.settle(AckKind::Nak(Some(wait))).await;
     }
 
-    /// Settles: it never comes again. The reason shows in the server's advisory.
+    /// Terms the delivery: it never comes again. The reason shows in the server's advisory.
     pub async fn term(self, reason: &str) {
         // The client's own Term carries no reason; the server reads "+TERM <reason>".
         let reply = self.message.reply.clone();

@@ -12,33 +12,33 @@ use futures_util::{Stream, TryStreamExt as _, stream};
 use super::{AdminError, Broker, admin};
 use crate::{broker::StoredMessage, limits};
 
-/// Which messages of a stream a scan gives.
+/// Selection of the messages of a stream that a scan gives.
 #[derive(Debug, Clone, Default)]
 pub struct Scan {
-    /// The subjects that are meant, with wildcards; empty: all.
+    /// Subject filter, with wildcards; empty: all.
     pub filter: String,
-    /// The first sequence.
+    /// First sequence.
     pub from_seq: u64,
-    /// The last sequence; none: what is the last one now.
+    /// Last sequence; `None`: that of the last message now.
     pub to_seq: Option<u64>,
-    /// Only what was stored at this time or later.
+    /// Time before which stored messages are left out.
     pub since: Option<SystemTime>,
-    /// Whether payloads are left out: [`StoredMessage::body_bytes`] still tells their size.
+    /// Headers only, no payloads: [`StoredMessage::body_bytes`] still gives their size.
     pub headers_only: bool,
 }
 
-/// What is read, and from where on.
+/// Stream, subjects and start of a reading.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reading {
     pub(super) stream: String,
     /// Subject filters that do not overlap; empty: everything.
     pub(super) filters: Vec<String>,
-    /// The first sequence wanted.
+    /// First sequence wanted.
     pub(super) from_seq: u64,
-    /// Only what was stored at this time or later. It says where to begin, until something was
-    /// read.
+    /// Time before which stored messages are left out. It decides where to begin, until something
+    /// was read.
     pub(super) since: Option<SystemTime>,
-    /// Whether payloads are left out.
+    /// Headers only, no payloads.
     pub(super) headers_only: bool,
 }
 
@@ -48,20 +48,20 @@ impl Reading {
     }
 }
 
-/// Where a reading ends.
+/// End of a reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// At what was the stream's last message when it began.
+    /// Last message of the stream as it was when the reading began.
     LastAtStart,
-    /// When nothing is left to read.
+    /// End of what is stored: nothing is left to read.
     NothingLeft,
-    /// It goes on for ever, and a broken connection is mended.
+    /// No end: it goes on for ever, and a broken connection is mended.
     Never,
 }
 
 impl Broker {
-    /// The messages of a stream on subjects that match `filter` (empty: all), from `from_seq` to
-    /// what is the last one now.
+    /// Messages of a stream on subjects that match `filter` (empty: all), from `from_seq` to what
+    /// is the last one now.
     ///
     /// Nothing is settled, whatever the stream's retention. A work-queue stream lets nobody read
     /// beside its consumers, so there each message is fetched by itself, which is slower.
@@ -74,7 +74,7 @@ impl Broker {
         self.scan_some(stream, Scan { filter: filter.to_owned(), from_seq, ..Scan::default() })
     }
 
-    /// The messages of a stream that a [`Scan`] means; as [`Broker::scan`] for the rest.
+    /// Messages of a stream that a [`Scan`] selects; as [`Broker::scan`] for the rest.
     pub fn scan_some(
         &self,
         stream: &str,
@@ -86,8 +86,8 @@ impl Broker {
         self.read_to(reading, End::LastAtStart, to_seq)
     }
 
-    /// The messages of a stream on subjects that match any of `filters` (none: all), from
-    /// `from_seq` on, for ever.
+    /// Messages of a stream on subjects that match any of `filters` (none: all), from `from_seq`
+    /// on, for ever.
     ///
     /// In stream order, each once. What goes wrong meanwhile (a restart of the server, a lost
     /// consumer) is given as an error, after which the reading goes on behind the last message that
@@ -101,7 +101,8 @@ impl Broker {
         self.read(Reading::of(stream, filters, from_seq), End::Never)
     }
 
-    /// The same up to what is stored by the time that all of it is read.
+    /// Messages as [`Broker::follow`] gives them, up to what is stored by the time that all of it
+    /// is read.
     pub fn stored(
         &self,
         stream: &str,
@@ -146,7 +147,7 @@ impl Broker {
     }
 }
 
-/// A consumer of our own without acks. The client's ordered consumer does the same, but after a
+/// Consumer of our own without acks. The client's ordered consumer does the same, but after a
 /// missed heartbeat it returns `Pending` without having asked to be woken (async-nats 0.51,
 /// `consumer/pull.rs`, `Ordered::poll_next`).
 struct Open {
@@ -161,16 +162,16 @@ struct Reader {
     reading: Reading,
     end: End,
     open: Option<Open>,
-    /// Whether each message is fetched by itself.
+    /// True if each message is fetched by itself: on a work-queue stream.
     walks: bool,
-    /// The last sequence that is read: by default what was the last when the reading began.
+    /// Last sequence that is read: by default that of the last message when the reading began.
     last: Option<u64>,
     /// Openings that failed in a row.
     failures: u32,
 }
 
 impl Reader {
-    /// The next message; `None` at the end. After an error the next call opens the stream anew.
+    /// Next message; `None` at the end. After an error the next call opens the stream anew.
     async fn next(&mut self) -> Result<Option<StoredMessage>, AdminError> {
         loop {
             if self
@@ -250,7 +251,7 @@ impl Reader {
         }
     }
 
-    /// Opens the stream at the next sequence wanted. Says whether there is nothing to read at all.
+    /// Opens the stream at the next sequence wanted; true if there is nothing to read at all.
     async fn open(&mut self) -> Result<bool, AdminError> {
         let name = self.reading.stream.clone();
         let stream = self
@@ -316,7 +317,7 @@ impl Reader {
         Ok(false)
     }
 
-    /// The next message, fetched by itself.
+    /// Next message, fetched by itself.
     async fn walk(&mut self) -> Result<Option<StoredMessage>, AdminError> {
         let all = vec![">".to_owned()];
         let filters = if self.reading.filters.is_empty() { &all } else { &self.reading.filters };

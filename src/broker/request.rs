@@ -7,44 +7,44 @@ use bytes::Bytes;
 
 use super::{Broker, Headers};
 
-/// What a service answered.
+/// Answer of a service.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// Its headers.
+    /// Headers of the answer.
     pub headers: Headers,
-    /// Its payload.
+    /// Payload of the answer.
     pub body: Bytes,
 }
 
-/// A request that got no answer.
+/// Request that got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Nobody listens on the subject.
+    /// Subject on which nobody listens.
     #[error("no service listens on \"{subject}\"")]
     NoResponders {
-        /// The subject.
+        /// Subject of the request.
         subject: String,
     },
-    /// Somebody listens, and did not answer in time.
+    /// Service that listens, and did not answer in time.
     #[error("no answer from \"{subject}\" in {timeout:?}")]
     TimedOut {
-        /// The subject.
+        /// Subject of the request.
         subject: String,
-        /// How long was waited.
+        /// Time that was waited.
         timeout: Duration,
     },
-    /// The request with its headers is larger than the server takes.
+    /// Request that with its headers is larger than the server takes.
     #[error("the request to \"{subject}\" is larger than the server's max_payload")]
     TooLarge {
-        /// The subject.
+        /// Subject of the request.
         subject: String,
     },
-    /// The subject cannot be published to, or the connection is closed for good.
+    /// Subject that cannot be published to, or connection that is closed for good.
     #[error("could not send a request to \"{subject}\"")]
     Failed {
-        /// The subject.
+        /// Subject of the request.
         subject: String,
-        /// What the client said.
+        /// Error of the client.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
@@ -53,8 +53,8 @@ impl Broker {
     /// Sends a request and waits for the first answer.
     ///
     /// # Errors
-    /// [`RequestError`]. A subject that we may not publish to shows as a timeout: the server tells
-    /// it to the connection, not to the request.
+    /// [`RequestError`]. A subject that we may not publish to shows as a timeout: the server
+    /// reports it to the connection, not to the request.
     pub async fn request(
         &self,
         subject: &str,

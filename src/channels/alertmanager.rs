@@ -1,5 +1,4 @@
-//! `alertmanager`: posts the incidents of notifications as alerts to an Alertmanager, by its v2
-//! API.
+//! Alertmanager channel: the incidents of notifications posted as alerts, by the v2 API.
 
 use std::{
     collections::BTreeMap,
@@ -31,7 +30,7 @@ pub(super) const KIND: ChannelKind = ChannelKind {
     build,
 };
 
-/// The name of the alert that stands for a digest.
+/// Name of the alert that stands for a digest.
 const DIGEST: &str = "MillstreamDigest";
 
 /// The keys of an `alertmanager` channel.
@@ -70,7 +69,7 @@ fn default_expire() -> Period {
     Period::seconds(12 * 3600)
 }
 
-/// One alert, as `postableAlert` of the v2 API.
+/// Alert, as `postableAlert` of the v2 API.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Alert {
@@ -122,7 +121,7 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
     match (target, link) {
         (Some(target), Ok(link)) if problems.is_empty() => Ok(Arc::new(Alertmanager {
             target,
-            pipeline: context.pipeline.clone(),
+            pipeline: context.names.pipeline().to_owned(),
             expire: SignedDuration::try_from(options.expire.0).unwrap_or(SignedDuration::MAX),
             link: link.map(Into::into),
         })),
@@ -142,8 +141,8 @@ impl Alertmanager {
             .collect()
     }
 
-    /// The alert of an incident, and, since the severity is one of the labels that an alert is
-    /// known by, the end of what it was before it became worse.
+    /// Alert of an incident, and, since the severity is one of the labels that an alert is known
+    /// by, the end of the alert it was before it became worse.
     fn incident(
         &self,
         incident: &Incident,
@@ -199,7 +198,7 @@ impl Alertmanager {
         alerts
     }
 
-    /// The alert of a digest: it ends by itself, since nothing ever says that a digest is over.
+    /// Alert of a digest: it ends by itself, since nothing ever reports that a digest is over.
     fn digest(&self, notification: &Notification, now: Timestamp) -> Alert {
         let labels = [
             ("alertname", DIGEST),
@@ -223,7 +222,7 @@ impl Alertmanager {
     }
 }
 
-/// A name as Prometheus takes it: `[a-zA-Z_][a-zA-Z0-9_]*`.
+/// Label name as Prometheus takes it: `[a-zA-Z_][a-zA-Z0-9_]*`.
 fn label_name(name: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let name: String = name.chars().map(|c| if fits(c) { c } else { '_' }).collect();
@@ -252,7 +251,7 @@ impl Channel for Alertmanager {
     }
 
     fn preview(&self, notification: &Notification) -> String {
-        self.target.blot(&super::pretty(&self.alerts(notification, notification.at)))
+        self.target.redact(&super::pretty(&self.alerts(notification, notification.at)))
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -1,5 +1,4 @@
-//! Deliver: the map stage of one channel: puts each notification into the channel's words, bounds
-//! it, and hands it over.
+//! Deliver: the map stage of one channel, which words each notification, bounds it, and sends it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,21 +13,21 @@ use super::{
     template::{Form, Template},
 };
 
-/// The longest title that is sent, in bytes.
+/// Longest title that is sent, in bytes.
 pub const TITLE_BYTES_MAX: usize = 512;
-/// The longest text that is sent, in bytes.
+/// Longest text that is sent, in bytes.
 pub const TEXT_BYTES_MAX: usize = 16 << 10;
 
-/// The templates that any channel may have, as they are written.
+/// Templates that any channel may have, as they are written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Words {
-    /// The template of the title.
+    /// Template of the title.
     pub title: Option<String>,
-    /// The template of the text.
+    /// Template of the text.
     pub text: Option<String>,
 }
 
-/// The same, read.
+/// Templates that were read and checked.
 #[derive(Debug, Default)]
 struct Wording {
     title: Option<Template>,
@@ -36,7 +35,7 @@ struct Wording {
 }
 
 impl Words {
-    /// What is wrong with them, at `title` and `text`.
+    /// Problems of the templates, at `title` and `text`.
     pub fn problems(&self) -> Vec<Problem> {
         self.read().err().unwrap_or_default()
     }
@@ -52,7 +51,7 @@ impl Words {
     }
 }
 
-/// The map stage that delivers the notifications of one channel, so that they are retried and
+/// Map stage that delivers the notifications of one channel, so that they are retried and
 /// dead-lettered like any event.
 pub struct Deliver {
     channel: Arc<dyn Channel>,
@@ -61,10 +60,10 @@ pub struct Deliver {
 }
 
 impl Deliver {
-    /// The stage that sends to a channel of this kind.
+    /// Builds the stage that sends to a channel of this kind.
     ///
     /// # Errors
-    /// Everything that is wrong with the kind's own keys and with the templates.
+    /// Problems of the kind's own keys and of the templates, all of them.
     pub fn build(
         kind: &str,
         options: &Value,
@@ -85,7 +84,7 @@ impl Deliver {
     /// Sends one notification, as it would be sent from the stream.
     ///
     /// # Errors
-    /// The channel's, or that a template does not fit.
+    /// Failure of the channel, or of a template that does not fit.
     pub async fn send(
         &self,
         notification: &Notification,
@@ -94,22 +93,21 @@ impl Deliver {
         self.channel.send(&self.worded(notification)?, delivery).await
     }
 
-    /// What [`Deliver::send`] would send, secrets blotted out.
+    /// Text of what [`Deliver::send`] would send, secrets redacted.
     ///
     /// # Errors
-    /// That a template does not fit.
+    /// Failure of a template that does not fit.
     pub fn preview(&self, notification: &Notification) -> Result<String, Failure> {
         Ok(self.channel.preview(&self.worded(notification)?))
     }
 
-    /// What the channel serves while a worker runs, if it serves anything; see
-    /// [`Channel::endpoint`].
+    /// Service of the channel while a worker runs, if it has one; see [`Channel::endpoint`].
     pub fn endpoint(&self, stop: CancellationToken) -> Option<Endpoint> {
         Arc::clone(&self.channel).endpoint(stop)
     }
 
-    /// The notification in the channel's words, within bounds, and with nothing in it that could
-    /// harm a receiver of text.
+    /// Puts a notification into the channel's words, within bounds, and with nothing in it that
+    /// could harm a receiver of text.
     fn worded(&self, notification: &Notification) -> Result<Notification, Failure> {
         let mut value = serde_json::to_value(notification).expect("a notification is plain data");
         sanitize::scrub(&mut value);

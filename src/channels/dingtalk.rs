@@ -1,4 +1,4 @@
-//! `dingtalk`: posts notifications to a group robot of DingTalk, signed if the robot asks for it.
+//! DingTalk channel: notifications posted to a group robot, signed if the robot asks for it.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,7 @@ const LATER: [group_robot::Later; 6] = [
     (410_100, Some(Duration::from_secs(600))),
 ];
 
-/// How much of the text is sent, in bytes: a message has 20 000 at the most, and some characters
+/// Most bytes of the text that are sent: a message has 20 000 at the most, and some characters
 /// become three bytes.
 const TEXT_BYTES_MAX: usize = 5000;
 
@@ -116,7 +116,7 @@ impl DingTalk {
         })
     }
 
-    /// The URL with the signature of this moment.
+    /// URL with the signature of this moment.
     ///
     /// Source: DingTalk's "Custom robot security settings": HMAC-SHA256 with the secret over the
     /// time in milliseconds, a line break and the secret; in base64, percent-encoded.
@@ -150,7 +150,7 @@ impl Channel for DingTalk {
     }
 
     fn preview(&self, notification: &Notification) -> String {
-        self.target.blot(&super::pretty(&self.message(notification)))
+        self.target.redact(&super::pretty(&self.message(notification)))
     }
 
     fn timeout(&self) -> Option<Duration> {

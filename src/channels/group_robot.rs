@@ -1,5 +1,6 @@
-//! Robot: what DingTalk's and WeCom's group robots have in common: they answer 200 to everything,
-//! and say the rest in a code.
+//! Group robot: the answers that DingTalk's and WeCom's group robots share.
+//!
+//! The status is 200 whatever happened; a code gives the outcome.
 
 use std::time::Duration;
 
@@ -8,24 +9,24 @@ use serde::Deserialize;
 
 use super::http::{Answer, REFUSED, Target};
 
-/// What a robot answers.
+/// Answer of a robot.
 #[derive(Deserialize)]
-struct Told {
+struct RobotAnswer {
     errcode: i64,
     #[serde(default)]
     errmsg: String,
 }
 
-/// A code that means "later", and the wait that it asks for.
+/// Code that means "later", and the wait that it asks for.
 pub(super) type Later = (i64, Option<Duration>);
 
-/// What the answer of a robot means. A code that is in `later` is retried, any other than 0
+/// Outcome that the answer of a robot means. A code that is in `later` is retried, any other than 0
 /// rejected.
 ///
 /// # Errors
-/// What the code says; that the answer is not a robot's.
+/// Failure that the code means, or that the answer is not a robot's.
 pub(super) fn meant(answer: &Answer, later: &[Later], target: &Target) -> Result<(), Failure> {
-    let Told { errcode, errmsg } = answer.json(target)?;
+    let RobotAnswer { errcode, errmsg } = answer.json(target)?;
     if errcode == 0 {
         return Ok(());
     }

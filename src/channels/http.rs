@@ -1,5 +1,6 @@
-//! HTTP: the one client of channels: no redirects, no proxies, no private addresses, bounded
-//! answers, errors without addresses.
+//! HTTP: the one client of channels that post over HTTP.
+//!
+//! No redirects, no proxies, no private addresses, bounded answers, errors without addresses.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -14,54 +15,54 @@ use reqwest::{
 use super::{
     ChannelContext,
     address::{PublicOnly, is_private, literal},
-    redact::Blots,
+    redact::Secrets,
 };
 use crate::{error_chain::root_cause, http_client, limits};
 
-/// The class of an answer that is none: the status says yes, and the rest is not what the provider
-/// says then.
+/// Class of an answer whose status is success, but whose body is not what the provider answers
+/// then.
 pub(super) const UNEXPECTED: &str = "UnexpectedAnswer";
-/// The class of a request that the provider refuses in an answer whose status says yes.
+/// Class of a request that the provider refuses in an answer whose status is success.
 pub(super) const REFUSED: &str = "RefusedError";
 
-/// How long a call may take unless told.
+/// Default of a call's timeout.
 pub(super) fn default_timeout() -> Period {
     Period::seconds(10)
 }
 
-/// Where a channel posts to.
+/// Target that a channel posts to.
 pub(super) struct Target {
     client: Client,
     url: Url,
     headers: HeaderMap,
     timeout: Duration,
-    /// The channel's name: what errors say in place of the URL.
+    /// Name of the channel: errors show it in place of the URL.
     name: String,
-    blots: Blots,
+    secrets: Secrets,
 }
 
-/// What [`Target::new`] makes one of.
+/// Keys that [`Target::new`] makes a target of.
 pub(super) struct Keys<'a> {
     pub(super) url: &'a str,
     pub(super) timeout: Period,
     pub(super) allow_private: bool,
     /// Headers of every request.
     pub(super) headers: &'a BTreeMap<String, String>,
-    /// A secret besides the URL and the headers.
+    /// Secret besides the URL and the headers.
     pub(super) secret: Option<&'a str>,
 }
 
 impl Target {
-    /// A target, or everything that is wrong with its keys. No message repeats the URL.
+    /// Returns a target, or everything that is wrong with its keys. No message repeats the URL.
     pub(super) fn new(keys: &Keys<'_>, context: &ChannelContext) -> Result<Self, Vec<Problem>> {
         let mut problems = Vec::new();
         let url = url(keys.url, keys.allow_private).map_err(|problem| problems.push(problem)).ok();
-        let mut blots = Blots::default();
-        keys.secret.into_iter().for_each(|secret| blots.add(secret));
+        let mut secrets = Secrets::default();
+        keys.secret.into_iter().for_each(|secret| secrets.add(secret));
         let mut headers = HeaderMap::new();
         for (name, value) in keys.headers {
-            blots.add(value);
-            value.split_whitespace().for_each(|part| blots.add(part));
+            secrets.add(value);
+            value.split_whitespace().for_each(|part| secrets.add(part));
             match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 (Ok(name), Ok(mut value)) => {
                     value.set_sensitive(true);
@@ -76,7 +77,7 @@ impl Target {
             }
         }
         let Some(url) = url.filter(|_| problems.is_empty()) else { return Err(problems) };
-        blots.add_url(&url);
+        secrets.add_url(&url);
         let resolving = |client: reqwest::ClientBuilder| match keys.allow_private {
             true => client,
             false => client.dns_resolver(Arc::new(PublicOnly)),
@@ -93,16 +94,16 @@ impl Target {
             headers,
             timeout: keys.timeout.0,
             name: context.name.clone(),
-            blots,
+            secrets,
         })
     }
 
-    /// Says who we are, with a user and a password, in every request.
+    /// Adds basic authentication, with a user and a password, to every request.
     pub(super) fn basic_auth(mut self, user: &str, password: &str) -> Self {
         use base64::Engine as _;
         let pair = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
-        self.blots.add(password);
-        self.blots.add(&pair);
+        self.secrets.add(password);
+        self.secrets.add(&pair);
         let mut value =
             HeaderValue::try_from(format!("Basic {pair}")).expect("base64 is fit for a header");
         value.set_sensitive(true);
@@ -110,22 +111,22 @@ impl Target {
         self
     }
 
-    /// The URL.
+    /// URL of the target.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// How long a call may take.
+    /// Most time a call may take.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// A text without the channel's secrets.
-    pub(super) fn blot(&self, text: &str) -> String {
-        self.blots.blot(text)
+    /// Text with the channel's secrets redacted.
+    pub(super) fn redact(&self, text: &str) -> String {
+        self.secrets.redact(text)
     }
 
-    /// Posts JSON, and reads the answer if its status says yes.
+    /// Posts JSON, and reads the answer if its status is success.
     pub(super) async fn post_json(
         &self,
         json: &impl serde::Serialize,
@@ -176,10 +177,15 @@ impl Target {
                 Err(error) => break Err(self.no_answer(error)),
             }
         };
-        Ok(Answer { status, retry_after, body: self.blot(&String::from_utf8_lossy(&body)), whole })
+        Ok(Answer {
+            status,
+            retry_after,
+            body: self.redact(&String::from_utf8_lossy(&body)),
+            whole,
+        })
     }
 
-    /// That no answer came.
+    /// Failure of a call that got no answer.
     fn no_answer(&self, error: reqwest::Error) -> Failure {
         let (name, error) = (&self.name, error.without_url());
         if error.is_timeout() && !error.is_connect() {
@@ -188,20 +194,20 @@ impl Target {
                 format!("no answer on channel \"{name}\" in {}", Period(self.timeout)),
             );
         }
-        let cause = self.blot(&root_cause(&error));
+        let cause = self.redact(&root_cause(&error));
         Failure::retry(class::CONNECTION, format!("could not reach channel \"{name}\": {cause}"))
     }
 
-    /// A failure as this channel's: it says which, and shows no secret.
+    /// Failure as this channel's: it names the channel, and shows no secret.
     pub(super) fn failure(&self, failure: Failure) -> Failure {
         Failure {
-            message: format!("channel \"{}\": {}", self.name, self.blot(&failure.message)),
+            message: format!("channel \"{}\": {}", self.name, self.redact(&failure.message)),
             ..failure
         }
     }
 
-    /// That the answer is not the provider's: something else may have given it, and nothing is
-    /// known to have arrived.
+    /// Failure of an answer that is not the provider's: something else may have given it, and
+    /// nothing is known to have arrived.
     pub(super) fn unexpected(&self, answer: &Answer) -> Failure {
         let said = millstream_stages::text::excerpt(&answer.body, 200);
         let message =
@@ -210,31 +216,31 @@ impl Target {
     }
 }
 
-/// What a server answered.
+/// Answer of a server.
 pub(super) struct Answer {
     pub(super) status: u16,
     retry_after: Option<Duration>,
-    /// Its body, as far as it was read, without the channel's secrets.
+    /// Body, as far as it was read, without the channel's secrets.
     pub(super) body: String,
-    /// Whether it was read to its end.
+    /// Error if the body was not read to its end.
     whole: Result<(), Failure>,
 }
 
 impl Answer {
-    /// The answer, if its status says yes.
+    /// Returns the answer, if its status is success.
     ///
     /// # Errors
-    /// What the status means; see [`replies::http_reply`].
+    /// Failure that the status means; see [`replies::http_reply`].
     pub(super) fn accepted(self, target: &Target) -> Result<Self, Failure> {
         let meant = replies::http_reply(self.status, self.retry_after, &self.body);
         meant.map_err(|failure| target.failure(failure))?;
         Ok(self)
     }
 
-    /// The body as JSON of the provider's own shape.
+    /// Reads the body as JSON of the provider's own shape.
     ///
     /// # Errors
-    /// That it broke off, or is not of that shape.
+    /// Failure of a body that broke off, or is not of that shape.
     pub(super) fn json<T: serde::de::DeserializeOwned>(
         &self,
         target: &Target,
@@ -244,7 +250,7 @@ impl Answer {
     }
 }
 
-/// The URL of a channel. It is a secret, so no message repeats it.
+/// Reads the URL of a channel. It is a secret, so no message repeats it.
 fn url(text: &str, allow_private: bool) -> Result<Url, Problem> {
     let hint = "write it like \"https://hooks.example.com/T1/B2\"";
     let url = match Url::parse(text) {

@@ -1,4 +1,4 @@
-//! `log`: writes notifications to the worker's log.
+//! Log channel: notifications written to the worker's log.
 
 use std::sync::Arc;
 
@@ -33,7 +33,16 @@ impl Channel for Log {
         let (severity, status, why) = (severity.as_str(), status.as_str(), why.as_str());
         let title = headers::clean(title);
         // Debug escapes what services wrote: a notification is one line of the log.
-        tracing::info!(%channel, severity, status, why, notification_id = %headers::clean(notification_id), %title, ?text, "notification");
+        tracing::info!(
+            %channel,
+            severity,
+            status,
+            why,
+            notification_id = %headers::clean(notification_id),
+            %title,
+            ?text,
+            "notification"
+        );
         Box::pin(async { Ok(()) })
     }
 

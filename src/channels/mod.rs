@@ -1,4 +1,7 @@
-//! Channels: where notifications go; one file per channel, one line per channel in [`CHANNELS`].
+//! Channels: delivery of notifications to people and systems.
+//!
+//! One file and one line in [`CHANNELS`] per channel. Touches HTTP services, mail servers,
+//! browsers, the log and the broker.
 
 mod address;
 mod alertmanager;
@@ -27,7 +30,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::Broker;
+use crate::{broker::Broker, wire::Names};
 pub use deliver::{Deliver, TEXT_BYTES_MAX, TITLE_BYTES_MAX, Words};
 pub use redact::MASK;
 pub use template::TEMPLATE;
@@ -46,46 +49,43 @@ pub const CHANNELS: &[ChannelKind] = &[
     websocket::KIND,
 ];
 
-/// One kind of channel: its name, its options, and how to build it.
+/// Kind of channel: its name, its options, and its constructor.
 #[derive(Debug)]
 pub struct ChannelKind {
-    /// The value of `kind` in `pipeline.toml`.
+    /// Value of `kind` in `pipeline.toml`.
     pub name: &'static str,
     /// One sentence on what it does, for `schema` and hints.
     pub about: &'static str,
-    /// Notifications a minute, at the most, where the table names no `rate`: under what the
-    /// provider takes.
+    /// Most notifications a minute where the table names no `rate`: under what the provider takes.
     pub per_minute: u32,
-    /// The JSON Schema of the kind's own keys (not the keys every channel has).
+    /// JSON Schema of the kind's own keys (not the keys every channel has).
     pub options: fn() -> Schema,
-    /// Builds it from its own keys. Touches no network: `check` builds channels, too.
+    /// Constructor from its own keys. Touches no network: `check` builds channels, too.
     pub build: fn(&Value, &ChannelContext) -> Built,
 }
 
-/// A channel, or everything that is wrong with its keys.
+/// Channel, or everything that is wrong with its keys.
 pub type Built = Result<Arc<dyn Channel>, Vec<Problem>>;
 
-/// What a channel serves while a worker runs; it ends when it is told to stop.
+/// Service of a channel while a worker runs; it ends when it is asked to stop.
 pub type Endpoint = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What channels are built with.
+/// Surroundings that channels are built with.
 #[derive(Debug, Clone, Default)]
 pub struct ChannelContext {
-    /// The channel's own name. Errors say it in place of addresses, which may be secrets.
+    /// Name of the channel. Errors show it in place of addresses, which may be secrets.
     pub name: String,
-    /// The name of the pipeline.
-    pub pipeline: String,
-    /// The folder that relative paths start from.
+    /// Folder that relative paths start from.
     pub base: PathBuf,
-    /// The subject on which workers tell each other what browsers are to be told.
-    pub live: String,
-    /// The subjects that the pipeline's incidents come on, with wildcards.
+    /// Names of the pipeline's objects.
+    pub names: Names,
+    /// Subjects that the pipeline's incidents come on, with wildcards.
     pub incidents: Vec<String>,
-    /// The broker; `None` where nothing will be sent (`check`).
+    /// Broker; `None` where nothing will be sent (`check`).
     pub broker: Option<Broker>,
 }
 
-/// Somewhere notifications go.
+/// Channel that notifications are sent to.
 pub trait Channel: Send + Sync {
     /// Sends one notification. At least once: the same may come again, with the same id.
     fn send<'a>(
@@ -94,15 +94,15 @@ pub trait Channel: Send + Sync {
         delivery: &'a Delivery,
     ) -> Pending<'a, ()>;
 
-    /// What [`Channel::send`] would send, as a person can read it, secrets blotted out.
+    /// Text of what [`Channel::send`] would send, as a person can read it, secrets redacted.
     fn preview(&self, notification: &Notification) -> String;
 
-    /// How long [`Channel::send`] may take; `None` where it does no I/O.
+    /// Most time that [`Channel::send`] may take; `None` where it does no I/O.
     fn timeout(&self) -> Option<Duration> {
         None
     }
 
-    /// What it serves besides, for as long as a worker runs; `None` where it only sends.
+    /// Service besides sending, for as long as a worker runs; `None` where the channel only sends.
     fn endpoint(self: Arc<Self>, _stop: CancellationToken) -> Option<Endpoint> {
         None
     }
@@ -111,8 +111,7 @@ pub trait Channel: Send + Sync {
 /// Builds a channel of a kind from the kind's own keys.
 ///
 /// # Errors
-/// What is wrong with them, each problem with its key path; or that there is no such kind, at
-/// `kind`.
+/// Problems of the keys, each with its key path; or that there is no such kind, at `kind`.
 pub fn build(kind: &str, options: &Value, context: &ChannelContext) -> Built {
     match CHANNELS.iter().find(|known| known.name == kind) {
         Some(known) => (known.build)(options, context),
@@ -124,7 +123,7 @@ pub fn build(kind: &str, options: &Value, context: &ChannelContext) -> Built {
     }
 }
 
-/// Notifications a minute of a kind, at the most, where its table names no rate.
+/// Most notifications a minute of a kind, where its table names no rate.
 pub fn per_minute(kind: &str) -> u32 {
     CHANNELS
         .iter()
@@ -132,13 +131,13 @@ pub fn per_minute(kind: &str) -> u32 {
         .map_or(log::KIND.per_minute, |known| known.per_minute)
 }
 
-/// A channel's keys as its own type.
+/// Reads a channel's keys as its own type.
 fn read<T: DeserializeOwned>(options: &Value) -> Result<T, Vec<Problem>> {
     serde_json::from_value(options.clone())
         .map_err(|error| vec![Problem::new(&[], error.to_string())])
 }
 
-/// A value as JSON that a person can read.
+/// JSON of a value as a person can read it.
 fn pretty(value: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! `nats`: publishes notifications on a subject.
+//! NATS channel: notifications published on a subject.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! `pagerduty`: triggers, acknowledges and resolves incidents at PagerDuty, by its Events API v2.
+//! PagerDuty channel: incidents triggered, acknowledged and resolved, by the Events API v2.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ pub(super) const KIND: ChannelKind = ChannelKind {
     build,
 };
 
-/// The longest summary, in characters. Source: PagerDuty's "PD-CEF" field reference; as bytes it is
+/// Longest summary, in characters. Source: PagerDuty's "PD-CEF" field reference; as bytes it is
 /// under that.
 const SUMMARY_BYTES_MAX: usize = 1024;
 
@@ -75,17 +75,19 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
         );
     }
     match Target::new(&keys, context) {
-        Ok(target) if problems.is_empty() => {
-            Ok(Arc::new(PagerDuty { target, routing_key, pipeline: context.pipeline.clone() }))
-        }
+        Ok(target) if problems.is_empty() => Ok(Arc::new(PagerDuty {
+            target,
+            routing_key,
+            pipeline: context.names.pipeline().to_owned(),
+        })),
         Ok(_) => Err(problems),
         Err(found) => Err(problems.into_iter().chain(found).collect()),
     }
 }
 
-/// What PagerDuty answers.
+/// Answer of PagerDuty.
 #[derive(Deserialize)]
-struct Told {
+struct ApiAnswer {
     status: String,
     #[serde(default)]
     message: String,
@@ -98,7 +100,10 @@ impl PagerDuty {
         let Notification { title, text, severity, status, why, at, channel, group, .. } =
             notification;
         let incident = notification.incidents().first();
-        let acknowledged = matches!(&notification.about, About::Incident { incident } if incident.event == Change::Acknowledged);
+        let acknowledged = matches!(
+            &notification.about,
+            About::Incident { incident } if incident.event == Change::Acknowledged
+        );
         let action = match status {
             Status::Resolved => "resolve",
             Status::Firing if acknowledged => "acknowledge",
@@ -159,7 +164,7 @@ impl Channel for PagerDuty {
             let (url, event) = (self.target.url().clone(), self.event(notification));
             let answer = self.target.post_json_to(url, &event, delivery).await?;
             if answer.status == 400
-                && let Ok(Told { message, errors, .. }) = serde_json::from_str(&answer.body)
+                && let Ok(ApiAnswer { message, errors, .. }) = serde_json::from_str(&answer.body)
             {
                 let said =
                     format!("PagerDuty does not take the event: {message}: {}", errors.join(", "));
@@ -167,13 +172,13 @@ impl Channel for PagerDuty {
                 return Err(self.target.failure(Failure::reject(class::VALIDATION, said)));
             }
             let answer = answer.accepted(&self.target)?;
-            let told: Told = answer.json(&self.target)?;
+            let told: ApiAnswer = answer.json(&self.target)?;
             if told.status == "success" { Ok(()) } else { Err(self.target.unexpected(&answer)) }
         })
     }
 
     fn preview(&self, notification: &Notification) -> String {
-        self.target.blot(&super::pretty(&self.event(notification)))
+        self.target.redact(&super::pretty(&self.event(notification)))
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -1,22 +1,22 @@
-//! Blots: the secrets of one channel, taken out of whatever is shown of it.
+//! Redact: the secrets of one channel, taken out of whatever is shown of it.
 
 use reqwest::Url;
 
-/// What a secret is shown as.
+/// Text that a secret is shown as.
 pub const MASK: &str = "***";
 
-/// The shortest part of a URL's path that counts as a secret by itself: `hook` and `api` do not,
-/// tokens do.
+/// Shortest part of a URL's path that counts as a secret by itself: `hook` and `api` do not, tokens
+/// do.
 const PATH_SECRET_BYTES_MIN: usize = 6;
-/// The shortest secret that is looked for: a shorter one is in every other word.
+/// Shortest secret that is looked for: a shorter one is in every other word.
 const SECRET_BYTES_MIN: usize = 4;
 
-/// The secrets of one channel. A peer may repeat in its answer what it was sent, so that not even
-/// that is shown as it is.
+/// Secrets of one channel. A peer may repeat in its answer what it was sent, so that not even that
+/// is shown as it is.
 #[derive(Clone, Default)]
-pub(super) struct Blots(Vec<String>);
+pub(super) struct Secrets(Vec<String>);
 
-impl Blots {
+impl Secrets {
     /// Adds a secret.
     pub(super) fn add(&mut self, secret: &str) {
         if secret.len() >= SECRET_BYTES_MIN && !self.0.iter().any(|known| known == secret) {
@@ -41,8 +41,8 @@ impl Blots {
         url.password().into_iter().for_each(|password| self.add(password));
     }
 
-    /// The text without the secrets.
-    pub(super) fn blot(&self, text: &str) -> String {
+    /// Text with the secrets masked.
+    pub(super) fn redact(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, MASK))
     }
 }
@@ -53,13 +53,13 @@ mod tests {
 
     #[test]
     fn a_url_and_its_parts_are_taken_out() {
-        let mut blots = Blots::default();
-        blots.add_url(
+        let mut secrets = Secrets::default();
+        secrets.add_url(
             &Url::parse("https://me:hunter2@a.example/services/T0/XyZ123?access_token=t0ken")
                 .unwrap(),
         );
-        blots.add("abc");
+        secrets.add("abc");
         let said = "no /services/T0/XyZ123 here, nor XyZ123, nor t0ken, nor hunter2; abc";
-        assert_eq!(blots.blot(said), "no *** here, nor ***, nor ***, nor ***; abc");
+        assert_eq!(secrets.redact(said), "no *** here, nor ***, nor ***, nor ***; abc");
     }
 }

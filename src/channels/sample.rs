@@ -1,36 +1,35 @@
-//! Sample: notifications as they would be, to try a channel with, to show what it sends, and to
-//! check templates on.
+//! Sample: notifications as they would be, to try channels and to check templates with.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use millstream_stages::{
     fingerprint::fingerprint,
-    incident::{Change, Incident, Said, Sample as ErrorSample, Severity, Trend},
+    incident::{Change, Incident, OperatorAction, Sample as ErrorSample, Severity, Trend},
     notification::{Digest, Grouped, Held, Hold, Notification, Why},
 };
 
-/// What a sample notification is about.
+/// Subject matter of a sample notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum About {
-    /// An incident that opened.
+pub enum SampleKind {
+    /// Incident that opened.
     Firing,
-    /// An incident that is over.
+    /// Incident that is over.
     Resolved,
     /// Two incidents of one group, one of them over.
     Group,
-    /// What exceeded the rate of the channel.
+    /// Digest of what exceeded the rate of the channel.
     Digest,
-    /// That someone tries the channel.
+    /// Test of the channel.
     Test,
 }
 
-impl About {
+impl SampleKind {
     /// Every sample.
     pub const ALL: [Self; 5] =
         [Self::Firing, Self::Resolved, Self::Group, Self::Digest, Self::Test];
 
-    /// What it is, for messages.
+    /// Name of the sample, for messages.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Firing => "an incident that opened",
@@ -42,8 +41,8 @@ impl About {
     }
 }
 
-/// An incident as it might have opened at `at`: errors with this code from a service named after
-/// the pipeline.
+/// Incident as it might have opened at `at`: errors with this code from a service named after the
+/// pipeline.
 pub fn incident(code: &str, severity: Severity, pipeline: &str, at: Timestamp) -> Incident {
     let service = format!("{pipeline}-sample");
     let message = "no connection to <ip>: connection refused";
@@ -92,10 +91,10 @@ pub fn incident(code: &str, severity: Severity, pipeline: &str, at: Timestamp) -
     }
 }
 
-/// A sample notification for a channel, about this incident and what it might be told with.
+/// Sample notification for a channel, about this incident or made from it.
 ///
-/// Its id says that it is a sample, and differs by what it is about and by when.
-pub fn notification(channel: &str, about: About, incident: Incident) -> Notification {
+/// The id shows that it is a sample, and differs by what it is about and by its time.
+pub fn notification(channel: &str, about: SampleKind, incident: Incident) -> Notification {
     let at = incident.opened_at;
     let group = fingerprint("sample", channel, &incident.fingerprint);
     let id = format!("{channel}.sample.{}.{about:?}.{}", incident.incident_id, at.as_millisecond());
@@ -107,16 +106,16 @@ pub fn notification(channel: &str, about: About, incident: Incident) -> Notifica
     };
     let mut held = Held::default();
     match about {
-        About::Firing => {
+        SampleKind::Firing => {
             Notification::of_incident(id, channel, at, Why::Opened, &group, incident, held)
         }
-        About::Test => {
+        SampleKind::Test => {
             Notification::of_incident(id, channel, at, Why::Test, &group, incident, held)
         }
-        About::Resolved => {
+        SampleKind::Resolved => {
             Notification::of_incident(id, channel, at, Why::Resolved, &group, over(incident), held)
         }
-        About::Group => {
+        SampleKind::Group => {
             held.add(Hold::Repeated, 2);
             let mut other = over(incident.clone());
             other.incident_id = format!("{}-2", incident.fingerprint);
@@ -130,7 +129,7 @@ pub fn notification(channel: &str, about: About, incident: Incident) -> Notifica
             };
             Notification::of_group(id, channel, at, Why::Opened, &group, incidents, held)
         }
-        About::Digest => {
+        SampleKind::Digest => {
             held.add(Hold::Repeated, 3);
             let mut digest = Digest::since(&incident, at);
             digest.add(&incident, &held);
@@ -143,10 +142,10 @@ pub fn notification(channel: &str, about: About, incident: Incident) -> Notifica
     }
 }
 
-/// The same with everything that may be absent: whatever a template may name is in it.
+/// Sample notification with everything that may be absent: whatever a template may name is in it.
 pub(super) fn everything(channel: &str) -> Notification {
     let at = Timestamp::UNIX_EPOCH;
-    let said = Said { by: "ana".to_owned(), at, reason: Some("a deploy".to_owned()) };
+    let said = OperatorAction { by: "ana".to_owned(), at, reason: Some("a deploy".to_owned()) };
     let incident = Incident {
         resolved_at: Some(at),
         resolved_by: Some(said.clone()),
@@ -154,5 +153,5 @@ pub(super) fn everything(channel: &str) -> Notification {
         last_resolved_at: Some(at),
         ..incident("REDIS_CONNECTION_FAILED", Severity::High, "shop", at)
     };
-    notification(channel, About::Firing, incident)
+    notification(channel, SampleKind::Firing, incident)
 }

@@ -1,5 +1,6 @@
-//! Outside: text that services wrote, made fit to be sent: bounded, without control characters,
-//! unable to mention anyone.
+//! Sanitize: text that services wrote, made fit to be sent.
+//!
+//! Bounded, without control characters, unable to mention anyone.
 
 use std::borrow::Cow;
 
@@ -26,12 +27,13 @@ pub(super) fn plain(text: &str) -> String {
     out
 }
 
-/// The same on one line.
+/// Text that is [`plain`], on one line, [`cut`] to `bytes_max`.
 pub(super) fn line(text: &str, bytes_max: usize) -> String {
     cut(plain(text).replace(['\n', '\t'], " ").trim(), bytes_max).into_owned()
 }
 
-/// At most `bytes_max` bytes, cut between characters; what is left out shows as an ellipsis.
+/// Text of at most `bytes_max` bytes, cut between characters; what is left out shows as an
+/// ellipsis.
 pub(super) fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
     if text.len() <= bytes_max {
         return Cow::Borrowed(text);
@@ -41,7 +43,7 @@ pub(super) fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}…", &text[..end]))
 }
 
-/// Every text in a value that came from outside, made [`plain`].
+/// Makes every text in a value that came from outside [`plain`].
 pub(super) fn scrub(value: &mut serde_json::Value) {
     use serde_json::Value;
     match value {
@@ -59,17 +61,17 @@ pub(super) fn scrub(value: &mut serde_json::Value) {
     }
 }
 
-/// The longest name of a label that is made fit, in bytes.
+/// Longest name of a label that is made fit, in bytes.
 const KEY_BYTES_MAX: usize = 256;
 
 fn may_harm(text: &str) -> bool {
     text.chars().any(|character| character.is_control() || !character.is_ascii())
 }
 
-/// Words that call many people when they follow an `@`, in one chat or another.
+/// Words that mention many people when they follow an `@`, in one chat or another.
 const CALLS: [&str; 6] = ["all", "channel", "everyone", "group", "here", "所有人"];
 
-/// Text that calls nobody: an `@here` stays readable, and is none.
+/// Text that mentions nobody: an `@here` stays readable, and is none.
 pub(super) fn uncalled(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (at, character) in text.char_indices() {
@@ -142,7 +144,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_is_cut_between_characters_and_never_longer(text in ".{0,200}", most in 3..64_usize) {
+        fn text_is_cut_between_characters_and_never_longer(
+            text in ".{0,200}",
+            most in 3..64_usize,
+        ) {
             let shorter = cut(&text, most);
             prop_assert!(shorter.len() <= most.max(3));
             prop_assert!(text.len() > most || shorter == text);

@@ -1,5 +1,6 @@
-//! `slack`: posts notifications to an incoming webhook of Slack, or of what takes the same
-//! (Mattermost, Rocket.Chat).
+//! Slack channel: notifications posted to an incoming webhook.
+//!
+//! Mattermost and Rocket.Chat take the same.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ pub(super) const KIND: ChannelKind = ChannelKind {
     build,
 };
 
-/// How much of the text is sent, in bytes: past 4 000 characters Slack cuts it in the middle of an
+/// Most bytes of the text that are sent: past 4 000 characters Slack cuts it in the middle of an
 /// entity.
 const TEXT_BYTES_MAX: usize = 3500;
 
@@ -53,7 +54,10 @@ struct Slack {
 fn build(options: &Value, context: &ChannelContext) -> Built {
     let Options { url, timeout, allow_private } = super::read(options)?;
     let keys = Keys { url: &url, timeout, allow_private, headers: &BTreeMap::new(), secret: None };
-    Ok(Arc::new(Slack { target: Target::new(&keys, context)?, pipeline: context.pipeline.clone() }))
+    Ok(Arc::new(Slack {
+        target: Target::new(&keys, context)?,
+        pipeline: context.names.pipeline().to_owned(),
+    }))
 }
 
 /// Outside text as Slack shows it as it is.
@@ -111,7 +115,7 @@ impl Channel for Slack {
     }
 
     fn preview(&self, notification: &Notification) -> String {
-        self.target.blot(&super::pretty(&self.message(notification)))
+        self.target.redact(&super::pretty(&self.message(notification)))
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -1,5 +1,6 @@
-//! Template: the words of a notification as its channel's own templates put them, checked against
-//! samples before they are used.
+//! Template: title, text and body of a notification as its channel's own templates word them.
+//!
+//! A template is checked against samples before it is used.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,20 +16,20 @@ use minijinja::{
 
 use super::sample;
 
-/// The class of a failure to render.
+/// Class of a failure to render.
 pub const TEMPLATE: &str = "TemplateError";
 
-/// How many steps a template may take: a loop over everything in the largest notification takes a
-/// tenth of it.
+/// Most steps a template may take: a loop over everything in the largest notification takes a tenth
+/// of it.
 const FUEL: u64 = 200_000;
-/// The longest that a template may render, in bytes.
+/// Longest text that a template may render, in bytes.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
-/// The longest source of a template, in bytes.
+/// Longest source of a template, in bytes.
 const SOURCE_BYTES_MAX: usize = 64 << 10;
 /// Tables whose keys are not known beforehand: what is not in them renders as nothing.
 const OPEN: [&str; 3] = ["labels", "by", "held"];
 
-/// What a template renders: it decides how values are written into it.
+/// Form that a template renders: it decides how values are written into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// Plain text: values as they are.
@@ -39,7 +40,7 @@ pub(super) enum Form {
     Html,
 }
 
-/// A template that has been read.
+/// Template that was read and checked.
 pub(super) struct Template {
     key: &'static str,
     environment: Environment<'static>,
@@ -49,7 +50,7 @@ impl Template {
     /// Reads a template and tries it on samples.
     ///
     /// # Errors
-    /// What is wrong with it, at `key`.
+    /// Problem of the template, at `key`.
     pub(super) fn checked(key: &'static str, source: &str, form: Form) -> Result<Self, Problem> {
         let problem = |message: String| Problem::new(&[key], message);
         if source.len() > SOURCE_BYTES_MAX {
@@ -65,7 +66,7 @@ impl Template {
             Form::Html => minijinja::AutoEscape::Html,
         });
         environment.add_template_owned(key, source.to_owned()).map_err(|error| {
-            problem(format!("\"{key}\" is no template: {}", said(&error))).hint(
+            problem(format!("\"{key}\" is no template: {}", error_text(&error))).hint(
                 "values are written {{ incident.code }}, conditions {% if incident %}…{% endif %}",
             )
         })?;
@@ -76,7 +77,7 @@ impl Template {
             ))
             .hint(hint(&unknown)));
         }
-        for about in sample::About::ALL {
+        for about in sample::SampleKind::ALL {
             let at = jiff::Timestamp::UNIX_EPOCH;
             let incident = sample::incident("REDIS_CONNECTION_FAILED", Severity::High, "shop", at);
             let (why, hint) = match template.write(&sample::notification("sample", about, incident))
@@ -85,13 +86,14 @@ impl Template {
                     match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
                         Ok(_) => continue,
                         Err(error) => {
-                            let hint = "values are written as JSON, quotes included: {\"text\": {{ title }}}".to_owned();
-                            (format!("it is no JSON: {error}"), Some(hint))
+                            let hint = "values are written as JSON, quotes included: \
+                                        {\"text\": {{ title }}}";
+                            (format!("it is no JSON: {error}"), Some(hint.to_owned()))
                         }
                     }
                 }
                 Ok(_) => continue,
-                Err(error) => (said(&error), absent(&error).then(|| about_absent(about))),
+                Err(error) => (error_text(&error), absent(&error).then(|| about_absent(about))),
             };
             let found =
                 problem(format!("\"{key}\" cannot be rendered for {}: {why}", about.as_str()));
@@ -100,15 +102,15 @@ impl Template {
         Ok(template)
     }
 
-    /// The text for a notification.
+    /// Renders the text for a notification.
     ///
     /// # Errors
-    /// A [`TEMPLATE`] rejection: the same template fails for the same notification again.
+    /// [`TEMPLATE`] rejection: the same template fails for the same notification again.
     pub(super) fn render(&self, notification: &Notification) -> Result<String, Failure> {
         self.write(notification).map_err(|error| {
             Failure::reject(
                 TEMPLATE,
-                format!("could not render \"{}\": {}", self.key, said(&error)),
+                format!("could not render \"{}\": {}", self.key, error_text(&error)),
             )
         })
     }
@@ -121,7 +123,7 @@ impl Template {
         Ok(String::from_utf8(out.0).unwrap_or_default())
     }
 
-    /// The first name in it that no notification has.
+    /// First name in the template that no notification has.
     fn unknown(&self) -> Option<String> {
         let template = self.environment.get_template(self.key).ok()?;
         let mut named: Vec<String> = template.undeclared_variables(true).into_iter().collect();
@@ -135,9 +137,9 @@ impl Template {
     }
 }
 
-/// What a template sees: the notification as JSON, and besides `incidents` (a list, empty for a
-/// digest), `incident` (the first) and `grouped` (what a group has in common). What a notification
-/// does not have is null.
+/// Variables that a template sees: the notification as JSON, and besides `incidents` (a list, empty
+/// for a digest), `incident` (the first) and `grouped` (what a group has in common). What a
+/// notification does not have is null.
 fn context(notification: &Notification) -> Value {
     let mut table = serde_json::to_value(notification).expect("a notification is plain data");
     let incidents =
@@ -187,7 +189,7 @@ fn value(key: &str, json: &serde_json::Value) -> Value {
     }
 }
 
-/// A table whose keys are not known beforehand.
+/// Table whose keys are not known beforehand.
 #[derive(Debug)]
 struct Open(BTreeMap<String, Value>);
 
@@ -212,7 +214,7 @@ static INCIDENT: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
 static FIELDS: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let mut fields = BTreeSet::new();
     let at = jiff::Timestamp::UNIX_EPOCH;
-    let samples = sample::About::ALL.map(|about| {
+    let samples = sample::SampleKind::ALL.map(|about| {
         sample::notification("sample", about, sample::incident("CODE", Severity::High, "shop", at))
     });
     for notification in samples.iter().chain([&sample::everything("sample")]) {
@@ -234,21 +236,23 @@ fn paths(prefix: &str, value: &Value, fields: &mut BTreeSet<String>) {
     }
 }
 
-/// Whether an error says that something is not there.
+/// True if an error means that something is not there.
 fn absent(error: &Error) -> bool {
     error.kind() == ErrorKind::UndefinedError
 }
 
-/// What to do where something is not there in such a notification.
-fn about_absent(about: sample::About) -> String {
-    if about == sample::About::Digest {
-        "a digest has no incident: {% if incident %}{{ incident.code }}{% else %}{{ title }}{% endif %}".to_owned()
+/// Hint for a template that uses what such a notification does not have.
+fn about_absent(about: sample::SampleKind) -> String {
+    if about == sample::SampleKind::Digest {
+        "a digest has no incident: \
+         {% if incident %}{{ incident.code }}{% else %}{{ title }}{% endif %}"
+            .to_owned()
     } else {
         hint("")
     }
 }
 
-/// What there is in place of a name that is not there.
+/// Hint for an unknown name: what there is in its place.
 fn hint(unknown: &str) -> String {
     let (parent, name) = unknown.rsplit_once('.').unwrap_or(("", unknown));
     let (parent, name) = if FIELDS.contains(parent) { (parent, name) } else { ("", unknown) };
@@ -273,8 +277,8 @@ fn hint(unknown: &str) -> String {
     format!("{near}{of} has: {}{more}{}", beside.join(", "), inner.join(", "))
 }
 
-/// What the engine of templates said, without its own address of the place.
-fn said(error: &Error) -> String {
+/// Error text of the template engine, without its own address of the place.
+fn error_text(error: &Error) -> String {
     let kind = error.kind();
     let what = match error.detail() {
         _ if kind == ErrorKind::OutOfFuel => "it takes too many steps".to_owned(),
@@ -291,7 +295,7 @@ fn said(error: &Error) -> String {
     }
 }
 
-/// What is rendered, up to the most.
+/// Rendered bytes, up to [`OUTPUT_BYTES_MAX`].
 struct Bounded(Vec<u8>);
 
 impl Write for Bounded {
@@ -319,7 +323,7 @@ mod tests {
     use super::*;
     use expect_test::expect;
 
-    fn told(key: &'static str, source: &str, form: Form) -> String {
+    fn shown(key: &'static str, source: &str, form: Form) -> String {
         match Template::checked(key, source, form) {
             Ok(_) => "fine\n".to_owned(),
             Err(problem) => {
@@ -335,7 +339,8 @@ mod tests {
             ("title", "{{ severity|upper }} {{ title }}", Form::Text),
             (
                 "title",
-                "{% if incident %}{{ incident.code }} {{ incident.labels.tenant }}{% else %}{{ title }}{% endif %}",
+                "{% if incident %}{{ incident.code }} {{ incident.labels.tenant }}\
+                 {% else %}{{ title }}{% endif %}",
                 Form::Text,
             ),
             ("title", "{{ incident.cdoe }}", Form::Text),
@@ -355,7 +360,10 @@ mod tests {
             ),
             (
                 "body",
-                r#"{"t": {{ title }}, "n": {{ held }}, "l": [{% for i in incidents %}{{ i.labels }}, {% endfor %}0]}"#,
+                concat!(
+                    r#"{"t": {{ title }}, "n": {{ held }}, "#,
+                    r#""l": [{% for i in incidents %}{{ i.labels }}, {% endfor %}0]}"#,
+                ),
                 Form::Json,
             ),
             ("body", r#"{"t": "{{ title }}"}"#, Form::Json),
@@ -378,7 +386,7 @@ mod tests {
             fine
             body: "body" cannot be rendered for an incident that opened: it is no JSON: expected `,` or `}` at line 1 column 9
                 values are written as JSON, quotes included: {"text": {{ title }}}
-        "#]].assert_eq(&sources.map(|(key, source, form)| told(key, source, form)).concat());
+        "#]].assert_eq(&sources.map(|(key, source, form)| shown(key, source, form)).concat());
     }
 
     #[test]

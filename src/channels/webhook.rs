@@ -1,5 +1,6 @@
-//! `webhook`: posts notifications, as JSON or as a template says, to a URL, signed if there is a
-//! secret.
+//! Webhook channel: notifications posted to a URL, as JSON or as a template renders them.
+//!
+//! Signed if there is a secret.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,16 +27,16 @@ pub(super) const KIND: ChannelKind = ChannelKind {
     build,
 };
 
-/// The header that a receiver can tell a repeat by.
+/// Header that a receiver can tell a repeat by.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// `v1=` and the signature, in hexadecimal digits: HMAC-SHA256 with the secret over
+/// Header of the signature: `v1=` and, in hexadecimal digits, the HMAC-SHA256 with the secret over
 /// `<timestamp>.<body>`. `examples/verify_webhook.py` shows how to verify it.
 const SIGNATURE: HeaderName = HeaderName::from_static("millstream-signature");
-/// When it was signed, in seconds since 1970. A receiver refuses what is older than five minutes:
-/// nobody can send it again.
+/// Header of the time of signing, in seconds since 1970. A receiver refuses what is older than five
+/// minutes: nobody can send it again.
 const TIMESTAMP: HeaderName = HeaderName::from_static("millstream-timestamp");
 
-/// The shortest secret that is taken, in bytes.
+/// Shortest secret that is taken, in bytes.
 const SECRET_BYTES_MIN: usize = 16;
 
 /// The keys of a `webhook` channel.
@@ -117,7 +118,7 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
     }
 }
 
-/// How values are written into a body of this media type.
+/// Form of a body of this media type: how values are written into it.
 fn form(content_type: &str) -> Form {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.rsplit(['/', '+']).next() {
@@ -178,7 +179,7 @@ impl Channel for Webhook {
     fn preview(&self, notification: &Notification) -> String {
         let body = self.body(notification).unwrap_or_else(|failure| failure.to_string());
         let pretty = serde_json::from_str::<Value>(&body).map(|json| super::pretty(&json));
-        self.target.blot(&pretty.unwrap_or(body))
+        self.target.redact(&pretty.unwrap_or(body))
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -208,7 +209,11 @@ mod tests {
             build(&json!({ "url": "http://127.0.0.1/secret", "allow_private": true }), &context)
                 .is_ok()
         );
-        let wrong = json!({ "url": "http://a.example/", "headers": { "a b": "x", "x": "secret\n" }, "secret": "hunter2" });
+        let wrong = json!({
+            "url": "http://a.example/",
+            "headers": { "a b": "x", "x": "secret\n" },
+            "secret": "hunter2",
+        });
         let problems = build(&wrong, &context).err().unwrap();
         assert_eq!(problems.len(), 3);
         assert!(!format!("{problems:?}").contains("hunter2"));

@@ -1,4 +1,4 @@
-//! `wecom`: posts notifications to a group robot of WeCom.
+//! WeCom channel: notifications posted to a group robot.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ pub(super) const KIND: ChannelKind = ChannelKind {
 const LATER: [group_robot::Later; 3] =
     [(-1, None), (45_009, Some(Duration::from_secs(60))), (45_033, Some(Duration::from_secs(5)))];
 
-/// The longest markdown, in bytes. Source: the same page.
+/// Longest markdown, in bytes. Source: the same page.
 const CONTENT_BYTES_MAX: usize = 4096;
 
 /// The keys of a `wecom` channel.
@@ -76,7 +76,8 @@ impl WeCom {
             sanitize::unmarked(title),
             lines.join("\n")
         );
-        json!({ "msgtype": "markdown", "markdown": { "content": sanitize::cut(&content, CONTENT_BYTES_MAX) } })
+        let content = sanitize::cut(&content, CONTENT_BYTES_MAX);
+        json!({ "msgtype": "markdown", "markdown": { "content": content } })
     }
 }
 
@@ -93,7 +94,7 @@ impl Channel for WeCom {
     }
 
     fn preview(&self, notification: &Notification) -> String {
-        self.target.blot(&super::pretty(&self.message(notification)))
+        self.target.redact(&super::pretty(&self.message(notification)))
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -1,4 +1,4 @@
-//! `apply`: makes the broker what the pipeline needs.
+//! `apply`: brings the broker's streams and consumers to what the pipeline needs.
 
 use std::process::ExitCode;
 

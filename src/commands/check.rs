@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use millstream_stages::{breaker::Settings, handle, retry::Policy, units::Period};
+use millstream_stages::{breaker::Settings, retry::Policy, units::Period};
 use serde_json::{Value, json};
 
 use super::{App, count};
@@ -44,7 +44,7 @@ pub fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if loaded.pipeline.is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-/// What the command prints for people.
+/// Report for people: problems, retry timetables, circuit breakers, recoveries and a summary.
 pub fn as_text(file: &str, loaded: &Loaded, colour: bool) -> String {
     let mut out = render(&loaded.reports, colour);
     if !out.is_empty() {
@@ -127,10 +127,10 @@ fn timetables(pipeline: &Pipeline) -> String {
     out
 }
 
-/// The circuit breakers that are not as they are unless told.
+/// Circuit breakers that are off or not as the default is, a line each.
 fn circuit_breakers(pipeline: &Pipeline) -> String {
     let mut out = String::new();
-    for stage in pipeline.stages.iter().filter(|stage| stage.kind.name == handle::KIND.name) {
+    for stage in pipeline.stages.iter().filter(|stage| stage.kind.calls_out) {
         let words = match &stage.breaker {
             Some(settings) if *settings == Settings::default() => continue,
             Some(settings) => breakers::in_words(settings),
@@ -144,7 +144,7 @@ fn circuit_breakers(pipeline: &Pipeline) -> String {
     out
 }
 
-/// A rate as it may have been written.
+/// Rate in the form that a configuration has it, such as `5/s` or `20/min`.
 fn per(second: f64) -> String {
     if second >= 1.0 && second.fract() == 0.0 {
         format!("{second}/s")
@@ -153,7 +153,7 @@ fn per(second: f64) -> String {
     }
 }
 
-/// What becomes by itself of the dead letters of each stage that recovers.
+/// Recovery of each stage that has it, a line each: dead letters that are redriven by themselves.
 fn recoveries(pipeline: &Pipeline) -> String {
     let mut out = String::new();
     for stage in &pipeline.stages {
@@ -178,8 +178,9 @@ fn recoveries(pipeline: &Pipeline) -> String {
             .unwrap_or_default();
         _ = writeln!(
             out,
-            "recovery of {}: when its breaker closes{}, letters of {classes}, younger than {}{tenants}, redriven fewer \
-             than {} times, at {}; the rest is marked permanent\n",
+            "recovery of {}: when its breaker closes{}, letters of {classes}, \
+             younger than {}{tenants}, redriven fewer than {} times, at {}; \
+             the rest is marked permanent\n",
             stage.name,
             check.unwrap_or_default(),
             Period(recover.max_age),
@@ -225,5 +226,10 @@ fn as_json(file: &str, loaded: &Loaded) -> Value {
             json!({ "stage": stage.name, "attempts": turns })
         })
         .collect();
-    json!({ "file": file, "ok": loaded.pipeline.is_some(), "reports": loaded.reports, "retries": stages })
+    json!({
+        "file": file,
+        "ok": loaded.pipeline.is_some(),
+        "reports": loaded.reports,
+        "retries": stages,
+    })
 }

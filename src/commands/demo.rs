@@ -19,6 +19,7 @@ use super::{
     dev::own_server,
     graph, init, printable,
     stub::{Note, Stub},
+    width::shorten,
 };
 use crate::{
     broker::{Broker, Outgoing},
@@ -36,24 +37,30 @@ Examples:
   millstream demo
   millstream demo --events 20000
 
-It needs nothing and leaves nothing running; what it wrote stays in .millstream/demo for you to look at.";
+It needs nothing and leaves nothing running; what it wrote stays in .millstream/demo \
+for you to look at.";
 
 /// What `demo` takes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// Events to publish
-    #[arg(long, default_value_t = 4000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    #[arg(
+        long,
+        default_value_t = 4000,
+        value_parser = clap::value_parser!(u64).range(100..=1_000_000)
+    )]
     events: u64,
     /// The folder for the example and the server's data
     #[arg(long, value_name = "DIR", default_value = ".millstream/demo")]
     data: PathBuf,
 }
 
-/// How long the demo waits for its events to end. They take a few seconds.
+/// Longest wait of the demo for its events to end; they take a few seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs the example pipeline over events of which some fail, and tells the story.
+/// Runs the example pipeline over events of which some fail; prints one event's retries, a group of
+/// dead letters, an alert and the totals.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     logs::init(&app.log_options("error"), None)?;
     if args.data.exists() {
@@ -118,7 +125,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The example, as the repository has it; each file by its path in the folder.
+/// Example pipeline of the repository: each file with its path in the folder.
 const EXAMPLE: &[(&str, &str)] = &[
     ("pipeline.toml", include_str!("../../pipeline.toml")),
     ("schemas/common.json", include_str!("../../schemas/common.json")),
@@ -197,11 +204,21 @@ fn event(n: u64) -> (String, Vec<u8>) {
         ),
         2 => (
             "order.cancelled",
-            json!({ "orderId": format!("o-{n}"), "amount": 5 + n % 90, "currency": "EUR", "reason": "changed my mind" }),
+            json!({
+                "orderId": format!("o-{n}"),
+                "amount": 5 + n % 90,
+                "currency": "EUR",
+                "reason": "changed my mind",
+            }),
         ),
         _ => (
             "payment.captured",
-            json!({ "paymentId": format!("p-{n}"), "orderId": format!("o-{n}"), "amount": 5 + n % 90, "currency": "EUR" }),
+            json!({
+                "paymentId": format!("p-{n}"),
+                "orderId": format!("o-{n}"),
+                "amount": 5 + n % 90,
+                "currency": "EUR",
+            }),
         ),
     };
     let tenant = ["acme", "globex", "initech"][(n % 3) as usize];
@@ -228,7 +245,7 @@ struct Totals {
     pending: u64,
 }
 
-/// Waits until nothing is pending. What is done is counted by the stages, what is dead by its
+/// Waits until nothing is pending: done events are counted by the stages, dead letters by their
 /// stream.
 async fn wait_until_settled(
     broker: &Broker,
@@ -274,7 +291,7 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    /// The attempts of one event that failed and then was done.
+    /// Prints the attempts of one event that was retried until it was dead-lettered.
     async fn retry_timeline(&self) -> anyhow::Result<()> {
         let names = self.pipeline.names();
         let mut attempts: BTreeMap<String, Vec<(Value, std::time::SystemTime)>> = BTreeMap::new();
@@ -316,7 +333,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// The largest group of dead letters that share a fingerprint.
+    /// Prints the largest group of dead letters that share a fingerprint.
     async fn dead_letter_group(&self) -> anyhow::Result<()> {
         let names = self.pipeline.names();
         let mut groups: BTreeMap<String, Vec<(LetterRecord, String)>> = BTreeMap::new();
@@ -341,9 +358,9 @@ impl Story<'_> {
             sample.attempts
         );
         println!("  {}: {}", printable(&sample.error_class), printable(&sample.error_message));
-        let shown: String = printable(body).chars().take(140).collect();
+        let shown = shorten(&printable(body), 141);
         println!(
-            "  one of them ({}): {shown}…",
+            "  one of them ({}): {shown}",
             sample.event_id.as_deref().unwrap_or(headers::EVENT_ID)
         );
         println!();

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 
 use super::{
     App, graph,
-    run::{start_logs, told_to_stop},
+    run::{start_logs, stop_signal},
 };
 use crate::{
     broker::{
@@ -27,10 +27,13 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   millstream dev
-  millstream publish --set nats.url=nats://127.0.0.1:PORT < events.jsonl    # in another terminal; dev prints the port
-  millstream dev --fresh                                                    # forget what is under .millstream/
+  millstream publish --set nats.url=nats://127.0.0.1:PORT < events.jsonl    \
+      # in another terminal; dev prints the port
+  millstream dev --fresh                                                    \
+      # forget what is under .millstream/
 
-Edit pipeline.toml or a schema and save: the pipeline is checked, applied and restarted. A file with problems
+Edit pipeline.toml or a schema and save: the pipeline is checked, applied and restarted. \
+A file with problems
 changes nothing until it is mended.";
 
 /// What `dev` takes.
@@ -48,7 +51,7 @@ pub struct Args {
     port: Option<u16>,
 }
 
-/// Runs until Ctrl-C.
+/// Runs the pipeline until Ctrl-C.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let mut pipeline = app.pipeline()?;
     let spans = start_logs(app, &pipeline)?;
@@ -80,14 +83,14 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         .await?;
         announce(app, &pipeline, &nats, listen.and(worker.listening));
         let next = tokio::select! {
-            ended = worker.run_until(told_to_stop()) => { ended?; None }
+            ended = worker.run_until(stop_signal()) => { ended?; None }
             next = watch.next_pipeline(app) => Some(next),
         };
         let stopping = next.is_none();
         if stopping {
             eprintln!("stopping: finishing what is in hand");
         }
-        worker.drain(told_to_stop()).await;
+        worker.drain(stop_signal()).await;
         match next {
             Some(edited) => pipeline = edited,
             None => break,
@@ -133,7 +136,7 @@ fn announce(
     eprintln!("  edit {} and save; Ctrl-C stops\n", app.common.config.display());
 }
 
-/// What the pipeline was read from, and when each file last changed.
+/// Files that the pipeline was read from, with the time at which each last changed.
 struct Watch {
     files: Vec<PathBuf>,
     seen: Vec<Option<SystemTime>>,
@@ -172,7 +175,7 @@ impl Watch {
     }
 }
 
-/// When a file, or anything below a folder, last changed.
+/// Time of the last change of a file, or of anything below a folder.
 fn changed_at(path: &Path) -> Option<SystemTime> {
     let own = path.metadata().ok()?.modified().ok();
     let Ok(entries) = std::fs::read_dir(path) else { return own };

@@ -1,4 +1,4 @@
-//! Flags: those that every command takes.
+//! Flags: command-line flags that every command takes.
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ pub struct Common {
     pub log_format: LogFormat,
 }
 
-/// A `KEY=VALUE` of the command line.
+/// Parses a `KEY=VALUE` of the command line.
 pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) =
         text.split_once('=').ok_or("expected KEY=VALUE, such as nats.url=nats://127.0.0.1:4222")?;

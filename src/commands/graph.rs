@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fmt::Write as _, process::ExitCode};
 
 use clap::ValueEnum;
 
-use super::App;
+use super::{
+    App,
+    width::{columns, pad},
+};
 use crate::config::{
     Pipeline, Severity,
     inputs::MONITOR,
@@ -53,7 +56,7 @@ pub fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pipeline drawn.
+/// Drawing of the pipeline.
 pub fn draw(pipeline: &Pipeline, format: Format) -> String {
     match format {
         Format::Text => text(pipeline),
@@ -88,14 +91,10 @@ fn text(pipeline: &Pipeline) -> String {
         out.push((MONITOR.to_owned(), "what the monitor finds".to_owned()));
         branches(pipeline, &readers, "", &mut drawn, &mut out);
     }
-    let width = out
-        .iter()
-        .filter(|row| !row.1.is_empty())
-        .map(|row| row.0.chars().count())
-        .max()
-        .unwrap_or(0);
+    let width =
+        out.iter().filter(|row| !row.1.is_empty()).map(|row| columns(&row.0)).max().unwrap_or(0);
     out.iter()
-        .map(|(left, right)| format!("{left:<width$}   {right}").trim_end().to_owned() + "\n")
+        .map(|(left, right)| format!("{}   {right}", pad(left, width)).trim_end().to_owned() + "\n")
         .collect()
 }
 
@@ -148,7 +147,7 @@ fn branches<'a>(
     }
 }
 
-/// What a stage does, in a line.
+/// Kind of a stage, its handler, its event types and its chain, in a line.
 fn about(stage: &Stage) -> String {
     let mut about = stage.kind.name.to_owned();
     if let Some(handler) = handler(stage) {
@@ -187,7 +186,7 @@ fn channels<'a>(pipeline: &'a Pipeline, stage: &Stage) -> Vec<&'a str> {
     if named.is_empty() { vec!["log"] } else { named }
 }
 
-/// One edge: from, to, its label, whether it is a chain.
+/// One edge: from, to, its label, true if it is a chain.
 type Edge = (String, String, &'static str, bool);
 
 fn edges(pipeline: &Pipeline) -> Vec<Edge> {

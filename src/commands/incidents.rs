@@ -1,27 +1,22 @@
-//! `incidents`: what goes wrong now: list, show, acknowledge, resolve.
+//! `incidents`: lists, shows, acknowledges and resolves incidents.
 
+mod ls;
 mod show;
 
 use std::{
-    io::IsTerminal as _,
     process::ExitCode,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use anyhow::bail;
-use millstream_stages::{
-    incident::{Change, Incident},
-    operator::Action,
-};
-use serde::Serialize;
+use millstream_stages::{incident::Incident, operator::Action};
 
-use super::{App, count, found, people, people::when, printable, table::Table, terminal_width};
+use super::{App, people, printable};
 use crate::{
     broker::Broker,
     config::Pipeline,
-    incidents::{actions::say, history, snapshot},
+    incidents::{actions, snapshot},
     limits,
-    wire::parse_rfc3339,
 };
 
 /// What `incidents` takes.
@@ -47,7 +42,7 @@ enum Command {
   millstream incidents ls --json | jq -r 'select(.acknowledged == null) | .incidentId'
 
 Exit status: 0 none goes on, 1 some do, 2 could not tell.")]
-    Ls(Ls),
+    Ls(ls::Args),
     /// Show one incident: its numbers, what became of it, its samples
     #[command(after_help = "Examples:
   millstream incidents show 1fd18fd1
@@ -70,25 +65,6 @@ It holds until the incident is worse, over, or back.")]
     #[command(after_help = "Examples:
   millstream incidents resolve 1fd18fd1 --reason 'rolled back'")]
     Resolve(Said),
-}
-
-#[derive(Debug, clap::Args)]
-struct Ls {
-    /// Those that are over, too
-    #[arg(long)]
-    all: bool,
-    /// With --all: only those that were over at this time or later: RFC 3339, or how long ago
-    #[arg(long, value_name = "TIME", default_value = "24h")]
-    since: String,
-    /// Only those of this severity: low, medium, high or critical; may be repeated
-    #[arg(long, value_parser = ["low", "medium", "high", "critical"])]
-    severity: Vec<String>,
-    /// Only those of this code
-    #[arg(long)]
-    code: Option<String>,
-    /// JSON, one incident per line
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -120,108 +96,14 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         super::must_exist(&broker, &pipeline.names().out_stream(&stage.name)).await?;
     }
     match args.command {
-        Command::Ls(args) => ls(&broker, &pipeline, &args).await,
+        Command::Ls(args) => ls::run(&broker, &pipeline, &args).await,
         Command::Show { incident, json } => show::run(&broker, &pipeline, &incident, json).await,
-        Command::Ack(args) => tell(&broker, &pipeline, Action::Acknowledge, args).await,
-        Command::Resolve(args) => tell(&broker, &pipeline, Action::Resolve, args).await,
+        Command::Ack(args) => act(&broker, &pipeline, Action::Acknowledge, args).await,
+        Command::Resolve(args) => act(&broker, &pipeline, Action::Resolve, args).await,
     }
 }
 
-/// An incident as `--json` prints it.
-#[derive(Serialize)]
-struct Line<'a> {
-    stage: &'a str,
-    #[serde(flatten)]
-    incident: &'a Incident,
-}
-
-async fn ls(broker: &Broker, pipeline: &Pipeline, args: &Ls) -> anyhow::Result<ExitCode> {
-    let fits = |incident: &Incident| {
-        (args.severity.is_empty()
-            || args.severity.iter().any(|severity| severity == incident.severity.as_str()))
-            && args.code.as_ref().is_none_or(|code| *code == incident.code)
-    };
-    let mut incidents = snapshot::open(broker, pipeline).await?;
-    incidents.retain(|(_, incident)| fits(incident));
-    let open = incidents.len();
-    if args.all {
-        let since = parse_rfc3339(&people::moment(&args.since, "--since", SystemTime::now())?);
-        let mut over = history::told(broker, pipeline, Some(Change::Resolved), since, fits).await?;
-        over.reverse();
-        incidents.extend(over);
-    }
-    if args.json {
-        let mut lines = super::lines::Lines::stdout();
-        for (stage, incident) in &incidents {
-            if !lines.line(&serde_json::to_string(&Line { stage, incident })?)? {
-                break;
-            }
-        }
-        lines.flush()?;
-        return Ok(found(open > 0));
-    }
-    if incidents.is_empty() {
-        let flags = !args.severity.is_empty() || args.code.is_some();
-        println!("no incidents{}", if flags { " that these flags mean" } else { "" });
-        return Ok(found(false));
-    }
-    let shown = incidents.len().min(limits::TABLE_ROWS_MAX);
-    table(&incidents[..shown]).print();
-    println!();
-    println!("{} open{}", count(open, "incident"), over_of(&incidents, open));
-    if let Some((_, first)) = incidents.first().filter(|_| open > 0) {
-        let id = short_id(first);
-        println!("look:   millstream incidents show {id}");
-        if first.acknowledged.is_none() {
-            println!("mine?   millstream incidents ack {id}");
-        }
-    }
-    Ok(found(open > 0))
-}
-
-fn over_of(incidents: &[(String, Incident)], open: usize) -> String {
-    if incidents.len() > open {
-        format!(", {} over", incidents.len() - open)
-    } else {
-        String::new()
-    }
-}
-
-fn table(incidents: &[(String, Incident)]) -> Table {
-    let now = std::io::stdout().is_terminal().then(SystemTime::now);
-    let mut table = Table::new(&[
-        "INCIDENT", "SEVERITY", "COUNT", "A MINUTE", "TREND", "USERS", "SINCE", "LAST", "STATE",
-        "CODE", "SERVICE", "MESSAGE",
-    ]);
-    for (_, incident) in incidents {
-        table.row([
-            short_id(incident),
-            incident.severity.as_str().to_owned(),
-            incident.count.to_string(),
-            incident.rate_per_minute.to_string(),
-            incident.trend.as_str().to_owned(),
-            if incident.users == 0 { String::new() } else { incident.users.to_string() },
-            when(&incident.opened_at.to_string(), now),
-            when(&incident.last_seen.to_string(), now),
-            state(incident),
-            incident.code.clone(),
-            incident.services.join(", "),
-            incident.message.clone(),
-        ]);
-    }
-    table.without_empty("USERS");
-    if terminal_width().is_some_and(|width| width < WIDE) {
-        for heading in ["TREND", "SINCE", "A MINUTE", "SERVICE", "USERS"] {
-            table.without(heading);
-        }
-    }
-    table
-}
-
-/// A terminal of fewer columns has room for what an incident is, not for how it goes.
-const WIDE: usize = 130;
-
-/// What a person has to know of its state: a word or two.
+/// State of an incident in a word or two, with who acknowledged it.
 fn state(incident: &Incident) -> String {
     match (&incident.acknowledged, incident.is_over()) {
         (_, true) => "over".to_owned(),
@@ -231,13 +113,13 @@ fn state(incident: &Incident) -> String {
     }
 }
 
-/// An id that is short enough to be typed: the first digits of its fingerprint, and its generation.
+/// Short id, to be typed: the first digits of the fingerprint, and the generation.
 fn short_id(incident: &Incident) -> String {
     let fingerprint = incident.fingerprint.get(..8).unwrap_or(&incident.fingerprint);
     format!("{fingerprint}-{}", incident.generation)
 }
 
-/// Whether `text`, as someone typed it, means this incident.
+/// True if `text`, as someone typed it, means this incident.
 fn is_meant(text: &str, incident: &Incident) -> bool {
     let (fingerprint, generation) = match text.split_once('-') {
         Some((fingerprint, generation)) => (fingerprint, generation.parse().ok()),
@@ -248,11 +130,11 @@ fn is_meant(text: &str, incident: &Incident) -> bool {
         && generation == Some(incident.generation)
 }
 
-/// The one incident that goes on and that is meant.
+/// The one open incident that `text` means.
 ///
 /// # Errors
 /// There is none, or there are several.
-fn the_one<'a>(
+fn open_incident<'a>(
     text: &str,
     incidents: &'a [(String, Incident)],
 ) -> anyhow::Result<&'a (String, Incident)> {
@@ -271,17 +153,17 @@ fn the_one<'a>(
     }
 }
 
-async fn tell(
+async fn act(
     broker: &Broker,
     pipeline: &Pipeline,
     action: Action,
     args: Said,
 ) -> anyhow::Result<ExitCode> {
     let incidents = snapshot::open(broker, pipeline).await?;
-    let (stage, incident) = the_one(&args.incident, &incidents)?;
+    let (stage, incident) = open_incident(&args.incident, &incidents)?;
     let (id, by) = (&incident.incident_id, args.by.unwrap_or_else(people::who));
-    say(broker, &pipeline.names(), id, action, &by, args.reason).await?;
-    let taken_in = taken_in(broker, pipeline, action, id, &by).await?;
+    actions::write(broker, &pipeline.names(), id, action, &by, args.reason).await?;
+    let wait_until_applied = wait_until_applied(broker, pipeline, action, id, &by).await?;
     let word = match action {
         Action::Acknowledge => "acknowledged",
         Action::Resolve => "resolved",
@@ -289,21 +171,22 @@ async fn tell(
     if args.json {
         println!(
             "{}",
-            serde_json::json!({ "incidentId": id, "action": action, "by": by, "takenIn": taken_in })
+            serde_json::json!({ "incidentId": id, "action": action, "by": by, "takenIn": wait_until_applied })
         );
-    } else if taken_in {
+    } else if wait_until_applied {
         println!("{} {word} by {}", short_id(incident), printable(&by));
     } else {
         println!(
-            "{} will be {word}, as soon as a worker runs stage \"{stage}\": none has taken it in yet",
+            "{} will be {word}, as soon as a worker runs stage \"{stage}\": \
+             none has taken it in yet",
             short_id(incident)
         );
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the stage has taken in what was said, waiting for it a little.
-async fn taken_in(
+/// Waits up to [`limits::OPERATOR_WAIT`] for the stage to apply the action; true if it has.
+async fn wait_until_applied(
     broker: &Broker,
     pipeline: &Pipeline,
     action: Action,
@@ -323,7 +206,7 @@ async fn taken_in(
             }
             Action::Resolve => incident.is_none(),
         };
-        if is || began.elapsed() >= limits::SAID_WAIT {
+        if is || began.elapsed() >= limits::OPERATOR_WAIT {
             return Ok(is);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -21,7 +21,7 @@ pub struct Args {
     pub force: bool,
 }
 
-/// The files, each by its path in the folder.
+/// Files to write, each with its path in the folder.
 pub const FILES: &[(&str, &str)] = &[
     ("pipeline.toml", include_str!("init/pipeline.toml")),
     ("schemas/order.created.1.json", include_str!("init/order.created.1.json")),

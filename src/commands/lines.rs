@@ -1,4 +1,4 @@
-//! Lines: what may be a million lines of output, written until whoever reads them stops.
+//! Lines: output of any length, written line by line until its reader stops.
 
 use std::{
     borrow::Cow,
@@ -14,17 +14,17 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// To this.
+    /// Lines to `to`.
     pub(super) fn to(to: impl Write + Send + 'static) -> Self {
         Self { to: BufWriter::new(Box::new(to)) }
     }
 
-    /// To stdout.
+    /// Lines to stdout.
     pub(super) fn stdout() -> Self {
         Self::to(std::io::stdout())
     }
 
-    /// Writes one line, of JSON or of what was made printable. Returns whether anyone reads on.
+    /// Writes one line, of JSON or of printable text; false once nobody reads on.
     ///
     /// JSON may hold DEL and C1 controls as they are, which some terminals obey: they are written
     /// as escapes.
@@ -37,7 +37,7 @@ impl Lines {
         is_read(written)
     }
 
-    /// Writes what is held back.
+    /// Writes what is buffered; false once nobody reads on.
     ///
     /// # Errors
     /// It could not be written.
@@ -70,7 +70,7 @@ fn is_read(written: std::io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-/// One line after another, all of it at once.
+/// Prints a text of one or several lines at once.
 ///
 /// # Errors
 /// As [`Lines::line`].

@@ -20,6 +20,7 @@ pub mod silence;
 pub mod status;
 mod stub;
 mod table;
+mod width;
 
 use std::{ffi::OsString, fmt::Write as _, io::IsTerminal as _, process::ExitCode};
 
@@ -33,7 +34,7 @@ use crate::{
     observe::LogOptions,
 };
 
-/// What every command is given: the flags that all share, and the Rust handlers of this program.
+/// Context of every command: the flags that all share, and the Rust handlers of this program.
 #[derive(Debug, Clone)]
 pub struct App {
     /// The flags that all commands share.
@@ -43,7 +44,7 @@ pub struct App {
 }
 
 impl App {
-    /// What a configuration may name, in this program.
+    /// Catalogue of all that a configuration may name in this program.
     pub fn catalogue(&self) -> Catalogue {
         Catalogue::new(HandlerContext {
             registered: self.registry.clone(),
@@ -87,7 +88,7 @@ impl App {
     /// # Errors
     /// The configuration names no server, or the server is not there or not fit.
     pub async fn connect(&self, pipeline: &Pipeline) -> anyhow::Result<Broker> {
-        named(pipeline)?;
+        must_name_server(pipeline)?;
         Ok(Broker::connect(&pipeline.nats, &client_name(pipeline)).await?)
     }
 
@@ -96,7 +97,7 @@ impl App {
     /// # Errors
     /// The configuration names no server, or the server is there and not fit.
     pub async fn connect_patiently(&self, pipeline: &Pipeline) -> anyhow::Result<Broker> {
-        named(pipeline)?;
+        must_name_server(pipeline)?;
         let waiting = |error: &ConnectError| {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::warn!(error = %error, cause, "no connection yet; trying again");
@@ -104,7 +105,7 @@ impl App {
         Ok(Broker::connect_patiently(&pipeline.nats, &client_name(pipeline), waiting).await?)
     }
 
-    /// How to log, where the user did not say.
+    /// Options of the log; `default_filter` holds where the user gave no filter.
     pub fn log_options(&self, default_filter: &str) -> LogOptions {
         LogOptions {
             format: self.common.log_format,
@@ -117,11 +118,12 @@ fn client_name(pipeline: &Pipeline) -> String {
     format!("millstream {}", pipeline.name)
 }
 
-fn named(pipeline: &Pipeline) -> anyhow::Result<()> {
+fn must_name_server(pipeline: &Pipeline) -> anyhow::Result<()> {
     if pipeline.nats.url.is_empty() {
         bail!(
-            "the configuration names no NATS server\n hint: set nats.url in it, or MILLSTREAM_NATS__URL, or --set \
-             nats.url=nats://127.0.0.1:4222; `millstream dev` starts a server of its own"
+            "the configuration names no NATS server\n hint: set nats.url in it, \
+             or MILLSTREAM_NATS__URL, or --set nats.url=nats://127.0.0.1:4222; \
+             `millstream dev` starts a server of its own"
         );
     }
     Ok(())
@@ -136,7 +138,8 @@ pub async fn must_exist(broker: &Broker, stream: &str) -> anyhow::Result<()> {
         Ok(_) => Ok(()),
         Err(AdminError::NoStream { .. }) => {
             bail!(
-                "stream \"{stream}\" does not exist\n hint: `millstream apply` creates what the pipeline needs"
+                "stream \"{stream}\" does not exist\n \
+                 hint: `millstream apply` creates what the pipeline needs"
             )
         }
         Err(error) => Err(error.into()),
@@ -158,17 +161,17 @@ pub fn print_error(error: &anyhow::Error) {
     }
 }
 
-/// Whether stderr is a terminal that shows colours.
+/// True if stderr is a terminal that shows colours.
 pub fn colour_on_stderr() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// Whether stdout is a terminal that shows colours.
+/// True if stdout is a terminal that shows colours.
 pub fn colour_on_stdout() -> bool {
     std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// The width of the terminal that stdout is, in columns.
+/// Width of the terminal that stdout is, in columns; `None` if it is no terminal.
 pub fn terminal_width() -> Option<usize> {
     if !std::io::stdout().is_terminal() {
         return None;
@@ -176,18 +179,30 @@ pub fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
 }
 
-/// Text from outside, made fit for a terminal: control characters are shown as escapes, line ends
-/// stay.
+/// Text from outside, made fit for a terminal: control characters, and those that turn the direction
+/// of the text around them, are shown as escapes; line ends stay.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
             '\n' => out.push('\n'),
-            character if character.is_control() => out.extend(character.escape_unicode()),
+            character if character.is_control() || is_bidi_control(character) => {
+                out.extend(character.escape_unicode());
+            }
             character => out.push(character),
         }
     }
     out
+}
+
+/// True for a character that is not seen and changes the order in which others are shown.
+///
+/// Source: `Bidi_Control` of Unicode 16, `PropList.txt`.
+const fn is_bidi_control(character: char) -> bool {
+    matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 /// Bytes as hexadecimal digits.
@@ -207,4 +222,22 @@ fn count(number: usize, what: &str) -> String {
 /// Exit status 0, or 1 where something was found.
 pub fn found(something: bool) -> ExitCode {
     if something { ExitCode::from(1) } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_outside_can_neither_steer_a_terminal_nor_turn_the_order_of_what_is_read() {
+        assert_eq!(printable("a\u{1b}[2J\tb\nc\u{9b}"), "a\\u{1b}[2J\\u{9}b\nc\\u{9b}");
+        assert_eq!(printable("user\u{202e}gpj.exe\u{2069}"), "user\\u{202e}gpj.exe\\u{2069}");
+        for control in ["\u{61c}", "\u{200e}", "\u{200f}", "\u{202a}", "\u{2066}"] {
+            assert!(printable(control).is_ascii());
+        }
+        // Letters that are read from right to left stay, and so do joined emoji.
+        for text in ["שלום", "مرحبا", "余额不足", "👩\u{200d}🚀"] {
+            assert_eq!(printable(text), text);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! People: who is at the keyboard, and times as people write and read them.
+//! People: name of the user at the keyboard, and times as people write and read them.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use crate::{
     wire::parse_rfc3339,
 };
 
-/// Who is at the keyboard: `user@host`, as far as they are known.
+/// User at the keyboard as `user@host`, as far as they are known.
 pub(super) fn who() -> String {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let user =
@@ -19,7 +19,7 @@ pub(super) fn who() -> String {
     headers::clean(&format!("{user}@{}", host.unwrap_or_else(|| "localhost".to_owned())))
 }
 
-/// A time as people read it on a terminal, where `now` says so; else as it is.
+/// Time for people: how long ago before `now`, which is given on a terminal; else as it is.
 pub(super) fn when(rfc3339: &str, now: Option<SystemTime>) -> String {
     let ago = now.and_then(|now| now.duration_since(parse_rfc3339(rfc3339)?).ok());
     ago.map_or_else(|| rfc3339.to_owned(), |ago| format!("{} ago", short(ago)))
@@ -35,15 +35,15 @@ pub(super) fn short(span: Duration) -> String {
     }
 }
 
-/// The time that a flag means, as RFC 3339: it says so, or says how long ago.
+/// Time that a flag means, as RFC 3339; `text` is RFC 3339, or how long ago.
 ///
 /// # Errors
 /// It is neither.
 pub(super) fn moment(text: &str, flag: &str, now: SystemTime) -> anyhow::Result<String> {
     filter::moment(text, now).map_err(|error| match error {
         FilterError::Time(text) => anyhow::anyhow!(
-            "{flag} \"{text}\" is not a time: write it as RFC 3339, such as 2026-11-21T08:00:00Z, or as how long ago, \
-             such as 24h"
+            "{flag} \"{text}\" is not a time: write it as RFC 3339, \
+             such as 2026-11-21T08:00:00Z, or as how long ago, such as 24h"
         ),
         error @ FilterError::Condition { .. } => error.into(),
     })
@@ -61,7 +61,7 @@ mod tests {
         let all = [0, 59, 61, 3600, 100_000, 172_800].map(told);
         assert_eq!(all, ["0s ago", "59s ago", "1m ago", "1h ago", "27h ago", "2d ago"]);
         assert_eq!(when(at, None), at);
-        // Clocks differ: what is in the future is told as it is.
+        // Clocks differ: a time in the future is shown as it is.
         assert_eq!(when(at, Some(then - Duration::from_secs(5))), at);
     }
 }

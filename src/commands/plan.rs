@@ -1,4 +1,4 @@
-//! `plan`: what `apply` would do to the broker; changes nothing.
+//! `plan`: changes that `apply` would make on the broker; makes none.
 
 use std::process::ExitCode;
 
@@ -55,7 +55,7 @@ pub(super) async fn compare(pipeline: &Pipeline, broker: &Broker) -> anyhow::Res
     })
 }
 
-/// How much there is of what.
+/// Number of changes of each kind, in a line.
 pub(super) fn summary(plan: &Plan) -> String {
     let count =
         |of: fn(&ChangeKind) -> bool| plan.changes.iter().filter(|change| of(&change.kind)).count();
@@ -80,7 +80,14 @@ pub(super) fn as_json(plan: &Plan) -> Value {
             Object::Stream(spec) => (&spec.name, None),
             Object::Consumer(spec) => (&spec.stream, Some(&spec.name)),
         };
-        json!({ "action": action, "stream": stream, "consumer": consumer, "fields": fields, "why": why })
+        json!({
+            "action": action,
+            "stream": stream,
+            "consumer": consumer,
+            "fields": fields,
+            "why": why,
+        })
     };
-    json!({ "done": plan.is_done(), "changes": plan.changes.iter().map(change).collect::<Vec<_>>() })
+    let changes: Vec<Value> = plan.changes.iter().map(change).collect();
+    json!({ "done": plan.is_done(), "changes": changes })
 }

@@ -20,10 +20,12 @@ const EXAMPLES: &str = "\
 Examples:
   millstream publish < events.jsonl
   millstream publish --file events.jsonl --source events
-  echo '{\"eventId\":\"o-1\",\"eventType\":\"order.created\",\"eventData\":{\"amount\":5}}' | millstream publish
+  echo '{\"eventId\":\"o-1\",\"eventType\":\"order.created\",\"eventData\":{\"amount\":5}}' \
+      | millstream publish
   millstream publish --subject events.test --file rubbish.txt    # as it is, whatever it is
 
-A line whose envelope can be read goes to the source's subject with its event type, and carries its event id,
+A line whose envelope can be read goes to the source's subject with its event type, \
+and carries its event id,
 so that publishing the same file twice within two minutes stores each event once.";
 
 /// What `publish` takes.
@@ -41,7 +43,7 @@ pub struct Args {
     subject: Option<String>,
 }
 
-/// Publishes every line and says how it went.
+/// Publishes every line and prints how many events were stored.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
     let source = choose(&pipeline, args.source.as_deref())?;

@@ -1,4 +1,4 @@
-//! `run`: one worker of the fleet, until it is told to stop.
+//! `run`: one worker of the fleet, until SIGTERM or Ctrl-C.
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -19,7 +19,8 @@ Examples:
   millstream run --stage orders           one stage only; start as many as you like
   millstream run --apply --log-format json
 
-SIGTERM or Ctrl-C drains: it stops pulling, finishes what is in hand, and exits within 30 s. A second one gives
+SIGTERM or Ctrl-C drains: it stops pulling, finishes what is in hand, and exits within 30 s. \
+A second one gives
 back what is in hand at once.";
 
 /// What `run` takes.
@@ -43,7 +44,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
             Ok(broker) => Some(broker),
             Err(error) => return Err(error),
         },
-        () = told_to_stop() => None,
+        () = stop_signal() => None,
     };
     let ended = match ended {
         Some(broker) => work(app, &pipeline, broker, args).await,
@@ -84,12 +85,12 @@ async fn work(
         listening = worker.listening.map(|at| at.to_string()),
         "working"
     );
-    let ended = worker.run_until(told_to_stop()).await;
+    let ended = worker.run_until(stop_signal()).await;
     tracing::info!("draining");
-    // After a refusal, what is in hand waits for what will not come: give it back at once.
+    // After a refusal, events in flight wait for what will not come: give them back at once.
     let abandon = async {
         if ended.is_ok() {
-            told_to_stop().await;
+            stop_signal().await;
         }
     };
     worker.drain(abandon).await;
@@ -98,7 +99,7 @@ async fn work(
 }
 
 /// Waits for SIGTERM or Ctrl-C.
-pub(super) async fn told_to_stop() {
+pub(super) async fn stop_signal() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -10,7 +10,7 @@ use millstream_stages::{
     units::Period,
 };
 
-use super::{App, count, found, people, people::when, printable, table::Table};
+use super::{App, count, found, people, people::when, printable, table::Table, terminal_width};
 use crate::{
     broker::Broker,
     config::Pipeline,
@@ -30,7 +30,8 @@ use crate::{
   millstream silence ls
   millstream silence rm s-20261121-101502-ab12
 
-Incidents go on and are counted; `millstream incidents ls` shows them. What still goes on when the silence ends is told then.")]
+Incidents go on and are counted; `millstream incidents ls` shows them. \
+What still goes on when the silence ends is told then.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -41,10 +42,13 @@ enum Command {
     /// Hold back notifications of incidents that fit every matcher
     #[command(after_help = "Examples:
   millstream silence add code=X --for 2h --reason 'known, being mended'
-  millstream silence add 'code=~DEVICE_.*' stage=orders --for 8h --from 2026-11-21T22:00:00Z --reason maintenance
+  millstream silence add 'code=~DEVICE_.*' stage=orders --for 8h \
+      --from 2026-11-21T22:00:00Z --reason maintenance
 
-A matcher is LABEL=VALUE, LABEL!=VALUE, LABEL=~REGEX or LABEL!~REGEX. The labels of an incident are code, severity, service,
-fingerprint, stage (of failed attempts), and what else its fingerprint is made of; `incidents show` prints them.")]
+A matcher is LABEL=VALUE, LABEL!=VALUE, LABEL=~REGEX or LABEL!~REGEX. \
+The labels of an incident are code, severity, service,
+fingerprint, stage (of failed attempts), and what else its fingerprint is made of; \
+`incidents show` prints them.")]
     Add {
         /// Conditions that must all hold, such as severity=high or 'code=~PAY.*'
         #[arg(required = true, value_name = "MATCHER")]
@@ -112,7 +116,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The silence that the arguments mean.
+/// Silence that the arguments ask for.
 fn silence(
     matchers: &[String],
     duration: Period,
@@ -156,7 +160,8 @@ async fn add(
     let there = silences::all(broker, &names).await?;
     ensure!(
         there.len() < limits::SILENCES_MAX,
-        "there are {} silences on record, which is the most\n hint: a few with wider matchers hold back as much",
+        "there are {} silences on record, which is the most\n \
+         hint: a few with wider matchers hold back as much",
         there.len()
     );
     silences::put(broker, &names, &silence).await?;
@@ -208,8 +213,16 @@ async fn ls(
         return Ok(found(false));
     }
     let clock = std::io::stdout().is_terminal().then(SystemTime::now);
+    table(&silences, now, clock).print(terminal_width());
+    println!();
+    println!("{}", count(silences.len(), "silence"));
+    Ok(found(true))
+}
+
+/// Silences, a row each, as they are at `now`; times are as of `clock`, if given.
+fn table(silences: &[Silence], now: Timestamp, clock: Option<SystemTime>) -> Table {
     let mut table = Table::new(&["SILENCE", "STATE", "MADE", "ENDS", "BY", "MATCHERS", "REASON"]);
-    for silence in &silences {
+    for silence in silences {
         let ends = match (clock, silence.ends_at.duration_since(now).try_into()) {
             (Some(_), Ok(left)) => format!("in {}", people::short(left)),
             (Some(_), Err(_)) => when(&silence.ends_at.to_string(), clock),
@@ -225,10 +238,7 @@ async fn ls(
             silence.reason.clone(),
         ]);
     }
-    table.print();
-    println!();
-    println!("{}", count(silences.len(), "silence"));
-    Ok(found(true))
+    table
 }
 
 async fn rm(
@@ -261,9 +271,66 @@ async fn rm(
         println!("{}", serde_json::to_string(&ended)?);
     } else {
         println!(
-            "{} is over; what it held back and still goes on is told with the next notification of its group",
+            "{} is over; what it held back and still goes on is told \
+             with the next notification of its group",
             ended.id
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::table::on_terminals;
+
+    #[test]
+    fn silences_in_any_script_line_up_on_every_terminal() {
+        let now: Timestamp = "2026-11-21T11:00:00Z".parse().unwrap();
+        let silence = |id: &str, matchers: &[&str], by: &str, reason: &str, ends: &str| Silence {
+            id: id.into(),
+            matchers: Matchers(matchers.iter().map(|text| text.parse().unwrap()).collect()),
+            by: by.into(),
+            reason: reason.into(),
+            made_at: "2026-11-21T08:00:00Z".parse().unwrap(),
+            starts_at: "2026-11-21T08:00:00Z".parse().unwrap(),
+            ends_at: ends.parse().unwrap(),
+        };
+        let silences = [
+            silence(
+                "s-20261121-101502-ab12",
+                &["code=PAYMENT_GATEWAY_UNAVAILABLE", "severity!=critical", "service=shop/orders"],
+                "ada@a-host-with-a-long-name.ops.example.com",
+                "provider maintenance 0199a3f2-77aa-7bbb-8ccc-ddddeeeeffff",
+                "2026-11-21T13:30:00Z",
+            ),
+            silence(
+                "s-20261121-101503-cd34",
+                &["code=余额不足"],
+                "小明@运维",
+                "已知问题，正在修复，请勿打扰",
+                "2026-11-22T23:00:00Z",
+            ),
+            silence("s-1", &["stage=orders"], "דנה", "תחזוקה", "2026-11-21T10:00:00Z"),
+        ];
+        let clock = Some(SystemTime::from(now));
+        let shown = on_terminals(|_| table(&silences, now, clock));
+        expect_test::expect![[r#"
+            80 columns
+            SILENCE                 STATE    MADE    ENDS    BY        MATCHERS  REASON
+            s-20261121-101502-ab12  active   3h ago  in 2h   ada@a-h…  code="P…  provider m…
+            s-20261121-101503-cd34  active   3h ago  in 36h  小明@运…  code="…   已知问题，…
+            s-1                     expired  3h ago  1h ago  דנה       stage="…  תחזוקה
+            120 columns
+            SILENCE                 STATE    MADE    ENDS    BY                    MATCHERS             REASON
+            s-20261121-101502-ab12  active   3h ago  in 2h   ada@a-host-with-a-l…  code="PAYMENT_GATE…  provider maintenance 0199a3…
+            s-20261121-101503-cd34  active   3h ago  in 36h  小明@运维             code="余额不足"      已知问题，正在修复，请勿打扰
+            s-1                     expired  3h ago  1h ago  דנה                   stage="orders"       תחזוקה
+            200 columns
+            SILENCE                 STATE    MADE    ENDS    BY                                        MATCHERS                                  REASON
+            s-20261121-101502-ab12  active   3h ago  in 2h   ada@a-host-with-a-long-name.ops.example…  code="PAYMENT_GATEWAY_UNAVAILABLE" seve…  provider maintenance 0199a3f2-77aa-7bbb-8ccc-ddddeeeeffff
+            s-20261121-101503-cd34  active   3h ago  in 36h  小明@运维                                 code="余额不足"                           已知问题，正在修复，请勿打扰
+            s-1                     expired  3h ago  1h ago  דנה                                       stage="orders"                            תחזוקה
+        "#]].assert_eq(&shown);
+    }
 }

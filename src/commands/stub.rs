@@ -17,7 +17,7 @@ use axum::{
 };
 use serde_json::Value;
 
-/// How the demo's service treats an event: its `eventData.note` says.
+/// Answer of the demo's service to an event, which asks for it in `eventData.note`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Note {
     /// Answers 204.
@@ -33,7 +33,7 @@ pub(super) enum Note {
 }
 
 impl Note {
-    /// The note in the event.
+    /// Text of the note in an event.
     pub(super) const fn text(self) -> &'static str {
         match self {
             Self::Fine => "fine",

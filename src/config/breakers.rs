@@ -1,13 +1,14 @@
-//! Breakers: what `breaker` on a stage means.
+//! Breakers: `breaker` of a stage, checked and made into settings.
 
-use millstream_stages::{Kind, breaker::Settings, handle};
+use millstream_stages::{Kind, breaker::Settings};
 
-use super::{Finder, inputs::Draft, shape::what, written::BreakerTable};
+use super::{Finder, inputs::StageDraft, shape::what, written::BreakerTable};
 
-/// The settings of a stage's circuit breaker. On for what calls a handler unless told.
-pub fn of(draft: &Draft, kind: &Kind, finder: &mut Finder) -> Option<Settings> {
+/// The settings of a stage's circuit breaker; `None`: it has none. By default kinds that call out
+/// have one.
+pub fn of(draft: &StageDraft, kind: &Kind, finder: &mut Finder) -> Option<Settings> {
     let (at, written) = (draft.at.join("breaker"), &draft.table.breaker);
-    if kind.name != handle::KIND.name {
+    if !kind.calls_out {
         if written.is_some() && !finder.is_spoilt(&at) {
             let message = format!(
                 "stage \"{}\" of kind \"{}\" cannot have a circuit breaker",
@@ -38,7 +39,7 @@ pub fn of(draft: &Draft, kind: &Kind, finder: &mut Finder) -> Option<Settings> {
         }
     }
     let Settings { wait, max_wait, .. } = settings;
-    // The one of the two that was written; a default alone is never too long.
+    // The key of the two that was written; a default by itself is never too long.
     let place = at.join(if wait == Settings::default().wait { "max_wait" } else { "wait" });
     if wait > max_wait && !finder.is_spoilt(&place) {
         finder
@@ -54,11 +55,12 @@ pub fn of(draft: &Draft, kind: &Kind, finder: &mut Finder) -> Option<Settings> {
     Some(settings)
 }
 
-/// What a breaker does, in a line.
+/// Description of a breaker, in one line.
 pub fn in_words(settings: &Settings) -> String {
     let Settings { failures, rate, calls, window, wait, max_wait } = settings;
     format!(
-        "opens after {failures} failures in a row, or {:.0}% of at least {calls} calls in {window}; probes after {wait}, later up to {max_wait}",
+        "opens after {failures} failures in a row, or {:.0}% of at least {calls} calls in \
+         {window}; probes after {wait}, later up to {max_wait}",
         rate * 100.0
     )
 }

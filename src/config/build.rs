@@ -1,4 +1,4 @@
-//! Build: the sections of a file, each of the right shape, made into a [`Pipeline`].
+//! Build: sections of a file, each of the right shape, made into a [`Pipeline`].
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Catalogue, Finder, KeyPath, breakers,
-    inputs::{self, Draft},
+    inputs::{self, StageDraft},
     names,
     pipeline::{Channel, Observe, Pipeline, Stage, Storage},
     policies, recover, shape, subjects, warnings,
@@ -31,9 +31,9 @@ use crate::{
     suggest::suggest,
 };
 
-/// Checks what the sections mean, and puts the pipeline together.
+/// Checks the meaning of the sections, and puts the pipeline together.
 ///
-/// It is only to be used if `finder` found no error.
+/// Only to be used if `finder` found no error.
 pub fn pipeline(
     root: &Value,
     text: &str,
@@ -75,7 +75,7 @@ pub fn pipeline(
     Some(pipeline)
 }
 
-/// The table at a path; its defaults where it is absent or was reported already.
+/// Reads the table at a path; its defaults where it is absent or was reported already.
 fn table<T: DeserializeOwned + Default>(root: &Value, at: &KeyPath, finder: &mut Finder) -> T {
     let value = at
         .find(root)
@@ -85,7 +85,7 @@ fn table<T: DeserializeOwned + Default>(root: &Value, at: &KeyPath, finder: &mut
     read(value, at, finder)
 }
 
-/// A table as its type; the defaults where it does not fit.
+/// Reads a table as its type; the defaults where it does not fit.
 fn read<T: DeserializeOwned + Default>(value: Value, at: &KeyPath, finder: &mut Finder) -> T {
     serde_json::from_value(value).unwrap_or_else(|error| {
         if !finder.is_spoilt(at) {
@@ -96,7 +96,7 @@ fn read<T: DeserializeOwned + Default>(value: Value, at: &KeyPath, finder: &mut 
     })
 }
 
-/// The named tables of a section, in the order of the file.
+/// Reads the named tables of a section, in the order of the file.
 fn tables<T: DeserializeOwned + Default>(
     root: &Value,
     section: &str,
@@ -116,7 +116,7 @@ fn tables<T: DeserializeOwned + Default>(
     all
 }
 
-/// The keys that are a kind's own: those that the common table does not have.
+/// Splits a table into the common keys and the kind's own, which the common table does not have.
 fn split<T: DeserializeOwned + Default + serde::Serialize>(value: &Value) -> (Value, Value) {
     let common = serde_json::to_value(T::default()).unwrap_or_default();
     let (ours, own): (Map<String, Value>, Map<String, Value>) = value
@@ -128,7 +128,7 @@ fn split<T: DeserializeOwned + Default + serde::Serialize>(value: &Value) -> (Va
     (Value::Object(ours), Value::Object(own))
 }
 
-fn drafts(root: &Value, catalogue: &Catalogue, finder: &mut Finder) -> Vec<Draft> {
+fn drafts(root: &Value, catalogue: &Catalogue, finder: &mut Finder) -> Vec<StageDraft> {
     let whole: Vec<(KeyPath, String, Value)> = tables(root, "stage", finder);
     let each = whole.into_iter().map(|(at, name, value)| {
         let (common, own) = split::<StageTable>(&value);
@@ -137,12 +137,12 @@ fn drafts(root: &Value, catalogue: &Catalogue, finder: &mut Finder) -> Vec<Draft
             .kind
             .as_deref()
             .and_then(|name| catalogue.kinds.iter().find(|kind| kind.name == name));
-        Draft { at, name, kind, table, own, inputs: Vec::new() }
+        StageDraft { at, name, kind, table, own, inputs: Vec::new() }
     });
     each.collect()
 }
 
-/// The policy a table names, or the default one.
+/// Returns the policy that a table names, or the default one.
 fn policy(
     name: Option<&str>,
     at: &KeyPath,
@@ -161,7 +161,7 @@ fn policy(
 }
 
 fn stages(
-    drafts: &[Draft],
+    drafts: &[StageDraft],
     policies: &BTreeMap<String, Policy>,
     finder: &mut Finder,
 ) -> Vec<Stage> {
@@ -185,21 +185,19 @@ fn stages(
             let at = draft.at.join("ack_wait");
             finder
                 .error_at(&at, format!("{} is too short: {}", shape::what(&at), table.ack_wait))
-                .hint("the server would hand out events again that are still being handled; 1s is the least");
+                .hint(
+                    "the server would hand out events again that are still being handled; 1s is \
+                     the least",
+                );
         }
         let Some(kind) = draft.kind else { continue };
-        let own = match (&kind.build, kind.name) {
-            (Build::Reduce(_), _) => 1,
-            (Build::Map(_), "validate") => 256,
-            (Build::Map(_), _) => 64,
-        };
         stages.push(Stage {
             name: draft.name.clone(),
             kind,
             options: draft.own.clone(),
             inputs: draft.inputs.clone(),
             types: table.types.clone(),
-            concurrency: table.concurrency.unwrap_or(own),
+            concurrency: table.concurrency.unwrap_or(kind.concurrency),
             ack_wait: table.ack_wait.0,
             max_ack_pending: table.max_ack_pending,
             policy,
@@ -212,10 +210,10 @@ fn stages(
     stages
 }
 
-/// Builds every stage once, so that what is wrong with its own keys is found; gives the timeouts of
+/// Builds every stage once, so that problems of its own keys are found; returns the timeouts of
 /// those that have one.
 fn built(
-    drafts: &[Draft],
+    drafts: &[StageDraft],
     world: &ConfigWorld<'_>,
     finder: &mut Finder,
 ) -> BTreeMap<String, Duration> {
@@ -233,14 +231,14 @@ fn built(
             None => continue,
         };
         for problem in problems {
-            tell(problem, &draft.at, finder);
+            report_problem(problem, &draft.at, finder);
         }
     }
     timeouts
 }
 
-/// A problem found by a kind, unless its place has been reported already.
-fn tell(problem: millstream_stages::Problem, base: &KeyPath, finder: &mut Finder) {
+/// Reports a problem found by a kind, unless its place has been reported already.
+fn report_problem(problem: millstream_stages::Problem, base: &KeyPath, finder: &mut Finder) {
     let at = base.extend(problem.at);
     if finder.is_spoilt(&at) {
         return;
@@ -267,10 +265,10 @@ fn channels(
         if catalogue.channels.iter().any(|entry| entry.name == kind) {
             (catalogue.channel)(&kind, &options, base)
                 .into_iter()
-                .for_each(|problem| tell(problem, &at, finder));
+                .for_each(|problem| report_problem(problem, &at, finder));
         }
         let words = Words { title: common.title, text: common.text };
-        words.problems().into_iter().for_each(|problem| tell(problem, &at, finder));
+        words.problems().into_iter().for_each(|problem| report_problem(problem, &at, finder));
         channels.push(Channel {
             name,
             rate_per_minute: common
@@ -357,7 +355,7 @@ fn nats(root: &Value, base: &Path, finder: &mut Finder) -> Nats {
     Nats { url, auth, tls_ca: tls.ca.map(path), tls_identity }
 }
 
-/// Two keys that go together, of which one is absent.
+/// Reports that of two keys that go together one is absent.
 fn pair(at: &KeyPath, keys: [&str; 2], has_first: bool, finder: &mut Finder) {
     let [given, absent] = if has_first { keys } else { [keys[1], keys[0]] };
     if !finder.is_spoilt(&at.join(absent)) {

@@ -1,4 +1,4 @@
-//! Finder: collects what is found, puts each at its place, and blots out secrets.
+//! Finder: findings of all checks, each at its place in the file, secrets masked.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -11,31 +11,31 @@ use super::{
 };
 use crate::channels::MASK;
 
-/// Collects what is found.
+/// Findings so far, and what it takes to place them and to mask secrets.
 #[derive(Debug)]
 pub struct Finder {
     file: String,
     text: String,
     spots: BTreeMap<KeyPath, Spot>,
-    /// Values that came from elsewhere than the file; the last of a path holds.
+    /// Values from elsewhere than the file, with their origins; the last of a path holds.
     origins: Vec<(KeyPath, String)>,
     /// Values that hold filled-in text.
     hidden: Vec<KeyPath>,
     /// Texts that must not appear in a message.
     secret_texts: Vec<String>,
-    /// Where in the file secrets stand.
+    /// Places of secrets in the file, in bytes.
     secret_spans: Vec<Range<usize>>,
     /// Values that are known to be wrong and are looked at no further.
     spoilt: Vec<KeyPath>,
     reports: Vec<Report>,
 }
 
-/// A text this long is blotted out wherever it appears; a shorter one would take half of every
-/// sentence with it.
+/// Length from which a secret text is masked wherever it appears; a shorter one would take half of
+/// every sentence with it.
 const SECRET_BYTES_MIN: usize = 3;
 
 impl Finder {
-    /// Nothing found yet in the file of this name and text.
+    /// A finder without findings, for the file of this name and text.
     pub fn new(file: &str, text: &str) -> Self {
         Self {
             file: file.to_owned(),
@@ -50,7 +50,7 @@ impl Finder {
         }
     }
 
-    /// Takes over the places of a document, and reports what is wrong with its syntax.
+    /// Takes over the places of a document, and reports its syntax problems.
     pub fn take(&mut self, document: &mut Document) {
         self.spots = std::mem::take(&mut document.spots);
         self.spoilt.append(&mut document.odd);
@@ -84,19 +84,19 @@ impl Finder {
         secrets::is_secret(&keys) || address
     }
 
-    /// Remembers that the value at `path` and below comes from `origin`, not from the file.
+    /// Records that the value at `path` and below comes from `origin`, not from the file.
     pub fn came_from(&mut self, path: KeyPath, origin: String) {
         self.origins.push((path, origin));
     }
 
-    /// Remembers that the value at `path` was filled in, and must not be shown.
+    /// Records that the value at `path` was filled in, and must not be shown.
     pub fn hide(&mut self, path: KeyPath, texts: impl IntoIterator<Item = String>) {
         self.hidden.push(path);
         self.secret_texts.extend(texts.into_iter().filter(|text| text.len() >= SECRET_BYTES_MIN));
         self.secret_texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
     }
 
-    /// Remembers every secret of the finished tree.
+    /// Hides every secret of the finished tree.
     pub fn hide_secrets(&mut self, value: &Value, at: &KeyPath) {
         match value {
             Value::Object(table) => {
@@ -119,7 +119,7 @@ impl Finder {
         self.spoilt.push(path);
     }
 
-    /// Whether something was reported at `path`, above it or below it.
+    /// True if something was reported at `path`, above it or below it.
     pub fn is_spoilt(&self, path: &KeyPath) -> bool {
         self.spoilt.iter().any(|spoilt| spoilt.holds(path) || path.holds(spoilt))
     }
@@ -151,32 +151,32 @@ impl Finder {
         self.show(path, &Value::String(text.to_owned()))
     }
 
-    /// An error in the value at `path`.
+    /// Reports an error in the value at `path`.
     pub fn error_at(&mut self, path: &KeyPath, message: impl Into<String>) -> Hinted<'_> {
         self.add(Severity::Error, path, false, message.into())
     }
 
-    /// An error in the key at `path`: it should not be there, or what it names lacks something.
+    /// Reports an error in the key at `path`: it should not be there, or its value lacks something.
     pub fn error_on(&mut self, path: &KeyPath, message: impl Into<String>) -> Hinted<'_> {
         self.add(Severity::Error, path, true, message.into())
     }
 
-    /// A warning about the value at `path`.
+    /// Reports a warning about the value at `path`.
     pub fn warn_at(&mut self, path: &KeyPath, message: impl Into<String>) -> Hinted<'_> {
         self.add(Severity::Warning, path, false, message.into())
     }
 
-    /// A warning about what the key at `path` names.
+    /// Reports a warning about the thing that the key at `path` names.
     pub fn warn_on(&mut self, path: &KeyPath, message: impl Into<String>) -> Hinted<'_> {
         self.add(Severity::Warning, path, true, message.into())
     }
 
-    /// A note on the value at `path`.
+    /// Reports a note on the value at `path`.
     pub fn note_at(&mut self, path: &KeyPath, message: impl Into<String>) -> Hinted<'_> {
         self.add(Severity::Note, path, false, message.into())
     }
 
-    /// A report on a place that is not in the file.
+    /// Reports on a place that is not in the file.
     pub fn elsewhere(
         &mut self,
         severity: Severity,
@@ -225,7 +225,7 @@ impl Finder {
         None
     }
 
-    /// Where `path` begins in the file, for putting things in its order.
+    /// Position of `path` in the file, for sorting by it.
     pub fn order(&self, path: &KeyPath) -> usize {
         self.spots.get(path).map_or(usize::MAX, |spot| spot.key.start)
     }
@@ -275,17 +275,17 @@ impl Finder {
             .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), MASK))
     }
 
-    /// Whether an error was found.
+    /// True if an error was found.
     pub fn has_errors(&self) -> bool {
         super::report::has_errors(&self.reports)
     }
 
-    /// Whether nothing was found.
+    /// True if nothing was found.
     pub fn is_empty(&self) -> bool {
         self.reports.is_empty()
     }
 
-    /// What was found: errors, then warnings, each in the order of the file; nothing twice.
+    /// The reports: errors, then warnings, then notes, each in the order of the file; none twice.
     pub fn finish(mut self) -> Vec<Report> {
         self.reports
             .sort_by_key(|report| (report.severity, report.line.unwrap_or(0), report.column));
@@ -294,14 +294,14 @@ impl Finder {
     }
 }
 
-/// The report just made, for adding what to do about it.
+/// The report just made, open for a hint.
 #[derive(Debug)]
 pub struct Hinted<'a> {
     finder: &'a mut Finder,
 }
 
 impl Hinted<'_> {
-    /// Adds what to do about it.
+    /// Adds a hint: what to do about it.
     pub fn hint(self, hint: impl Into<String>) {
         let hint = self.finder.blot(&hint.into());
         if let Some(report) = self.finder.reports.last_mut() {
@@ -309,7 +309,7 @@ impl Hinted<'_> {
         }
     }
 
-    /// Adds what to do about it, if there is something to say.
+    /// Adds a hint, if there is one.
     pub fn maybe(self, hint: Option<String>) {
         if let Some(hint) = hint {
             self.hint(hint);

@@ -1,8 +1,8 @@
-//! Inputs: what each stage reads, globs resolved; cycles; chains.
+//! Inputs: sources and stages that each stage reads, globs resolved; checks of cycles and chains.
 
 use std::collections::BTreeSet;
 
-use millstream_stages::{Build, Kind, retry::glob_matches};
+use millstream_stages::{Build, Emits, Kind, retry::glob_matches};
 use serde_json::Value;
 
 use super::{Finder, KeyPath, pipeline::Input, written::StageTable};
@@ -10,32 +10,33 @@ use crate::suggest::nearest;
 
 /// A stage on its way to being checked.
 #[derive(Debug)]
-pub struct Draft {
-    /// Where it stands.
+pub struct StageDraft {
+    /// Path of its table.
     pub at: KeyPath,
-    /// Its name.
+    /// Name of the stage.
     pub name: String,
-    /// Its kind, if that is known.
+    /// Kind of the stage, if known.
     pub kind: Option<&'static Kind>,
-    /// The keys every stage has.
+    /// Keys that every stage has.
     pub table: StageTable,
-    /// The kind's own keys.
+    /// Keys of the kind itself.
     pub own: Value,
-    /// What it reads, globs resolved.
+    /// Inputs, globs resolved.
     pub inputs: Vec<Input>,
 }
 
-impl Draft {
-    /// Whether it maps events; an unknown kind counts as whatever raises no further question.
+impl StageDraft {
+    /// True for a map stage; `None`: the kind is unknown, and counts as whatever raises no further
+    /// error.
     pub fn maps(&self) -> Option<bool> {
         self.kind.map(|kind| matches!(kind.build, Build::Map(_)))
     }
 }
 
-/// The input that is what the monitor found. No stage has this name.
+/// Name of the input of the monitor's findings. No stage has this name.
 pub const MONITOR: &str = "monitor";
 
-/// The input as it is written.
+/// Text of an input, as written in `inputs`.
 pub fn written(input: &Input) -> String {
     match input {
         Input::Source(name) => format!("source.{name}"),
@@ -45,8 +46,8 @@ pub fn written(input: &Input) -> String {
     }
 }
 
-/// Finds out what every stage reads.
-pub fn resolve(drafts: &mut [Draft], sources: &[&str], finder: &mut Finder) {
+/// Resolves the inputs of every stage, and reports those that no stage may have.
+pub fn resolve(drafts: &mut [StageDraft], sources: &[&str], finder: &mut Finder) {
     let mut all: Vec<Input> =
         sources.iter().map(|name| Input::Source((*name).to_owned())).collect();
     all.extend(drafts.iter().map(|draft| Input::Results(draft.name.clone())));
@@ -66,7 +67,12 @@ pub fn resolve(drafts: &mut [Draft], sources: &[&str], finder: &mut Finder) {
     drafts.iter().for_each(|draft| chain(draft, drafts, finder));
 }
 
-fn inputs(draft: &Draft, drafts: &[Draft], all: &[Input], finder: &mut Finder) -> Vec<Input> {
+fn inputs(
+    draft: &StageDraft,
+    drafts: &[StageDraft],
+    all: &[Input],
+    finder: &mut Finder,
+) -> Vec<Input> {
     let mut found = BTreeSet::new();
     for (n, text) in draft.table.inputs.iter().enumerate() {
         let at = draft.at.join("inputs").join(n.to_string());
@@ -84,8 +90,8 @@ fn inputs(draft: &Draft, drafts: &[Draft], all: &[Input], finder: &mut Finder) -
     found.into_iter().collect()
 }
 
-/// Whether an entry of `inputs` means this. A glob never means the stage itself.
-fn matches(text: &str, input: &Input, reader: &Draft) -> bool {
+/// True if an entry of `inputs` means this input. A glob never means the stage itself.
+fn matches(text: &str, input: &Input, reader: &StageDraft) -> bool {
     let (glob, name) = match (input, text.strip_prefix("source."), text.strip_suffix(".failed")) {
         (Input::Source(name), Some(glob), _) => (glob, name),
         (Input::Failed(name), None, Some(glob)) => (glob, name),
@@ -97,12 +103,16 @@ fn matches(text: &str, input: &Input, reader: &Draft) -> bool {
     glob_matches(glob, name) && !(own && glob.contains('*'))
 }
 
-/// Why a stage cannot read this, and what it can.
-fn refusal(reader: &Draft, input: &Input, drafts: &[Draft]) -> Option<(String, &'static str)> {
+/// Message and hint for an input that a stage cannot read; `None`: it can.
+fn refusal(
+    reader: &StageDraft,
+    input: &Input,
+    drafts: &[StageDraft],
+) -> Option<(String, &'static str)> {
     let Input::Results(name) = input else { return None };
     let read = drafts.iter().find(|draft| draft.name == *name)?;
     let kind = read.kind.filter(|kind| matches!(kind.build, Build::Reduce(_)))?;
-    if kind.name == millstream_stages::alert::KIND.name {
+    if kind.emits == Emits::Notifications {
         let hint = "declare a [channel.<name>] for where they should go";
         return Some((
             format!(
@@ -116,15 +126,15 @@ fn refusal(reader: &Draft, input: &Input, drafts: &[Draft]) -> Option<(String, &
         "stage \"{}\" cannot read \"{name}\", which is of kind \"{}\"",
         reader.name, kind.name
     );
-    (reader.maps() == Some(true))
+    (kind.emits == Emits::Incidents && reader.maps() == Some(true))
         .then_some((message, "incidents are read by stages that keep state, such as alert"))
 }
 
 fn nothing(
-    draft: &Draft,
+    draft: &StageDraft,
     text: &str,
     at: &KeyPath,
-    drafts: &[Draft],
+    drafts: &[StageDraft],
     all: &[Input],
     finder: &mut Finder,
 ) {
@@ -143,7 +153,8 @@ fn nothing(
             .error_at(
                 at,
                 format!(
-                    "stage \"{reader}\" reads {shown}, which does not exist: a stage of kind \"{}\" has no failures",
+                    "stage \"{reader}\" reads {shown}, which does not exist: a stage of kind \
+                     \"{}\" has no failures",
                     kind.name
                 ),
             )
@@ -164,7 +175,7 @@ fn nothing(
 }
 
 /// Reports each cycle once, with the way around it.
-fn cycles(drafts: &[Draft], finder: &mut Finder) {
+fn cycles(drafts: &[StageDraft], finder: &mut Finder) {
     let mut done = BTreeSet::new();
     for start in 0..drafts.len() {
         follow(start, drafts, &mut Vec::new(), &mut done, finder);
@@ -173,7 +184,7 @@ fn cycles(drafts: &[Draft], finder: &mut Finder) {
 
 fn follow(
     at: usize,
-    drafts: &[Draft],
+    drafts: &[StageDraft],
     path: &mut Vec<usize>,
     done: &mut BTreeSet<usize>,
     finder: &mut Finder,
@@ -206,7 +217,7 @@ fn follow(
     done.insert(at);
 }
 
-fn chain(draft: &Draft, drafts: &[Draft], finder: &mut Finder) {
+fn chain(draft: &StageDraft, drafts: &[StageDraft], finder: &mut Finder) {
     if !draft.table.chain || finder.is_spoilt(&draft.at.join("inputs")) {
         return;
     }
@@ -226,14 +237,19 @@ fn chain(draft: &Draft, drafts: &[Draft], finder: &mut Finder) {
     {
         let list: Vec<String> = draft.inputs.iter().map(written).collect();
         finder
-            .error_at(&at, format!("stage \"{name}\" cannot be chained: it reads {}", list.join(", ")))
-            .hint("a chained stage reads the results of exactly one stage that maps events; remove chain, or the other inputs");
+            .error_at(
+                &at,
+                format!("stage \"{name}\" cannot be chained: it reads {}", list.join(", ")),
+            )
+            .hint(
+                "a chained stage reads the results of exactly one stage that maps events; remove \
+                 chain, or the other inputs",
+            );
     }
 }
 
-/// The order in which each stage comes after what it reads; the file's order where that leaves a
-/// choice.
-pub fn order(drafts: &[Draft]) -> Vec<usize> {
+/// Order in which each stage comes after its inputs; the file's order where that leaves a choice.
+pub fn order(drafts: &[StageDraft]) -> Vec<usize> {
     let mut order: Vec<usize> = Vec::with_capacity(drafts.len());
     while order.len() < drafts.len() {
         let next = (0..drafts.len()).filter(|at| !order.contains(at)).find(|at| {

@@ -1,4 +1,4 @@
-//! Layers: file, then environment, then flags; then `${VAR}` and `${file:PATH}` filled in.
+//! Layers: file, environment over it, flags over both; then `${VAR}` and `${file:PATH}` filled in.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{KeyPath, Severity, finder::Finder, secrets};
 use crate::limits::FILLED_BYTES_MAX;
 
-/// What every variable of ours begins with.
+/// Prefix of every variable of ours.
 const PREFIX: &str = "MILLSTREAM_";
 
 /// Variables of ours that are no part of the configuration.
@@ -25,7 +25,7 @@ pub const RESERVED: &[&str] = &[
     "MILLSTREAM_NO_COLOR",
 ];
 
-/// The file's values with the environment's and then the flags' over them.
+/// Returns the file's values with the environment's and then the flags' over them.
 ///
 /// A variable names its key with `__` between levels: `MILLSTREAM_STAGE__ORDERS__CONCURRENCY=8`.
 pub fn merge(
@@ -42,9 +42,10 @@ pub fn merge(
         };
         let place = format!("environment variable {name}");
         if !rest.contains("__") {
-            finder
-                .elsewhere(Severity::Warning, &place, format!("{name} sets nothing"))
-                .hint("a key is named with its tables, \"__\" between them: MILLSTREAM_STAGE__ORDERS__CONCURRENCY");
+            finder.elsewhere(Severity::Warning, &place, format!("{name} sets nothing")).hint(
+                "a key is named with its tables, \"__\" between them: \
+                 MILLSTREAM_STAGE__ORDERS__CONCURRENCY",
+            );
             continue;
         }
         let keys: Vec<String> = rest.to_lowercase().split("__").map(str::to_owned).collect();
@@ -87,7 +88,7 @@ fn over(
 
 /// Fills in `${VAR}` and `${file:PATH}` in every text; `$$` is a `$`.
 ///
-/// What was filled in is remembered as a secret. A relative path starts from `base`.
+/// Every filled-in text is kept as a secret. A relative path starts from `base`.
 pub fn fill(
     value: &mut Value,
     at: &KeyPath,
@@ -122,7 +123,7 @@ pub fn fill(
     }
 }
 
-/// The text with its places filled, and what was put into them.
+/// Returns the text with its places filled, and the texts put into them; else message and hint.
 fn filled(
     text: &str,
     base: &Path,

@@ -1,9 +1,10 @@
-//! Config: `pipeline.toml` as written, every problem found, a checked [`Pipeline`]. Reads files;
-//! touches no broker.
+//! Config: makes of `pipeline.toml` a checked [`Pipeline`], or a report of every problem. Reads
+//! files; touches no broker.
 //!
-//! The way of a file: [`place`] parses it, [`layers`] puts environment and flags over it and fills
-//! in `${…}`, [`shape`] holds every section against its schema, [`names`], [`inputs`] and [`build`]
-//! check what it means, and [`finder`] puts what they find at its place in the file.
+//! The steps: [`place`] parses the file, [`layers`] puts environment and flags over it and fills in
+//! `${…}`, [`shape`] holds every section against its schema, [`names`], [`subjects`], [`policies`],
+//! [`inputs`], [`breakers`], [`recover`] and [`build`] check the meaning, [`warnings`] looks at the
+//! result, and [`finder`] puts the findings at their places in the file.
 
 pub mod breakers;
 pub mod build;
@@ -41,7 +42,7 @@ pub use pipeline::Pipeline;
 pub use place::{Document, KeyPath};
 pub use report::{Report, Severity, render};
 
-/// What may be named in a file: the kinds of stages, channels and handlers.
+/// Names that a file may use: the kinds of stages, channels and handlers.
 pub struct Catalogue {
     /// Every kind of stage.
     pub kinds: &'static [Kind],
@@ -51,28 +52,28 @@ pub struct Catalogue {
     pub handlers: Vec<Entry>,
     /// Builds the handler that a `handler = { … }` table describes.
     pub handler: Box<HandlerBuilder>,
-    /// What is wrong with a channel's own keys; the folder is where relative paths start.
+    /// Problems of a channel's own keys; relative paths start from the folder.
     pub channel: fn(kind: &str, options: &Value, base: &Path) -> Vec<Problem>,
 }
 
-/// Builds the handler that a `handler = { … }` table describes; the folder is where relative paths
-/// start.
+/// Builder of the handler that a `handler = { … }` table describes; relative paths start from the
+/// folder.
 pub type HandlerBuilder =
     dyn Fn(&Value, &Path) -> Result<Arc<dyn Handler>, Vec<Problem>> + Send + Sync;
 
 /// A kind of channel, or a handler.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its name in the file.
+    /// Name in the file.
     pub name: &'static str,
-    /// One sentence on what it does.
+    /// Description, one sentence.
     pub about: &'static str,
-    /// The JSON Schema of its own keys.
+    /// JSON Schema of its own keys.
     pub options: fn() -> Schema,
 }
 
 impl Catalogue {
-    /// Every kind of stage, channel and handler.
+    /// The catalogue of every kind of stage, channel and handler.
     ///
     /// Handlers are built as in `context`, their relative paths starting from the folder of the
     /// file.
@@ -110,17 +111,17 @@ impl std::fmt::Debug for Catalogue {
     }
 }
 
-/// What became of a file.
+/// Result of loading a file.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The configuration, if it has no error.
+    /// The pipeline, if the file has no error.
     pub pipeline: Option<Pipeline>,
     /// Errors, then warnings, then notes, each in the order of the file.
     pub reports: Vec<Report>,
 }
 
-/// Reads `path`, puts `env` and then `flags` (key path with dots, value) over it, and checks all of
-/// it.
+/// Reads `path`, puts `env` and then `flags` (key path with dots, value) over it, and checks the
+/// whole.
 pub fn load(
     path: &Path,
     flags: &[(String, String)],
@@ -178,7 +179,7 @@ fn read(path: &Path) -> Result<String, Box<Report>> {
     })
 }
 
-/// Why a file could not be read, without the number the system gives it.
+/// Text of a read error, without the number the system gives it.
 fn io_words(error: &std::io::Error) -> String {
     let known = [
         (ErrorKind::NotFound, "there is no such file"),

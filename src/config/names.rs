@@ -1,11 +1,11 @@
-//! Names: what pipelines, sources, stages, channels and policies may be called.
+//! Names: rules for the names of pipelines, sources, stages, channels and policies.
 
 use super::{Finder, KeyPath};
 
-/// A name, as a regular expression: it becomes part of subjects, streams and metric labels.
+/// Regular expression of a name, which becomes part of subjects, streams and metric labels.
 pub const PATTERN: &str = "^[a-z][a-z0-9_-]{0,31}$";
 
-/// Reports a name that may not be used. `what` is what it names, such as `stage`.
+/// Reports a name that may not be used. `what` is the kind of the named thing, such as `stage`.
 pub fn check(what: &str, name: &str, at: &KeyPath, finder: &mut Finder) {
     if !is_name(name) {
         let fitted = fitted(name);
@@ -21,12 +21,13 @@ pub fn check(what: &str, name: &str, at: &KeyPath, finder: &mut Finder) {
     } else if what == "stage"
         && (matches!(name, "router" | "source" | "monitor") || name.starts_with("notify-"))
     {
-        let hint = "Millstream uses \"router\", \"source\", \"monitor\" and names with \"notify-\" for itself";
+        let hint = "Millstream uses \"router\", \"source\", \"monitor\" and names with \"notify-\" \
+                    for itself";
         finder.error_on(at, format!("a stage cannot be called \"{name}\"")).hint(hint);
     }
 }
 
-/// Whether this can be a name.
+/// True if this can be a name.
 pub fn is_name(name: &str) -> bool {
     name.len() <= 32
         && name.starts_with(|c: char| c.is_ascii_lowercase())
@@ -35,7 +36,7 @@ pub fn is_name(name: &str) -> bool {
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'))
 }
 
-/// The name as it might have been meant.
+/// Returns the name as it might have been meant.
 fn fitted(name: &str) -> String {
     name.trim()
         .to_lowercase()

@@ -1,10 +1,8 @@
-//! Pipeline: a configuration that needs no further checks.
+//! Pipeline: checked configuration, which needs no further checks.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use millstream_stages::{
-    ChannelTerms, Envelope, Kind, Problem, aggregate_errors, alert, breaker, retry::Policy,
-};
+use millstream_stages::{ChannelTerms, Emits, Envelope, Kind, Problem, breaker, retry::Policy};
 use serde_json::Value;
 
 use crate::{
@@ -13,8 +11,7 @@ use crate::{
     wire::Names,
 };
 
-/// A configuration that needs no further checks. What is named here exists, and no stage reads
-/// itself.
+/// Checked configuration. Every name in it exists, and no stage reads itself.
 #[derive(Debug, Clone)]
 pub struct Pipeline {
     /// The prefix of everything the pipeline owns in NATS.
@@ -23,32 +20,32 @@ pub struct Pipeline {
     pub base: PathBuf,
     /// The first 12 hexadecimal digits of the SHA-256 of the file as it was read.
     pub config_hash: String,
-    /// How to reach the broker.
+    /// Address and credentials of the broker.
     pub nats: Nats,
-    /// What is published into it.
+    /// Sources that events are published to.
     pub sources: Vec<Source>,
-    /// Its stages, each after what it reads.
+    /// Stages, each after its inputs.
     pub stages: Vec<Stage>,
-    /// Where notifications go.
+    /// Channels that notifications go to.
     pub channels: Vec<Channel>,
-    /// How its streams are kept.
+    /// Storage of its streams.
     pub storage: Storage,
-    /// What it shows of itself.
+    /// Endpoints of metrics and spans.
     pub observe: Observe,
 }
 
 /// Subjects that events are published on, and the stream that keeps them.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Its name.
+    /// Name of the source.
     pub name: String,
-    /// What is captured; for an external stream, what is read of it (empty: all).
+    /// Subjects captured; of an external stream, subjects read (empty: all).
     pub subjects: Vec<String>,
-    /// How its events are encoded.
+    /// Encoding of its events.
     pub envelope: Envelope,
-    /// How long they are kept.
+    /// Age up to which its events are kept.
     pub max_age: Duration,
-    /// How much of them is kept, in bytes.
+    /// Size up to which its events are kept, in bytes.
     pub max_bytes: Option<u64>,
     /// A stream that is not ours, read in place of one of our own.
     pub external: Option<String>,
@@ -57,62 +54,63 @@ pub struct Source {
 /// One stage of the graph. Its `Debug` shows no options: they may hold secrets.
 #[derive(Clone)]
 pub struct Stage {
-    /// Its name.
+    /// Name of the stage.
     pub name: String,
-    /// Its kind.
+    /// Kind of the stage.
     pub kind: &'static Kind,
     /// The kind's own keys.
     pub options: Value,
-    /// What it reads, globs resolved.
+    /// Inputs, globs resolved.
     pub inputs: Vec<Input>,
     /// Patterns of the event types it reads, with NATS wildcards; empty: all.
     pub types: Vec<String>,
-    /// Events in hand at once, per worker.
+    /// Events in flight at once, per worker.
     pub concurrency: usize,
-    /// How long the server waits for a sign of life before it hands an event to another worker.
+    /// Ack wait: time the server gives a delivery before it hands it out again.
     pub ack_wait: Duration,
-    /// Deliveries in hand over the whole fleet, waits of retries included.
+    /// Deliveries in flight over the whole fleet, waits of retries included.
     pub max_ack_pending: u64,
-    /// When and how often a failed event comes back.
+    /// Retry policy of failed events.
     pub policy: Policy,
-    /// When its handler counts as down; `None`: never.
+    /// Circuit breaker of its handler; `None`: it has none.
     pub breaker: Option<breaker::Settings>,
-    /// Which of its letters are redriven when it is up again; `None`: none.
+    /// Recovery: letters redriven when the stage is up again; `None`: none.
     pub recover: Option<Recover>,
-    /// The window in which the server drops results with a known id; `None`: it does not.
+    /// Window in which the server drops results with a known id; `None`: results of a map stage
+    /// carry no id.
     pub dedup: Option<Duration>,
-    /// Whether it runs inside the worker of the one stage that it reads.
+    /// True for a chained stage: it runs inside the worker of the one stage that it reads.
     pub chain: bool,
 }
 
-/// Which letters of a stage are redriven by themselves when it is up again.
+/// Recovery: letters of a stage that are redriven by themselves when it is up again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recover {
-    /// Error classes whose letters are; `*` stands for any text. Empty: all.
+    /// Error classes whose letters are redriven; `*` stands for any text. Empty: all.
     pub classes: Vec<String>,
-    /// No letter that was given up on longer ago.
+    /// Age past which a letter is not redriven, from when it was given up on.
     pub max_age: Duration,
-    /// No letter that was redriven as often.
+    /// Redrives after which a letter is not redriven again.
     pub max_redrives: u32,
     /// Letters a second.
     pub per_second: f64,
     /// The key-value bucket whose key for a letter's tenant says whether it is active; `None`: all
     /// are.
     pub tenants: Option<String>,
-    /// What is asked whether the stage is up, besides its breaker.
+    /// Health check of the stage, besides its breaker.
     pub check: Option<Check>,
 }
 
-/// What is asked whether a stage is up.
+/// Health check of a stage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Check {
-    /// Who is asked.
+    /// Target of the check.
     pub of: CheckOf,
-    /// How often.
+    /// Interval of the check.
     pub every: Duration,
 }
 
-/// Who is asked whether a stage is up.
+/// Target of a health check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckOf {
     /// A URL that must answer 2xx to a GET.
@@ -123,25 +121,25 @@ pub enum CheckOf {
     Nats(String),
 }
 
-/// What a stage reads.
+/// Input of a stage.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Input {
-    /// What was published to a source.
+    /// Events published to a source.
     Source(String),
     /// The results of a stage.
     Results(String),
     /// The failed attempts of a map stage.
     Failed(String),
-    /// What the monitor found.
+    /// Findings of the monitor.
     Findings,
 }
 
-/// Where notifications go. Its `Debug` shows no options: they may hold secrets.
+/// Channel that notifications go to. Its `Debug` shows no options: they may hold secrets.
 #[derive(Clone)]
 pub struct Channel {
-    /// Its name.
+    /// Name of the channel.
     pub name: String,
-    /// Its kind: the name of a line in `channels::CHANNELS`.
+    /// Kind of the channel: the name of a line in `channels::CHANNELS`.
     pub kind: String,
     /// The kind's own keys, secrets filled in: not for printing.
     pub options: Value,
@@ -149,35 +147,35 @@ pub struct Channel {
     pub words: Words,
     /// Notifications a minute at the most; what exceeds it is folded into a digest.
     pub rate_per_minute: u32,
-    /// Whether it is told when an incident is over.
+    /// True if the channel is notified when an incident is over.
     pub send_resolved: bool,
-    /// When and how often a failed delivery is tried again.
+    /// Retry policy of failed deliveries.
     pub policy: Policy,
 }
 
-/// How streams are kept.
+/// Storage of the pipeline's streams.
 #[derive(Debug, Clone)]
 pub struct Storage {
     /// Copies of each stream in the cluster.
     pub replicas: usize,
     /// In memory instead of on disk.
     pub memory: bool,
-    /// How long results are kept where a reduce stage reads them.
+    /// Age up to which results are kept where a reduce stage reads them.
     pub results_max_age: Duration,
-    /// How long failed attempts are kept.
+    /// Age up to which failed attempts are kept.
     pub failed_max_age: Duration,
-    /// How long dead letters are kept.
+    /// Age up to which dead letters are kept.
     pub dlq_max_age: Duration,
-    /// How much of dead letters is kept, in bytes.
+    /// Size up to which dead letters are kept, in bytes.
     pub dlq_max_bytes: Option<u64>,
-    /// How long an event may wait in the retry stream; zero: without end.
+    /// Time that an event may wait in the retry stream; zero: without end.
     pub retry_max_age: Duration,
 }
 
-/// What a worker shows of itself.
+/// Endpoints of a worker's metrics and spans.
 #[derive(Debug, Clone)]
 pub struct Observe {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served; `None`: nowhere.
+    /// Address of `/metrics`, `/healthz` and `/readyz`; `None`: they are not served.
     pub listen: Option<SocketAddr>,
     /// The OTLP/HTTP endpoint spans go to, such as `http://127.0.0.1:4318`; `None`: nowhere.
     pub otlp: Option<String>,
@@ -186,7 +184,7 @@ pub struct Observe {
 }
 
 impl Pipeline {
-    /// The names of its objects in NATS.
+    /// Names of the pipeline's objects in NATS.
     pub fn names(&self) -> Names {
         Names::new(&self.name)
     }
@@ -195,7 +193,7 @@ impl Pipeline {
     /// broker it sends nothing over it.
     ///
     /// # Errors
-    /// What is wrong with the channel's keys.
+    /// Problems of the channel's keys.
     pub fn deliver(
         &self,
         channel: &Channel,
@@ -205,10 +203,9 @@ impl Pipeline {
         let incidents = self.stages.iter().filter(|stage| stage.aggregates());
         let context = ChannelContext {
             name: channel.name.clone(),
-            pipeline: self.name.clone(),
             base: self.base.clone(),
-            live: names.live_subject(&channel.name),
             incidents: incidents.map(|stage| names.out_filter(&stage.name, ">")).collect(),
+            names,
             broker,
         };
         Deliver::build(&channel.kind, &channel.options, &channel.words, &context)
@@ -218,10 +215,7 @@ impl Pipeline {
     /// streams is our own.
     pub fn source_of(&self, stream: &str) -> Option<&Source> {
         let names = self.names();
-        self.sources.iter().find(|source| match &source.external {
-            Some(external) => external == stream,
-            None => names.source_stream(&source.name) == stream,
-        })
+        self.sources.iter().find(|source| source.stream(&names) == stream)
     }
 
     /// The folders that stages read files from, besides the configuration itself.
@@ -248,15 +242,22 @@ impl Pipeline {
             .filter(move |s| s.chain && s.inputs == [Input::Results(stage.to_owned())])
     }
 
-    /// Whether the results of `stage` cross a stream: someone reads them who is not chained.
+    /// True if the results of `stage` cross a stream: a reader is not chained to it.
     pub fn has_edge(&self, stage: &str) -> bool {
         let results = Input::Results(stage.to_owned());
         self.readers(&results).any(|reader| !reader.chain)
     }
 }
 
+impl Source {
+    /// Stream that holds the events of the source.
+    pub fn stream(&self, names: &Names) -> String {
+        self.external.clone().unwrap_or_else(|| names.source_stream(&self.name))
+    }
+}
+
 impl Channel {
-    /// What a stage that sends to it knows of it.
+    /// Terms of the channel, as a stage that sends to it knows them.
     pub fn terms(&self) -> ChannelTerms {
         let Self { name, rate_per_minute, send_resolved, .. } = self;
         ChannelTerms {
@@ -268,17 +269,17 @@ impl Channel {
 }
 
 impl Stage {
-    /// Whether it makes incidents of errors.
+    /// True if the stage makes incidents of errors.
     pub fn aggregates(&self) -> bool {
-        self.kind.name == aggregate_errors::KIND.name
+        self.kind.emits == Emits::Incidents
     }
 
-    /// Whether what it emits are notifications.
+    /// True if the stage emits notifications.
     pub fn notifies(&self) -> bool {
-        self.kind.name == alert::KIND.name
+        self.kind.emits == Emits::Notifications
     }
 
-    /// Whether it maps events (and does not reduce them).
+    /// True for a map stage, false for a reduce stage.
     pub fn is_map(&self) -> bool {
         matches!(self.kind.build, millstream_stages::Build::Map(_))
     }

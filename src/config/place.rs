@@ -1,4 +1,4 @@
-//! Place: `pipeline.toml` parsed with the place of every key and value in it.
+//! Place: `pipeline.toml` parsed, with the place of every key and value.
 
 use std::{collections::BTreeMap, fmt, ops::Range};
 
@@ -8,11 +8,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-/// The keys from the root of the file down to a value; places in a list are numbers from 0.
+/// The keys from the root of the file down to a value; positions in a list are numbers from 0.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct KeyPath(Vec<String>);
 
-/// Where a key and its value stand in the file, in bytes.
+/// Places of a key and its value in the file, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spot {
     /// The key; for an item of a list, the item.
@@ -24,15 +24,15 @@ pub struct Spot {
 /// A file that was parsed.
 #[derive(Debug, Default)]
 pub struct Document {
-    /// What it says.
+    /// Values of the file.
     pub root: Map<String, Value>,
-    /// Where it says it.
+    /// Places of keys and values.
     pub spots: BTreeMap<KeyPath, Spot>,
-    /// What is wrong with its syntax: where, what, and what to do.
+    /// Syntax problems: place, message and hint.
     pub problems: Vec<(Range<usize>, String, Option<String>)>,
-    /// Values to pass over, since what is wrong with them is among the problems.
+    /// Values to pass over, since their fault is among the problems.
     pub odd: Vec<KeyPath>,
-    /// Whether what was parsed is worth checking further.
+    /// True if the values are worth checking further.
     pub whole: bool,
 }
 
@@ -67,17 +67,17 @@ impl KeyPath {
         Some(Self(keys.to_vec()))
     }
 
-    /// Its keys.
+    /// The keys of the path.
     pub fn keys(&self) -> Vec<&str> {
         self.0.iter().map(String::as_str).collect()
     }
 
-    /// Whether `other` is this path or below it.
+    /// True if `other` is this path or below it.
     pub fn holds(&self, other: &Self) -> bool {
         other.0.starts_with(&self.0)
     }
 
-    /// What the path leads to in `value`.
+    /// The value in `value` that the path leads to.
     pub fn find<'a>(&self, value: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(value, |value, key| match value {
             Value::Object(table) => table.get(key),
@@ -116,7 +116,7 @@ impl Document {
             }
             let header = text[..span.start].rfind('\n').map_or(0, |at| at + 1);
             if error.message() == DUPLICATE && text[header..].starts_with('[') {
-                // What stands in the second of two tables is not the first one's: it is passed
+                // The keys of the second of two tables are not the first one's: they are passed
                 // over.
                 let body = text[span.end..].find("\n[").map_or(text.len(), |at| span.end + at);
                 repeated.push(span.end..body);
@@ -186,7 +186,7 @@ impl Document {
 
 const DUPLICATE: &str = "duplicate key";
 
-/// The parser's words about a syntax slip, in ours.
+/// Message and hint for a syntax error, from the parser's message.
 fn syntax(message: &str, found: &str) -> (String, Option<String>) {
     if message == DUPLICATE {
         let name = found.trim().trim_matches(['"', '\'']);

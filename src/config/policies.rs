@@ -1,4 +1,4 @@
-//! Policies: what `[retry.<name>]` tables mean, and the timetable each gives.
+//! Policies: checks of `[retry.<name>]` tables, and the timetable of a policy.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,15 +10,15 @@ use super::{Finder, KeyPath, shape::what};
 /// One delivery in a timetable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Turn {
-    /// Its number, from 1.
+    /// Number of the delivery, from 1.
     pub attempt: u32,
     /// The wait before it, before jitter.
     pub wait: Duration,
-    /// How long after the first delivery it comes.
+    /// Time from the first delivery to this one.
     pub since: Duration,
 }
 
-/// When each delivery comes, if every one fails at once.
+/// Timetable of the deliveries, if every one fails at once.
 pub fn timetable(terms: Terms<'_>) -> Vec<Turn> {
     let mut since = Duration::ZERO;
     (1..=terms.attempts)
@@ -31,7 +31,7 @@ pub fn timetable(terms: Terms<'_>) -> Vec<Turn> {
         .collect()
 }
 
-/// Checks what the policies mean; `default` is always among them.
+/// Checks the meaning of the policies and returns them by name; `default` is always among them.
 pub fn check(
     root: &Value,
     written: Vec<(KeyPath, String, Policy)>,

@@ -1,26 +1,25 @@
-//! Recover: which dead letters of a stage are redriven by themselves, and what is asked whether it
-//! is up.
+//! Recover: `recover` of a stage, checked: letters redriven by themselves, and the health check.
 
 use std::time::Duration;
 
 use super::{
     Finder, KeyPath,
-    inputs::Draft,
+    inputs::StageDraft,
     pipeline::{Check, CheckOf, Recover},
     shape::what,
     subjects,
     written::{CheckTable, RecoverSetting, RecoverTable},
 };
 
-/// The recovery of a stage; `None`: it has none.
-pub fn recover(draft: &Draft, finder: &mut Finder) -> Option<Recover> {
+/// Recovery of a stage; `None`: it has none.
+pub fn recover(draft: &StageDraft, finder: &mut Finder) -> Option<Recover> {
     let at = draft.at.join("recover");
     let written = match draft.table.recover.clone()? {
         RecoverSetting::Switch(false) => return None,
         RecoverSetting::Switch(true) => RecoverTable::default(),
         RecoverSetting::Table(table) => table,
     };
-    if let Some(kind) = draft.kind.filter(|kind| kind.name != "handle") {
+    if let Some(kind) = draft.kind.filter(|kind| !kind.calls_out) {
         let message = format!(
             "{} has no meaning: a stage of kind \"{}\" calls nothing that may be down",
             what(&at),

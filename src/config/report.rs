@@ -1,38 +1,38 @@
-//! Report: one thing to tell about a configuration, and how it is shown.
+//! Report: one finding about a configuration, as data and as shown to people.
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
-/// How grave it is.
+/// Severity of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The configuration cannot be used.
+    /// Fault: the configuration cannot be used.
     Error,
-    /// It can, and something will hurt.
+    /// Hazard: the configuration can be used, and something will hurt.
     Warning,
-    /// Worth knowing.
+    /// Fact worth knowing.
     Note,
 }
 
-/// One thing to tell about a configuration. It holds no secret.
+/// One finding about a configuration. Holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// How grave it is.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// What is the matter: lower case, no full stop.
+    /// The finding: lower case, no full stop.
     pub message: String,
-    /// Where it stands: the file, the environment variable or the flag.
+    /// Place: the file, the environment variable or the flag.
     pub file: String,
-    /// Its line in the file, from 1.
+    /// Line in the file, from 1.
     pub line: Option<usize>,
-    /// Its column, from 1, in characters.
+    /// Column, from 1, in characters.
     pub column: Option<usize>,
-    /// The line itself, secrets blotted out.
+    /// Text of the line, secrets masked.
     pub text: Option<String>,
-    /// What to do about it.
+    /// Hint: what to do about it.
     pub hint: Option<String>,
-    /// The part of `text` that is meant, in bytes.
+    /// Part of `text` that is marked, in bytes.
     #[serde(skip)]
     pub mark: (usize, usize),
 }
@@ -76,13 +76,13 @@ impl Report {
     }
 }
 
-/// The reports for people, one below the other.
+/// Text of the reports for people, one below the other.
 pub fn render(reports: &[Report], colour: bool) -> String {
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     reports.iter().map(|report| report.render(&renderer) + "\n").collect::<Vec<_>>().join("\n")
 }
 
-/// Whether the configuration cannot be used.
+/// True if one of the reports is an error.
 pub fn has_errors(reports: &[Report]) -> bool {
     reports.iter().any(|report| report.severity == Severity::Error)
 }

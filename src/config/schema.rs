@@ -1,4 +1,4 @@
-//! Schema: the JSON Schema of the whole file, and of each section by itself.
+//! Schema: JSON Schema of the whole file, and of each section by itself.
 
 use std::collections::BTreeMap;
 
@@ -16,13 +16,13 @@ use super::{
 /// The tables at the top of the file.
 pub const SECTIONS: &[&str] =
     &["pipeline", "nats", "source", "stage", "retry", "channel", "storage", "observe"];
-/// Those that hold named tables.
+/// Sections that hold named tables.
 pub const NAMED: &[&str] = &["source", "stage", "retry", "channel"];
 
-/// The schemas of the sections.
+/// Schemas of the sections.
 #[derive(Debug)]
 pub struct Schemas {
-    /// `pipeline`, `nats`, `source`, `retry`, `storage`, `observe`: by section.
+    /// Schemas by section: `pipeline`, `nats`, `source`, `retry`, `storage`, `observe`.
     pub plain: BTreeMap<&'static str, Value>,
     /// The keys that every stage has.
     pub stage: Value,
@@ -74,7 +74,13 @@ impl Schemas {
     pub fn whole(&self) -> Value {
         let mut defs = Map::new();
         let mut properties = Map::new();
-        let named = |of: Value| json!({ "type": "object", "propertyNames": { "pattern": super::names::PATTERN }, "additionalProperties": of });
+        let named = |of: Value| {
+            json!({
+                "type": "object",
+                "propertyNames": { "pattern": super::names::PATTERN },
+                "additionalProperties": of,
+            })
+        };
         for (name, schema) in &self.plain {
             let schema = hoisted(schema, name, &mut defs);
             properties.insert(
@@ -127,14 +133,14 @@ fn of<T: JsonSchema>() -> Value {
     tidy(SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().to_value())
 }
 
-/// The schema with keys that must be there. (Every key has a default in Rust, so that checking can
-/// go on without it.)
+/// Returns the schema with keys that must be there. (Every key has a default in Rust, so that
+/// checking can go on without it.)
 fn needing(mut schema: Value, keys: &[&str]) -> Value {
     schema["required"] = json!(keys);
     schema
 }
 
-/// The common keys and a kind's own as one table.
+/// Returns the schema of a table with the common keys and a kind's own.
 fn joined(common: &Value, own: Value, name: &str, about: &str) -> Value {
     let mut schema = common.clone();
     let open = own.get("properties").is_none()
@@ -166,7 +172,8 @@ fn joined(common: &Value, own: Value, name: &str, about: &str) -> Value {
     schema
 }
 
-/// The schema without what TOML has no word for (null), and without names that only Rust knows.
+/// Returns the schema without null, which TOML has no word for, and without names that only Rust
+/// knows.
 fn tidy(mut schema: Value) -> Value {
     match &mut schema {
         Value::Object(keywords) => {
@@ -203,7 +210,7 @@ fn tidy(mut schema: Value) -> Value {
     schema
 }
 
-/// The schema with its definitions moved to `defs`, under names that no other section uses.
+/// Returns the schema with its definitions moved to `defs`, under names that no other section uses.
 fn hoisted(schema: &Value, prefix: &str, defs: &mut Map<String, Value>) -> Value {
     let mut schema = schema.clone();
     renamed(&mut schema, prefix);

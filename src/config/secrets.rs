@@ -1,4 +1,4 @@
-//! Secrets: which keys hold what must never be shown.
+//! Secrets: keys with values that must never be shown.
 
 pub use crate::channels::MASK;
 
@@ -6,7 +6,7 @@ pub use crate::channels::MASK;
 const WORDS: &[&str] =
     &["password", "passwd", "secret", "token", "nkey", "apikey", "authorization", "routing_key"];
 
-/// Whether the value at this path must never be shown.
+/// True if the value at this path must never be shown.
 pub fn is_secret(keys: &[&str]) -> bool {
     let Some(last) = keys.last() else { return false };
     let named = WORDS.iter().any(|word| {
@@ -20,7 +20,7 @@ pub fn is_secret(keys: &[&str]) -> bool {
     }
 }
 
-/// Whether a line that could not be parsed may hold a secret.
+/// True if a line that could not be parsed may hold a secret.
 pub fn may_hold_one(line: &str) -> bool {
     let words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
     words.into_iter().any(|word| is_secret(&["nats", word]) || is_secret(&["channel", "", word]))

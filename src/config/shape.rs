@@ -1,4 +1,4 @@
-//! Shape: every section held against its JSON Schema, every error told in our words.
+//! Shape: every section held against its JSON Schema, every error reported in our words.
 
 use jsonschema::{ValidationError, error::ValidationErrorKind as Kind};
 use millstream_stages::units::{Period, Size};
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::suggest::{nearest, suggest};
 
-/// Reports what has the wrong shape, and takes it out of `root`, so that the rest can be checked
+/// Reports values of the wrong shape, and takes them out of `root`, so that the rest can be checked
 /// further.
 pub fn check(root: &mut Value, schemas: &Schemas, finder: &mut Finder) {
     let table = root.as_object().cloned().unwrap_or_default();
@@ -61,7 +61,7 @@ pub fn check(root: &mut Value, schemas: &Schemas, finder: &mut Finder) {
     }
 }
 
-/// One named table: `[source.x]`, `[stage.x]`, `[retry.x]`, `[channel.x]`.
+/// Checks one named table: `[source.x]`, `[stage.x]`, `[retry.x]`, `[channel.x]`.
 fn entry(section: &str, name: &str, value: &Value, schemas: &Schemas, finder: &mut Finder) {
     let at = KeyPath::of(&[section, name]);
     let Some(table) = value.as_object() else {
@@ -108,7 +108,7 @@ fn entry(section: &str, name: &str, value: &Value, schemas: &Schemas, finder: &m
     against(&open, value, &at, finder);
 }
 
-/// Reports where `value` does not fit `schema`.
+/// Reports every place where `value` does not fit `schema`.
 fn against(schema: &Value, value: &Value, at: &KeyPath, finder: &mut Finder) {
     let validator = match jsonschema::draft202012::new(schema) {
         Ok(validator) => validator,
@@ -122,16 +122,16 @@ fn against(schema: &Value, value: &Value, at: &KeyPath, finder: &mut Finder) {
         }
     };
     for error in validator.iter_errors(value) {
-        tell(&error, schema, at, finder);
+        report_error(&error, schema, at, finder);
     }
 }
 
-/// One error in our words.
+/// Reports one error in our words.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "keywords that no option schema uses are told in the crate's words"
 )]
-fn tell(error: &ValidationError<'_>, schema: &Value, base: &KeyPath, finder: &mut Finder) {
+fn report_error(error: &ValidationError<'_>, schema: &Value, base: &KeyPath, finder: &mut Finder) {
     let at = base.extend(pointer(error.instance_path().as_str()));
     if finder.is_spoilt(&at)
         && !matches!(error.kind(), Kind::AdditionalProperties { .. } | Kind::Required { .. })
@@ -240,7 +240,7 @@ fn tell(error: &ValidationError<'_>, schema: &Value, base: &KeyPath, finder: &mu
     finder.spoil(at);
 }
 
-/// None of several forms fits: tells of the one that was most likely meant.
+/// Reports that none of several forms fits, by the errors of the one that was most likely meant.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "only two keywords name the values that are meant"
@@ -279,7 +279,7 @@ fn choice(
     } else if let Some(form) =
         meant.min_by_key(|form| form.len()).filter(|_| !is_text || context.len() > 1)
     {
-        form.iter().for_each(|error| tell(error, schema, base, finder));
+        form.iter().for_each(|error| report_error(error, schema, base, finder));
     } else {
         let forms: Vec<String> = context
             .iter()
@@ -318,7 +318,7 @@ fn options_of(at: &KeyPath, shown: &str, value: &Value, options: &[Value], finde
         .maybe(near);
 }
 
-/// Who a path belongs to, such as `stage "orders"` or `[nats]`, and how many keys of it say so.
+/// Owner of a path, such as `stage "orders"` or `[nats]`, and the number of keys that name it.
 pub fn owner(at: &KeyPath) -> (String, usize) {
     match at.keys().as_slice() {
         [section, name, ..] if NAMED.contains(section) => {
@@ -330,7 +330,7 @@ pub fn owner(at: &KeyPath) -> (String, usize) {
     }
 }
 
-/// A value as a sentence names it: `"ack_wait" of stage "orders"`.
+/// Name of a value in a sentence: `"ack_wait" of stage "orders"`.
 pub fn what(at: &KeyPath) -> String {
     let (owner, depth) = owner(at);
     match &at.keys()[depth.min(at.keys().len())..] {
@@ -339,7 +339,7 @@ pub fn what(at: &KeyPath) -> String {
     }
 }
 
-/// What a schema wants, in words.
+/// Type or pattern that a schema wants, in words.
 fn wanted(schema: &Value) -> String {
     if let Some(words) = schema["pattern"].as_str().and_then(words) {
         return words;
@@ -364,7 +364,7 @@ fn wanted(schema: &Value) -> String {
     }
 }
 
-/// What a pattern of ours means.
+/// Meaning of a pattern of ours, in words.
 fn words(pattern: &str) -> Option<String> {
     let of = |schema: schemars::Schema| {
         let text = |key: &str| schema.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -379,7 +379,7 @@ fn words(pattern: &str) -> Option<String> {
         .and_then(|(_, words)| words)
 }
 
-/// A number that lacks its unit: how it may have been meant.
+/// Hint for a number that lacks its unit: forms that may have been meant.
 fn unit_hint(schema: &Value, value: &Value) -> Option<String> {
     let words = words(schema["pattern"].as_str()?)?;
     let digits = value.as_str().map_or_else(|| value.to_string(), |text| text.trim().to_owned());
@@ -397,7 +397,7 @@ fn unit_hint(schema: &Value, value: &Value) -> Option<String> {
     })
 }
 
-/// Text where something else is wanted: how it may have been meant.
+/// Hint for text where something else is wanted: the form that may have been meant.
 fn quotes_hint(schema: &Value, value: &Value) -> Option<String> {
     let text = value.as_str()?;
     match schema["type"].as_str()? {
@@ -428,12 +428,12 @@ fn pointer(text: &str) -> Vec<String> {
     text.split('/').skip(1).map(|key| key.replace("~1", "/").replace("~0", "~")).collect()
 }
 
-/// A limit without a fraction that says nothing.
+/// Text of a limit, without a `.0` that means nothing.
 fn number(limit: &Value) -> String {
     limit.to_string().trim_end_matches(".0").to_owned()
 }
 
-/// A doc comment as part of a sentence.
+/// First sentence of a doc comment, as part of a sentence of ours.
 fn plain(about: &str) -> String {
     let about = about.lines().next().unwrap_or_default().replace('`', "\"");
     let about = about.split(". ").next().unwrap_or_default();
@@ -441,7 +441,7 @@ fn plain(about: &str) -> String {
     rest.next().map(|first| first.to_lowercase().chain(rest).collect()).unwrap_or_default()
 }
 
-/// Takes out what is known to be wrong; an item of a list takes the list with it.
+/// Takes out the value at `keys`; an item of a list takes the list with it.
 fn prune(value: &mut Value, keys: &[&str]) {
     let [key, rest @ ..] = keys else { return };
     let Some(table) = value.as_object_mut() else { return };

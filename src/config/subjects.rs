@@ -1,11 +1,11 @@
-//! Subjects: which are valid, which overlap, and what sources may capture.
+//! Subjects: checks of subject patterns, and of the sources that capture them.
 
 use crate::wire::subject_pattern::overlap;
 use millstream_stages::units::{Period, Size};
 
 use super::{Finder, KeyPath, pipeline::Source, written::SourceTable};
 
-/// What is wrong with a subject pattern, and what to do.
+/// Fault of a subject pattern, and the hint for it; `None`: the pattern is valid.
 pub fn fault(subject: &str) -> Option<(&'static str, &'static str)> {
     if subject.is_empty() {
         return Some(("it is empty", "a subject is names with dots between, such as \"orders.>\""));
@@ -41,9 +41,8 @@ pub fn fault(subject: &str) -> Option<(&'static str, &'static str)> {
     None
 }
 
-/// Whether some subject matches both patterns.
-///
-/// Checks the sources as written.
+/// Checks the sources as written, and returns them. Each subject must be valid, and overlap neither
+/// another nor the pipeline's own.
 pub fn check(
     sources: &[(KeyPath, String, SourceTable)],
     pipeline: &str,
@@ -54,9 +53,10 @@ pub fn check(
     for (at, name, table) in sources {
         let subjects = at.join("subjects");
         if table.subjects.is_empty() && table.external.is_none() && !finder.is_spoilt(&subjects) {
-            finder
-                .error_on(at, format!("source \"{name}\" captures nothing"))
-                .hint("add subjects = [\"…\"], or external = \"STREAM\" to read a stream that exists already");
+            finder.error_on(at, format!("source \"{name}\" captures nothing")).hint(
+                "add subjects = [\"…\"], or external = \"STREAM\" to read a stream that exists \
+                 already",
+            );
         }
         for (n, subject) in table.subjects.iter().enumerate() {
             let at = subjects.join(n.to_string());
@@ -69,7 +69,10 @@ pub fn check(
                 finder
                     .error_at(
                         &at,
-                        format!("source \"{name}\" cannot capture {shown}: NATS keeps subjects with \"$\" for itself"),
+                        format!(
+                            "source \"{name}\" cannot capture {shown}: NATS keeps subjects with \
+                             \"$\" for itself"
+                        ),
                     )
                     .hint("begin with a name of your own, such as \"events.>\"");
             } else if overlap(subject, &own) {
@@ -77,7 +80,8 @@ pub fn check(
                     .error_at(
                         &at,
                         format!(
-                            "source \"{name}\" would capture the pipeline's own subjects: {shown} overlaps \"{own}\""
+                            "source \"{name}\" would capture the pipeline's own subjects: {shown} \
+                             overlaps \"{own}\""
                         ),
                     )
                     .hint("use another first token, or rename the pipeline");
@@ -96,7 +100,8 @@ pub fn check(
                         format!(
                             "sources \"{other}\" and \"{name}\" overlap: \"{theirs}\" and {shown}"
                         ),
-                        "NATS lets one stream capture a subject; tell them apart, or read one source from several stages",
+                        "NATS lets one stream capture a subject; tell them apart, or read one \
+                         source from several stages",
                     )
                 };
                 finder.error_at(&at, message).hint(hint);
@@ -130,7 +135,10 @@ fn external(at: &KeyPath, name: &str, stream: &str, table: &SourceTable, finder:
             finder
                 .warn_at(
                     &at.join(key),
-                    format!("\"{key}\" of source \"{name}\" has no effect: stream \"{stream}\" is not ours"),
+                    format!(
+                        "\"{key}\" of source \"{name}\" has no effect: stream \"{stream}\" is not \
+                         ours"
+                    ),
                 )
                 .hint("remove it, or set it where the stream is made");
         }

@@ -1,4 +1,4 @@
-//! Warnings: what a correct configuration will be sorry for.
+//! Warnings: settings of a correct configuration that will hurt, or that have no effect.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,11 +12,11 @@ use super::{
 };
 use millstream_stages::units::Period;
 
-/// A stage whose retries fill `max_ack_pending` at fewer failures a second than this is warned of:
-/// a short outage will stop it.
+/// Failures a second, below which a stage whose retries then fill `max_ack_pending` is warned of: a
+/// short outage will stop it.
 const FAILURES_PER_SECOND_MIN: f64 = 10.0;
 
-/// Warns of what will hurt. `timeouts` are those of the stages that have one.
+/// Reports settings that will hurt. `timeouts` are those of the stages that have one.
 pub fn warn(
     root: &Value,
     pipeline: &Pipeline,
@@ -58,9 +58,8 @@ fn unread(pipeline: &Pipeline, stage: &Stage, at: &KeyPath, finder: &mut Finder)
             "add \"{name}.failed\" or \"*.failed\" to the inputs of an aggregate-errors stage"
         ));
     }
-    if matches!(stage.kind.name, "validate" | "aggregate-errors")
-        && !read(Input::Results(name.clone()))
-    {
+    let wants_reader = !stage.kind.calls_out && !stage.notifies();
+    if wants_reader && !read(Input::Results(name.clone())) {
         finder
             .warn_on(at, format!("nobody reads stage \"{name}\", so its results are lost"))
             .hint(format!("add \"{name}\" to the inputs of the stage that should have them"));
@@ -72,15 +71,27 @@ fn waits(stage: &Stage, at: &KeyPath, timeout: Option<Duration>, finder: &mut Fi
     if let Some(timeout) = timeout.filter(|timeout| *timeout > stage.ack_wait) {
         let (timeout, ack_wait) = (Period(timeout), Period(stage.ack_wait));
         finder
-            .warn_on(at, format!("the handler of stage \"{name}\" may take {timeout}, longer than its ack_wait of {ack_wait}"))
-            .hint("a worker that dies is noticed after ack_wait, a slow handler is kept alive by progress acks; raise ack_wait above the timeout");
+            .warn_on(
+                at,
+                format!(
+                    "the handler of stage \"{name}\" may take {timeout}, longer than its ack_wait \
+                     of {ack_wait}"
+                ),
+            )
+            .hint(
+                "a worker that dies is noticed after ack_wait, a slow handler is kept alive by \
+                 progress acks; raise ack_wait above the timeout",
+            );
     }
     if stage.max_ack_pending < stage.concurrency as u64 {
         let (pending, concurrency) = (stage.max_ack_pending, stage.concurrency);
         finder
             .warn_at(
                 &at.join("max_ack_pending"),
-                format!("stage \"{name}\" never has {concurrency} events in hand: max_ack_pending is {pending}"),
+                format!(
+                    "stage \"{name}\" never has {concurrency} events in hand: max_ack_pending is \
+                     {pending}"
+                ),
             )
             .hint("raise max_ack_pending above concurrency times the number of workers");
         return;
@@ -97,7 +108,8 @@ fn waits(stage: &Stage, at: &KeyPath, timeout: Option<Duration>, finder: &mut Fi
     let most = stage.max_ack_pending as f64 / held.max(0.001);
     if most < FAILURES_PER_SECOND_MIN {
         let message = format!(
-            "{most:.1} failing events a second fill max_ack_pending ({}) of stage \"{name}\", and it stops",
+            "{most:.1} failing events a second fill max_ack_pending ({}) of stage \"{name}\", and \
+             it stops",
             stage.max_ack_pending
         );
         finder.warn_at(&at.join("max_ack_pending"), message).hint(format!(
@@ -106,7 +118,7 @@ fn waits(stage: &Stage, at: &KeyPath, timeout: Option<Duration>, finder: &mut Fi
     }
 }
 
-/// Keys that have no effect where they stand.
+/// Reports keys that have no effect where they stand.
 fn idle_keys(root: &Value, stage: &Stage, at: &KeyPath, finder: &mut Finder) {
     let name = &stage.name;
     let chained = ["ack_wait", "max_ack_pending", "concurrency"];
@@ -159,7 +171,7 @@ fn unused(root: &Value, pipeline: &Pipeline, finder: &mut Finder) {
     }
 }
 
-/// Whether some `channels` list in the options names the channel.
+/// True if some `channels` list in the options names the channel.
 pub fn names_channel(options: &Value, name: &str) -> bool {
     match options {
         Value::Object(table) => table.iter().any(|(key, value)| {
@@ -172,7 +184,8 @@ pub fn names_channel(options: &Value, name: &str) -> bool {
     }
 }
 
-/// A note where nothing else is to be said: `types` on a source is a matter of the worker.
+/// Reports a note, where nothing else is reported: the worker, not the server, applies `types` on a
+/// source.
 fn client_side_types(pipeline: &Pipeline, finder: &mut Finder) {
     for stage in pipeline.stages.iter().filter(|stage| stage.is_map() && !stage.types.is_empty()) {
         if let Some(source) = stage.inputs.iter().find(|input| matches!(input, Input::Source(_))) {
@@ -181,9 +194,10 @@ fn client_side_types(pipeline: &Pipeline, finder: &mut Finder) {
                 stage.name,
                 written(source)
             );
-            finder
-                .note_at(&KeyPath::of(&["stage", &stage.name, "types"]), message)
-                .hint("publishers choose a source's subjects; behind a validate stage the server selects by type");
+            finder.note_at(&KeyPath::of(&["stage", &stage.name, "types"]), message).hint(
+                "publishers choose a source's subjects; behind a validate stage the server \
+                 selects by type",
+            );
         }
     }
 }

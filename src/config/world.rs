@@ -1,4 +1,4 @@
-//! World: what a stage may ask for while it is built, read from the configuration and its folder.
+//! World: folders, channels and handlers that a stage may ask for while it is built.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,12 +11,12 @@ use serde_json::Value;
 use super::{HandlerBuilder, io_words};
 use crate::limits::{FOLDER_BYTES_MAX, FOLDER_DEPTH_MAX, FOLDER_FILES_MAX};
 
-/// The world of stages: folders next to `pipeline.toml`, its channels, and the handlers that can be
-/// built.
+/// World of the stages of one `pipeline.toml`: folders next to it, its channels, and the handlers
+/// that can be built.
 pub struct ConfigWorld<'a> {
     /// The folder that relative paths start from.
     pub base: &'a Path,
-    /// Builds a handler from its table.
+    /// Builder of a handler from its table.
     pub handler: &'a HandlerBuilder,
     /// The channels.
     pub channels: &'a [ChannelTerms],
@@ -67,7 +67,7 @@ impl World for ConfigWorld<'_> {
     }
 }
 
-/// The `.json` files below `folder`; hidden ones are passed over.
+/// Adds the `.json` files below `folder` to `files`; hidden ones are passed over.
 fn find(folder: &Path, name: &str, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), String> {
     let wrong = |error: std::io::Error| {
         format!("could not read the folder \"{name}\": {}", io_words(&error))

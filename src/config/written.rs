@@ -1,6 +1,6 @@
 //! Written: the tables of `pipeline.toml` as they are written, with their defaults.
 //!
-//! Their doc comments are what `millstream schema` tells an editor.
+//! Doc comments of the tables are printed by `millstream schema`, for editors.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -325,16 +325,16 @@ impl OneOrMore {
     }
 }
 
-/// How often something may happen: `"20/min"`, `"5/s"`, `"100/h"`.
+/// Rate of something: `"20/min"`, `"5/s"`, `"100/h"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     /// Times a minute, at least one.
     pub per_minute: u32,
 }
 
-/// A rate as it must be written.
+/// Pattern of a rate as it must be written.
 pub const RATE_PATTERN: &str = "^[1-9][0-9]{0,5}/(s|min|h)$";
-/// The same in words.
+/// Words for [`RATE_PATTERN`].
 pub const RATE_WORDS: &str = "a rate, such as \"20/min\", \"5/s\" or \"100/h\"";
 
 impl FromStr for Rate {

@@ -1,14 +1,13 @@
-//! Amend: a stored letter is changed by putting another in its place, as one write.
+//! Amend: a stored letter replaced by another, in one write.
 
 use bytes::Bytes;
 
 use crate::broker::{Broker, Expects, Headers, Outgoing, PublishError, Stored, StoredMessage};
 
 /// Puts a letter with these headers and this payload in the place of `letter`, which is as it was
-/// read. Returns its new number; `None` if someone else has amended, redriven or dropped the letter
-/// since.
+/// read; its new sequence, or `None` if someone else has amended, redriven or dropped it since.
 ///
-/// One message with a roll-up of its subject: there is never none and never two.
+/// One message with a roll-up of its subject: there is never no letter and never two.
 ///
 /// # Errors
 /// The publish did not succeed. If it was a time-out, it may have happened.

@@ -1,4 +1,4 @@
-//! Late: an event that was given up on and completed all the same: its letter says so.
+//! Completed late: mark on the letter of an event that completed although it was given up on.
 
 use std::time::SystemTime;
 
@@ -11,9 +11,9 @@ use crate::{
     wire::{Names, Place, rfc3339},
 };
 
-/// A letter that could not be looked for, or not be marked.
+/// Failure to find or to mark the letter of a completed event.
 #[derive(Debug, thiserror::Error)]
-pub enum LateError {
+pub enum CompletedLateError {
     /// The dead-letter stream could not be read.
     #[error("could not look for a dead letter of a completed event")]
     Read(#[from] AdminError),
@@ -23,20 +23,20 @@ pub enum LateError {
 }
 
 /// Marks the letter of one life of an event at a stage, if there is one, as that of an event that
-/// completed at `at`. Returns whether this call did: what is marked already is left as it is, so
+/// completed at `at`; true if this call did: a letter that is marked already is left as it is, so
 /// that it is counted once.
 ///
-/// For a success that came late: handed out more than once, or longer in hand than the ack wait.
+/// For a late success: delivered more than once, or in flight for longer than the ack wait.
 ///
 /// # Errors
-/// [`LateError`]; calling it again does no harm.
+/// [`CompletedLateError`]; calling it again does no harm.
 pub async fn completed_late(
     broker: &Broker,
     names: &Names,
     stage: &str,
     life: &Place,
     at: SystemTime,
-) -> Result<bool, LateError> {
+) -> Result<bool, CompletedLateError> {
     let subject = names.dlq_subject(stage, &life.stream, life.seq);
     for _ in 0..limits::AMEND_TRIES {
         let Some(letter) = broker.last_on_subject(&names.dlq_stream(), &subject).await? else {

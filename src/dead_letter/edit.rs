@@ -1,5 +1,4 @@
-//! Edit: a letter's payload is changed: read anew, held against the schema it must pass, and what
-//! it was is kept.
+//! Edit: a letter's payload changed, read anew and checked by its schemas; the original is kept.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -29,31 +28,31 @@ use crate::{
     wire::{Names, Place, TraceContext, identity::IDENTITY, rfc3339, write_identity},
 };
 
-/// Why an edited payload would only fail again.
+/// Reason why an edited payload would only fail again.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Unfit {
-    /// It is not an event in the letter's envelope.
+    /// Not an event in the letter's envelope.
     #[error("it is not an event in the {envelope} envelope: {said}")]
     Undecodable {
         /// The envelope.
         envelope: &'static str,
-        /// What is wrong.
+        /// Message of the decoder.
         said: String,
     },
-    /// It says that it is another event.
+    /// The id of another event.
     #[error("it has the id \"{new}\", and the event's is \"{old}\": an event keeps its id")]
     OtherId {
         /// The event's id.
         old: String,
-        /// What the payload says.
+        /// Id in the payload.
         new: String,
     },
-    /// A `validate` stage rejects it.
+    /// Rejected by a `validate` stage.
     #[error("stage \"{stage}\" rejects it: {said}")]
     Rejected {
         /// The stage.
         stage: String,
-        /// What its schema says.
+        /// Message of the failure.
         said: String,
     },
     /// A `validate` stage could not be built, so nothing is known.
@@ -61,7 +60,7 @@ pub enum Unfit {
     NoSchemas {
         /// The stage.
         stage: String,
-        /// Why.
+        /// Problems of its options.
         said: String,
     },
 }
@@ -69,12 +68,12 @@ pub enum Unfit {
 /// An edit that was not stored. The letter is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum EditError {
-    /// What the letter was could not be stored.
+    /// The original could not be stored.
     #[error("could not keep the original of letter {seq}")]
     Original {
         /// The letter.
         seq: u64,
-        /// Why.
+        /// Cause.
         source: PublishError,
     },
     /// The edited letter could not be stored.
@@ -82,20 +81,21 @@ pub enum EditError {
     Store {
         /// The letter.
         seq: u64,
-        /// Why.
+        /// Cause.
         source: PublishError,
     },
-    /// Whether the edited letter is stored could not be read.
+    /// The letter could not be read to see if the edit is stored.
     #[error("could not look whether the edited letter {seq} is stored")]
     Look {
         /// The letter.
         seq: u64,
-        /// Why.
+        /// Cause.
         source: AdminError,
     },
-    /// Someone else was first.
+    /// Conflict: someone else was first.
     #[error(
-        "letter {seq} was changed, redriven or dropped by someone else meanwhile; nothing of yours was stored"
+        "letter {seq} was changed, redriven or dropped by someone else meanwhile; nothing of yours \
+         was stored"
     )]
     Changed {
         /// The letter.
@@ -103,7 +103,7 @@ pub enum EditError {
     },
 }
 
-/// The event that an edited payload is. An event that was read before keeps its id.
+/// Decodes an edited payload. An event that was decoded before keeps its id.
 ///
 /// `message_id` is the `Nats-Msg-Id` of the message it was published as, which is the id of a raw
 /// event.
@@ -127,7 +127,7 @@ pub fn read(letter: &StoredMessage, message_id: Option<&str>, body: Bytes) -> Re
     let event = envelope::decode(envelope, body.clone(), &carrier).map_err(undecodable)?;
     match id {
         Some(old) if event.id != old => Err(Unfit::OtherId { old: old.to_owned(), new: event.id }),
-        // What a raw event is called is said beside it, not in it.
+        // The identity of a raw event is in the headers, not in the payload.
         Some(_) if envelope == Envelope::Raw => {
             Ok(filter::event(&StoredMessage { body, ..letter.clone() }))
         }
@@ -135,7 +135,7 @@ pub fn read(letter: &StoredMessage, message_id: Option<&str>, body: Bytes) -> Re
     }
 }
 
-/// Holds an event against the schemas on its way from `source`, a stream, to `stage`, the stage
+/// Checks an event by the schemas on its way from `source`, `<stream>:<seq>`, to `stage`, the stage
 /// itself included: it must pass the `validate` stages of one of the ways there are.
 ///
 /// # Errors
@@ -148,7 +148,7 @@ pub async fn check(
 ) -> Result<(), Unfit> {
     let came_from = Place::parse(source).and_then(|place| pipeline.source_of(&place.stream));
     let mut passes: BTreeMap<&str, Result<(), Unfit>> = BTreeMap::new();
-    // Each stage stands after what it reads.
+    // The stages are in order: each after what it reads.
     for here in &pipeline.stages {
         let mut ways = here.inputs.iter().filter_map(|input| match input {
             Input::Source(name) => {
@@ -157,7 +157,7 @@ pub async fn check(
             Input::Results(before) => passes.get(before.as_str()).cloned(),
             Input::Failed(_) | Input::Findings => Some(Ok(())),
         });
-        // Where no way is known, what stands here is all that can be asked.
+        // Where no way is known, this stage is all that can be asked.
         let first = ways.next().unwrap_or(Ok(()));
         let best = ways.fold(first, |best, way| best.or(way));
         let passed = match best {
@@ -172,10 +172,10 @@ pub async fn check(
     Ok(())
 }
 
-/// What a stage says of an event, if it is one that only checks.
+/// Applies a `validate` stage to an event; a stage of any other kind passes it.
 async fn validate(pipeline: &Pipeline, stage: &Stage, event: &Event) -> Result<(), Unfit> {
     let Build::Map(build) = stage.kind.build else { return Ok(()) };
-    if stage.kind.name != millstream_stages::validate::KIND.name {
+    if !stage.kind.checks_only {
         return Ok(());
     }
     let world =
@@ -200,7 +200,7 @@ async fn validate(pipeline: &Pipeline, stage: &Stage, event: &Event) -> Result<(
         .map_err(|failure| Unfit::Rejected { stage: stage.name.clone(), said: failure.message })
 }
 
-/// The headers of an edited letter. `event` is what its payload was read as, if it could be.
+/// Headers of an edited letter. `event` is its payload decoded, if it could be.
 pub fn edited(letter: &StoredMessage, event: Option<&Event>, by: &str, now: SystemTime) -> Headers {
     let is_about_body = |name: &str| [headers::BODY, headers::BODY_BYTES].contains(&name);
     let mut all = without(letter, |name| {
@@ -221,7 +221,7 @@ pub fn edited(letter: &StoredMessage, event: Option<&Event>, by: &str, now: Syst
     all
 }
 
-/// A letter's headers without those that only meant its publish, and without some others.
+/// Headers of a letter without those of its publish (`Nats-…`) and those that `leave` is true for.
 fn without(letter: &StoredMessage, leave: impl Fn(&str) -> bool) -> Headers {
     let mut all = Headers::new();
     for (name, values) in letter.headers.iter() {
@@ -235,8 +235,8 @@ fn without(letter: &StoredMessage, leave: impl Fn(&str) -> bool) -> Headers {
     all
 }
 
-/// Keeps what the letter was, if that was not done before, then puts the edited letter in its
-/// place. Returns its new number.
+/// Keeps the original of a letter, if no earlier edit did, then puts the edited letter in its
+/// place; its new sequence.
 ///
 /// If the process dies in between, the letter is as it was and its original is there twice, which
 /// harms nothing. A payload too large for its letter is stored first, under a name of its own,
@@ -276,7 +276,11 @@ pub async fn put(
         {
             // The letter is right all the same; what it pointed at goes when it is dropped, or
             // expires.
-            tracing::debug!(letter = new, error = %error, "could not remove the payload that was edited");
+            tracing::debug!(
+                letter = new,
+                error = %error,
+                "could not remove the payload that was edited"
+            );
         }
         return Ok(new);
     }
@@ -291,8 +295,8 @@ pub async fn put(
     now.filter(is_ours).map(|found| found.seq).ok_or(EditError::Changed { seq })
 }
 
-/// Stores a payload by itself that is too large for its letter. Gives the headers and the payload
-/// that the letter has then.
+/// Stores a payload by itself if it is too large for its letter; the headers and the payload that
+/// the letter has then.
 async fn set_apart(
     broker: &Broker,
     letter: &StoredMessage,
@@ -302,7 +306,7 @@ async fn set_apart(
     let mut whole =
         Outgoing { headers, body, ..Outgoing::new(letter.subject.clone(), Bytes::new()) };
     if whole.bytes() + limits::LETTER_RESERVE > broker.max_payload() {
-        // Whoever edits the same letter at the same time has another name.
+        // A name that no concurrent edit of the same letter has.
         let micros = jiff::Timestamp::now().as_microsecond();
         let name = format!("{APART}.{micros}-{}", std::process::id());
         whole = whole.header(headers::BODY, &name);

@@ -1,4 +1,4 @@
-//! Filter: which letters are meant, by what their headers say and by jq over their payload.
+//! Filter: conditions on letters, by their headers and by jq over their payload.
 
 use std::time::SystemTime;
 
@@ -17,11 +17,11 @@ use crate::{
     wire::{Names, parse_rfc3339, rfc3339},
 };
 
-/// Which letters are meant: those that every given part holds for. A job keeps it as it is.
+/// Conditions on letters: a letter matches if all that are given hold. Kept in a job's record.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LetterFilter {
-    /// Their numbers; none: whatever their number.
+    /// Sequences of the letters; empty: any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub letters: Vec<u64>,
     /// The stage that gave up.
@@ -36,24 +36,24 @@ pub struct LetterFilter {
     /// The tenant of the event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// Why it was given up on.
+    /// Reason for giving up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The fingerprint, or the beginning of one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
-    /// Given up on at this time or later, RFC 3339.
+    /// Start, inclusive, of the time of giving up, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<String>,
-    /// Given up on before this time, RFC 3339.
+    /// End, exclusive, of the time of giving up, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-    /// A jq filter that the payload must be true for. A payload that it cannot read is not meant.
+    /// jq filter that must be true for the payload. A payload that it cannot read does not match.
     #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
 }
 
-/// A [`LetterFilter`] that is ready to be asked.
+/// Compiled [`LetterFilter`].
 #[derive(Debug)]
 pub struct Selecting {
     filter: LetterFilter,
@@ -62,23 +62,23 @@ pub struct Selecting {
     condition: Option<jq::Filter>,
 }
 
-/// Why a filter cannot be asked.
+/// Reason why a filter cannot be compiled.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
-    /// The jq filter is none.
+    /// Not a jq filter.
     #[error("not a jq filter (at character {at})", at = .source.offset + 1)]
     Condition {
-        /// What is wrong with it.
+        /// Error of the jq compiler.
         #[from]
         source: JqError,
     },
-    /// A time is none.
+    /// Not a time.
     #[error("\"{0}\" is not a time: write it as RFC 3339, such as 2026-11-21T08:00:00Z")]
     Time(String),
 }
 
 impl LetterFilter {
-    /// Makes it ready.
+    /// Compiles the filter.
     ///
     /// # Errors
     /// [`FilterError`].
@@ -97,34 +97,34 @@ impl LetterFilter {
         })
     }
 
-    /// Whether every letter is meant.
+    /// True if every letter matches.
     pub fn is_all(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether the stage alone decides: then the server can count what is meant.
+    /// True if nothing but the stage is asked for: then the server can count the matches.
     pub fn is_by_stage(&self) -> bool {
         *self == Self { stage: self.stage.clone(), ..Self::default() }
     }
 }
 
 impl Selecting {
-    /// The time before which no letter is meant.
+    /// Time before which no letter matches.
     pub fn since(&self) -> Option<SystemTime> {
         self.since
     }
 
-    /// The one stage whose letters are meant, where one is.
+    /// Stage whose letters match, where one is given.
     pub fn stage(&self) -> Option<&str> {
         self.filter.stage.as_deref()
     }
 
-    /// Whether only the payload can tell: without this, headers are enough.
+    /// True if the payload is needed: otherwise headers are enough.
     pub fn needs_body(&self) -> bool {
         self.condition.is_some()
     }
 
-    /// Whether this letter is meant, wherever its payload is.
+    /// True if a letter matches, wherever its payload is.
     ///
     /// # Errors
     /// [`AdminError`]: its payload is kept apart, is needed, and could not be read.
@@ -146,7 +146,7 @@ impl Selecting {
         Ok(payload.is_some_and(|body| is_met(&StoredMessage { body, ..letter.clone() })))
     }
 
-    /// Whether this letter is meant by all but the condition on its payload.
+    /// True if a letter matches by all but the condition on its payload.
     fn takes_headers(&self, letter: &StoredMessage) -> bool {
         let LetterFilter { letters, stage, class, event_type, tenant, reason, fingerprint, .. } =
             &self.filter;
@@ -180,7 +180,7 @@ impl Selecting {
     }
 }
 
-/// The event of a letter, as its headers know it.
+/// Event of a letter, with the identity in its headers.
 pub fn event(letter: &StoredMessage) -> Event {
     let header = |name| get(&letter.headers, name);
     let text = |name| header(name).unwrap_or_default().to_owned();
@@ -194,7 +194,7 @@ pub fn event(letter: &StoredMessage) -> Event {
     Event::new(identity, envelope, letter.body.clone())
 }
 
-/// A moment as a filter has it: RFC 3339, or how long ago, such as `24h`.
+/// Parses a time of a filter, RFC 3339 or how long ago (`24h`), into RFC 3339.
 pub fn moment(text: &str, now: SystemTime) -> Result<String, FilterError> {
     if let Ok(ago) = text.parse::<millstream_stages::units::Period>() {
         return Ok(rfc3339(now.checked_sub(ago.0).unwrap_or(SystemTime::UNIX_EPOCH)));

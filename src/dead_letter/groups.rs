@@ -1,5 +1,4 @@
-//! Groups: many letters folded into groups by fingerprint, and into totals. Pure, and of bounded
-//! size.
+//! Groups: letters folded into groups by fingerprint, and into totals; pure, and of bounded size.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,36 +14,36 @@ use crate::{broker::StoredMessage, limits, wire::parse_rfc3339};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Group {
-    /// Which failures are the same failure.
+    /// Fingerprint that the failures share.
     pub fingerprint: String,
-    /// Letters.
+    /// Number of letters.
     pub count: u64,
-    /// When the first of them was given up on, RFC 3339.
+    /// Time at which the first was given up on, RFC 3339.
     pub first: String,
-    /// When the last of them was.
+    /// Time at which the last was.
     pub last: String,
     /// The stages that gave up.
-    pub stages: Names,
+    pub stages: NameList,
     /// The classes of the last failures.
-    pub classes: Names,
+    pub classes: NameList,
     /// The types of the events.
-    pub types: Names,
-    /// The number of the letter that was given up on last.
+    pub types: NameList,
+    /// Sequence of the letter that was given up on last.
     pub sample: u64,
-    /// What its last failure said.
+    /// Message of its last failure.
     pub message: String,
 }
 
-/// The first few different names of many.
+/// The first few distinct names of many.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-pub struct Names {
+pub struct NameList {
     /// The first [`limits::GROUP_NAMES_MAX`].
     pub names: Vec<String>,
-    /// Whether there are others.
+    /// True if there are others.
     pub more: bool,
 }
 
-impl Names {
+impl NameList {
     fn add(&mut self, name: &str) {
         if name.is_empty() || self.names.iter().any(|known| known == name) {
             return;
@@ -57,7 +56,7 @@ impl Names {
     }
 }
 
-impl std::fmt::Display for Names {
+impl std::fmt::Display for NameList {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let dash = if self.names.is_empty() { "-" } else { "" };
         write!(f, "{dash}{}{}", self.names.join(", "), if self.more { ", …" } else { "" })
@@ -73,7 +72,7 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// None yet; at most so many groups will be told apart.
+    /// No groups yet; at most `groups_max` will be told apart.
     pub fn new(groups_max: usize) -> Self {
         Self { groups: HashMap::new(), groups_max, other: 0 }
     }
@@ -91,9 +90,9 @@ impl Groups {
                 count: 0,
                 first: letter.dead_at.to_owned(),
                 last: String::new(),
-                stages: Names::default(),
-                classes: Names::default(),
-                types: Names::default(),
+                stages: NameList::default(),
+                classes: NameList::default(),
+                types: NameList::default(),
                 sample: message.seq,
                 message: String::new(),
             };
@@ -115,7 +114,7 @@ impl Groups {
         }
     }
 
-    /// The groups, the largest first, and how many letters are in none of them.
+    /// Groups, the largest first, and the number of letters that are in none of them.
     pub fn finish(self) -> (Vec<Group>, u64) {
         let mut groups: Vec<Group> = self.groups.into_values().collect();
         groups.sort_by(|a, b| {
@@ -132,41 +131,41 @@ impl Groups {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
-    /// Letters.
+    /// Number of letters.
     pub letters: u64,
-    /// The bytes of their payloads.
+    /// Size of their payloads in bytes.
     pub payload_bytes: u64,
-    /// How many of each reason, by stage.
+    /// Letters of each reason, by stage.
     pub stages: BTreeMap<String, BTreeMap<String, u64>>,
-    /// How many of each class of the last failure.
+    /// Letters of each class of the last failure.
     pub classes: BTreeMap<String, u64>,
-    /// Those that recovery will not redrive by itself.
+    /// Letters that recovery will not redrive by itself.
     pub permanent: u64,
-    /// Those whose payload was edited.
+    /// Letters whose payload was edited.
     pub edited: u64,
-    /// Those whose event was completed all the same.
+    /// Letters whose event was completed all the same.
     pub completed_late: u64,
-    /// Those whose event was redriven before.
+    /// Letters whose event was redriven before.
     pub redriven: u64,
-    /// Those given up on in the last hour.
+    /// Letters given up on in the last hour.
     pub last_hour: u64,
-    /// Those given up on in the last 24 hours.
+    /// Letters given up on in the last 24 hours.
     pub last_day: u64,
-    /// When the first was given up on, RFC 3339.
+    /// Time at which the first was given up on, RFC 3339.
     pub oldest: Option<String>,
-    /// When the last was.
+    /// Time at which the last was.
     pub newest: Option<String>,
     #[serde(skip)]
     now: SystemTime,
 }
 
-/// What is counted under no name of its own: names come from outside, and there may be any number.
+/// Name for what is counted under none of its own: names come from outside, and have no bound.
 pub const OTHER: &str = "(other)";
-/// Different stages and classes that are told apart.
+/// Limit of the stages and of the classes that are told apart.
 const NAMES_MAX: usize = limits::GROUP_NAMES_MAX * 100;
 
 impl Stats {
-    /// None yet; "the last hour" ends now.
+    /// Zero totals; "the last hour" ends at `now`.
     pub fn new(now: SystemTime) -> Self {
         Self {
             letters: 0,
@@ -349,7 +348,8 @@ mod tests {
             }
             let (found, other) = groups.finish();
             prop_assert!(found.len() <= groups_max);
-            prop_assert_eq!(found.iter().map(|group| group.count).sum::<u64>() + other, prints.len() as u64);
+            let counted = found.iter().map(|group| group.count).sum::<u64>() + other;
+            prop_assert_eq!(counted, prints.len() as u64);
             prop_assert!(found.is_sorted_by(|a, b| a.count >= b.count));
         }
     }

@@ -1,5 +1,7 @@
-//! Letter: the message that an event given up on becomes. The payload is the original, byte for
-//! byte; headers say the rest, a stable contract from any language.
+//! Letter: message that an event given up on becomes.
+//!
+//! The payload is the original, byte for byte; headers hold the rest, a stable contract for any
+//! language.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -23,26 +25,26 @@ use crate::{
     },
 };
 
-/// An event to give up on.
+/// Event to give up on.
 #[derive(Debug)]
 pub struct Letter<'a> {
     /// The stage that gave up, or whose workers died.
     pub stage: &'a str,
-    /// Why.
+    /// Reason for giving up.
     pub reason: Reason,
-    /// What went wrong last.
+    /// Last failure.
     pub failure: &'a Failure,
     /// Attempts spent.
     pub attempts: u32,
-    /// When the first attempt failed, to within the handling time of the attempts.
+    /// Time of the first failed attempt, to within the handling time of the attempts.
     pub first_failed_at: SystemTime,
-    /// When it is given up on.
+    /// Time of giving up.
     pub dead_at: SystemTime,
-    /// Where it comes from.
+    /// Source and life of the event.
     pub origin: &'a Origin,
-    /// Who it is, if its payload could be read.
+    /// Identity of the event, if its payload could be read.
     pub identity: Identity<'a>,
-    /// The trace context it came with; without one, its trace is derived from its id.
+    /// Trace context of its message; without one, its trace is derived from its id.
     pub traceparent: Option<&'a str>,
     /// The hash of the configuration that was running.
     pub config: &'a str,
@@ -50,20 +52,19 @@ pub struct Letter<'a> {
     pub body: Bytes,
 }
 
-/// What is known of the event in a letter.
+/// Identity of the event in a letter, as far as it is known.
 #[derive(Debug, Clone)]
 pub enum Identity<'a> {
-    /// It was decoded.
+    /// Decoded.
     Event(Cow<'a, Event>),
-    /// It was not, and should have been in this envelope.
+    /// Not decoded; it should have been in this envelope.
     Unread(Envelope),
-    /// It was published by Millstream with these headers, which say it.
+    /// In these headers, which Millstream wrote.
     Headers(&'a Headers),
 }
 
 impl<'a> Identity<'a> {
-    /// What is known of a stored message by its stream, and where it comes from: only our own
-    /// headers are believed.
+    /// Origin and identity of a stored message, by its stream: only our own headers are believed.
     pub fn stored(pipeline: &Pipeline, stream: &str, message: &'a StoredMessage) -> (Origin, Self) {
         let header = |name| get(&message.headers, name);
         let Some(source) = pipeline.source_of(stream) else {
@@ -85,7 +86,7 @@ impl<'a> Identity<'a> {
         (origin, identity)
     }
 
-    /// Who it is, as an error event says it.
+    /// Identity in the form of an error event.
     pub fn who(&self) -> Who<'_> {
         match self {
             Self::Event(event) => event.as_ref().into(),
@@ -98,7 +99,7 @@ impl<'a> Identity<'a> {
         }
     }
 
-    /// Its id, where it is known.
+    /// Id of the event, where it is known.
     fn event_id(&self) -> Option<&str> {
         match self {
             Self::Event(event) => Some(&event.id),
@@ -166,10 +167,10 @@ impl Letter<'_> {
     }
 }
 
-/// Stores a letter and waits until it is there. Whoever is second to give up on the same life of an
-/// event finds the letter there and writes none. Returns whether this one was the first.
+/// Stores a letter and waits until it is there; true if this one was the first. Whoever is second
+/// to give up on the same life of an event finds the letter there and writes none.
 ///
-/// Where the server would find the letter too large, the payload is stored first, by itself, on
+/// A payload with which the server would find the letter too large is stored first, by itself, on
 /// [`Names::dlq_body`]. (What it came from is no place to point at: a source forgets sooner than
 /// the letters, and an edge as soon as it is settled.)
 ///
@@ -199,10 +200,10 @@ pub async fn store(broker: &Broker, mut letter: Outgoing) -> Result<bool, Publis
     }
 }
 
-/// What to do where the dead-letter stream is full.
+/// Adds what to do to the error of a dead-letter stream that is full.
 fn hinted(error: PublishError) -> PublishError {
-    const FULL: &str = "the dead-letter stream is full (dlq_max_bytes in [storage]): redrive or drop letters \
-                        (`millstream dlq`), or raise it and `millstream apply`";
+    const FULL: &str = "the dead-letter stream is full (dlq_max_bytes in [storage]): redrive or \
+                        drop letters (`millstream dlq`), or raise it and `millstream apply`";
     let is_full = error.is_full();
     match error {
         PublishError::Failed { subject, .. } if is_full => {

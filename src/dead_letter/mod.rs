@@ -1,9 +1,11 @@
-//! Dead letter: an event given up on, stored with its reason; found, shown, edited and marked.
+//! Dead letter: events given up on, stored with their reason; found, grouped, edited and marked.
+//!
+//! Touches the broker, and the schema folders that an edit is checked by.
 //!
 //! - [`letter`]: the message; a stable header contract
 //! - [`stored`]: a stored letter and its payload: read, removed
 //! - [`filter`]: conditions on letters
-//! - [`read`]: stored letters that a filter takes, oldest or newest first
+//! - [`read`]: stored letters that a filter matches, oldest or newest first
 //! - [`groups`]: letters folded into groups and totals
 //! - [`timeline`]: attempts and lives of a letter's event, in order
 //! - [`amend`]: a letter replaced by another in one write

@@ -1,4 +1,4 @@
-//! Read: the stored letters that a filter means, oldest or newest first, however many there are.
+//! Read: stored letters that a filter matches, oldest or newest first, however many there are.
 
 use std::collections::VecDeque;
 
@@ -11,16 +11,16 @@ use crate::{
     wire::Names,
 };
 
-/// Letters by their numbers, both ends left out.
+/// Range of sequences, both ends left out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Span {
-    /// Only letters of a higher number.
+    /// Lower end: only letters of a higher sequence.
     pub after: u64,
-    /// Only letters of a lower number.
+    /// Upper end: only letters of a lower sequence.
     pub before: Option<u64>,
 }
 
-/// Where the letters of a pipeline are read.
+/// Reader of the letters of a pipeline.
 #[derive(Debug, Clone)]
 pub struct Letters {
     /// The connection.
@@ -29,25 +29,25 @@ pub struct Letters {
     pub names: Names,
 }
 
-/// A step of a reading: what it found, and what it has looked at.
+/// Step of a reading: the letter that it found, and the sequence that it looked at.
 #[derive(Debug)]
-pub struct Seen<T> {
-    /// A letter that the filter means, if this is one.
+pub struct Examined<T> {
+    /// Letter that the filter matches, if this is one.
     pub letter: Option<T>,
-    /// The number of the letter that was looked at.
+    /// Sequence that was looked at.
     pub seq: u64,
 }
 
 impl Letters {
-    /// The stream that holds them.
+    /// Name of the stream that holds them.
     pub fn stream(&self) -> String {
         self.names.dlq_stream()
     }
 
-    /// How many letters a filter means, where the server knows: where the stage alone decides.
+    /// Number of letters that a filter matches, where the server knows it: for one stage, or all.
     ///
     /// # Errors
-    /// The server did not say.
+    /// The server did not answer.
     pub async fn count(&self, filter: &LetterFilter) -> Result<Option<u64>, AdminError> {
         if !filter.is_by_stage() {
             return Ok(None);
@@ -56,23 +56,23 @@ impl Letters {
         self.broker.subjects_count(&stream, &wanted).await.map(Some)
     }
 
-    /// The letters that `selecting` means, oldest first, each after those that were looked at and
-    /// not meant. Payloads are there where they are `with_body`, or where the filter needs them.
+    /// Letters that `selecting` matches, oldest first, each after those that were looked at and do
+    /// not match. Payloads are there where they are `with_body`, or where the filter needs them.
     pub fn oldest_first<'a>(
         &'a self,
         selecting: &'a Selecting,
         span: Span,
         with_body: bool,
-    ) -> impl Stream<Item = Result<Seen<StoredMessage>, AdminError>> + Send + use<'a> {
+    ) -> impl Stream<Item = Result<Examined<StoredMessage>, AdminError>> + Send + use<'a> {
         let scan = self.scan(selecting, span, with_body);
         self.broker.scan_some(&self.stream(), scan).then(async move |message| {
             let message = message?;
             let (seq, is_meant) = (message.seq, self.takes(selecting, &message).await?);
-            Ok(Seen { letter: Some(message).filter(|_| is_meant), seq })
+            Ok(Examined { letter: Some(message).filter(|_| is_meant), seq })
         })
     }
 
-    /// Whether a message of the stream is a letter, and meant.
+    /// True if a message of the stream is a letter, and matches.
     async fn takes(
         &self,
         selecting: &Selecting,
@@ -85,7 +85,7 @@ impl Letters {
     fn scan(&self, selecting: &Selecting, span: Span, with_body: bool) -> Scan {
         let since = selecting.since().and_then(|since| since.checked_sub(limits::CLOCKS_APART_MAX));
         Scan {
-            // Where every stage is meant, no filter: the server would look at each subject, and
+            // Where every stage matches, no filter: the server would look at each subject, and
             // each letter has its own.
             filter: selecting
                 .stage()
@@ -100,7 +100,7 @@ impl Letters {
         }
     }
 
-    /// The letters that `selecting` means, newest first, at most `limit`.
+    /// Letters that `selecting` matches, newest first, at most `limit`.
     ///
     /// The server reads a stream in one direction only. So windows of sequences are read from the
     /// end backwards, each growing where the last one held little, since letters that were dropped
@@ -114,7 +114,7 @@ impl Letters {
         span: Span,
         limit: usize,
     ) -> Result<
-        impl Stream<Item = Result<Seen<LetterRecord>, AdminError>> + Send + use<'a>,
+        impl Stream<Item = Result<Examined<LetterRecord>, AdminError>> + Send + use<'a>,
         AdminError,
     > {
         let state = self.broker.stream_state(&self.stream()).await?;
@@ -130,19 +130,19 @@ impl Letters {
     }
 }
 
-/// A reading from the end of the stream to its beginning.
+/// Reading from the end of the stream to its beginning.
 struct Backwards<'a> {
     letters: Letters,
     selecting: &'a Selecting,
-    /// The lowest sequence wanted.
+    /// Lowest sequence wanted.
     low: u64,
-    /// The highest sequence not looked at.
+    /// Highest sequence not looked at.
     high: u64,
-    /// Sequences of the next window.
+    /// Width of the next window, in sequences.
     width: u64,
     /// Letters still wanted.
     left: usize,
-    /// What the last window gave, oldest first.
+    /// Letters of the last window, oldest first.
     found: VecDeque<LetterRecord>,
 }
 
@@ -170,17 +170,17 @@ impl<'a> Backwards<'a> {
         }
     }
 
-    /// The next letter, or how far back was looked without finding one.
-    async fn next(&mut self) -> Result<Option<Seen<LetterRecord>>, AdminError> {
+    /// Next letter, or the sequence down to which none was found.
+    async fn next(&mut self) -> Result<Option<Examined<LetterRecord>>, AdminError> {
         if let Some(letter) = self.found.pop_back() {
             self.left -= 1;
-            return Ok(Some(Seen { seq: letter.seq, letter: Some(letter) }));
+            return Ok(Some(Examined { seq: letter.seq, letter: Some(letter) }));
         }
         if self.left == 0 || self.high < self.low {
             return Ok(None);
         }
         self.read_window().await?;
-        Ok(Some(Seen { letter: None, seq: self.high + 1 }))
+        Ok(Some(Examined { letter: None, seq: self.high + 1 }))
     }
 
     async fn read_window(&mut self) -> Result<(), AdminError> {

@@ -1,10 +1,10 @@
-//! Splice: one value of a JSON text is replaced; every other byte of it stays as it is.
+//! Splice: one value of a JSON text replaced; every other byte of it stays as it is.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::value::RawValue;
 
-/// Why a value was not replaced.
+/// Reason why a value was not replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpliceError {
     /// The text is not JSON.
@@ -18,22 +18,23 @@ pub enum SpliceError {
         /// The part of it that is not there.
         at: String,
     },
-    /// The path goes through what has no parts.
+    /// The path goes through a value that has no parts.
     #[error("\"{at}\" is neither an object nor an array, so \"{path}\" cannot be set")]
     NoParts {
         /// The whole path.
         path: String,
-        /// The part of it that has none.
+        /// The part of it whose value has none.
         at: String,
     },
-    /// The path names what cannot be one of an array.
+    /// The path names no element of an array.
     #[error(
-        "\"{at}\" is an array of {count}: name its elements by 0 to {count}, the last of which adds one"
+        "\"{at}\" is an array of {count}: name its elements by 0 to {count}, the last of which \
+         adds one"
     )]
     NoIndex {
         /// The array.
         at: String,
-        /// How many it has.
+        /// Number of its elements.
         count: usize,
     },
     /// The path is empty.
@@ -41,7 +42,7 @@ pub enum SpliceError {
     NoPath,
 }
 
-/// The text with the value at `path` replaced by `value`: the JSON that it is, or else the string.
+/// Replaces the value at `path` in `text` by `value`: the JSON that it is, or else the string.
 ///
 /// A path is keys and indices joined by dots, `eventData.items.0.sku`; one that begins with `/` is
 /// a JSON pointer (RFC 6901), for keys with dots. The last key may be new, and so may an index one
@@ -116,7 +117,7 @@ fn first(raw: &RawValue) -> u8 {
     raw.get().as_bytes().first().copied().unwrap_or_default()
 }
 
-/// Where in `text` a part of it begins.
+/// Offset in `text` of a part of it.
 fn offset(text: &str, part: &RawValue) -> usize {
     part.get().as_ptr() as usize - text.as_ptr() as usize
 }
@@ -128,8 +129,8 @@ fn insert(text: &str, to: &RawValue, is_empty: bool, member: &str) -> String {
     format!("{}{}{member}{}", &text[..at], if is_empty { "" } else { "," }, &text[at..])
 }
 
-/// A JSON text with its tokens as they are and white space of ours: indented, or none at all.
-/// `None` if it is not JSON.
+/// JSON text with its tokens as they are and white space of ours: indented, or none at all. `None`
+/// if it is not JSON.
 pub fn respaced(text: &str, indented: bool) -> Option<String> {
     serde_json::from_str::<&RawValue>(text).ok()?;
     let mut out = String::with_capacity(text.len() + text.len() / 2);
@@ -195,7 +196,8 @@ mod tests {
 
     use super::*;
 
-    const TEXT: &str = "{ \"z\": 1.10, \"data\" : {\"amount\": 12345678901234567890123, \"a.b\":[1, {}] },\n \"e\":{ } }";
+    const TEXT: &str = "{ \"z\": 1.10, \"data\" : {\"amount\": 12345678901234567890123, \
+                        \"a.b\":[1, {}] },\n \"e\":{ } }";
 
     #[test]
     fn only_the_value_at_the_path_changes() {
@@ -280,7 +282,8 @@ mod tests {
             for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
                 let compact = respaced(&text, false).unwrap();
                 prop_assert_eq!(&compact, &value.to_string());
-                prop_assert_eq!(&respaced(&text, true).unwrap(), &serde_json::to_string_pretty(&value).unwrap());
+                let pretty = serde_json::to_string_pretty(&value).unwrap();
+                prop_assert_eq!(&respaced(&text, true).unwrap(), &pretty);
             }
         }
 
@@ -291,7 +294,8 @@ mod tests {
                 let pointer = format!("/{}", key.replace('~', "~0").replace('/', "~1"));
                 let spliced = splice(&value.to_string(), &pointer, &new.to_string()).unwrap();
                 value[&key] = new;
-                prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&spliced).unwrap(), value);
+                let found: serde_json::Value = serde_json::from_str(&spliced).unwrap();
+                prop_assert_eq!(found, value);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Stored letter: what its headers say, its payload wherever that is, and its removal.
+//! Stored letter: its headers, its payload wherever that is, and its removal.
 
 use bytes::Bytes;
 use millstream_stages::headers;
@@ -13,17 +13,17 @@ use crate::{
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LetterRecord {
-    /// Its sequence in the dead-letter stream: how `dlq` names it.
+    /// Sequence in the dead-letter stream, by which `dlq` names it.
     pub seq: u64,
     /// The stage that gave up.
     pub stage: String,
-    /// Why.
+    /// Reason for giving up.
     pub reason: String,
     /// The class of the last failure.
     pub error_class: String,
     /// The message of the last failure.
     pub error_message: String,
-    /// Which failures are the same failure.
+    /// Fingerprint of the failure: equal for the same failure.
     pub fingerprint: String,
     /// The event's id, if its payload could be read.
     pub event_id: Option<String>,
@@ -33,34 +33,34 @@ pub struct LetterRecord {
     pub tenant: Option<String>,
     /// Attempts spent.
     pub attempts: u32,
-    /// When the first attempt failed, RFC 3339.
+    /// Time of the first failed attempt, RFC 3339.
     pub first_failed_at: String,
-    /// When it was given up on, RFC 3339.
+    /// Time of giving up, RFC 3339.
     pub dead_at: String,
-    /// What it was first stored as, `<stream>:<seq>`.
+    /// Source: the message it was first stored as, `<stream>:<seq>`.
     pub source: String,
-    /// The subject it was first stored under.
+    /// Subject of the source.
     pub source_subject: String,
-    /// How often it was redriven.
+    /// Number of its redrives.
     pub redrives: u32,
-    /// The trace it belongs to.
+    /// Trace that it belongs to.
     pub trace_id: Option<String>,
     /// The hash of the configuration that was running.
     pub config: Option<String>,
-    /// Why recovery will not redrive it by itself.
+    /// Reason why recovery will not redrive it by itself.
     pub permanent: Option<String>,
-    /// When its event was completed all the same, RFC 3339.
+    /// Time at which its event was completed all the same, RFC 3339.
     pub completed_at: Option<String>,
-    /// When its payload was last edited, RFC 3339.
+    /// Time of the last edit of its payload, RFC 3339.
     pub edited_at: Option<String>,
     /// The size of the payload in bytes, wherever it is.
     pub bytes: usize,
-    /// Whether the payload is kept apart, since the letter would be too large with it.
+    /// True if the payload is kept apart, since the letter would be too large with it.
     pub apart: bool,
 }
 
-/// What the headers of a stored letter say, read in one pass: for folding a million letters, where
-/// looking up each header by its name costs more than all else.
+/// Headers of a stored letter, read in one pass: for folding a million letters, where looking up
+/// each header by its name costs more than all else.
 #[derive(Debug, Default)]
 pub struct LetterHeaders<'a> {
     pub(super) stage: &'a str,
@@ -86,7 +86,7 @@ pub struct LetterHeaders<'a> {
 }
 
 impl<'a> LetterHeaders<'a> {
-    /// Those of a stored letter.
+    /// Reads the headers of a stored letter.
     pub fn of(message: &'a StoredMessage) -> Self {
         let mut read = Self::default();
         for (name, values) in message.headers.iter() {
@@ -118,7 +118,7 @@ impl<'a> LetterHeaders<'a> {
         read
     }
 
-    /// The size of the payload of `message`, which these are of, wherever it is.
+    /// Size of the payload of `message`, whose headers these are, wherever it is.
     pub(super) fn bytes(&self, message: &StoredMessage) -> usize {
         self.body_bytes.unwrap_or_else(|| message.body_bytes())
     }
@@ -156,18 +156,18 @@ impl LetterRecord {
     }
 }
 
-/// The value of [`headers::BODY`] on a letter whose payload is kept apart; a dot and a name follow
+/// Value of [`headers::BODY`] on a letter whose payload is kept apart; a dot and a name follow
 /// where it was edited.
 pub(super) const APART: &str = "apart";
 
-/// The subject on which the payload is kept of a letter that is on `subject` and has these headers,
-/// where that is apart.
+/// Subject of the payload of a letter that is on `subject` and has these headers, where it is kept
+/// apart.
 pub fn apart(subject: &str, headers: &Headers) -> Option<String> {
     let name = get(headers, headers::BODY)?.strip_prefix(APART)?;
     Some(Names::dlq_body(subject) + name)
 }
 
-/// The payload of a stored letter, wherever it is; `None` if it was kept apart and is gone.
+/// Payload of a stored letter, wherever it is; `None` if it was kept apart and is gone.
 ///
 /// # Errors
 /// [`AdminError`]: the dead-letter stream could not be read.
@@ -179,7 +179,7 @@ pub async fn payload(
     payload_at(broker, names, &letter.subject, letter).await
 }
 
-/// The payload of what the letter on `subject` is, or was before it was edited: see [`payload`].
+/// Payload of the letter on `subject`, or of its original from before an edit: see [`payload`].
 ///
 /// # Errors
 /// As [`payload`].
@@ -194,7 +194,7 @@ pub async fn payload_at(
     Ok(apart.map(|message| message.body))
 }
 
-/// Removes a letter, and its payload where that is kept apart. Says whether the letter was there.
+/// Removes a letter, and its payload where that is kept apart; true if the letter was there.
 ///
 /// # Errors
 /// [`AdminError`]; what is removed in part can be removed again.
@@ -213,7 +213,7 @@ pub async fn remove(
     Ok(was_there)
 }
 
-/// Removes a letter for good: also what it was before it was edited. Says whether it was there.
+/// Removes a letter for good, its original from before an edit included; true if it was there.
 ///
 /// # Errors
 /// As [`remove`].

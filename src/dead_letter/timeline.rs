@@ -1,5 +1,4 @@
-//! Story: what happened to the event of one letter: its failed attempts over all its lives, in
-//! order.
+//! Timeline: attempts, redrives and edits of the event of one letter, over all its lives, in order.
 
 use std::{collections::VecDeque, time::SystemTime};
 
@@ -15,46 +14,46 @@ use crate::{
     wire::{Names, Place, rfc3339},
 };
 
-/// One failed attempt, as its error event has it.
+/// Failed attempt, as its error event has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
-    /// When it failed, RFC 3339.
+    /// Time of the failure, RFC 3339.
     pub at: String,
-    /// At which stage.
+    /// The stage.
     pub stage: String,
-    /// Its number, from 1, where it is known.
+    /// Number of the attempt, from 1, where it is known.
     pub attempt: Option<u64>,
     /// The class of the failure.
     pub class: String,
-    /// What it said, in full.
+    /// Message of the failure, in full.
     pub message: String,
-    /// What became of it: `retry`, `park`, `defer`, or the reason of a dead letter.
+    /// Outcome: `retry`, `park`, `defer`, or the reason of a dead letter.
     pub outcome: String,
-    /// How long it was to wait before the next one, in milliseconds.
+    /// Wait before the next attempt, in milliseconds.
     pub wait_ms: Option<u64>,
-    /// How often the event had been redriven by then.
+    /// Redrives of the event by then.
     pub redrives: u64,
 }
 
-/// One thing that happened.
+/// Entry of a timeline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Moment {
-    /// When, RFC 3339.
+    /// Time, RFC 3339.
     pub at: String,
-    /// What.
+    /// The entry, by its kind.
     #[serde(flatten)]
     pub what: What,
 }
 
-/// What happened.
+/// Kinds of entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "what", rename_all = "camelCase")]
 pub enum What {
-    /// It was published, and stored as this.
+    /// The event was published, and stored as this.
     Stored {
-        /// `<stream>:<seq>`.
+        /// Source: `<stream>:<seq>`.
         source: String,
     },
     /// An attempt failed.
@@ -62,32 +61,32 @@ pub enum What {
         /// The attempt.
         attempt: Attempt,
     },
-    /// It was redriven; at this time it had failed again.
+    /// The event was redriven; at this time it had failed again.
     Redriven {
-        /// How often by then.
+        /// Redrives by then.
         redrives: u64,
     },
     /// This letter was written.
     Dead {
-        /// Why.
+        /// Reason for giving up.
         reason: String,
     },
-    /// Its payload was edited.
+    /// The payload was edited.
     Edited {
-        /// By whom.
+        /// Editor.
         by: Option<String>,
     },
-    /// It was completed all the same.
+    /// The event was completed all the same.
     CompletedLate,
 }
 
-/// The failed attempts of an event, oldest first.
+/// Failed attempts of an event, oldest first.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct History {
     /// The last [`limits::HISTORY_MAX`].
     pub attempts: Vec<Attempt>,
-    /// How many came before those.
+    /// Number of those before.
     pub earlier: u64,
 }
 
@@ -115,7 +114,7 @@ pub async fn history(
     Ok(History { attempts: attempts.into(), earlier })
 }
 
-/// Reads an error event. What it does not say, its headers may.
+/// Reads an error event, from its body and its headers.
 pub fn attempt(message: &StoredMessage) -> Attempt {
     let body: Value = serde_json::from_slice(&message.body).unwrap_or_default();
     let metadata = &body["metadata"];
@@ -137,8 +136,8 @@ pub fn attempt(message: &StoredMessage) -> Attempt {
     }
 }
 
-/// Everything that is known of an event, in order. `stored_at` is when it was published, if its
-/// message is still there.
+/// Timeline of an event, in order. `stored_at` is when it was published, if its message is still
+/// there.
 pub fn timeline(
     letter: &LetterRecord,
     edited_by: Option<&str>,
@@ -193,18 +192,27 @@ mod tests {
     fn a_timeline_joins_lives_and_edits_in_order() {
         let attempts: Vec<Attempt> = [
             (
-                r#"{"timestamp":"2026-11-21T08:00:01.000Z","errorCode":"TimeoutError","message":"slow","metadata":{"stage":"orders","attempt":1,"outcome":"retry","waitMs":900}}"#,
+                concat!(
+                    r#"{"timestamp":"2026-11-21T08:00:01.000Z","errorCode":"TimeoutError","#,
+                    r#""message":"slow","metadata":{"stage":"orders","attempt":1,"#,
+                    r#""outcome":"retry","waitMs":900}}"#,
+                ),
                 None,
             ),
             (
-                r#"{"timestamp":"2026-11-21T08:00:02.000Z","errorCode":"TimeoutError","message":"slow","metadata":{"stage":"orders","attempt":2,"outcome":"exhausted"}}"#,
+                concat!(
+                    r#"{"timestamp":"2026-11-21T08:00:02.000Z","errorCode":"TimeoutError","#,
+                    r#""message":"slow","metadata":{"stage":"orders","attempt":2,"#,
+                    r#""outcome":"exhausted"}}"#,
+                ),
                 None,
             ),
             ("rubbish", Some("1")),
         ]
         .into_iter()
         .map(|(body, redrives)| {
-            let of: Vec<_> = redrives.map(|redrives| (headers::REDRIVES, redrives)).into_iter().collect();
+            let redriven = redrives.map(|redrives| (headers::REDRIVES, redrives));
+            let of: Vec<_> = redriven.into_iter().collect();
             let mut event = error_event(1, body, &of);
             event.stored_at += std::time::Duration::from_secs(1_795_248_600);
             attempt(&event)
@@ -236,6 +244,7 @@ mod tests {
             {"at":"2026-11-21T08:10:00.000Z","what":"failed","attempt":{"at":"2026-11-21T08:10:00.000Z","stage":"","attempt":null,"class":"","message":"","outcome":"","waitMs":null,"redrives":1}}
             {"at":"2026-11-21T09:30:00.001Z","what":"dead","reason":"exhausted"}
             {"at":"2026-11-21T09:45:00.000Z","what":"completedLate"}
-            {"at":"2026-11-21T10:00:00.000Z","what":"edited","by":"ann@desk"}"#]].assert_eq(&told.join("\n"));
+            {"at":"2026-11-21T10:00:00.000Z","what":"edited","by":"ann@desk"}"#]]
+        .assert_eq(&told.join("\n"));
     }
 }

@@ -1,5 +1,4 @@
-//! Burial: the dead letter of an event whose workers are gone, made from the stored message and
-//! its last record.
+//! Burial: dead letter of an event whose worker is gone, from its stored message and last record.
 
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
@@ -16,36 +15,36 @@ use crate::{
     },
 };
 
-/// Writes dead letters on behalf of stages: what the router and the sweep share.
+/// Writer of dead letters on behalf of stages, which the router and the sweep share.
 #[derive(Debug, Clone)]
 pub struct Burial {
     /// The connection.
     pub broker: Broker,
     /// The pipeline.
     pub pipeline: Arc<Pipeline>,
-    /// Where it counts.
+    /// Counters.
     pub metrics: Arc<Metrics>,
 }
 
-/// Why an event is given up on by someone else than its worker.
+/// Reason why an event is given up on by someone else than its worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
-    /// The server said that it was delivered so often.
+    /// Delivered so often, as the server reported.
     Deliveries(u64),
-    /// The server gave it up and said nothing that was heard.
+    /// Given up on by the server, whose advisory was not heard.
     Unnoticed,
-    /// It waited in the retry stream for longer than this.
+    /// In the retry stream for longer than this.
     Expired(Duration),
 }
 
-/// What became of it.
+/// Outcome of the burial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Buried {
-    /// Its letter was written.
+    /// The letter was written.
     Written,
     /// There was a letter of this life already.
     Known,
-    /// It is parked: its worker died between parking it and settling it. It comes again by itself.
+    /// The event is parked, and comes again: its worker died between parking and settling it.
     LivesOn,
 }
 
@@ -76,7 +75,11 @@ impl Burial {
         if !expired {
             let parked = names.parked_subject(stage, &origin.life.stream, origin.life.seq);
             if self.broker.last_on_subject(&names.retry_stream(), &parked).await?.is_some() {
-                tracing::info!(stage, source = %origin.source, "an event that was given up on is parked; it comes again");
+                tracing::info!(
+                    stage,
+                    source = %origin.source,
+                    "an event that was given up on is parked; it comes again"
+                );
                 return Ok(Buried::LivesOn);
             }
         }
@@ -99,7 +102,7 @@ impl Burial {
         };
         let traceparent = get(&message.headers, headers::TRACEPARENT);
         if record.as_ref().is_none_or(|record| record.outcome != reason.as_str()) {
-            // Its worker did not live to report it. The id makes one of it, whoever is first.
+            // Its worker did not live to report it. By the message id only the first is stored.
             let report = AttemptReport {
                 stage,
                 failure: &failure,
@@ -137,8 +140,11 @@ impl Burial {
                 tracing::info!(stage, %source, reason, "dead letter, written by the router")
             }
             Why::Unnoticed => tracing::warn!(
-                stage, %source, reason,
-                "dead letter, written by the sweep: the server gave the event up and its notice was not heard; it may have completed"
+                stage,
+                %source,
+                reason,
+                "dead letter, written by the sweep: the server gave the event up and its notice \
+                 was not heard; it may have completed"
             ),
             Why::Expired(_) => {
                 tracing::warn!(stage, %source, reason, "dead letter: {}", failure.message)
@@ -147,7 +153,7 @@ impl Burial {
         Ok(Buried::Written)
     }
 
-    /// Whether there is a letter of this message's life at `stage`.
+    /// True if there is a letter of this message's life at `stage`.
     pub(super) async fn has_letter(
         &self,
         stage: &str,
@@ -160,8 +166,8 @@ impl Burial {
         Ok(self.broker.last_on_subject(&names.dlq_stream(), &subject).await?.is_some())
     }
 
-    /// Whether the last that is known of this message at `stage` is a failure after which the event
-    /// did not move on.
+    /// True if the last record of this message at `stage` is of a failure after which the event did
+    /// not move on.
     pub(super) async fn failed_there(
         &self,
         stage: &str,
@@ -173,18 +179,22 @@ impl Burial {
         record.is_some_and(|record| !record.comes_back())
     }
 
-    /// The last error event of this life at `stage`, or at a stage chained to it. That it cannot be
+    /// Last error event of this life at `stage`, or at a stage chained to it. One that cannot be
     /// read makes a letter say less and holds none up.
     async fn record(&self, stage: &str, origin: &Origin) -> Option<AttemptRecord> {
         let names = self.pipeline.names();
         let found = AttemptRecord::last(&self.broker, &names, &self.line(stage), origin).await;
         found.unwrap_or_else(|error| {
-            tracing::debug!(stage, error = %error, "could not read what is known of a failed event");
+            tracing::debug!(
+                stage,
+                error = %error,
+                "could not read what is known of a failed event"
+            );
             None
         })
     }
 
-    /// A stage and those that run inside its worker.
+    /// Stage and those that are chained to it.
     fn line<'a>(&'a self, stage: &'a str) -> Vec<&'a str> {
         let mut line = vec![stage];
         loop {
@@ -204,7 +214,7 @@ impl Burial {
     }
 }
 
-/// What a letter says, from why it is written and what was recorded last.
+/// Reason and failure of a letter, from why it is written and from the last record.
 fn verdict(why: Why, record: Option<&AttemptRecord>) -> (Reason, Failure) {
     if let Why::Expired(age) = why {
         return (Reason::Expired, Failure::expired(age));
@@ -241,7 +251,7 @@ mod tests {
         }
     }
 
-    fn told(why: Why, record: Option<&AttemptRecord>) -> String {
+    fn shown(why: Why, record: Option<&AttemptRecord>) -> String {
         let (reason, failure) = verdict(why, record);
         format!("{reason} {failure}")
     }
@@ -249,12 +259,12 @@ mod tests {
     #[test]
     fn a_letter_says_what_the_worker_had_decided_or_else_how_it_was_found() {
         let all = [
-            told(Why::Deliveries(9), Some(&record("exhausted"))),
-            told(Why::Deliveries(9), Some(&record("retry"))),
-            told(Why::Deliveries(9), None),
-            told(Why::Unnoticed, Some(&record("rejected"))),
-            told(Why::Unnoticed, None),
-            told(Why::Expired(Duration::from_secs(7 * 86_400)), Some(&record("exhausted"))),
+            shown(Why::Deliveries(9), Some(&record("exhausted"))),
+            shown(Why::Deliveries(9), Some(&record("retry"))),
+            shown(Why::Deliveries(9), None),
+            shown(Why::Unnoticed, Some(&record("rejected"))),
+            shown(Why::Unnoticed, None),
+            shown(Why::Expired(Duration::from_secs(7 * 86_400)), Some(&record("exhausted"))),
         ];
         expect_test::expect![[r#"
             exhausted TimeoutError: no answer in 5s

@@ -1,9 +1,10 @@
-//! Exhausted: the nets under the workers. Finds events that the server gives to nobody again, and
-//! writes their dead letters.
+//! Exhausted: events that the server delivers to nobody again, found and dead-lettered.
 //!
-//! - [`router`]: follows the server's advisories of exhausted deliveries
-//! - [`sweep`]: finds what the router did not hear of, and what waited too long
-//! - [`orphans`]: counts stored events that nobody will be given
+//! The nets under the workers; they touch the broker only.
+//!
+//! - [`router`]: events by the server's advisories of exhausted deliveries
+//! - [`sweep`]: events that the router did not hear of, or that waited too long
+//! - [`orphans`]: count of stored events that nobody will be given
 //! - [`bury`]: dead letter of an event whose worker is gone
 
 pub mod bury;

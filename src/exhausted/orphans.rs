@@ -1,11 +1,10 @@
-//! Orphans: which events are stored and will be given to nobody again, counted without looking at
-//! them.
+//! Orphans: stored events that will be delivered to nobody again, counted without reading them.
 //!
 //! A message that was delivered as often as its consumer may stays stored, with nothing to show for
-//! it: it is not pending and not in hand. Where settling removes a message (work-queue and interest
-//! streams), what is stored and neither pending nor in hand is such an orphan. Where it does not
-//! (sources, or several readers of one stream), the consumer's count of redelivered messages tells:
-//! it keeps the exhausted ones, and loses them when they are settled.
+//! it: it is neither pending nor ack pending. If settling removes a message (work-queue and
+//! interest streams), what is stored and neither pending nor ack pending is such an orphan. If it
+//! does not (sources, or several readers of one stream), the consumer's count of redelivered
+//! messages shows them: it keeps the exhausted ones, and loses them when they are settled.
 //!
 //! Source: measured on nats-server 2.15.1 in `tests/it/faults/sweep.rs`.
 
@@ -17,34 +16,34 @@ use crate::{
     wire::subject_pattern::covers,
 };
 
-/// A stream with those of our consumers that share its messages: all of an interest stream, one of
-/// a work queue.
+/// Stream with those of our consumers that share its messages: all of an interest stream, one of a
+/// work queue.
 #[derive(Debug, Clone)]
-pub struct Shelf {
+pub struct ReadStream {
     /// The stream.
     pub stream: String,
-    /// When it lets go of a message.
+    /// Retention of the stream.
     pub retention: Retention,
-    /// Those who read it.
-    pub readers: Vec<Reader>,
+    /// Consumers that read it.
+    pub readers: Vec<StageReader>,
 }
 
-/// One durable consumer of ours.
+/// Durable consumer of ours.
 #[derive(Debug, Clone)]
-pub struct Reader {
-    /// Whose it is, and what it reads.
+pub struct StageReader {
+    /// Stage of the consumer, and what it reads.
     pub feed: Feed,
-    /// How long the server waits for a sign of life.
+    /// Ack wait: time the server gives a delivery before it hands it out again.
     pub ack_wait: Duration,
 }
 
-impl Shelf {
-    /// Every stream that our map stages and channels read. One that is not there is left out.
+impl ReadStream {
+    /// Reads every stream that our map stages and channels read; one that is not there is left out.
     ///
     /// # Errors
     /// [`AdminError::Read`], about a stream that is not ours.
     pub async fn all(broker: &Broker, topology: &Topology) -> Result<Vec<Self>, AdminError> {
-        let mut shelves: Vec<Self> = Vec::new();
+        let mut read_streams: Vec<Self> = Vec::new();
         for feed in topology.all_feeds() {
             let ours = topology
                 .streams
@@ -63,37 +62,38 @@ impl Shelf {
             };
             let ack_wait =
                 topology.consumers.iter().find(same).map_or(Duration::ZERO, |spec| spec.ack_wait);
-            let reader = Reader { feed: feed.clone(), ack_wait };
-            let shares =
-                |shelf: &&mut Self| shelf.stream == feed.stream && retention == Retention::Interest;
-            match shelves.iter_mut().find(shares) {
-                Some(shelf) => shelf.readers.push(reader),
-                None => shelves.push(Self {
+            let reader = StageReader { feed: feed.clone(), ack_wait };
+            let shares = |read_stream: &&mut Self| {
+                read_stream.stream == feed.stream && retention == Retention::Interest
+            };
+            match read_streams.iter_mut().find(shares) {
+                Some(read_stream) => read_stream.readers.push(reader),
+                None => read_streams.push(Self {
                     stream: feed.stream.clone(),
                     retention,
                     readers: vec![reader],
                 }),
             }
         }
-        Ok(shelves)
+        Ok(read_streams)
     }
 
-    /// Whether only one consumer of ours waits for each of its messages, so that settling it
+    /// True if only one consumer of ours waits for each of its messages, so that settling it
     /// removes it.
     pub fn is_sole(&self) -> bool {
         self.retention != Retention::Limits && self.readers.len() == 1
     }
 
-    /// How many of the events of `reader` will be given to nobody again. What is on its way while
-    /// this asks may be missed, and is never taken for an orphan. `None`: others read the stream,
-    /// and it cannot be told.
+    /// Number of the events of `reader` that will be delivered to nobody again; `None` if others
+    /// read the stream, and it is not known. What is on its way while this asks may be missed, and
+    /// is never taken for an orphan.
     ///
     /// # Errors
     /// [`AdminError`].
     pub async fn orphans(
         &self,
         broker: &Broker,
-        reader: &Reader,
+        reader: &StageReader,
     ) -> Result<Option<u64>, AdminError> {
         let before = self.stored(broker, reader).await?;
         let state = broker.consumer_state(&self.stream, &reader.feed.consumer).await?;
@@ -105,8 +105,12 @@ impl Shelf {
         Ok(stored.map(|stored| stored.saturating_sub(state.num_pending + state.num_ack_pending)))
     }
 
-    /// Messages stored for a reader that is the only one.
-    async fn stored(&self, broker: &Broker, reader: &Reader) -> Result<Option<u64>, AdminError> {
+    /// Number of messages stored for a reader that is the only one.
+    async fn stored(
+        &self,
+        broker: &Broker,
+        reader: &StageReader,
+    ) -> Result<Option<u64>, AdminError> {
         match self.retention {
             Retention::Limits => Ok(None),
             Retention::Interest if !self.is_sole() => Ok(None),
@@ -126,8 +130,8 @@ impl Shelf {
     }
 }
 
-impl Reader {
-    /// The subjects it reads.
+impl StageReader {
+    /// Subjects that it reads.
     pub fn filters(&self) -> Vec<&str> {
         if self.feed.filters.is_empty() {
             vec![">"]
@@ -136,16 +140,16 @@ impl Reader {
         }
     }
 
-    /// Whether it reads this message.
+    /// True if it reads this message.
     pub fn reads(&self, message: &StoredMessage) -> bool {
         self.filters().iter().any(|filter| covers(filter, &message.subject))
     }
 }
 
-/// The sequence up to which a consumer has settled or given up on all that it reads.
+/// Sequence up to which a consumer has settled or given up on all that it reads.
 ///
-/// The ack floor says so of what is below it. It stays at an exhausted message until a later one is
-/// settled; but when nothing is pending and nothing in hand, it holds for all that was delivered.
+/// The ack floor, below which all is over, stays at an exhausted message until a later one is
+/// settled; but when nothing is pending or ack pending, all that was delivered is over.
 pub(super) fn over(state: &ConsumerState) -> u64 {
     if state.num_pending == 0 && state.num_ack_pending == 0 {
         state.delivered
@@ -154,8 +158,8 @@ pub(super) fn over(state: &ConsumerState) -> u64 {
     }
 }
 
-/// How many messages a consumer has given up on, at the least: it counts them with those in hand
-/// that came before.
+/// Number of messages that a consumer has given up on, at the least: it counts them with those ack
+/// pending that were delivered before.
 pub(super) fn given_up(state: &ConsumerState) -> u64 {
     state.num_redelivered.saturating_sub(state.num_ack_pending)
 }

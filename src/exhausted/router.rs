@@ -1,8 +1,8 @@
-//! Router: dead-letters what the server gave up on because no worker settled its last delivery.
+//! Router: dead letters of what the server gave up on, as no worker settled its last delivery.
 //!
-//! It works from the server's `MAX_DELIVERIES` advisories, captured in a stream. They are hints:
-//! they may be missing, repeated, or come after the event was settled late. So it looks at the
-//! stored message first, and the letter's subject lets only one writer through.
+//! The router works from the server's `MAX_DELIVERIES` advisories, captured in a stream. They are
+//! hints: they may be missing, repeated, or come after the event was settled late. So it looks at
+//! the stored message first, and the letter's subject lets only one writer through.
 
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use crate::{
     wire::Names,
 };
 
-/// The server's notice that it will not deliver a message again.
+/// Notice of the server that it will not deliver a message again.
 ///
 /// Source: `io.nats.jetstream.advisory.v1.max_deliver`, nats-server 2.15.1.
 #[derive(Debug, Deserialize)]
@@ -40,7 +40,12 @@ impl Router {
             {
                 Ok(pull) => pull,
                 Err(error) => {
-                    tracing::warn!(stream, consumer, error = %error, "the dead-letter router waits for its consumer");
+                    tracing::warn!(
+                        stream,
+                        consumer,
+                        error = %error,
+                        "the dead-letter router waits for its consumer"
+                    );
                     tokio::select! {
                         () = tokio::time::sleep(limits::REBIND_WAIT_MAX) => continue,
                         () = stop.cancelled() => return,
@@ -70,7 +75,13 @@ impl Router {
             Ok(()) => delivered.ack().await,
             Err(error) => {
                 let cause = causes_of(&error);
-                tracing::warn!(stream = advisory.stream, stream_seq = advisory.stream_seq, error = %error, cause, "could not route an advisory; trying again");
+                tracing::warn!(
+                    stream = advisory.stream,
+                    stream_seq = advisory.stream_seq,
+                    error = %error,
+                    cause,
+                    "could not route an advisory; trying again"
+                );
                 delivered.nak(limits::REBIND_WAIT_MAX).await;
             }
         }
@@ -120,7 +131,7 @@ impl Router {
         // on.
         let Some(message) = self.0.broker.message(stream, seq).await? else { return Ok(()) };
         if state.as_ref().is_some_and(|state| state.delivered < seq || state.num_redelivered == 0) {
-            // It delivers everything again from the start.
+            // The new one delivers everything again from the start.
             tracing::info!(
                 stage,
                 stream,

@@ -1,9 +1,8 @@
-//! Sweep: the net under the router: finds what the server gave up on unheard, and what waited too
-//! long for a retry.
+//! Sweep: dead letters of what the server gave up on unheard, or what waited too long for a retry.
 //!
-//! It works from [`orphans`](super::orphans): where there are any, it walks the stream from its
-//! oldest message, with single reads (a consumer would count as one more reader). It acts on what
-//! two rounds have seen, so that an ack that is on its way is not mistaken. Where several stages
+//! The sweep works from [`orphans`](super::orphans): where there are any, it walks the stream from
+//! its oldest message, with single reads (a consumer would count as one more reader). It acts on
+//! what two rounds have seen, so that an ack that is on its way is not mistaken. If several stages
 //! read one stream, it acts on what no reader waits for any more, and only for readers that show a
 //! message given up on.
 //!
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     bury::{Burial, BuryError, Why},
-    orphans::{Reader, Shelf, given_up, over},
+    orphans::{ReadStream, StageReader, given_up, over},
 };
 use crate::{
     broker::{AdminError, ConsumerState, Retention, StoredMessage, get},
@@ -30,21 +29,21 @@ use crate::{
     wire::Origin,
 };
 
-/// What was found and left for the next round: stream and sequence, and when it was first found.
+/// Messages found and left for the next round: stream and sequence, and the time first found.
 type Seen = HashMap<(String, u64), SystemTime>;
 
-/// The sweep of one worker. Every worker runs one; they need not know of each other.
+/// Sweep of one worker. Every worker runs one; they need not know of each other.
 #[derive(Debug)]
 pub struct Sweep {
     afterwards: Burial,
     topology: Topology,
     seen: Seen,
-    /// Where it goes on looking at the retry stream.
+    /// Sequence at which it goes on looking at the retry stream.
     cursor: u64,
 }
 
 impl Sweep {
-    /// A sweep that has seen nothing yet.
+    /// Sweep that has seen nothing yet.
     pub fn new(afterwards: Burial) -> Self {
         Self {
             topology: Topology::of(&afterwards.pipeline),
@@ -54,7 +53,7 @@ impl Sweep {
         }
     }
 
-    /// A round every [`limits::SWEEP_EVERY`] until `stop`; `worker` shifts it against those of
+    /// Runs a round every [`limits::SWEEP_EVERY`] until `stop`; `worker` shifts it against those of
     /// others.
     pub async fn run(mut self, worker: &str, stop: CancellationToken) {
         let mut hasher = DefaultHasher::new();
@@ -70,58 +69,71 @@ impl Sweep {
         }
     }
 
-    /// Looks once at everything. What cannot be done is told in the log, and tried again in the
-    /// next round.
+    /// Looks once at everything. What cannot be done is logged, and tried again in the next round.
     pub async fn round(&mut self, now: SystemTime) {
         let mut seen = Seen::new();
-        match Shelf::all(&self.afterwards.broker, &self.topology).await {
-            Ok(shelves) => {
-                for shelf in &shelves {
-                    tell(&shelf.stream, self.look(shelf, now, &mut seen).await);
+        match ReadStream::all(&self.afterwards.broker, &self.topology).await {
+            Ok(read_streams) => {
+                for read_stream in &read_streams {
+                    log_failure(&read_stream.stream, self.look(read_stream, now, &mut seen).await);
                 }
             }
-            Err(error) => tell("*", Err(error.into())),
+            Err(error) => log_failure("*", Err(error.into())),
         }
         self.seen = seen;
         let retry = self.topology.retry_stream();
-        tell(&retry, self.expire(&retry, now).await);
+        log_failure(&retry, self.expire(&retry, now).await);
     }
 
     /// Looks at one stream: counts its orphans, and dead-letters those seen before.
-    async fn look(&self, shelf: &Shelf, now: SystemTime, seen: &mut Seen) -> Result<(), BuryError> {
+    async fn look(
+        &self,
+        read_stream: &ReadStream,
+        now: SystemTime,
+        seen: &mut Seen,
+    ) -> Result<(), BuryError> {
         let Burial { broker, metrics, .. } = &self.afterwards;
         let mut readers = Vec::new();
         let mut found = 0;
-        for reader in &shelf.readers {
-            let Some(orphans) = shelf.orphans(broker, reader).await? else { return Ok(()) };
-            metrics.stage(&reader.feed.stage).set_orphans(&shelf.stream, orphans);
+        for reader in &read_stream.readers {
+            let Some(orphans) = read_stream.orphans(broker, reader).await? else { return Ok(()) };
+            metrics.stage(&reader.feed.stage).set_orphans(&read_stream.stream, orphans);
             found += orphans;
-            readers
-                .push((reader, broker.consumer_state(&shelf.stream, &reader.feed.consumer).await?));
+            readers.push((
+                reader,
+                broker.consumer_state(&read_stream.stream, &reader.feed.consumer).await?,
+            ));
         }
-        if found == 0 || shelf.retention == Retention::Limits {
+        if found == 0 || read_stream.retention == Retention::Limits {
             return Ok(());
         }
-        let shared = shelf.retention == Retention::Interest;
-        if shared && broker.stream_state(&shelf.stream).await?.consumers > shelf.readers.len() {
+        let shared = read_stream.retention == Retention::Interest;
+        if shared
+            && broker.stream_state(&read_stream.stream).await?.consumers > read_stream.readers.len()
+        {
             // Someone else reads it, and what is stored may wait for them.
             return Ok(());
         }
-        let filters = match shelf.retention {
-            Retention::WorkQueue => shelf.readers.iter().flat_map(Reader::filters).collect(),
+        let filters = match read_stream.retention {
+            Retention::WorkQueue => {
+                read_stream.readers.iter().flat_map(StageReader::filters).collect()
+            }
             Retention::Interest | Retention::Limits => vec![">"],
         };
-        // Where one reader alone settles, what is delivered and still there is looked at too, for
+        // Where only one reader settles, what is delivered and still there is looked at too, for
         // how long it stays.
-        let end_of =
-            |state: &ConsumerState| if shelf.is_sole() { state.delivered } else { over(state) };
+        let end_of = |state: &ConsumerState| {
+            if read_stream.is_sole() { state.delivered } else { over(state) }
+        };
         let end = readers.iter().map(|(_, state)| end_of(state)).max().unwrap_or(0);
         let patience =
-            shelf.readers.iter().map(|reader| reader.ack_wait * 2).max().unwrap_or_default();
+            read_stream.readers.iter().map(|reader| reader.ack_wait * 2).max().unwrap_or_default();
         let patience = patience.max(limits::SWEEP_PATIENCE_MIN);
         let (mut from, mut left, mut done) = (1, 0, 0);
         while left < limits::SWEEP_LOOKS_MAX && done < found.min(limits::SWEEP_LOOKS_MAX as u64) {
-            let Some(message) = self.next(&shelf.stream, &filters, from).await? else { break };
+            let Some(message) = self.next(&read_stream.stream, &filters, from).await? else {
+                break;
+            };
             if message.seq > end {
                 break;
             }
@@ -129,18 +141,18 @@ impl Sweep {
             let mine: Vec<_> =
                 readers.iter().filter(|(reader, _)| reader.reads(&message)).collect();
             let is_over = mine.iter().all(|(_, state)| over(state) >= message.seq);
-            if mine.is_empty() || !(is_over || shelf.is_sole()) {
+            if mine.is_empty() || !(is_over || read_stream.is_sole()) {
                 left += 1;
                 continue;
             }
-            let key = (shelf.stream.clone(), message.seq);
+            let key = (read_stream.stream.clone(), message.seq);
             let first = self.seen.get(&key).copied();
             let is_due = first.is_some_and(|first| {
                 let stays = now.duration_since(first).unwrap_or_default();
                 age(&message, now) >= patience
                     && (is_over || stays >= self.in_hand_max(&mine[0].0.feed.stage))
             });
-            if is_due && self.resolve(&shelf.stream, &mine, &message).await? {
+            if is_due && self.resolve(&read_stream.stream, &mine, &message).await? {
                 done += 1;
             } else {
                 seen.insert(key, first.unwrap_or(now));
@@ -150,10 +162,10 @@ impl Sweep {
         Ok(())
     }
 
-    /// For how long an event of a stage may be in hand, its retries included; generous, since
-    /// nothing but time tells.
+    /// Limit of the time that an event of a stage is in flight, its retries included; generous,
+    /// since nothing but time shows it.
     ///
-    /// A consumer's ack floor stays at what was given up on for as long as anything is in hand,
+    /// A consumer's ack floor stays at what was given up on for as long as anything is ack pending,
     /// which on a busy stage may be always.
     fn in_hand_max(&self, stage: &str) -> Duration {
         let declared = self.afterwards.pipeline.stage(stage);
@@ -163,15 +175,15 @@ impl Sweep {
         (turn * attempts.saturating_mul(4)).max(limits::SWEEP_STUCK_MIN)
     }
 
-    /// Deals with a message that none of its readers waits for. Returns whether it is dealt with:
-    /// left alone is what several stages may have given up on and nothing says which.
+    /// Deals with a message that none of its readers waits for; true if it was dealt with. What
+    /// several stages may have given up on, and nothing shows which, is left where it is.
     async fn resolve(
         &self,
         stream: &str,
-        readers: &[&(&Reader, ConsumerState)],
+        readers: &[&(&StageReader, ConsumerState)],
         message: &StoredMessage,
     ) -> Result<bool, BuryError> {
-        let mut suspects: Vec<&Reader> = Vec::new();
+        let mut suspects: Vec<&StageReader> = Vec::new();
         if let [(reader, _)] = readers {
             suspects.push(reader);
         } else {
@@ -204,14 +216,18 @@ impl Sweep {
         Ok(!suspects.is_empty())
     }
 
-    async fn settle(&self, reader: &Reader, message: &StoredMessage) -> Result<(), AdminError> {
+    async fn settle(
+        &self,
+        reader: &StageReader,
+        message: &StoredMessage,
+    ) -> Result<(), AdminError> {
         self.afterwards
             .broker
             .settle_for(&reader.feed.stream, &reader.feed.consumer, message.seq)
             .await
     }
 
-    /// The first message from `from` on that any of `filters` matches.
+    /// First message from `from` on that any of `filters` matches.
     async fn next(
         &self,
         stream: &str,
@@ -240,7 +256,7 @@ impl Sweep {
         let mut readers = Vec::new();
         for feed in self.topology.all_feeds().iter().filter(|feed| feed.stream == stream) {
             let state = broker.consumer_state(stream, &feed.consumer).await?;
-            readers.push((Reader { feed: feed.clone(), ack_wait: Duration::ZERO }, state));
+            readers.push((StageReader { feed: feed.clone(), ack_wait: Duration::ZERO }, state));
         }
         let mut bytes = 0;
         for _ in 0..limits::SWEEP_LOOKS_MAX {
@@ -250,7 +266,7 @@ impl Sweep {
             };
             bytes += message.body.len();
             let reader = readers.iter().find(|(reader, _)| reader.reads(&message));
-            // What is in hand is its worker's; what was given up on is found with the orphans.
+            // What is in flight is its worker's; what was given up on is found with the orphans.
             let is_waiting = reader.is_none_or(|(_, state)| message.seq > state.delivered);
             if is_waiting && waited(stream, &message, now) > age_max {
                 self.let_expire(stream, &message, age_max).await?;
@@ -282,22 +298,26 @@ fn age(message: &StoredMessage, now: SystemTime) -> Duration {
     now.duration_since(message.stored_at).unwrap_or_default()
 }
 
-/// For how long an event has waited in the retry stream, by what it says, or else by when it was
-/// stored.
+/// Time that an event has waited in the retry stream, by its header, or else by when it was stored.
 fn waited(stream: &str, message: &StoredMessage, now: SystemTime) -> Duration {
     let origin =
         Origin::read(stream, message.seq, &message.subject, |name| get(&message.headers, name));
     now.duration_since(origin.queued_at.unwrap_or(message.stored_at)).unwrap_or_default()
 }
 
-fn tell(stream: &str, result: Result<(), BuryError>) {
+fn log_failure(stream: &str, result: Result<(), BuryError>) {
     match result {
         Ok(()) => {}
-        // The feed of the consumer says so, and what to do.
+        // The feed of the consumer reports it, and what to do.
         Err(BuryError::Admin(AdminError::NoStream { .. } | AdminError::NoConsumer { .. })) => {}
         Err(error) => {
             let cause = causes_of(&error);
-            tracing::warn!(stream, error = %error, cause, "the sweep could not look for events given up on; trying again");
+            tracing::warn!(
+                stream,
+                error = %error,
+                cause,
+                "the sweep could not look for events given up on; trying again"
+            );
         }
     }
 }

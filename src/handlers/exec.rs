@@ -1,4 +1,4 @@
-//! `exec`: hands each event to a long-lived child process, one JSON line out, one JSON line back.
+//! Exec handler: a long-lived child process, one JSON line to it per event, one line back.
 
 mod process;
 
@@ -11,7 +11,6 @@ use std::{
 
 use millstream_stages::{
     Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, replies,
-    units::Period,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -24,7 +23,8 @@ use crate::limits;
 
 pub(super) const KIND: HandlerKind = HandlerKind {
     name: "exec",
-    about: "hands the event to a long-lived child process as a line of JSON and reads its line of JSON.",
+    about: "hands the event to a long-lived child process as a line of JSON \
+            and reads its line of JSON.",
     options: options::schema_of::<Options>,
     build,
 };
@@ -45,9 +45,6 @@ struct Options {
     /// involved. It runs in the folder of `pipeline.toml`, and relative paths start there.
     #[serde(rename = "exec")]
     command: Vec<String>,
-    /// How long a call may take, the start of the process included.
-    #[serde(default = "options::default_timeout", rename = "timeout")]
-    _timeout: Period,
     /// How many of them run, each with one event at a time.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 256))]
@@ -69,15 +66,15 @@ struct Exec {
     idle: Mutex<Vec<Slot>>,
 }
 
-/// A place for one process.
+/// Slot for one process.
 #[derive(Default)]
 struct Slot {
     process: Option<Process>,
     /// Processes that ended without an answer since the last answer.
     deaths: u32,
-    /// How the last of them ended, as what follows "the process".
+    /// Text on how the last of them ended, as what follows "the process".
     last: String,
-    /// When the next one may be started.
+    /// Time from which the next one may be started.
     start_at: Option<Instant>,
 }
 
@@ -138,7 +135,7 @@ impl Handler for Exec {
         Box::pin(async move {
             let request = replies::exec_request(event, delivery)?;
             let _permit = self.free.acquire().await.expect("nothing closes the semaphore");
-            let mut lease = Lease::of(self);
+            let mut lease = TakenSlot::of(self);
             // From here to its answer the process belongs to this call. A call that is dropped, at
             // its timeout or at the end of the worker, takes the process along: its answer would be
             // taken for that to the next event.
@@ -163,7 +160,7 @@ impl Handler for Exec {
     }
 }
 
-/// Whether a line is the reply of a handler that failed, and not something else that was printed.
+/// True if a line is the reply of a handler that failed, and not something else that was printed.
 fn is_failure(line: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Failed {
@@ -173,13 +170,13 @@ fn is_failure(line: &[u8]) -> bool {
     serde_json::from_slice::<Failed>(line).is_ok()
 }
 
-/// A slot in the hands of one call. However the call ends, the slot goes back.
-struct Lease<'a> {
+/// Slot taken by one call. However the call ends, the slot goes back.
+struct TakenSlot<'a> {
     exec: &'a Exec,
     slot: Slot,
 }
 
-impl<'a> Lease<'a> {
+impl<'a> TakenSlot<'a> {
     /// Takes a slot, one with a running process if there is one. The caller holds a permit.
     fn of(exec: &'a Exec) -> Self {
         let mut idle = exec.idle();
@@ -189,7 +186,7 @@ impl<'a> Lease<'a> {
         Self { exec, slot: idle.swap_remove(index) }
     }
 
-    /// The slot's process, started where there is none that can be used.
+    /// Returns the slot's process, started where there is none that can be used.
     ///
     /// A program that cannot be started, or that keeps dying, is a dependency that is down: the
     /// event is deferred.
@@ -226,7 +223,7 @@ impl<'a> Lease<'a> {
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for TakenSlot<'_> {
     fn drop(&mut self) {
         self.exec.idle().push(std::mem::take(&mut self.slot));
     }
@@ -245,8 +242,8 @@ impl Slot {
     }
 }
 
-/// How long a slot waits with its next process after so many deaths in a row: not at all after one,
-/// then twice as long each time.
+/// Wait of a slot before its next process after so many deaths in a row: none after one, then twice
+/// as long each time.
 fn restart_wait(deaths: u32) -> Duration {
     match deaths {
         0 | 1 => Duration::ZERO,

@@ -1,4 +1,4 @@
-//! `http`: sends each event to an HTTP service and reads success or failure from its answer.
+//! HTTP handler: an HTTP service that is sent each event; its answer is the outcome.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -59,7 +59,7 @@ enum Verb {
     Patch,
 }
 
-/// The headers that tell the service which event it is given. `headers` may not set them.
+/// Headers that tell the service which event it is given. `headers` may not set them.
 const MILLSTREAM_ATTEMPT: HeaderName = HeaderName::from_static("millstream-attempt");
 const MILLSTREAM_EVENT_ID: HeaderName = HeaderName::from_static("millstream-event-id");
 const MILLSTREAM_EVENT_TYPE: HeaderName = HeaderName::from_static("millstream-event-type");
@@ -77,9 +77,9 @@ const OWN_HEADERS: [HeaderName; 7] = [
 
 struct Http {
     client: Client,
-    /// What every request has in common.
+    /// Parts that all requests share.
     template: Request,
-    /// The service's scheme, host and port: as much of the URL as errors show.
+    /// Scheme, host and port of the service: as much of the URL as errors show.
     origin: String,
     timeout: Duration,
     output: Output,
@@ -186,8 +186,8 @@ impl Http {
         request
     }
 
-    /// What an answer means. It is read to its end, within bounds, so that its connection can be
-    /// used again.
+    /// Outcome that an answer means. The answer is read to its end, within bounds, so that its
+    /// connection can be used again.
     async fn answer(&self, mut response: Response, delivery: &Delivery) -> Result<Reply, Failure> {
         let status = response.status().as_u16();
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -196,7 +196,7 @@ impl Http {
         let most = if used { limits::REPLY_BYTES_MAX } else { limits::HTTP_DISCARD_BYTES_MAX };
         let body = read(&mut response, most).await;
         if !used {
-            // The status has been said; a body that breaks off changes nothing.
+            // The status decides; a body that breaks off changes nothing.
             let body = body.unwrap_or_default().0;
             replies::http_reply(status, retry_after, &String::from_utf8_lossy(&body))?;
             return Ok(Reply::Pass);
@@ -210,7 +210,7 @@ impl Http {
         }
     }
 
-    /// Why there is no answer, or no whole one.
+    /// Failure of a call without an answer, or without a whole one.
     fn no_answer(&self, error: reqwest::Error) -> Failure {
         let origin = &self.origin;
         let error = error.without_url();
@@ -235,7 +235,7 @@ impl Http {
     }
 }
 
-/// The body up to `most` bytes, and whether that is all of it.
+/// Reads the body up to `most` bytes; true if that is all of it.
 async fn read(response: &mut Response, most: usize) -> Result<(Bytes, bool), reqwest::Error> {
     let Some(first) = response.chunk().await? else { return Ok((Bytes::new(), true)) };
     let mut body = BytesMut::from(first);
@@ -249,8 +249,7 @@ async fn read(response: &mut Response, most: usize) -> Result<(Bytes, bool), req
     Ok((body.freeze(), false))
 }
 
-/// Text of ours or of an event as the value of a header; what HTTP does not allow there becomes a
-/// space.
+/// Header value of a text of ours or of an event; what HTTP does not allow there becomes a space.
 fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| {
         HeaderValue::from_str(&headers::clean(text))

@@ -1,10 +1,9 @@
-//! `jq`: replaces each event by what a jq filter makes of it.
+//! jq handler: a jq filter whose outputs replace each event.
 
 use std::{sync::Arc, thread::available_parallelism};
 
 use millstream_stages::{
     Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, jq::Filter,
-    units::Period,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -28,12 +27,9 @@ struct Options {
     /// The filter, such as `.eventData.amount *= 100` or `.eventData.items[]`. Its input is the
     /// event as it was published.
     jq: String,
-    /// How long the filter may take for one event.
-    #[serde(default = "options::default_timeout", rename = "timeout")]
-    _timeout: Period,
 }
 
-/// Runs the filter on a thread that may block.
+/// Filter that runs on a thread that may block.
 ///
 /// jq is a language with loops, and a filter that does not end cannot be stopped. On a thread of
 /// the runtime it would hold up every stage and even its own timeout; so it gets a thread of its
@@ -47,7 +43,7 @@ struct Jq {
 }
 
 fn build(options: &Value, _: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Problem>> {
-    let Options { jq, _timeout: _ } = options::read(options)?;
+    let Options { jq } = options::read(options)?;
     let filter = Filter::compile(&jq).map_err(|error| {
         vec![Problem::new(
             &["jq"],

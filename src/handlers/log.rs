@@ -1,10 +1,8 @@
-//! `log`: writes one log line per event and passes the event on.
+//! Log handler: one log line per event, which is passed on.
 
 use std::sync::Arc;
 
-use millstream_stages::{
-    Delivery, Event, Handler, Pending, Problem, Reply, text::excerpt, units::Period,
-};
+use millstream_stages::{Delivery, Event, Handler, Pending, Problem, Reply, text::excerpt};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,9 +26,6 @@ struct Options {
     /// Whether the line shows the event's body: its first 1024 bytes, on one line.
     #[serde(default)]
     body: bool,
-    /// Every handler has a timeout; this one does not wait for anything.
-    #[serde(default = "options::default_timeout", rename = "timeout")]
-    _timeout: Period,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
@@ -79,7 +74,7 @@ impl Handler for Options {
     }
 }
 
-/// As much of a body as a line can show.
+/// Start of a body, as much as a line can show.
 fn prefix(body: &[u8]) -> &[u8] {
     &body[..body.len().min(limits::LOG_TEXT_BYTES_MAX)]
 }

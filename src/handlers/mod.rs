@@ -1,4 +1,7 @@
-//! Handlers: what `handle` stages call; one file per handler, one line per handler in [`HANDLERS`].
+//! Handlers: the calls that `handle` stages make.
+//!
+//! One file and one line in [`HANDLERS`] per handler. Touches services, child processes and the
+//! broker; decides nothing about retries.
 
 mod exec;
 mod http;
@@ -23,29 +26,29 @@ use crate::{broker::Broker, suggest::nearest};
 pub const HANDLERS: &[HandlerKind] =
     &[http::KIND, nats::KIND, exec::KIND, jq::KIND, log::KIND, rust::KIND];
 
-/// One handler: its name, its options, and how to build it.
+/// Kind of handler: its name, its options, and its constructor.
 #[derive(Debug)]
 pub struct HandlerKind {
-    /// The key that names it in a `handler = { … }` table.
+    /// Key that names it in a `handler = { … }` table.
     pub name: &'static str,
     /// One sentence on what it does, for `schema` and hints.
     pub about: &'static str,
-    /// The JSON Schema of its table.
+    /// JSON Schema of its table.
     pub options: fn() -> Schema,
-    /// Builds it from its table. Touches neither the network nor a process: `check` builds
+    /// Constructor from its table. Touches neither the network nor a process: `check` builds
     /// handlers, too.
     pub build: Build,
 }
 
-/// How a handler is built from its table.
+/// Constructor of a handler from its table.
 pub type Build = fn(&Value, &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Problem>>;
 
-/// What handlers are built with.
+/// Surroundings that handlers are built with.
 #[derive(Debug, Clone, Default)]
 pub struct HandlerContext {
-    /// The broker; `None` where nothing will be called (`check`).
+    /// Broker; `None` where nothing will be called (`check`).
     pub broker: Option<Broker>,
-    /// The folder that relative paths start from.
+    /// Folder that relative paths start from.
     pub base: PathBuf,
     /// Handlers written in Rust, by name.
     pub registered: Registry,
@@ -55,7 +58,7 @@ pub struct HandlerContext {
 /// a handler.
 ///
 /// # Errors
-/// What is wrong with the table, each problem with its key path inside it.
+/// Problems of the table, each with its key path inside it.
 pub fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Problem>> {
     let choices: Vec<&str> = HANDLERS.iter().map(|kind| kind.name).collect();
     let choose = || format!("name one of: {}", choices.join(", "));
@@ -72,23 +75,29 @@ pub fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handle
     match named.as_slice() {
         [kind] => (kind.build)(options, context),
         [] => {
-            let slip = table.keys().find_map(|key| nearest(key, choices.iter().copied()).map(|near| (key, near)));
+            let slip = table
+                .keys()
+                .find_map(|key| nearest(key, choices.iter().copied()).map(|near| (key, near)));
             one(match slip {
-                Some((key, near)) => {
-                    Problem::new(&[key], format!("unknown handler \"{key}\"")).hint(format!("did you mean \"{near}\"?"))
+                Some((key, near)) => Problem::new(&[key], format!("unknown handler \"{key}\""))
+                    .hint(format!("did you mean \"{near}\"?")),
+                None => {
+                    Problem::new(&[], "the table does not say which handler it is").hint(choose())
                 }
-                None => Problem::new(&[], "the table does not say which handler it is").hint(choose()),
             })
         }
         [first, second, ..] => one(Problem::new(
             &[second.name],
             format!("a handler is one of \"{}\" and \"{}\", not both", first.name, second.name),
         )
-        .hint("for both, declare a stage for each; `chain = true` runs the second in the first's worker")),
+        .hint(
+            "for both, declare a stage for each; \
+             `chain = true` runs the second in the first's worker",
+        )),
     }
 }
 
-/// The JSON Schema of a `handler = { … }` table: the key that names the handler chooses the rest.
+/// JSON Schema of a `handler = { … }` table: the key that names the handler chooses the rest.
 pub fn options_schema() -> Schema {
     let one_of: Vec<Value> =
         HANDLERS.iter().map(|kind| json!({ "required": [kind.name] })).collect();
@@ -107,8 +116,8 @@ pub fn options_schema() -> Schema {
     Schema::try_from(schema).expect("an object is a schema")
 }
 
-/// The key by which a handler can tell that it has seen this event at this stage before: `<event
-/// id>/<stage>`.
+/// Idempotency key, by which a handler can tell that it has seen this event at this stage before:
+/// `<event id>/<stage>`.
 ///
 /// Control characters and `%` are percent-encoded, so that different ids stay different keys.
 fn idempotency_key(event: &Event, delivery: &Delivery) -> String {
@@ -151,7 +160,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn different_events_have_different_idempotency_keys(a in "[\\x00-\\x7f]{0,4}|.{0,4}", b in "[\\x00-\\x7f]{0,4}|.{0,4}") {
+        fn different_events_have_different_idempotency_keys(
+            a in "[\\x00-\\x7f]{0,4}|.{0,4}",
+            b in "[\\x00-\\x7f]{0,4}|.{0,4}",
+        ) {
             prop_assert_eq!(a == b, key(&a) == key(&b));
             prop_assert!(!key(&a).contains(char::is_control));
         }

@@ -1,5 +1,4 @@
-//! `nats`: sends each event as a request to a NATS service and reads success or failure from its
-//! answer.
+//! NATS handler: a NATS service that is sent each event as a request; its answer is the outcome.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +15,8 @@ use crate::broker::{Answer, Broker, Headers, RequestError, header};
 
 pub(super) const KIND: HandlerKind = HandlerKind {
     name: "nats",
-    about: "sends the event as a request to a NATS service; its error headers decide what becomes of it.",
+    about: "sends the event as a request to a NATS service; \
+            its error headers decide what becomes of it.",
     options: options::schema_of::<Options>,
     build,
 };
@@ -41,7 +41,7 @@ struct Options {
 }
 
 struct Nats {
-    /// `None` where the handler is only checked, never called.
+    /// Broker; `None` where the handler is only checked, never called.
     broker: Option<Broker>,
     subject: String,
     timeout: Duration,
@@ -94,7 +94,7 @@ fn request_headers(event: &Event, delivery: &Delivery) -> Headers {
     sent
 }
 
-/// What an answer means.
+/// Outcome that an answer means.
 fn meaning(answer: Answer, output: Output) -> Result<Reply, Failure> {
     let text = |name: &str| answer.headers.get(name).map(|value| value.as_str());
     match (text(replies::SERVICE_ERROR_CODE), text(replies::SERVICE_ERROR)) {

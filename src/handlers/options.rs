@@ -1,5 +1,6 @@
-//! Options: a handler's table read into its type, every unknown key found, and the table's JSON
-//! Schema.
+//! Options: a handler's table read into its type, and the table's JSON Schema.
+//!
+//! Every unknown key is found.
 
 use crate::suggest::nearest;
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
-/// How much of a reply that cannot be read goes into a message.
+/// Most bytes of an unreadable reply that go into a message.
 const EXCERPT_BYTES: usize = 200;
 
 /// What passes on after a handler accepted an event.
@@ -26,10 +27,10 @@ pub enum Output {
 }
 
 impl Output {
-    /// What the reply of a handler that accepted the event passes on.
+    /// Reply to pass on for the answer of a handler that accepted the event.
     ///
     /// # Errors
-    /// A [`class::HANDLER`] failure where the reply passes on and is not JSON.
+    /// [`class::HANDLER`] failure where the reply passes on and is not JSON.
     pub(super) fn reply(self, body: &Bytes) -> Result<Reply, Failure> {
         let blank = || body.iter().all(u8::is_ascii_whitespace);
         let parts: Vec<&RawValue> = match self {
@@ -52,7 +53,7 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Failure> {
     })
 }
 
-/// The `timeout` of a handler that sets none.
+/// `timeout` of a handler that sets none.
 pub(super) fn default_timeout() -> Period {
     Period(handle::TIMEOUT)
 }
@@ -60,22 +61,22 @@ pub(super) fn default_timeout() -> Period {
 /// Reads a handler's table.
 ///
 /// # Errors
-/// Every key the handler does not have, with the nearest it has; else the first value of the wrong
-/// type, with its path.
+/// Unknown keys, all of them, each with the nearest key the handler has; else the first value of
+/// the wrong type, with its path.
 pub(super) fn read<T: DeserializeOwned + JsonSchema>(options: &Value) -> Result<T, Vec<Problem>> {
-    let schema = schema_of::<T>();
-    let known: Vec<&str> = schema
-        .get("properties")
-        .and_then(Value::as_object)
-        .map(|properties| properties.keys().map(String::as_str).collect())
-        .unwrap_or_default();
+    let (schema, own) = (schema_of::<T>(), own_schema_of::<T>());
+    let (known, own) = (keys(&schema), keys(&own));
     let keys = options.as_object().into_iter().flatten().map(|(key, _)| key.as_str());
     let unknown: Vec<Problem> =
         keys.filter(|key| !known.contains(key)).map(|key| unknown_key(key, &known)).collect();
     if !unknown.is_empty() {
         return Err(unknown);
     }
-    serde_path_to_error::deserialize(options).map_err(|error| {
+    let mut options = options.clone();
+    if let Some(options) = options.as_object_mut() {
+        options.retain(|key, _| own.contains(&key.as_str()));
+    }
+    serde_path_to_error::deserialize(&options).map_err(|error| {
         let at: Vec<String> =
             error.path().iter().map(ToString::to_string).filter(|key| key != "?").collect();
         vec![Problem { at, message: error.inner().to_string(), hint: None }]
@@ -90,11 +91,39 @@ fn unknown_key(key: &str, known: &[&str]) -> Problem {
     }
 }
 
-/// The JSON Schema of a handler's table, complete in itself.
+/// Keys that every handler's table has, whatever the handler. A handler that needs one declares it;
+/// the engine reads `timeout` itself.
+#[derive(Debug, Deserialize, JsonSchema)]
+struct Common {
+    /// How long a call may take.
+    #[serde(default = "default_timeout")]
+    #[expect(dead_code, reason = "read by the stage; here for its schema")]
+    timeout: Period,
+}
+
+/// JSON Schema of a handler's table, complete in itself.
 pub(super) fn schema_of<T: JsonSchema>() -> Schema {
+    let mut schema = own_schema_of::<T>();
+    let common = own_schema_of::<Common>();
+    let properties = schema.get_mut("properties").and_then(Value::as_object_mut);
+    let common = common.get("properties").and_then(Value::as_object);
+    for (properties, common) in properties.into_iter().zip(common) {
+        for (key, value) in common {
+            properties.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+    }
+    schema
+}
+
+fn own_schema_of<T: JsonSchema>() -> Schema {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
     settings.into_generator().into_root_schema_for::<T>()
+}
+
+fn keys(schema: &Schema) -> Vec<&str> {
+    let properties = schema.get("properties").and_then(Value::as_object);
+    properties.into_iter().flatten().map(|(key, _)| key.as_str()).collect()
 }

@@ -1,4 +1,4 @@
-//! `rust`: handlers written in Rust, registered by name in a program of the user's own.
+//! Rust handler: a handler written in Rust and registered by name in a program of the user's own.
 
 use crate::{panics, suggest::nearest};
 use std::{any::Any, collections::BTreeMap, fmt, panic::AssertUnwindSafe, sync::Arc};
@@ -6,7 +6,6 @@ use std::{any::Any, collections::BTreeMap, fmt, panic::AssertUnwindSafe, sync::A
 use futures_util::FutureExt as _;
 use millstream_stages::{
     Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, text::excerpt,
-    units::Period,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -28,9 +27,6 @@ pub(super) const KIND: HandlerKind = HandlerKind {
 struct Options {
     /// The name it is registered under.
     rust: String,
-    /// How long a call may take.
-    #[serde(default = "options::default_timeout", rename = "timeout")]
-    _timeout: Period,
 }
 
 /// Handlers written in Rust, by name.
@@ -40,12 +36,12 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// No handlers.
+    /// Returns a registry without handlers.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The same handlers and one more. A handler of the same name is replaced.
+    /// Adds a handler. One of the same name is replaced.
     #[must_use]
     pub fn with(mut self, name: &str, handler: Arc<dyn Handler>) -> Self {
         self.handlers.insert(name.to_owned(), handler);
@@ -59,8 +55,8 @@ impl fmt::Debug for Registry {
     }
 }
 
-/// An async function or closure as a handler. A panic in it is a failure of the event it was called
-/// with.
+/// Makes an async function or closure a handler. A panic in it is a failure of the event it was
+/// called with.
 pub fn handler_fn<F, Answer>(call: F) -> Arc<dyn Handler>
 where
     F: Fn(Event, Delivery) -> Answer + Send + Sync + 'static,
@@ -96,7 +92,7 @@ fn panicked(panic: &(dyn Any + Send)) -> Failure {
 }
 
 fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handler>, Vec<Problem>> {
-    let Options { rust: name, _timeout: _ } = options::read(options)?;
+    let Options { rust: name } = options::read(options)?;
     let registered = &context.registered.handlers;
     if let Some(handler) = registered.get(&name) {
         return Ok(handler.clone());

@@ -1,4 +1,4 @@
-//! Say: what an operator does to an incident, as a key that its stage reads.
+//! Actions: an operator's acknowledgement or end of an incident, as a key that its stage reads.
 
 use jiff::Timestamp;
 use millstream_stages::operator::{Action, INCIDENT_KEYS, IncidentAction};
@@ -6,12 +6,12 @@ use millstream_stages::operator::{Action, INCIDENT_KEYS, IncidentAction};
 use super::IncidentsError;
 use crate::{broker::Broker, wire::Names};
 
-/// Says that an incident is acknowledged, or over. The stage that knows it takes it in as soon as a
-/// worker runs it.
+/// Writes that an incident is acknowledged, or over. The stage that knows it takes it in as soon as
+/// a worker runs it.
 ///
 /// # Errors
 /// [`IncidentsError::Write`].
-pub async fn say(
+pub async fn write(
     broker: &Broker,
     names: &Names,
     incident_id: &str,

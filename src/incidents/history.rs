@@ -1,4 +1,4 @@
-//! History: what became of incidents, from the stream that `aggregate-errors` stages tell it on.
+//! History: changes of incidents, from the streams on which `aggregate-errors` stages publish them.
 
 use std::time::SystemTime;
 
@@ -11,12 +11,12 @@ use crate::{
     config::Pipeline,
 };
 
-/// Everything of this change (none: of any) that was told of incidents since a time, oldest first,
-/// as long as `keep` says so.
+/// Incidents, each with its stage, as published since a time on this change (`None`: on any), if
+/// `keep` is true for them; stage by stage, oldest first.
 ///
 /// # Errors
 /// [`IncidentsError::Read`].
-pub async fn told(
+pub async fn changes(
     broker: &Broker,
     pipeline: &Pipeline,
     change: Option<Change>,
@@ -31,7 +31,7 @@ pub async fn told(
         let mut messages = std::pin::pin!(broker.scan_some(&names.out_stream(&stage.name), scan));
         let failed = |source| IncidentsError::Read { stage: stage.name.clone(), source };
         while let Some(message) = messages.try_next().await.map_err(failed)? {
-            // What an earlier version told may have another shape: it is passed over.
+            // What an earlier version published may have another shape: it is passed over.
             if let Ok(incident) = serde_json::from_slice::<Incident>(&message.body)
                 && keep(&incident)
             {

@@ -1,11 +1,10 @@
-//! Incidents: what reduce stages know of incidents and alerts, read from their checkpoints, and
-//! what operators say of them.
+//! Incidents: state of incidents and alerts, read from checkpoints; operators' actions, written.
 //!
-//! Nothing here runs a stage. What is read is at most one commit old; what is said is a key that
-//! the stage reads like any input.
+//! Touches the broker only, and runs a stage in memory only, for a simulation. What is read is at
+//! most one commit old; an action is a key that the stage reads like any input.
 //!
 //! - [`snapshot`]: incidents and numbers of a checkpoint
-//! - [`history`]: what became of incidents, from the stream of it
+//! - [`history`]: changes of incidents, from the streams of them
 //! - [`actions`]: an incident acknowledged or resolved
 //! - [`silences`]: silences made, listed and ended
 //! - [`simulate`]: stored failures run through the rules of a configuration, in memory
@@ -23,7 +22,7 @@ use crate::{
     config::{Pipeline, pipeline::Channel, world::ConfigWorld},
 };
 
-/// Incidents could not be read, or nothing said of them.
+/// Failure to read incidents, or to write an action.
 #[derive(Debug, thiserror::Error)]
 pub enum IncidentsError {
     /// The broker could not be read.
@@ -31,7 +30,7 @@ pub enum IncidentsError {
     Read {
         /// The stage.
         stage: String,
-        /// What the broker said.
+        /// Error of the broker.
         source: AdminError,
     },
     /// A stage's state is not one that this version writes.
@@ -39,10 +38,10 @@ pub enum IncidentsError {
     State {
         /// The stage.
         stage: String,
-        /// What is wrong with which key.
+        /// Key, and what is wrong with it.
         why: String,
     },
-    /// A stage cannot be built from its options, which `check` would say with lines.
+    /// A stage cannot be built from its options, which `check` would report with lines.
     #[error("stage \"{stage}\" cannot be built: {problem}")]
     Stage {
         /// The stage.

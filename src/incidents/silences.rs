@@ -8,19 +8,19 @@ use millstream_stages::operator::{SILENCE_KEYS, Silence};
 use super::IncidentsError;
 use crate::{broker::Broker, limits, wire::Names};
 
-/// Where a silence is between its beginning and its end.
+/// Phase of a silence, between its beginning and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It has not begun.
+    /// Not begun.
     Pending,
-    /// It holds.
+    /// In force.
     Active,
-    /// It is over.
+    /// Over.
     Expired,
 }
 
 impl Phase {
-    /// Where it is at a time.
+    /// Phase of a silence at a time.
     pub fn of(silence: &Silence, now: Timestamp) -> Self {
         match (now < silence.starts_at, now < silence.ends_at) {
             (_, false) => Self::Expired,
@@ -29,7 +29,7 @@ impl Phase {
         }
     }
 
-    /// The word for it, as in Alertmanager.
+    /// Name of the phase, as in Alertmanager.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -86,7 +86,7 @@ fn key(id: &str) -> String {
     format!("{SILENCE_KEYS}.{id}")
 }
 
-/// A time so long before another.
+/// Time so long before another.
 pub fn earlier(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by)
         .ok()
@@ -94,7 +94,7 @@ pub fn earlier(at: Timestamp, by: Duration) -> Timestamp {
         .unwrap_or(Timestamp::MIN)
 }
 
-/// A time so long after another.
+/// Time so long after another.
 pub fn later(at: Timestamp, by: Duration) -> Timestamp {
     SignedDuration::try_from(by)
         .ok()

@@ -1,5 +1,4 @@
-//! Simulate: the errors that the broker holds, in the order in which they were stored, run through
-//! the rules of a configuration.
+//! Simulation: stored errors, in the order of storage, run through the rules of a configuration.
 
 use std::{pin::Pin, time::SystemTime};
 
@@ -20,18 +19,18 @@ use crate::{
     topology::{FeedInput, Topology},
 };
 
-/// What is read of a simulation's past, and until when.
+/// Time span of the errors that a simulation reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Span {
-    /// Only errors that were stored at this time or later.
+    /// Start: only errors that were stored at this time or later.
     pub since: SystemTime,
-    /// Only errors that were stored before; then no more time passes.
+    /// End: only errors that were stored before; then no more time passes.
     pub until: SystemTime,
 }
 
 type Messages = Peekable<Pin<Box<dyn Stream<Item = Result<StoredMessage, AdminError>> + Send>>>;
 
-/// One stream, or what one filter selects of it, and the stage that reads it.
+/// Messages of one stream, or of one filter on it, and the stage that reads them.
 struct Read {
     stage: String,
     messages: Messages,
@@ -39,7 +38,7 @@ struct Read {
 
 /// Runs what the broker holds of a span through the reduce stages of `pipeline`, in memory: nothing
 /// is written and nothing sent. Silences that are on record count, with their times. `progress` is
-/// told of each error.
+/// given the time of each error.
 ///
 /// # Errors
 /// [`IncidentsError`].
@@ -85,8 +84,8 @@ fn prepare(pipeline: &Pipeline) -> Result<Simulation, IncidentsError> {
     Ok(Simulation::new(errors, alerts))
 }
 
-/// The streams that hold what `aggregate-errors` stages read, filter by filter. One that is not
-/// there has nothing.
+/// Streams that hold what `aggregate-errors` stages read, filter by filter. One that is not there
+/// has nothing.
 async fn reads(
     broker: &Broker,
     pipeline: &Pipeline,
@@ -96,7 +95,7 @@ async fn reads(
     let mut all = Vec::new();
     for stage in aggregates(pipeline) {
         for read in
-            topology.reads(&stage.name).into_iter().filter(|read| read.input != FeedInput::Said)
+            topology.reads(&stage.name).into_iter().filter(|read| read.input != FeedInput::Operator)
         {
             match broker.stream_state(&read.stream).await {
                 Ok(_) => {}
@@ -119,13 +118,13 @@ async fn reads(
     Ok(all)
 }
 
-/// Which of them has the message that was stored first.
+/// Index of the one whose next message was stored first.
 async fn earliest(reads: &mut [Read]) -> Result<Option<usize>, IncidentsError> {
     let mut first: Option<(usize, SystemTime)> = None;
     for (at, read) in reads.iter_mut().enumerate() {
         let next = match Pin::new(&mut read.messages).peek().await {
             Some(Ok(message)) => message.stored_at,
-            // Taken, and told by whoever takes it.
+            // Taken, and reported by whoever takes it.
             Some(Err(_)) => return Ok(Some(at)),
             None => continue,
         };

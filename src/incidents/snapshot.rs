@@ -1,4 +1,4 @@
-//! Known: the incidents and the numbers that reduce stages have in their checkpoints.
+//! Snapshot: incidents and numbers in the checkpoints of reduce stages.
 
 use millstream_stages::{
     Reduce, Tally, aggregate_errors::AggregateErrors, alert::Alert, incident::Incident,
@@ -84,7 +84,7 @@ pub async fn tallies(
     Ok(all)
 }
 
-/// Puts the state of a stage's checkpoint into it.
+/// Restores a stage from its checkpoint.
 async fn restore(
     broker: &Broker,
     pipeline: &Pipeline,

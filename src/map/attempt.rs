@@ -1,4 +1,4 @@
-//! Attempt: one run of an event through its line, and what becomes of it.
+//! Attempt: one run of an event through its line, and its outcome.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,7 +35,7 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Runs it, and stores what comes of it.
+    /// Runs the event through its line, and stores the results or the failure.
     pub(super) async fn carry_out(&self, span: &Span) -> Settled {
         let (mut applied, began) = (Applied::default(), Instant::now());
         let failed =
@@ -121,7 +121,7 @@ impl Attempt<'_> {
         let after = Spent { attempts: delivery.attempt, first_failed_at };
         let down = is_down(line, &event.id, delivery.attempt, took, &failure);
         let settlement = match down {
-            // Nothing is pulled before it is up again, so the event need not wait by itself.
+            // Nothing is pulled before it is up again, so the event needs no wait of its own.
             true => Settlement::DeferFor(Duration::ZERO, failure),
             false => {
                 settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy())
@@ -130,7 +130,7 @@ impl Attempt<'_> {
         let (outcome, settled) = match settlement {
             Settlement::Forward(_) => unreachable!("a failure is never forwarded"),
             Settlement::RetryAfter(wait, failure) => {
-                // What ran by itself has an end on record now, and goes back among the others.
+                // What ran in quarantine has an outcome on record now, and goes back to the others.
                 let parks = wait > line.policy().park_after()
                     || arrived.isolation == Isolation::Quarantined;
                 span::settled(span, Outcome::Retried, Some(&failure));
@@ -178,7 +178,7 @@ impl Attempt<'_> {
         spent: Spent,
     ) {
         let Arrived { stage, arrival, delivered, .. } = self.arrived;
-        let told = AttemptReport {
+        let reported = AttemptReport {
             stage: line.name(),
             failure,
             outcome,
@@ -190,12 +190,12 @@ impl Attempt<'_> {
             who: self.event.into(),
             traceparent: self.delivery.traceparent.as_deref(),
         };
-        report(stage, &told).await;
+        report(stage, &reported).await;
     }
 }
 
-/// Tells the breaker of a failure. Whether what the handler depends on counts as down, so that the
-/// failure is not the event's.
+/// Reports a failure to the breaker; true if what the handler depends on counts as down, so that
+/// the failure is not the event's.
 fn is_down(line: &Line, event_id: &str, attempt: u32, took: Duration, failure: &Failure) -> bool {
     match failure.disposition {
         // It answered, and said no; unless it was never asked.

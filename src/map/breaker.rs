@@ -1,10 +1,9 @@
-//! Breaker: whether a stage's handler counts as down, agreed over the fleet, and how fast the stage
-//! may pull.
+//! Breaker: circuit breaker of a stage's handler, agreed over the fleet, and the pace of its pulls.
 //!
-//! Each worker decides by itself, at once, and tells the others through one key per stage
-//! ([`BreakerRecord`]). A write that lost the race adopts what won. When an open one may probe is each
-//! worker's own affair, counted on its own clock from when it saw that it is open: no two clocks
-//! are compared, and with the broker away a breaker works all the same.
+//! Each worker decides by itself, at once, and notifies the others through one key per stage
+//! ([`BreakerRecord`]). A write that lost the race adopts what won. The time of the next probe is
+//! each worker's own affair, counted on its own clock from when it saw that the breaker is open: no
+//! two clocks are compared, and with the broker away a breaker works all the same.
 
 mod fleet;
 
@@ -26,35 +25,35 @@ use crate::{
 };
 pub use fleet::Breakers;
 
-/// How fast a stage may pull.
+/// Pace at which a stage may pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pace {
     /// Not at all: what it holds goes back unhandled.
     Stopped,
-    /// One event at a time: what becomes of it tells whether the handler is up again.
+    /// One event at a time: its outcome shows if the handler is up again.
     Probe,
     /// As fast as it can.
     Full,
 }
 
-/// The circuit breaker of one stage, as this worker knows it.
+/// Circuit breaker of one stage, as this worker knows it.
 #[derive(Debug)]
 pub struct Breaker {
     pace: watch::Sender<Pace>,
     guard: Option<Guard>,
 }
 
-/// What a breaker that can open consists of.
+/// Parts of a breaker that can open.
 #[derive(Debug)]
 struct Guard {
     stage: String,
     worker: String,
     metrics: Arc<StageMetrics>,
     known: Mutex<Known>,
-    /// Every time of the machine is since then.
+    /// Start of the machine's clock.
     born: Instant,
-    /// Woken when there is something to tell the fleet.
-    untold: Arc<Notify>,
+    /// Woken when there is something to report to the fleet.
+    unreported: Arc<Notify>,
     /// Woken when the time of the next probe has changed.
     timer: Arc<Notify>,
 }
@@ -62,18 +61,18 @@ struct Guard {
 #[derive(Debug)]
 struct Known {
     machine: Machine,
-    /// The last that was said of it, here or elsewhere.
+    /// Last record of it, made here or elsewhere.
     record: BreakerRecord,
-    /// The revision of the key as we know it; 0: there is no key.
+    /// Revision of the key as we know it; 0: there is no key.
     revision: u64,
-    /// Whether `record` is ours and not yet in the key.
-    is_untold: bool,
-    /// When it opened, or was seen to be open.
+    /// True if `record` is ours and not yet in the key.
+    is_unreported: bool,
+    /// Time at which it opened, or was seen to be open.
     open_since: Option<Instant>,
 }
 
 impl Breaker {
-    /// One that never opens.
+    /// Breaker that never opens.
     pub fn none() -> Self {
         Self { pace: watch::Sender::new(Pace::Full), guard: None }
     }
@@ -83,7 +82,7 @@ impl Breaker {
         worker: &str,
         settings: Settings,
         metrics: Arc<StageMetrics>,
-        untold: &Arc<Notify>,
+        unreported: &Arc<Notify>,
         timer: &Arc<Notify>,
     ) -> Self {
         metrics.set_breaker(State::Closed);
@@ -91,7 +90,7 @@ impl Breaker {
             machine: Machine::new(settings),
             record: BreakerRecord::default(),
             revision: 0,
-            is_untold: false,
+            is_unreported: false,
             open_since: None,
         };
         let guard = Guard {
@@ -100,18 +99,18 @@ impl Breaker {
             metrics,
             known: Mutex::new(known),
             born: Instant::now(),
-            untold: Arc::clone(untold),
+            unreported: Arc::clone(unreported),
             timer: Arc::clone(timer),
         };
         Self { pace: watch::Sender::new(Pace::Full), guard: Some(guard) }
     }
 
-    /// How fast the stage may pull, now and from now on.
+    /// Pace at which the stage may pull, now and from now on.
     pub fn pace(&self) -> watch::Receiver<Pace> {
         self.pace.subscribe()
     }
 
-    /// A call of the handler succeeded, after so long.
+    /// Notes that a call of the handler succeeded, after so long.
     pub fn succeeded(&self, took: Duration) {
         let Some(guard) = &self.guard else { return };
         let mut known = guard.known();
@@ -121,9 +120,9 @@ impl Breaker {
         }
     }
 
-    /// A call of the handler for this attempt of an event failed, after so long. Whether the
-    /// handler counted as down already: then the event is deferred, and no attempt is spent. The
-    /// failure that opens the breaker is an attempt.
+    /// Notes that a call of the handler for this attempt of an event failed, after so long; true
+    /// if the handler counted as down already: then the event is deferred, and no attempt is spent.
+    /// The failure that opens the breaker is an attempt.
     pub fn failed(&self, event_id: &str, attempt: u32, took: Duration, failure: &Failure) -> bool {
         let Some(guard) = &self.guard else { return false };
         let mut known = guard.known();
@@ -162,7 +161,7 @@ impl Breaker {
                 "a probe failed; the circuit breaker stays open"
             );
         }
-        self.tell(guard, known);
+        self.report(guard, known);
     }
 
     fn closed(&self, guard: &Guard, known: &mut Known) {
@@ -173,17 +172,17 @@ impl Breaker {
             open_s,
             "the circuit breaker closed: the handler is up again"
         );
-        self.tell(guard, known);
+        self.report(guard, known);
     }
 
-    fn tell(&self, guard: &Guard, known: &mut Known) {
-        known.is_untold = true;
-        guard.untold.notify_one();
+    fn report(&self, guard: &Guard, known: &mut Known) {
+        known.is_unreported = true;
+        guard.unreported.notify_one();
         self.show(guard, known);
     }
 
-    /// Lets everyone here know what the machine says now. Under the lock, so that the last to be
-    /// shown is the last that was.
+    /// Shows the machine's state to everyone here. Under the lock, so that the last to be shown is
+    /// the last that was.
     fn show(&self, guard: &Guard, known: &Known) {
         let state = known.machine.state();
         let pace = match state {
@@ -196,8 +195,8 @@ impl Breaker {
         guard.timer.notify_one();
     }
 
-    /// What the key holds now, as another worker or we ourselves wrote it; `None`: it was deleted,
-    /// or cannot be read.
+    /// Takes in the record in the key, as another worker or we ourselves wrote it; `None`: it was
+    /// deleted, or cannot be read.
     fn seen(&self, record: Option<BreakerRecord>, revision: u64) {
         let Some(guard) = &self.guard else { return };
         let mut known = guard.known();
@@ -207,8 +206,8 @@ impl Breaker {
         known.revision = revision;
         let record = record.unwrap_or_default();
         if record.by == guard.worker {
-            // Our own write, which may have been followed by another that is not told yet.
-            known.is_untold &= known.record != record;
+            // Our own write, which may have been followed by another that is not reported yet.
+            known.is_unreported &= known.record != record;
             return;
         }
         let (now, was) = (guard.now(), known.machine.state());
@@ -222,7 +221,7 @@ impl Breaker {
                 known.open_since = None;
             }
         }
-        (known.record, known.is_untold) = (record, false);
+        (known.record, known.is_unreported) = (record, false);
         if was != known.machine.state() {
             let BreakerRecord { state, reason, by, .. } = &known.record;
             tracing::debug!(
@@ -236,29 +235,29 @@ impl Breaker {
         self.show(guard, &known);
     }
 
-    /// What is to be written, over which revision.
-    fn untold(&self) -> Option<(BreakerRecord, u64)> {
+    /// Record that is to be written, and the revision that it replaces.
+    fn unreported(&self) -> Option<(BreakerRecord, u64)> {
         let known = self.guard.as_ref()?.known();
-        known.is_untold.then(|| (known.record.clone(), known.revision))
+        known.is_unreported.then(|| (known.record.clone(), known.revision))
     }
 
-    /// `record` was written.
-    fn told(&self, record: &BreakerRecord, revision: u64) {
+    /// Notes that `record` was written.
+    fn reported(&self, record: &BreakerRecord, revision: u64) {
         let Some(guard) = &self.guard else { return };
         let mut known = guard.known();
         // The key may have been read since, and something newer found in it.
         known.revision = known.revision.max(revision);
-        known.is_untold &= known.record != *record;
+        known.is_unreported &= known.record != *record;
     }
 
-    /// There is no key, whatever we knew of it.
+    /// Notes that there is no key, whatever we knew of it.
     fn no_key(&self) {
         if let Some(guard) = &self.guard {
             guard.known().revision = 0;
         }
     }
 
-    /// Lets a probe through if it is time. When the next is due.
+    /// Lets a probe through if it is time; the time of the next.
     fn tick(&self) -> Option<Instant> {
         let guard = self.guard.as_ref()?;
         let mut known = guard.known();

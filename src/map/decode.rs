@@ -1,4 +1,4 @@
-//! Decode: what a delivery says of its event.
+//! Decode: event of a delivery, from its headers or its envelope.
 
 use std::sync::Arc;
 
@@ -16,12 +16,12 @@ use crate::{
     wire::{Origin, TraceContext},
 };
 
-/// What a delivery says of itself before its payload is looked at.
+/// Origin and trace of a delivery, before its payload is looked at.
 #[derive(Debug, Clone)]
 pub(super) struct Arrival {
-    /// Where the event comes from, and which life of it this is.
+    /// Source of the event, and its life.
     pub(super) origin: Origin,
-    /// The trace context it came with.
+    /// Trace context it came with.
     pub(super) trace: Option<TraceContext>,
 }
 
@@ -44,7 +44,7 @@ impl Arrival {
     }
 }
 
-/// The event of a delivery: from its headers where Millstream wrote them, else from its envelope.
+/// Event of a delivery: from its headers where Millstream wrote them, else from its envelope.
 pub(super) fn event(delivered: &Delivered, carries: Carries) -> Result<Event, Failure> {
     let header = |name| delivered.header(name);
     let envelope = match carries {

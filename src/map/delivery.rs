@@ -1,4 +1,4 @@
-//! Delivery: the life of one delivery, from its arrival to its one settlement.
+//! Delivery: life of one delivery, from its arrival to its one settlement.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,7 +23,7 @@ use crate::{
     wire::{TraceContext, attempt_record::Spent},
 };
 
-/// One delivery, as it came.
+/// Delivery, as it came.
 pub(super) struct Arrived<'a> {
     pub(super) stage: &'a MapStage,
     pub(super) carries: Carries,
@@ -32,19 +32,19 @@ pub(super) struct Arrived<'a> {
     pub(super) isolation: Isolation,
 }
 
-/// That a delivery is in hand: its place among those that run at once, and in the count of them.
-type InHand = Option<(OwnedSemaphorePermit, ActiveEvent)>;
+/// Hold of a delivery in flight: its place among those that run at once, and in the count of them.
+type InFlightHold = Option<(OwnedSemaphorePermit, ActiveEvent)>;
 
-/// Isolation: what else the worker has in hand while an event runs.
+/// Isolation: other events that the worker has in flight while an event runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Isolation {
-    /// Whatever comes.
+    /// Any.
     Shared,
-    /// Nothing.
+    /// None.
     Quarantined,
 }
 
-/// Lives one delivery to its settlement. Everything that must be stored is stored before it is
+/// Takes one delivery to its settlement. Everything that must be stored is stored before it is
 /// settled.
 pub(super) async fn live(
     stage: &MapStage,
@@ -54,7 +54,7 @@ pub(super) async fn live(
     isolation: Isolation,
 ) {
     let abandon = turn.abandon.clone();
-    let (settled, in_hand) = {
+    let (settled, in_flight) = {
         let arrived = Arrived {
             stage,
             carries,
@@ -80,13 +80,13 @@ pub(super) async fn live(
         Settled::Nak(wait) => delivered.nak(wait).await,
         Settled::Term(reason) => delivered.term(reason.as_str()).await,
     }
-    drop(in_hand);
+    drop(in_flight);
 }
 
 impl Arrived<'_> {
-    /// The rare paths are boxed: their state would make every delivery's future several times as
-    /// large.
-    async fn run(&self, mut turn: Turn) -> (Settled, InHand) {
+    /// Runs the delivery, and decides its settlement. The rare paths are boxed: their state would
+    /// make every delivery's future several times as large.
+    async fn run(&self, mut turn: Turn) -> (Settled, InFlightHold) {
         let Self { stage, carries, delivered, arrival, .. } = self;
         let event = match decode::event(delivered, *carries) {
             Ok(event) => event,
@@ -113,7 +113,7 @@ impl Arrived<'_> {
         (self.handle(&event, spent).await, Some((slot, in_flight)))
     }
 
-    /// What the event has behind it, if it may run now; else what became of it.
+    /// Attempts that the event has behind it, if it may run now; else its settlement.
     async fn in_order(&self, event: &Event) -> Result<Spent, Settled> {
         if self.delivered.deliveries <= 1 && self.arrival.origin.queued_at.is_none() {
             return Ok(Spent::default());
@@ -140,20 +140,20 @@ impl Arrived<'_> {
         .await
     }
 
-    /// An event whose last delivery nobody knows the end of runs with nothing else in hand: if it
-    /// kills its worker, it does so alone. Where the policy allows one attempt only there is no
-    /// second one.
+    /// Quarantines an event whose last delivery has no known outcome: it runs with nothing else in
+    /// flight, so that if it kills its worker, no other event is hit. Where the policy allows one
+    /// attempt only there is no second one.
     async fn suspect(&self, event: &Event, spent: Spent) -> Result<Spent, Settled> {
         let Self { stage, delivered, arrival, isolation, .. } = self;
         let attempts_max = stage.line.policy().attempts_max();
         let runs_max = match isolation {
             _ if attempts_max == 1 => 1,
-            Isolation::Quarantined => limits::CHANCES,
-            // Here because it could not be set apart.
-            Isolation::Shared => attempts_max + limits::CHANCES,
+            Isolation::Quarantined => limits::QUARANTINED_RUNS_MAX,
+            // Here because it could not be quarantined.
+            Isolation::Shared => attempts_max + limits::QUARANTINED_RUNS_MAX,
         };
         if delivered.deliveries > runs_max {
-            // What is set apart has run in isolation once.
+            // What is quarantined has run among others once.
             let unknown =
                 delivered.deliveries - 1 + u32::from(*isolation == Isolation::Quarantined);
             let spent = Spent { attempts: spent.attempts.saturating_add(unknown), ..spent };
@@ -167,17 +167,19 @@ impl Arrived<'_> {
         }
         if *isolation == Isolation::Shared {
             tracing::warn!(
-                stage = stage.line.name(), event_id = %header(&event.id), source = %arrival.origin.source,
+                stage = stage.line.name(),
+                event_id = %header(&event.id),
+                source = %arrival.origin.source,
                 "its last delivery was never settled; it runs again with nothing else in hand"
             );
-            if self.parking(event, spent).alone().await.is_ok() {
+            if self.parking(event, spent).quarantine().await.is_ok() {
                 return Err(Settled::Ack);
             }
         }
         Ok(spent)
     }
 
-    /// Why it may wait no longer, if so.
+    /// Failure of an event that may wait no longer, if so.
     fn expired(&self) -> Option<Failure> {
         let waited = SystemTime::now().duration_since(self.arrival.origin.queued_at?).ok()?;
         let most = self.stage.retry_max_age;
@@ -188,7 +190,7 @@ impl Arrived<'_> {
     async fn release(&self, event: &Event, spent: Spent) -> Settled {
         self.stage.metrics.handled(&event.event_type, Outcome::Released, Duration::ZERO);
         if self.isolation == Isolation::Quarantined {
-            return match self.parking(event, spent).alone().await {
+            return match self.parking(event, spent).quarantine().await {
                 Ok(()) => Settled::Ack,
                 Err(_) => Settled::Nak(Duration::ZERO),
             };
@@ -249,12 +251,12 @@ impl Arrived<'_> {
         self.given_up(event, spent, reason, failure).unhandled().await
     }
 
-    /// Whether someone else may have given up on the event while it ran since `began`.
+    /// True if someone else may have given up on the event while it ran since `began`.
     pub(super) fn may_be_dead(&self, began: Instant) -> bool {
         self.delivered.deliveries > 1 || began.elapsed() >= self.stage.ack_wait
     }
 
-    /// If someone else did, the letter says from now on that the event completed all the same.
+    /// Marks the letter, if someone else wrote one, as that of an event that completed late.
     pub(super) async fn completed_late(&self) {
         let (stage, life) = (self.stage.line.name(), &self.arrival.origin.life);
         match completed_late::completed_late(
@@ -270,7 +272,11 @@ impl Arrived<'_> {
             Ok(false) => {}
             // The event is done; a letter that does not say so is looked at by people.
             Err(error) => {
-                tracing::warn!(stage, error = %error, "could not look whether a late event was given up on")
+                tracing::warn!(
+                    stage,
+                    error = %error,
+                    "could not look whether a late event was given up on"
+                )
             }
         }
     }

@@ -1,4 +1,4 @@
-//! StageConsumer: pulls from one consumer, and opens it again when it is gone.
+//! Feed: pulls of a stage from one consumer, which is opened again when it is gone.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,19 +21,19 @@ use crate::{
     limits,
 };
 
-/// One feed at work.
+/// Feed at work.
 pub(super) struct Feeding {
     pub(super) stage: Arc<MapStage>,
     pub(super) feed: StageConsumer,
     pub(super) turn: Turn,
-    pub(super) in_hand: TaskTracker,
+    pub(super) deliveries: TaskTracker,
     pub(super) stop: CancellationToken,
-    /// Room for as many events as may be in hand or wait for their turn.
+    /// Room for as many events as may be in flight or wait for their turn.
     room: Arc<Semaphore>,
     room_max: usize,
 }
 
-/// Why a pull ended.
+/// Reason why a pull ended.
 #[derive(Debug, PartialEq, Eq)]
 enum Ended {
     /// The consumer is gone, or does not answer.
@@ -47,23 +47,24 @@ impl Feeding {
         stage: Arc<MapStage>,
         feed: StageConsumer,
         turn: Turn,
-        in_hand: TaskTracker,
+        deliveries: TaskTracker,
         stop: CancellationToken,
     ) -> Self {
-        // As much again as is in hand waits for its turn, so that no worker waits for the network.
+        // As much again as is in flight waits for its turn, so that no worker waits for the
+        // network.
         let room_max = (2 * stage.concurrency).min(limits::PREFETCH_MAX);
         Self {
             stage,
             feed,
             turn,
-            in_hand,
+            deliveries,
             stop,
             room: Arc::new(Semaphore::new(room_max)),
             room_max,
         }
     }
 
-    /// Pulls and in_flight out deliveries until the worker stops. All that came by then is in hand.
+    /// Pulls and starts deliveries until the worker stops. All that came by then is in flight.
     pub(super) async fn run(self) {
         let (stage, feed) = (&self.stage, &self.feed);
         let condition = feed.condition();
@@ -78,7 +79,7 @@ impl Feeding {
                 () = self.stop.cancelled() => return,
                 Ok(_) = quiet.wait_for(|quiet| !quiet) => {}
             }
-            // Whoever wants to be alone waits for this pull to end.
+            // A quarantined event waits for this pull to end.
             let Some(pulling) = stage.in_flight.try_hold() else { continue };
             let at = *pace.borrow_and_update();
             let most = match at {
@@ -110,7 +111,12 @@ impl Feeding {
                         PullError::Open { .. } | PullError::Passing { .. } => "",
                     };
                     stage.readiness.failing(&condition, error.to_string());
-                    tracing::warn!(stage = stage.line.name(), error = %error, hint, "could not open a consumer; trying again");
+                    tracing::warn!(
+                        stage = stage.line.name(),
+                        error = %error,
+                        hint,
+                        "could not open a consumer; trying again"
+                    );
                 }
             }
             drop(pulling);
@@ -122,11 +128,11 @@ impl Feeding {
         }
     }
 
-    /// InFlight out deliveries, at most `most` of them in hand, until the consumer is gone or the
-    /// worker is told otherwise.
+    /// Starts deliveries, at most `most` of them in flight, until the consumer is gone or the pull
+    /// is to end.
     ///
     /// All that comes is taken in at once, and kept alive while it waits: an event that waits in a
-    /// buffer for longer than the ack wait would be handed out a second time.
+    /// buffer for longer than the ack wait would be delivered a second time.
     async fn pull(
         &self,
         pull: &mut Pull,
@@ -182,7 +188,7 @@ impl Feeding {
         let hold = self.stage.in_flight.hold();
         let (stage, carries, turn) =
             (Arc::clone(&self.stage), self.feed.carries, self.turn.clone());
-        self.in_hand.spawn(async move {
+        self.deliveries.spawn(async move {
             delivery::live(&stage, carries, delivered, turn, Isolation::Shared).await;
             drop((place, hold));
         });

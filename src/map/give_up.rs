@@ -1,4 +1,4 @@
-//! Give up: writes the dead letter of an event; only then may its delivery be terminated.
+//! Give up: dead letter of an event, written before its delivery may be terminated.
 
 use std::{borrow::Cow, time::SystemTime};
 
@@ -19,15 +19,15 @@ use crate::{
     wire::attempt_record::{AttemptReport, Spent, Who},
 };
 
-/// An event that is given up on.
+/// Event that is given up on.
 pub(super) struct GivenUp<'a> {
     pub(super) stage: &'a MapStage,
-    /// The stage of the line that failed.
+    /// Stage of the line that failed.
     pub(super) failed_in: &'a Line,
     pub(super) delivered: &'a Delivered,
     pub(super) carries: Carries,
     pub(super) arrival: &'a Arrival,
-    /// The event, if its payload could be read.
+    /// Event, if its payload could be read.
     pub(super) event: Option<&'a Event>,
     /// Attempts spent, the last included.
     pub(super) spent: Spent,
@@ -41,7 +41,7 @@ impl GivenUp<'_> {
         let Self { stage, arrival, event, failure, .. } = self;
         stage.metrics.failed(&failure.class);
         let traceparent = arrival.trace.as_ref().map(ToString::to_string);
-        let told = AttemptReport {
+        let reported = AttemptReport {
             stage: stage.line.name(),
             failure,
             outcome: self.reason.as_str(),
@@ -53,7 +53,7 @@ impl GivenUp<'_> {
             who: event.map_or(Who::default(), Who::from),
             traceparent: traceparent.as_deref(),
         };
-        report(stage, &told).await;
+        report(stage, &reported).await;
         let event_type = event.map_or("", |event| event.event_type.as_str());
         stage.metrics.handled(event_type, Outcome::DeadLettered, std::time::Duration::ZERO);
         self.bury().await
@@ -98,15 +98,24 @@ impl GivenUp<'_> {
                 let failed_in =
                     Some(self.failed_in.name()).filter(|name| *name != stage.line.name());
                 tracing::info!(
-                    stage = stage.line.name(), failed_in, event_id, source = %arrival.origin.source,
-                    reason = reason.as_str(), class = %header(&failure.class), error = %header(&failure.message),
+                    stage = stage.line.name(),
+                    failed_in,
+                    event_id,
+                    source = %arrival.origin.source,
+                    reason = reason.as_str(),
+                    class = %header(&failure.class),
+                    error = %header(&failure.message),
                     "dead letter"
                 );
                 Settled::Term(*reason)
             }
             Err(error) => {
-                // Not even its headers fit: it stays where it is, and the operator is told.
-                tracing::error!(stage = stage.line.name(), error = %error, "could not write a dead letter; the event stays in its stream");
+                // Not even its headers fit: it stays where it is, and an operator must act.
+                tracing::error!(
+                    stage = stage.line.name(),
+                    error = %error,
+                    "could not write a dead letter; the event stays in its stream"
+                );
                 Settled::Nak(limits::REBIND_WAIT_MAX)
             }
         }

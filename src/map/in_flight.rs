@@ -1,4 +1,4 @@
-//! InFlight: what one worker has in hand over all of its stages, and how it comes to have nothing.
+//! In flight: deliveries of one worker over all of its stages, and the wait until there are none.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,8 @@ use std::sync::{
 
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 
-/// What one worker has in hand: deliveries that are not settled, and pulls that may bring more.
+/// Count of what one worker has in flight: deliveries that are not settled, and pulls that may
+/// bring more.
 #[derive(Debug)]
 pub struct InFlight {
     held: AtomicUsize,
@@ -16,13 +17,13 @@ pub struct InFlight {
     one: Mutex<()>,
 }
 
-/// Something in hand, until it is dropped.
+/// Something in flight, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Hold(Arc<InFlight>);
 
-/// Nothing else is in hand until this is dropped.
+/// Guard: nothing else is in flight until it is dropped.
 #[derive(Debug)]
-pub(super) struct Alone<'a> {
+pub(super) struct Isolated<'a> {
     in_flight: &'a InFlight,
     _one: MutexGuard<'a, ()>,
 }
@@ -39,7 +40,7 @@ impl Default for InFlight {
 }
 
 impl InFlight {
-    /// Takes something in hand that may bring more, unless nothing may be pulled now.
+    /// Holds a pull, which may bring more, unless nothing may be pulled now.
     pub(super) fn try_hold(self: &Arc<Self>) -> Option<Hold> {
         // Whoever wants quiet writes it before looking at what is held, and cannot write it while
         // this looks at it.
@@ -47,21 +48,21 @@ impl InFlight {
         (!*quiet).then(|| self.hold())
     }
 
-    /// Takes something in hand that came by something held.
+    /// Holds something that came by something held.
     pub(super) fn hold(self: &Arc<Self>) -> Hold {
         self.held.fetch_add(1, Ordering::AcqRel);
         Hold(Arc::clone(self))
     }
 
-    /// Whether nothing more may be pulled, now and from now on.
+    /// True while nothing more may be pulled, now and from now on.
     pub(super) fn quiet(&self) -> watch::Receiver<bool> {
         self.quiet.subscribe()
     }
 
-    /// Stops all pulling and waits until nothing is in hand.
-    pub(super) async fn alone(&self) -> Alone<'_> {
+    /// Stops all pulling and waits until nothing is in flight.
+    pub(super) async fn isolate(&self) -> Isolated<'_> {
         let one = self.one.lock().await;
-        let alone = Alone { in_flight: self, _one: one };
+        let isolated = Isolated { in_flight: self, _one: one };
         self.quiet.send_replace(true);
         loop {
             let emptied = self.emptied.notified();
@@ -69,7 +70,7 @@ impl InFlight {
             // Registered before the look, so that what is emptied in between is not missed.
             emptied.as_mut().enable();
             if self.held.load(Ordering::Acquire) == 0 {
-                return alone;
+                return isolated;
             }
             emptied.await;
         }
@@ -84,7 +85,7 @@ impl Drop for Hold {
     }
 }
 
-impl Drop for Alone<'_> {
+impl Drop for Isolated<'_> {
     fn drop(&mut self) {
         self.in_flight.quiet.send_replace(false);
     }
@@ -95,29 +96,29 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn alone_waits_until_nothing_is_held_and_pulling_resumes_after_it() {
+    async fn isolation_waits_until_nothing_is_held_and_pulling_resumes_after_it() {
         let in_flight = Arc::new(InFlight::default());
         let (first, second) = (in_flight.hold(), in_flight.hold());
         let quiet = in_flight.quiet();
-        let alone = in_flight.alone();
-        tokio::pin!(alone);
-        assert!(futures_util::poll!(&mut alone).is_pending() && *quiet.borrow());
+        let isolated = in_flight.isolate();
+        tokio::pin!(isolated);
+        assert!(futures_util::poll!(&mut isolated).is_pending() && *quiet.borrow());
         drop(first);
-        assert!(futures_util::poll!(&mut alone).is_pending());
+        assert!(futures_util::poll!(&mut isolated).is_pending());
         drop(second);
-        let alone = alone.await;
+        let isolated = isolated.await;
         assert!(*quiet.borrow());
-        drop(alone);
+        drop(isolated);
         assert!(!*quiet.borrow());
     }
 
     #[tokio::test]
-    async fn whoever_gives_up_waiting_to_be_alone_leaves_the_others_to_their_work() {
+    async fn whoever_gives_up_waiting_for_isolation_leaves_the_others_to_their_work() {
         let in_flight = Arc::new(InFlight::default());
         let _held = in_flight.hold();
-        let mut alone = Box::pin(in_flight.alone());
-        assert!(futures_util::poll!(&mut alone).is_pending());
-        drop(alone);
+        let mut isolated = Box::pin(in_flight.isolate());
+        assert!(futures_util::poll!(&mut isolated).is_pending());
+        drop(isolated);
         assert!(!*in_flight.quiet().borrow());
     }
 }

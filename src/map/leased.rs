@@ -1,5 +1,6 @@
-//! Leased: map stages that one worker of the fleet runs at a time: the channels, whose receivers
-//! count what they are sent.
+//! Leased: map stages that one worker of the fleet runs at a time: the channels.
+//!
+//! The receivers of channels count what they are sent.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ pub struct Leased {
 impl Leased {
     /// Runs the stages whenever this worker has the lease, until `stop`; then drains and gives it
     /// back, so that another goes on at once. A worker that has lost it finishes what it has in
-    /// hand: each is delivered to one worker only.
+    /// flight: each is delivered to one worker only.
     pub async fn run(self, stop: CancellationToken, abandon: CancellationToken) {
         if self.stages.is_empty() {
             return;
@@ -47,7 +48,10 @@ impl Leased {
             tokio::select! {
                 _ = &mut running => {}
                 () = lease.keep() => {
-                    tracing::warn!(worker = self.worker, "another worker delivers notifications now");
+                    tracing::warn!(
+                        worker = self.worker,
+                        "another worker delivers notifications now"
+                    );
                     turn.cancel();
                     running.await;
                 }

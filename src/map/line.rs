@@ -1,4 +1,4 @@
-//! Line: a stage and those chained to it, as one function from an event to what is to be published.
+//! Line: a stage and those chained to it, as one function from an event to its results.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -20,7 +20,7 @@ use crate::{
     wire::subject_pattern,
 };
 
-/// A stage and those chained to it. They share one delivery: if one fails, all run again.
+/// Stage and those chained to it. They share one delivery: if one fails, all run again.
 pub struct Line {
     name: String,
     map: Box<dyn Map>,
@@ -33,32 +33,32 @@ pub struct Line {
     metrics: Arc<StageMetrics>,
 }
 
-/// What a line made of one event.
+/// Results of a line for one event.
 #[derive(Debug, Default)]
 pub struct Applied<'a> {
-    /// What is to be published, in order.
+    /// Events to publish, in order.
     pub outputs: Vec<Output<'a>>,
-    /// The stages that ran to their end, and how long each took.
+    /// Stages that ran to their end, and the time that each took.
     pub ran: Vec<(&'a Line, Duration)>,
 }
 
-/// One event to publish as a result of a stage.
+/// Event to publish as a result of a stage.
 #[derive(Debug)]
 pub struct Output<'a> {
-    /// The stage whose result it is.
+    /// Stage whose result it is.
     pub stage: &'a Line,
     /// The event.
     pub event: Event,
 }
 
-/// What failed, and in which stage of the line.
+/// Failure of a line, and the stage that failed.
 #[derive(Debug)]
 pub struct Failed<'a> {
     /// The stage.
     pub stage: &'a Line,
     /// The failure.
     pub failure: Failure,
-    /// How long the stage took to fail.
+    /// Time that the stage took to fail.
     pub took: Duration,
 }
 
@@ -66,7 +66,7 @@ impl Line {
     /// Builds `stage` and what is chained to it.
     ///
     /// # Errors
-    /// What is wrong with the options of one of them; `check` finds the same.
+    /// Problems of the options of one of them; `check` finds the same.
     pub fn build(
         pipeline: &Pipeline,
         stage: &pipeline::Stage,
@@ -90,12 +90,12 @@ impl Line {
             dedup: stage.dedup.is_some(),
             chained,
             breaker: breakers.of(&stage.name),
-            ..Self::alone(&stage.name, map, stage.policy.clone(), metrics)
+            ..Self::single(&stage.name, map, stage.policy.clone(), metrics)
         })
     }
 
-    /// A line of one map that publishes nothing.
-    pub fn alone(name: &str, map: Box<dyn Map>, policy: Policy, metrics: &Metrics) -> Self {
+    /// Line of one map that publishes nothing.
+    pub fn single(name: &str, map: Box<dyn Map>, policy: Policy, metrics: &Metrics) -> Self {
         Self {
             name: name.to_owned(),
             map,
@@ -109,22 +109,22 @@ impl Line {
         }
     }
 
-    /// The stage's name.
+    /// Name of the stage.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The names of its stages, its own first.
+    /// Names of its stages, its own first.
     pub fn names(&self) -> Vec<&str> {
         std::iter::once(self.name()).chain(self.chained.iter().flat_map(Self::names)).collect()
     }
 
-    /// Whether what its handler depends on counts as down.
+    /// Circuit breaker of the stage's handler.
     pub fn breaker(&self) -> &Breaker {
         &self.breaker
     }
 
-    /// How fast the line may pull: as fast as the slowest of its stages.
+    /// Pace at which the line may pull: that of the slowest of its stages.
     pub fn pace(&self) -> watch::Receiver<Pace> {
         let mut paces: Vec<_> = self.lines().iter().map(|line| line.breaker.pace()).collect();
         if paces.len() == 1 {
@@ -151,7 +151,7 @@ impl Line {
         receiver
     }
 
-    /// Whether it may not pull at all now.
+    /// True if the line may not pull at all now.
     pub fn is_stopped(&self) -> bool {
         self.lines().iter().any(|line| *line.breaker.pace().borrow() == Pace::Stopped)
     }
@@ -160,22 +160,22 @@ impl Line {
         std::iter::once(self).chain(self.chained.iter().flat_map(Self::lines)).collect()
     }
 
-    /// When and how often a failed event comes back.
+    /// Retry policy: when and how often a failed event comes back.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// Where it counts.
+    /// Counters of the stage.
     pub fn metrics(&self) -> &StageMetrics {
         &self.metrics
     }
 
-    /// Whether its results carry an id that the server drops repeats by.
+    /// True if its results carry an id by which the server drops repeats.
     pub fn dedups(&self) -> bool {
         self.dedup
     }
 
-    /// Whether events of this type are for it.
+    /// True if events of this type are for the stage.
     ///
     /// On an edge the server filters already; on a source publishers choose the subjects, so the
     /// worker does.
@@ -228,7 +228,7 @@ impl Line {
         Box::pin(self.apply(event, delivery, applied))
     }
 
-    /// What the stage makes of the event; `None` where the event is not for it.
+    /// Results of the stage for the event; `None` where the event is not for it.
     async fn answer(
         &self,
         event: &Event,

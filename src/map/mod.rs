@@ -1,12 +1,13 @@
-//! Map: the map worker. Pulls, decodes, applies, publishes, settles. Touches the broker and nothing
-//! else of the world.
+//! Map: the map worker: pulls, decodes, applies, publishes, settles.
+//!
+//! Touches the broker and nothing else of the world; handlers and channels do.
 //!
 //! - [`stage`]: a map stage at work, and the consumers that it pulls from
 //! - [`run`](mod@run): a stage from its first pull to the end of its drain
-//! - `feed`: pulls from one consumer, and opens it again when it is gone
-//! - `turn`: when a delivery may be handled
-//! - `delivery`: the life of one delivery, to its one settlement
-//! - `decode`: an event from a delivery's headers or envelope
+//! - `feed`: pulls from one consumer, which is opened again when it is gone
+//! - `turn`: wait of a delivery until it may be handled
+//! - `delivery`: life of one delivery, to its one settlement
+//! - `decode`: event of a delivery, from its headers or envelope
 //! - `prior_delivery`: outcome of the delivery before this one
 //! - `attempt`: one run of an event through its line
 //! - [`mod@line`]: a stage and those chained to it, as one function
@@ -14,8 +15,8 @@
 //! - `give_up`: dead letter of an event
 //! - `park`: an event put into the retry stream
 //! - [`breaker`]: circuit breakers, agreed over the fleet
-//! - [`in_flight`]: deliveries in hand over all stages of a worker
-//! - [`quarantine`]: suspects, run with nothing else in hand
+//! - [`in_flight`]: deliveries in flight over all stages of a worker
+//! - [`quarantine`]: suspects, run with nothing else in flight
 //! - [`leased`]: stages that one worker of the fleet runs at a time
 
 mod attempt;

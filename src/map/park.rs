@@ -1,5 +1,4 @@
-//! Park: puts an event of a stage into the retry stream: for later, for now, or to run with nothing
-//! else in hand.
+//! Park: an event put into the retry stream: for later, for now, or to run in quarantine.
 //!
 //! A nak with a long wait would occupy `max_ack_pending`, and every nak counts as a delivery. What
 //! is in the retry stream does neither. For later, the server publishes it to
@@ -18,7 +17,7 @@ use crate::{
     wire::{Origin, attempt_record::Spent, rfc3339, write_identity},
 };
 
-/// What is put into the retry stream, and what it has behind it.
+/// Event to put into the retry stream, and the attempts that it has behind it.
 pub(super) struct Parking<'a> {
     pub(super) stage: &'a MapStage,
     pub(super) delivered: &'a Delivered,
@@ -56,11 +55,11 @@ impl Parking<'_> {
         self.store(self.stage.names.retry_subject(self.stage.line.name()), all).await
     }
 
-    /// Stores the event to run with nothing else in hand.
+    /// Stores the event to run with nothing else in flight.
     ///
     /// # Errors
     /// As [`Parking::for_later`].
-    pub(super) async fn alone(&self) -> Result<(), PublishError> {
+    pub(super) async fn quarantine(&self) -> Result<(), PublishError> {
         let mut all = self.headers();
         set(&mut all, headers::MSG_ID, format!("alone:{}", delivery_id(self.delivered)).as_str());
         self.store(self.stage.names.quarantine_subject(self.stage.line.name()), all).await

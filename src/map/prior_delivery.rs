@@ -1,9 +1,8 @@
-//! Prior delivery: what a delivery goes by: what became of the one before it, by the error event that one
-//! left behind.
+//! Prior delivery: outcome of the delivery before this one, read from its error event.
 //!
-//! Attempts are counted from what is on record, never from how often the server handed an event
-//! out: it counts a delivery that only waited in a worker which died of another event, and one that
-//! was given back unhandled.
+//! Attempts are counted from what is on record, never from the server's count of deliveries: it
+//! counts a delivery that only waited in a worker which died of another event, and one that was
+//! given back unhandled.
 
 use std::time::Duration;
 
@@ -17,32 +16,32 @@ use crate::{
     wire::attempt_record::{AttemptRecord, Spent},
 };
 
-/// What is known of a life of an event before this delivery.
+/// Prior state of a life of an event, as far as it is on record.
 #[derive(Debug)]
 pub(super) enum Prior {
     /// Every delivery is accounted for.
     Known(Spent),
     /// The one before was decided, and its worker died before all of it was done.
     Decided(Spent, Decision),
-    /// Nobody knows what became of the one before: whoever had it died, hung, or lost the broker.
+    /// The one before has no known outcome: whoever had it died, hung, or lost the broker.
     Unknown(Spent),
 }
 
-/// What was decided of a delivery.
+/// Decision on a delivery.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// It comes back to the stage after this wait.
+    /// Back to the stage after this wait.
     Return(Duration),
-    /// It is given up on.
+    /// Given up on.
     GiveUp(Reason, Failure),
 }
 
-/// Which handing-over it is: `<stream>:<seq>:<deliveries>`.
+/// Id of a delivery: `<stream>:<seq>:<deliveries>`.
 pub(super) fn delivery_id(delivered: &Delivered) -> String {
     format!("{}:{}:{}", delivered.stream, delivered.seq, delivered.deliveries)
 }
 
-/// Looks up what became of the delivery before this one. The first delivery has none.
+/// Looks up the outcome of the delivery before this one. The first delivery has none.
 ///
 /// A broker that does not answer holds the event back.
 pub(super) async fn look_up(stage: &MapStage, arrival: &Arrival, delivered: &Delivered) -> Prior {
@@ -62,7 +61,7 @@ pub(super) async fn look_up(stage: &MapStage, arrival: &Arrival, delivered: &Del
     let Some(deliveries) = record.delivery.strip_prefix(&here) else {
         return Prior::Unknown(spent);
     };
-    // However often it was handed out since: nobody ran it again.
+    // However often it was delivered since: nobody ran it again.
     if record.comes_back() {
         return Prior::Decided(spent, Decision::Return(record.wait));
     }
@@ -86,7 +85,12 @@ async fn last_record(stage: &MapStage, arrival: &Arrival) -> Option<AttemptRecor
             Ok(found) => return found,
             Err(error) => {
                 let cause = causes_of(&error);
-                tracing::warn!(stage = stage.line.name(), error = %error, cause, "could not look up an earlier attempt; holding the event and trying again");
+                tracing::warn!(
+                    stage = stage.line.name(),
+                    error = %error,
+                    cause,
+                    "could not look up an earlier attempt; holding the event and trying again"
+                );
                 tokio::time::sleep(limits::PUBLISH_AGAIN_AFTER).await;
             }
         }

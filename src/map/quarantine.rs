@@ -1,8 +1,8 @@
-//! Alone: runs events that may kill their worker one at a time, with nothing else in hand.
+//! Quarantine: events that may kill their worker, run one at a time with nothing else in flight.
 //!
-//! Such an event is one whose last delivery nobody knows the end of. It comes by a consumer of its
-//! own with at most one in hand over the whole fleet, so that a killer takes nobody's attempts with
-//! it but its own.
+//! Such an event is one whose last delivery has no known outcome. It comes by a consumer of its own
+//! with a `max_ack_pending` of one over the whole fleet, so that a killer takes nobody's attempts
+//! with it but its own.
 
 use std::sync::Arc;
 
@@ -19,28 +19,29 @@ use crate::{
     limits,
 };
 
-/// The one task of a worker that runs events alone, whatever stage they are for.
+/// The one task of a worker that runs quarantined events, whatever stage they are for.
 pub struct Quarantine {
     in_flight: Arc<InFlight>,
-    stages: Vec<Lane>,
+    stages: Vec<QuarantineFeed>,
 }
 
-/// What brings one stage its events that run alone.
-struct Lane {
+/// Consumer of the quarantined events of one stage.
+struct QuarantineFeed {
     stage: Arc<MapStage>,
     feed: StageConsumer,
-    /// What the consumer last said, and since when it says so.
+    /// Last state of the consumer, and the time since which it is so.
     seen: Option<(ConsumerState, Instant)>,
 }
 
 impl Quarantine {
-    /// Runs what is set apart at these stages.
+    /// Quarantine of these stages.
     pub fn new(in_flight: Arc<InFlight>, stages: Vec<(Arc<MapStage>, StageConsumer)>) -> Self {
-        let stages = stages.into_iter().map(|(stage, feed)| Lane { stage, feed, seen: None });
+        let stages =
+            stages.into_iter().map(|(stage, feed)| QuarantineFeed { stage, feed, seen: None });
         Self { in_flight, stages: stages.collect() }
     }
 
-    /// Looks for events to run alone until `stop`.
+    /// Looks for quarantined events, and runs them, until `stop`.
     pub async fn run(mut self, stop: CancellationToken, abandon: CancellationToken) {
         let mut rest = limits::QUARANTINE_LOOK;
         loop {
@@ -49,13 +50,13 @@ impl Quarantine {
                 () = stop.cancelled() => return,
             }
             rest = limits::QUARANTINE_LOOK;
-            for lane in &mut self.stages {
+            for stage in &mut self.stages {
                 if stop.is_cancelled() {
                     return;
                 }
-                if lane.is_waiting().await {
+                if stage.is_waiting().await {
                     let began = Instant::now();
-                    lane.shift(&self.in_flight, &stop, &abandon).await;
+                    stage.shift(&self.in_flight, &stop, &abandon).await;
                     // The others get at least as much time as was taken from them.
                     rest = rest.max(began.elapsed());
                 }
@@ -64,8 +65,8 @@ impl Quarantine {
     }
 }
 
-impl Lane {
-    /// Whether there is an event that nobody has in hand, as far as the server tells.
+impl QuarantineFeed {
+    /// True if there is an event that nobody has in flight, as far as the server shows.
     async fn is_waiting(&mut self) -> bool {
         if self.stage.line.is_stopped() {
             return false;
@@ -78,8 +79,8 @@ impl Lane {
             self.seen = None;
             return state.num_pending > 0;
         }
-        // Another worker has one in hand, or had. One that lives settles it, or gives signs of life
-        // that do not show here: so this looks again at long intervals only.
+        // Another worker has one in flight, or had. One that lives settles it, or sends progress
+        // that does not show here: so this looks again at long intervals only.
         let since = match &self.seen {
             Some((seen, since)) if *seen == state => *since,
             _ => Instant::now(),
@@ -89,7 +90,7 @@ impl Lane {
         is_over
     }
 
-    /// Runs what there is, for a while. Nothing else is in hand before the first is pulled: what
+    /// Runs what there is, for a while. Nothing else is in flight before the first is pulled: what
     /// only waited here would count as one that ran.
     async fn shift(
         &self,
@@ -98,8 +99,8 @@ impl Lane {
         abandon: &CancellationToken,
     ) {
         let Self { stage, feed, .. } = self;
-        let _alone = tokio::select! {
-            alone = in_flight.alone() => alone,
+        let _isolated = tokio::select! {
+            isolated = in_flight.isolate() => isolated,
             () = abandon.cancelled() => return,
         };
         let until = Instant::now() + limits::QUARANTINE_SHIFT;
@@ -117,8 +118,8 @@ impl Lane {
     }
 }
 
-/// The next event, if there is one. What is on its way when nothing more is wanted would wait for
-/// its ack wait, and count.
+/// Next event, if there is one. What is on its way when nothing more is wanted is taken too: it
+/// would wait for its ack wait, and count.
 async fn next(pull: &mut Pull, stop: &CancellationToken) -> Option<Delivered> {
     let next = tokio::select! {
         next = pull.next() => next,

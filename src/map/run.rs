@@ -10,9 +10,9 @@ use super::{
 };
 
 /// Runs a stage on its consumers until `stop`, then drains: stops pulling, gives back what was
-/// pulled ahead, and finishes what is in hand.
+/// pulled ahead, and finishes what is in flight.
 ///
-/// `abandon` ends the drain early: what is still in hand comes again later.
+/// `abandon` ends the drain early: what is still in flight comes again later.
 pub async fn run(
     stage: Arc<MapStage>,
     consumers: Vec<StageConsumer>,
@@ -20,19 +20,23 @@ pub async fn run(
     abandon: CancellationToken,
 ) {
     let turn = stage.turn(abandon.clone());
-    let in_hand = TaskTracker::new();
+    let deliveries = TaskTracker::new();
     let feeding = consumers.into_iter().map(|consumer| {
-        Feeding::new(Arc::clone(&stage), consumer, turn.clone(), in_hand.clone(), stop.clone())
+        Feeding::new(Arc::clone(&stage), consumer, turn.clone(), deliveries.clone(), stop.clone())
             .run()
     });
     futures_util::future::join_all(feeding).await;
     // Nothing is pulled any more, so what is given back does not come straight back to us.
     turn.closed.cancel();
-    in_hand.close();
+    deliveries.close();
     tokio::select! {
-        () = in_hand.wait() => {}
+        () = deliveries.wait() => {}
         () = abandon.cancelled() => {
-            tracing::warn!(stage = stage.line.name(), in_hand = in_hand.len(), "drain ended with events in hand; they come again");
+            tracing::warn!(
+                stage = stage.line.name(),
+                in_hand = deliveries.len(),
+                "drain ended with events in hand; they come again"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! MapStage: a map stage at work, and the consumers that it pulls from.
+//! Stage: a map stage at work, and the consumers that it pulls from.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::{
     wire::Names,
 };
 
-/// One durable consumer that a stage pulls from.
+/// Durable consumer that a stage pulls from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageConsumer {
     /// The stream.
     pub stream: String,
     /// The consumer.
     pub consumer: String,
-    /// How its messages say what they are.
+    /// Carrier of the identity of its events.
     pub carries: Carries,
 }
 
@@ -33,54 +33,54 @@ impl From<Feed> for StageConsumer {
             | FeedInput::Failed
             | FeedInput::Retry
             | FeedInput::Quarantine
-            | FeedInput::Said => Carries::Headers,
+            | FeedInput::Operator => Carries::Headers,
         };
         Self { stream: feed.stream, consumer: feed.consumer, carries }
     }
 }
 
 impl StageConsumer {
-    /// The name under which the worker says whether it is ready for this feed.
+    /// Name of this feed's readiness condition.
     pub fn condition(&self) -> String {
         format!("consumer {} on stream {}", self.consumer, self.stream)
     }
 }
 
-/// How the messages of a feed say what they are.
+/// Carrier of the identity of the events of a feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carries {
-    /// By their envelope alone: anyone may have published them.
+    /// Envelope only: anyone may have published them.
     Envelope(Envelope),
-    /// By the headers that Millstream wrote.
+    /// Headers, which Millstream wrote.
     Headers,
 }
 
-/// A stage at work: what its deliveries share.
+/// Stage at work: what its deliveries share.
 pub struct MapStage {
     /// The connection.
     pub broker: Broker,
-    /// The names of the pipeline's objects.
+    /// Names of the pipeline's objects.
     pub names: Names,
-    /// The hash of the configuration, for dead letters.
+    /// Hash of the configuration, for dead letters.
     pub config: String,
-    /// What is done with each event.
+    /// Line that each event runs through.
     pub line: Line,
-    /// How long the server waits for a sign of life.
+    /// Ack wait: time the server gives a delivery before it hands it out again.
     pub ack_wait: Duration,
-    /// Events in hand at once.
+    /// Limit of the events in flight at once.
     pub concurrency: usize,
-    /// How long an event may be in the retry stream.
+    /// Limit of the time that an event is in the retry stream.
     pub retry_max_age: Duration,
-    /// What the worker has in hand over all of its stages.
+    /// Deliveries in flight over all stages of the worker.
     pub in_flight: Arc<InFlight>,
-    /// Where the stage counts.
+    /// Counters of the stage.
     pub metrics: Arc<StageMetrics>,
-    /// Where it says whether it is ready.
+    /// Readiness of the worker.
     pub readiness: Arc<Readiness>,
 }
 
 impl MapStage {
-    /// Turns of the deliveries of one run; `abandon` ends them all.
+    /// Turn of the deliveries of one run; `abandon` ends them all.
     pub(super) fn turn(&self, abandon: CancellationToken) -> Turn {
         Turn {
             slots: Arc::new(Semaphore::new(self.concurrency)),

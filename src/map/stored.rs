@@ -1,5 +1,4 @@
-//! Stored: publishes that hold their event until the broker has them, and the settlement that
-//! follows.
+//! Stored: publishes that hold their event until they are stored, and the settlement that follows.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use crate::{
     broker::PublishError, error_chain::causes_of, limits, wire::attempt_record::AttemptReport,
 };
 
-/// How the server is told.
+/// Settlement that is sent to the server.
 pub(super) enum Settled {
     Ack,
     Nak(Duration),
@@ -42,7 +41,12 @@ where
         match publish().await {
             Err(error @ PublishError::Failed { .. }) => {
                 let cause = causes_of(&error);
-                tracing::warn!(stage, error = %error, cause, "could not publish; holding the event and trying again");
+                tracing::warn!(
+                    stage,
+                    error = %error,
+                    cause,
+                    "could not publish; holding the event and trying again"
+                );
                 tokio::time::sleep(limits::PUBLISH_AGAIN_AFTER).await;
             }
             Ok(stored) => return Ok(stored),

@@ -1,4 +1,4 @@
-//! Turn: when a delivery may be handled, and when no longer.
+//! Turn: wait of a delivery until it may be handled, or may no longer.
 
 use std::sync::Arc;
 
@@ -7,21 +7,21 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::Pace;
 
-/// When a delivery may be handled, and when no longer.
+/// Conditions under which a delivery may be handled, and no longer.
 #[derive(Clone)]
 pub(super) struct Turn {
-    /// One permit per event in hand.
+    /// Slots: one permit per event in flight.
     pub(super) slots: Arc<Semaphore>,
-    /// How fast the stage may pull; what has not begun when it stops goes back.
+    /// Pace at which the stage may pull; what has not begun when it stops goes back.
     pub(super) pace: watch::Receiver<Pace>,
     /// The feeds have ended: what has not begun goes back.
     pub(super) closed: CancellationToken,
-    /// The worker ends: what is in hand is given back.
+    /// The worker ends: what is in flight is given back.
     pub(super) abandon: CancellationToken,
 }
 
 impl Turn {
-    /// Waits for its turn; `None` if it will not have one here.
+    /// Waits for a slot; `None` if the delivery will not have one here.
     pub(super) async fn come(&mut self) -> Option<OwnedSemaphorePermit> {
         let free = !self.closed.is_cancelled() && *self.pace.borrow() != Pace::Stopped;
         if free && let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
@@ -31,7 +31,9 @@ impl Turn {
             biased;
             () = self.closed.cancelled() => None,
             Ok(_) = self.pace.wait_for(|pace| *pace == Pace::Stopped) => None,
-            slot = Arc::clone(&self.slots).acquire_owned() => Some(slot.expect("the semaphore is never closed")),
+            slot = Arc::clone(&self.slots).acquire_owned() => {
+                Some(slot.expect("the semaphore is never closed"))
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Bounded: counters by text that others choose, however much of it they choose.
+//! Bounded: counters by label text from outside, in bounded number.
 
 use std::{
     collections::HashMap,
     sync::{PoisonError, RwLock},
 };
 
-/// The label value of what exceeds the bound.
+/// Label value of the texts past the bound.
 const OTHER: &str = "other";
 
 /// Handles by the text of a label. The first `most` texts get one each; the rest share that of
@@ -17,12 +17,12 @@ pub(super) struct Bounded<T> {
 }
 
 impl<T> Bounded<T> {
-    /// Handles that `make` makes, each when its text first comes.
+    /// No handles yet: `make` makes each when its text first comes.
     pub(super) fn new(most: usize, make: impl Fn(&str) -> T + Send + Sync + 'static) -> Self {
         Self { known: RwLock::default(), most, make: Box::new(make) }
     }
 
-    /// What `then` makes of the handle for `text`.
+    /// Returns `then` of the handle for `text`.
     pub(super) fn with<R>(&self, text: &str, then: impl FnOnce(&T) -> R) -> R {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let full = known.len() >= self.most;
@@ -36,7 +36,7 @@ impl<T> Bounded<T> {
         then(known.entry(text.into()).or_insert_with(|| (self.make)(text)))
     }
 
-    /// What `read` makes of every handle.
+    /// Returns `read` of every handle.
     pub(super) fn all<R>(&self, mut read: impl FnMut(&str, &T) -> R) -> Vec<R> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.iter().map(|(text, handle)| read(text, handle)).collect()

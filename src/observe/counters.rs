@@ -1,4 +1,4 @@
-//! Counters: how one stage counts, for a few atomic additions an event.
+//! Counters: counts of one stage, at a few atomic additions an event.
 
 use std::{fmt, time::Duration};
 
@@ -13,23 +13,23 @@ use super::{
 };
 use crate::limits;
 
-/// What became of one delivery.
+/// Outcome of one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its results were published, and it was acked.
+    /// Acked, with its results published.
     Done,
-    /// It failed and comes back; the attempt counts.
+    /// Failed and comes back; the attempt counts.
     Retried,
-    /// It comes back; the attempt does not count.
+    /// Comes back; the attempt does not count.
     Deferred,
-    /// It was given up on.
+    /// Given up on.
     DeadLettered,
-    /// It was given back unhandled: the worker stops, or its results could not be published.
+    /// Given back unhandled: the worker stops, or its results could not be published.
     Released,
 }
 
-/// How one map stage counts. Every call is a few atomic additions; the text of a label is looked up
-/// under a read lock.
+/// Counters of one map stage. Every call is a few atomic additions; the text of a label is looked
+/// up under a read lock.
 pub struct StageMetrics {
     families: Families,
     stage: String,
@@ -51,18 +51,18 @@ pub struct StageMetrics {
     active: Gauge,
 }
 
-/// What one reduce stage of this worker counted.
+/// Snapshot of the counters of one reduce stage of this worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReduceSnapshot {
     /// Messages taken into the state, those that were rejected included.
     pub applied: u64,
     /// Checkpoints written.
     pub commits: u64,
-    /// Whether the worker runs the stage now.
+    /// True while the worker runs the stage.
     pub leading: bool,
 }
 
-/// How one reduce stage counts.
+/// Counters of one reduce stage.
 pub struct ReduceMetrics {
     applied: Counter,
     rejected: Counter,
@@ -73,12 +73,12 @@ pub struct ReduceMetrics {
     tallies: Tallies,
 }
 
-/// One event in hand. When it is dropped, it no longer is.
+/// Guard of one event in flight, which counts until this is dropped.
 #[derive(Debug)]
 #[must_use = "the event counts as in hand until this is dropped"]
 pub struct ActiveEvent(Gauge);
 
-/// What one stage had counted at one time.
+/// Snapshot of the counters of one map stage.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StageSnapshot {
     /// Deliveries settled, by any outcome.
@@ -89,9 +89,9 @@ pub struct StageSnapshot {
     pub failed: u64,
     /// Events given up on.
     pub dead_lettered: u64,
-    /// Events in hand now.
+    /// Events in flight now.
     pub active: u64,
-    /// How long deliveries took.
+    /// Durations of deliveries, from the start of work to the settlement.
     pub took: DurationCounts,
 }
 
@@ -100,7 +100,7 @@ impl Outcome {
     pub const ALL: [Self; 5] =
         [Self::Done, Self::Retried, Self::Deferred, Self::DeadLettered, Self::Released];
 
-    /// What may become of a failed attempt.
+    /// Outcomes of a failed attempt.
     pub const FAILED: [Self; 3] = [Self::Retried, Self::Deferred, Self::DeadLettered];
 
     /// The value of the `status` label.
@@ -160,108 +160,108 @@ impl StageMetrics {
         }
     }
 
-    /// Work on an event begins; it is in hand until the guard is dropped.
+    /// Counts an event as in flight until the guard is dropped.
     pub fn started(&self) -> ActiveEvent {
         self.active.inc();
         ActiveEvent(self.active.clone())
     }
 
-    /// A delivery was settled.
+    /// Counts a settled delivery.
     pub fn handled(&self, event_type: &str, outcome: Outcome, took: Duration) {
         self.handled.with(event_type, |outcomes| outcomes[outcome as usize].inc());
         self.took.observe(took);
     }
 
-    /// What becomes of a failed attempt is stored.
+    /// Counts the time that it took to store the outcome of a failed attempt.
     pub fn settled(&self, outcome: Outcome, took: Duration) {
         if let Some(at) = Outcome::FAILED.iter().position(|failed| *failed == outcome) {
             self.settling[at].observe(took);
         }
     }
 
-    /// How long it took to store what became of failed attempts, by what it was.
+    /// Durations of storing this outcome of failed attempts.
     pub fn settling(&self, outcome: Outcome) -> DurationCounts {
         let at = Outcome::FAILED.iter().position(|failed| *failed == outcome);
         at.map(|at| self.settling[at].snapshot()).unwrap_or_default()
     }
 
-    /// An attempt failed.
+    /// Counts a failed attempt.
     pub fn failed(&self, class: &str) {
         self.errors.with(class, Counter::inc);
     }
 
-    /// A failed event was sent back to come again after a wait.
+    /// Counts a failed event that was sent back to come again after a wait.
     pub fn retry_queued(&self) {
         self.retry_queued.inc();
     }
 
-    /// A delivery is a second or later attempt.
+    /// Counts a delivery that is a second or later attempt.
     pub fn retried(&self) {
         self.retried.inc();
     }
 
-    /// A delivery was put off without spending an attempt.
+    /// Counts a delivery that was put off without spending an attempt.
     pub fn deferred(&self) {
         self.deferred.inc();
     }
 
-    /// An event was given up on.
+    /// Counts an event that was given up on.
     pub fn dead_lettered(&self, reason: Reason) {
         let at =
             Reason::ALL.iter().position(|known| *known == reason).expect("ALL lists every reason");
         self.dead_lettered[at].inc();
     }
 
-    /// `n` results were published.
+    /// Counts `n` published results.
     pub fn published(&self, n: u64) {
         self.published.inc_by(n);
     }
 
-    /// An event was put into the retry stream for a long wait.
+    /// Counts an event that was put into the retry stream for a long wait.
     pub fn parked(&self) {
         self.parked.inc();
     }
 
-    /// An event completed although there is a dead letter of it.
+    /// Counts an event that completed although there is a dead letter of it.
     pub fn completed_late(&self) {
         self.completed_late.inc();
     }
 
-    /// Sets how many events of one stream will be given to nobody again.
+    /// Sets the number of events of one stream that will be given to nobody again.
     pub fn set_orphans(&self, stream: &str, orphans: u64) {
         let labels = vec![("stage", self.stage.clone()), ("stream", stream.to_owned())];
         self.families.orphans.get_or_create(&labels).set(as_gauge(orphans));
     }
 
-    /// The events of `n` dead letters were sent back to the stage, by whomever it was asked for.
+    /// Counts the events of `n` dead letters sent back to the stage, whoever asked for it.
     pub fn reprocessed(&self, n: u64) {
         self.reprocessed.inc_by(n);
     }
 
-    /// The events of `n` dead letters were sent back because the stage is up again.
+    /// Counts the events of `n` dead letters sent back because the stage is up again.
     pub fn recovered(&self, n: u64) {
         self.recovered.inc_by(n);
     }
 
-    /// `n` dead letters were marked permanent: recovery does not redrive them.
+    /// Counts `n` dead letters marked permanent: recovery does not redrive them.
     pub fn permanent(&self, n: u64) {
         self.permanent.inc_by(n);
     }
 
-    /// A consumer was gone and was opened again.
+    /// Counts a consumer that was gone and was opened again.
     pub fn rebound(&self) {
         self.rebinds.inc();
     }
 
-    /// Sets how far behind the stage is on one stream: messages not yet delivered, and delivered
-    /// but not settled.
+    /// Sets the stage's lag on one stream: messages not yet delivered, and delivered but not
+    /// settled.
     pub fn set_lag(&self, feed: &str, pending: u64, ack_pending: u64) {
         let labels = vec![("stage", self.stage.clone()), ("stream", feed.to_owned())];
         self.families.lag.get_or_create(&labels).set(as_gauge(pending));
         self.families.ack_pending.get_or_create(&labels).set(as_gauge(ack_pending));
     }
 
-    /// Sets what the stage's circuit breaker lets through. A stage without one never says.
+    /// Sets the state of the stage's circuit breaker. Never called for a stage without one.
     pub fn set_breaker(&self, state: breaker::State) {
         let labels = vec![("stage", self.stage.clone())];
         let value = match state {
@@ -270,16 +270,17 @@ impl StageMetrics {
             breaker::State::Probe => 2,
         };
         self.families.breaker_state.get_or_create(&labels).set(value);
-        // So that it is there, at zero, before it first opens.
+        // So that the counter is there, at zero, before the breaker first opens.
         drop(self.families.breaker_opens.get_or_create(&labels));
     }
 
-    /// This worker opened the stage's circuit breaker. A probe that failed does not count.
+    /// Counts an opening of the stage's circuit breaker by this worker. A failed probe does not
+    /// count.
     pub fn breaker_opened(&self) {
         self.families.breaker_opens.get_or_create(&vec![("stage", self.stage.clone())]).inc();
     }
 
-    /// Deliveries that ended well.
+    /// Number of deliveries that ended well.
     pub fn done(&self) -> u64 {
         self.handled.all(|_, outcomes| outcomes[Outcome::Done as usize].get()).into_iter().sum()
     }
@@ -316,22 +317,22 @@ impl ReduceMetrics {
         }
     }
 
-    /// `n` messages were taken into the state.
+    /// Counts `n` messages taken into the state.
     pub fn applied(&self, n: u64) {
         self.applied.inc_by(n);
     }
 
-    /// A message could not be understood.
+    /// Counts a message that could not be understood.
     pub fn rejected(&self) {
         self.rejected.inc();
     }
 
-    /// A message was published: its `Emission::route` is a kind of incident event or a channel.
+    /// Counts a published message: its `Emission::route` is a kind of incident event or a channel.
     pub fn emitted(&self, route: &str) {
         self.emitted.with(route, Counter::inc);
     }
 
-    /// A checkpoint was written, with these numbers in it.
+    /// Counts a written checkpoint, with these numbers in it.
     pub fn commits(&self, tallies: Vec<Tally>) {
         self.commits.inc();
         self.tallied(tallies);
@@ -342,7 +343,7 @@ impl ReduceMetrics {
         self.tallies.set(&self.stage, tallies);
     }
 
-    /// What it has counted so far.
+    /// Snapshot of the counters.
     pub fn snapshot(&self) -> ReduceSnapshot {
         ReduceSnapshot {
             applied: self.applied.get(),
@@ -351,7 +352,7 @@ impl ReduceMetrics {
         }
     }
 
-    /// Sets whether this worker runs the stage, or stands by.
+    /// Sets if this worker runs the stage, or stands by.
     pub fn leading(&self, leading: bool) {
         self.leading.set(leading.into());
         if !leading {

@@ -1,5 +1,4 @@
-//! Durations: a histogram of atomics from which both `/metrics` and the quantiles of `status` are
-//! read.
+//! Durations: a histogram of atomics, read by both `/metrics` and the quantiles of `status`.
 
 use std::{
     fmt,
@@ -42,8 +41,7 @@ struct Counts {
     sum_ns: AtomicU64,
 }
 
-/// What a histogram had counted at one time, in a form that adds up over workers and travels as
-/// JSON.
+/// Snapshot of a histogram, in a form that adds up over workers and travels as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DurationCounts {
@@ -66,7 +64,7 @@ impl Durations {
         self.counts.sum_ns.fetch_add(ns, Relaxed);
     }
 
-    /// What has been counted so far.
+    /// Snapshot of the counts.
     pub fn snapshot(&self) -> DurationCounts {
         let counts =
             (0..).zip(&self.counts.buckets).map(|(index, count)| (index, count.load(Relaxed)));
@@ -75,7 +73,7 @@ impl Durations {
 }
 
 impl DurationCounts {
-    /// How many durations were counted.
+    /// Number of durations counted.
     pub fn count(&self) -> u64 {
         self.buckets.iter().map(|(_, count)| count).sum()
     }
@@ -93,7 +91,7 @@ impl DurationCounts {
         Some(Duration::from_micros(upper_us(u64::from(*index))))
     }
 
-    /// What was counted since `earlier`, a snapshot of the same histogram.
+    /// Counts since `earlier`, a snapshot of the same histogram.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let before = |index| earlier.buckets.binary_search_by_key(&index, |(index, _)| *index);
@@ -104,7 +102,7 @@ impl DurationCounts {
         Self { buckets: rest.filter(|(_, count)| *count > 0).collect() }
     }
 
-    /// Adds what another histogram counted, such as another worker's. Quantiles of the sum are as
+    /// Adds the counts of another histogram, such as another worker's. Quantiles of the sum are as
     /// good as if one worker had done it all.
     pub fn add(&mut self, other: &Self) {
         for &(index, count) in &other.buckets {

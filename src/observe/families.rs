@@ -1,4 +1,4 @@
-//! Families: every metric that is counted by label, with its name and help.
+//! Families: every metric with labels, its name and help.
 
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
@@ -13,7 +13,7 @@ type Labels = Vec<(&'static str, String)>;
 pub(super) type Counters = Family<Labels, Counter<u64, AtomicU64>>;
 type Gauges = Family<Labels, Gauge<i64, AtomicI64>>;
 
-/// What is counted by label, for every stage.
+/// Metrics with labels, for every stage.
 #[derive(Clone, Default)]
 pub(super) struct Families {
     pub(super) handled: Counters,

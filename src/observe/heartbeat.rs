@@ -1,4 +1,4 @@
-//! Beat: what a worker says of itself every two seconds, and the gauges that only the broker knows.
+//! Heartbeat: the worker's record every two seconds, and the gauges that only the broker knows.
 
 use std::{
     sync::Arc,
@@ -15,7 +15,7 @@ use crate::{broker::Broker, config::Pipeline, limits, topology::Topology};
 
 const EVERY: Duration = Duration::from_secs(2);
 
-/// How many messages of the dead-letter stream are no letters: originals of edited ones, and
+/// Number of messages of the dead-letter stream that are no letters: originals of edited ones, and
 /// payloads kept apart.
 #[derive(Default)]
 struct NotLetters {
@@ -23,8 +23,8 @@ struct NotLetters {
     counted_at: Option<Instant>,
 }
 
-/// Records the worker in the bucket of live workers, and sets lag and queue sizes, until `stop`;
-/// then takes the record out.
+/// Writes the worker's record to the bucket of live workers, and sets lag and queue sizes, until
+/// `stop`; then takes the record out.
 pub async fn run(
     broker: Broker,
     pipeline: Arc<Pipeline>,

@@ -1,4 +1,4 @@
-//! HTTP: `/metrics`, `/healthz` and `/readyz`, for whatever watches a worker.
+//! HTTP: `/metrics`, `/healthz` and `/readyz` of a worker.
 
 use crate::observe::Readiness;
 use std::{io, net::SocketAddr, sync::Arc};
@@ -19,17 +19,18 @@ use super::metrics::Metrics;
 /// The media type of [`Metrics::render`].
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The endpoints could not be served.
+/// Failure to serve the endpoints.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is taken, or not ours.
+    /// Address that is taken, or not ours.
     #[error(
-        "could not listen on {address} for /metrics and /readyz: set observe.listen to a free address of this host, port 0 for any"
+        "could not listen on {address} for /metrics and /readyz: set observe.listen to a free \
+         address of this host, port 0 for any"
     )]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
 }

@@ -1,5 +1,4 @@
-//! Logs: what happens, one line each, to stderr; text from outside cannot forge a line or reach the
-//! terminal.
+//! Logs: log lines to stderr, in which text from outside cannot forge a line or reach the terminal.
 
 use std::{
     fmt::{self, Write as _},
@@ -21,7 +20,7 @@ use super::otlp::Exporter;
 
 /// The environment variable that sets the filter where `--log` does not.
 pub const FILTER_VARIABLE: &str = "MILLSTREAM_LOG";
-/// What is logged unless told otherwise: our own life cycle, and others' warnings.
+/// Default level: our own life cycle, and others' warnings.
 const DEFAULT: LevelFilter = LevelFilter::INFO;
 
 /// How a log line looks.
@@ -34,30 +33,31 @@ pub enum LogFormat {
     Json,
 }
 
-/// What is logged, and how.
+/// Filter and format of the logs.
 #[derive(Debug, Clone, Default)]
 pub struct LogOptions {
-    /// How a line looks.
+    /// Format of a line.
     pub format: LogFormat,
     /// A level (`debug`: ours; others keep to warnings) or tracing directives
     /// (`millstream::map=trace,async_nats=info`). `None`: `MILLSTREAM_LOG`, or `info`.
     pub filter: Option<String>,
 }
 
-/// Logging could not be set up.
+/// Failure to set up logging.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter cannot be read.
+    /// Filter that cannot be read.
     #[error(
-        "could not read the log filter \"{filter}\": expected a level such as \"debug\", or \"millstream::map=trace\""
+        "could not read the log filter \"{filter}\": expected a level such as \"debug\", or \
+         \"millstream::map=trace\""
     )]
     Filter {
         /// The filter.
         filter: String,
-        /// What is wrong with it.
+        /// Fault of the filter.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// Something in this process logs already.
+    /// Logging that this process has started already.
     #[error("could not start logging: it runs already")]
     Running,
 }
@@ -143,14 +143,17 @@ fn write_field(
     write!(Escaping(writer), "{value:?}")
 }
 
-/// What may not reach a terminal or forge a line: control characters, line separators, and what
-/// reorders text.
+/// True for what may not reach a terminal or forge a line: control characters, line separators, and
+/// what reorders text.
 fn is_dangerous(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(
+            character,
+            '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
 }
 
-/// Passes text on with what is dangerous in Rust's escaped form, such as `\u{1b}`.
+/// Writer that passes text on, dangerous characters in Rust's escaped form, such as `\u{1b}`.
 struct Escaping<'a, 'b>(&'a mut format::Writer<'b>);
 
 impl fmt::Write for Escaping<'_, '_> {
@@ -162,8 +165,8 @@ impl fmt::Write for Escaping<'_, '_> {
     }
 }
 
-/// Passes JSON lines on with what serde_json leaves dangerous in strings (it escapes only up to
-/// U+001F) escaped.
+/// Writer that passes JSON lines on, and escapes what serde_json leaves dangerous in strings (it
+/// escapes only up to U+001F).
 struct EscapingJson<W>(W);
 
 impl<'a, M: MakeWriter<'a>> MakeWriter<'a> for EscapingJson<M> {

@@ -1,4 +1,4 @@
-//! Metrics: what `/metrics` shows, and where the engines get the handles by which they count.
+//! Metrics: everything that a worker counts, shown at `/metrics` and handed to the engines.
 
 use std::{fmt, sync::Arc};
 
@@ -20,8 +20,8 @@ use crate::{
 
 /// Everything that one worker counts.
 ///
-/// Label values are names from the configuration, or come from a bounded set: whoever publishes
-/// events chooses their types, and must not choose how much memory metrics take.
+/// Label values are names from the configuration, or come from a bounded set: publishers choose
+/// event types, and must not choose how much memory metrics take.
 pub struct Metrics {
     registry: Registry,
     /// `1` while the broker is connected.
@@ -33,7 +33,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics of a worker of `pipeline`. Its stages are there from the start, at zero.
+    /// Metrics of a worker of `pipeline`. Stages are there from the start, at zero.
     pub fn new(pipeline: &Pipeline) -> Arc<Self> {
         let mut registry = Registry::with_prefix("millstream");
         let families = Families::default();
@@ -90,22 +90,22 @@ impl Metrics {
         self.reduces.with(name, Arc::clone)
     }
 
-    /// Sets whether the broker is connected.
+    /// Sets if the broker is connected.
     pub fn set_broker_connected(&self, connected: bool) {
         self.broker_connected.set(connected.into());
     }
 
-    /// Sets how many events wait in the retry stream, parked ones included.
+    /// Sets the number of events that wait in the retry stream, parked ones included.
     pub fn set_retry_queue_size(&self, events: u64) {
         self.retry_queue_size.set(as_gauge(events));
     }
 
-    /// Sets how many dead letters are stored.
+    /// Sets the number of dead letters stored.
     pub fn set_dead_letter_queue_size(&self, letters: u64) {
         self.dead_letter_queue_size.set(as_gauge(letters));
     }
 
-    /// What every map stage has counted so far, by name.
+    /// Snapshots of every map stage's counters, by name.
     pub fn snapshot(&self) -> Vec<(String, StageSnapshot)> {
         let mut stages: Vec<_> = self.stages.all(|name, stage| (name.to_owned(), stage.snapshot()));
         stages.sort_by(|a, b| a.0.cmp(&b.0));
@@ -190,7 +190,10 @@ pub(super) mod tests {
         has(&metrics, r#"millstream_breaker_opens_total{stage="orders"} 0"#);
         has(
             &metrics,
-            r#"millstream_events_handled_total{stage="orders",event_type="order.created",status="done"} 1"#,
+            concat!(
+                r#"millstream_events_handled_total{stage="orders","#,
+                r#"event_type="order.created",status="done"} 1"#,
+            ),
         );
         has(
             &metrics,
@@ -201,7 +204,10 @@ pub(super) mod tests {
             r#"millstream_events_handling_duration_seconds_bucket{le="0.005",stage="orders"} 1"#,
         );
         has(&metrics, r#"millstream_events_handling_duration_seconds_sum{stage="orders"} 0.003"#);
-        let settling = r#"millstream_events_settling_duration_seconds_bucket{le="0.001",stage="orders",status="dead_lettered"} 1"#;
+        let settling = concat!(
+            r#"millstream_events_settling_duration_seconds_bucket{le="0.001","#,
+            r#"stage="orders",status="dead_lettered"} 1"#,
+        );
         has(&metrics, settling);
         has(
             &metrics,
@@ -235,7 +241,10 @@ pub(super) mod tests {
         has(
             &metrics,
             &format!(
-                r#"millstream_events_handled_total{{stage="orders",event_type="other",status="done"}} {}"#,
+                concat!(
+                    r#"millstream_events_handled_total{{stage="orders","#,
+                    r#"event_type="other",status="done"}} {}"#,
+                ),
                 1000 - types
             ),
         );

@@ -1,5 +1,5 @@
-//! Observe: metrics, spans, logs, readiness. It looks on: nothing here changes what becomes of an
-//! event.
+//! Observe: counts and reports the work of a worker: metrics, spans, logs, readiness. Changes the
+//! outcome of no event.
 
 mod bounded;
 mod counters;

@@ -1,4 +1,4 @@
-//! OTLP: spans to a collector over HTTP, in batches, without ever holding up an event.
+//! OTLP: export of spans to a collector over HTTP, in batches, without ever holding up an event.
 
 use std::{
     fmt,
@@ -23,30 +23,30 @@ use tracing_subscriber::{Layer, filter::filter_fn, registry::LookupSpan};
 use super::span;
 use crate::{limits, wire::TraceContext};
 
-/// The export of spans. Call [`Exporter::shutdown`] before the process ends, or the last spans are
+/// Exporter of spans. Call [`Exporter::shutdown`] before the process ends, or the last spans are
 /// lost.
 #[derive(Debug)]
 pub struct Exporter {
     provider: SdkTracerProvider,
 }
 
-/// Spans cannot be exported.
+/// Failure to set up the export of spans.
 #[derive(Debug, thiserror::Error)]
 pub enum OtlpError {
-    /// The endpoint is not a URL, or no client can be made for it.
+    /// Endpoint that is not a URL, or that no client can be made for.
     #[error("could not set up the export of spans to \"{endpoint}\" (observe.otlp)")]
     Endpoint {
         /// The endpoint.
         endpoint: String,
-        /// What the exporter said.
+        /// Error of the exporter.
         source: opentelemetry_otlp::ExporterBuildError,
     },
 }
 
 impl Exporter {
     /// Sets up the export to an OTLP/HTTP endpoint such as `http://127.0.0.1:4318`, of this share
-    /// (0 to 1) of the traces that begin here. Traces that began elsewhere say for themselves
-    /// whether they are exported.
+    /// (0 to 1) of the traces that begin here. Traces that began elsewhere carry their own
+    /// sampling decision.
     ///
     /// Call it within the runtime that runs the export. What the collector does not take in time is
     /// dropped.
@@ -82,8 +82,7 @@ impl Exporter {
         Ok(Self { provider })
     }
 
-    /// The layer by which spans reach the exporter. It takes the spans of [`span`], whatever logs
-    /// leave out.
+    /// The layer by which spans reach the exporter: those of [`span`], whatever logs leave out.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -109,8 +108,8 @@ impl Exporter {
     }
 }
 
-/// Runs an exporter on our runtime: the SDK calls it from a thread of its own, where reqwest finds
-/// none.
+/// Exporter that runs on our runtime: the SDK calls it from a thread of its own, where reqwest
+/// finds none.
 struct OnRuntime {
     runtime: Handle,
     inner: Arc<Http>,
@@ -129,7 +128,7 @@ impl SpanExporter for OnRuntime {
         let exported = self.runtime.spawn(async move { inner.export(batch).await }).await;
         let exported =
             exported.unwrap_or_else(|lost| Err(OTelSdkError::InternalFailure(lost.to_string())));
-        // Said once when it begins and once when it ends, not with every batch.
+        // Logged once when it begins and once when it ends, not with every batch.
         match (&exported, self.failing.swap(exported.is_err(), Relaxed)) {
             (Err(error), false) => tracing::warn!(%error, "spans are not exported"),
             (Ok(()), true) => tracing::info!("spans are exported again"),

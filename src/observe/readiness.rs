@@ -5,31 +5,31 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// What must hold before a worker may be counted on, by name. Nothing named yet: it may not.
+/// Conditions that must hold before a worker may be counted on, by name. None named yet: not ready.
 #[derive(Debug, Default)]
 pub struct Readiness {
-    /// Each condition with the reason that it does not hold.
+    /// Reason that a condition does not hold; `None`: it holds.
     conditions: Mutex<BTreeMap<String, Option<String>>>,
 }
 
 impl Readiness {
-    /// Says that a condition holds.
+    /// Records that a condition holds.
     pub fn ok(&self, condition: &str) {
         self.conditions().insert(condition.to_owned(), None);
     }
 
-    /// Says that a condition does not hold, and why. Also how a condition is first named, before
+    /// Records that a condition does not hold, and why. Also how a condition is first named, before
     /// anything is ready.
     pub fn failing(&self, condition: &str, reason: impl Into<String>) {
         self.conditions().insert(condition.to_owned(), Some(reason.into()));
     }
 
-    /// Takes a condition out: it no longer matters.
+    /// Removes a condition that no longer matters.
     pub fn forget(&self, condition: &str) {
         self.conditions().remove(condition);
     }
 
-    /// What does not hold, each with its reason; empty when the worker is ready.
+    /// Conditions that do not hold, each with its reason; empty when the worker is ready.
     pub fn missing(&self) -> Vec<(String, String)> {
         let conditions = self.conditions();
         if conditions.is_empty() {

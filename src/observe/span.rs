@@ -1,5 +1,4 @@
-//! Span: the spans of an event's life. Where no exporter is set they are disabled and cost next to
-//! nothing.
+//! Span: one span for each delivery; disabled, at next to no cost, where no exporter is set.
 
 use millstream_stages::{Delivery, Event, Failure};
 use opentelemetry::trace::{
@@ -70,7 +69,7 @@ pub fn outgoing(span: &Span, parent: &TraceContext) -> TraceContext {
     }
 }
 
-/// Says on `span` how its delivery ended.
+/// Records on `span` the outcome of its delivery.
 pub fn settled(span: &Span, outcome: Outcome, failure: Option<&Failure>) {
     span.record("status", outcome.as_str());
     if let Some(failure) = failure {

@@ -1,8 +1,7 @@
-//! Tallies: the numbers that reduce stages keep in their state, as metrics of the worker that runs
-//! them.
+//! Tallies: numbers of reduce stages' checkpoints, as metrics of the worker that runs the stage.
 //!
-//! They are part of the checkpoint, so they are exact and go on where the worker before left off. A
-//! worker that stands by shows none.
+//! Part of the checkpoint, so exact, and continued where the worker before left off. A worker that
+//! stands by shows none.
 
 use std::{
     collections::BTreeMap,
@@ -10,38 +9,19 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use millstream_stages::Tally;
+use millstream_stages::{KINDS, Tally};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
-/// What the numbers mean, by name.
-const HELP: &[(&str, &str)] = &[
-    ("errors_counted_total", "Error events counted by an aggregate-errors stage"),
-    ("incidents_total", "What became of incidents, by event"),
-    ("incidents_open", "Incidents that go on, by severity"),
-    ("fingerprints", "Fingerprints that are remembered"),
-    ("fingerprints_forgotten_total", "Fingerprints that were forgotten to keep memory bounded"),
-    ("errors_forgotten_total", "Errors of the fingerprints that were forgotten"),
-    ("notifications_total", "Notifications decided on, digests included, by channel"),
-    ("notifications_digests_total", "Digests among them, by channel"),
-    (
-        "notifications_held_total",
-        "Changes of incidents that were not told by themselves, by channel and reason",
-    ),
-    ("alert_groups", "Groups of incidents that are remembered"),
-    ("alert_incidents_firing", "Incidents that an alert stage knows to go on"),
-    ("silences_active", "Silences that hold now"),
-];
-
 /// The numbers of the reduce stages that this worker runs, by stage.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tallies(Arc<Mutex<BTreeMap<String, Vec<Tally>>>>);
 
 impl Tallies {
-    /// What a stage counts by now; none: this worker does not run it.
+    /// Sets the numbers of a stage; none: this worker does not run it.
     pub(super) fn set(&self, stage: &str, tallies: Vec<Tally>) {
         match tallies.is_empty() {
             true => _ = self.all().remove(stage),
@@ -64,7 +44,7 @@ impl Collector for Tallies {
             }
         }
         for (name, tallies) in by_name {
-            let help = HELP.iter().find(|(known, _)| *known == name).map_or(name, |(_, help)| help);
+            let help = help(name);
             let of = |(stage, tally): &(&str, &Tally)| {
                 let labels = tally.labels.iter().map(|(label, value)| (*label, value.clone()));
                 let labels: Vec<(&str, String)> =
@@ -95,4 +75,10 @@ impl Collector for Tallies {
         }
         Ok(())
     }
+}
+
+/// Help text of a number, from the kind that keeps it.
+fn help(name: &str) -> &str {
+    let mut all = KINDS.iter().flat_map(|kind| kind.tallies);
+    all.find(|(known, _)| *known == name).map_or(name, |(_, help)| help)
 }

@@ -1,5 +1,4 @@
-//! Health: what a worker says of itself, every two seconds, to whoever asks for the status of the
-//! fleet.
+//! Worker record: state and counts of one worker, from which the status of the fleet is read.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,31 +11,31 @@ use serde::{Deserialize, Serialize};
 use super::{counters::StageSnapshot, durations::DurationCounts, metrics::Metrics};
 use crate::limits;
 
-/// What a worker says of itself: its value in the key-value bucket `Names::workers_bucket`, as
+/// State and counts of one worker: its value in the key-value bucket `Names::workers_bucket`, as
 /// JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerRecord {
-    /// Its name, unlike any other's; the key in the bucket.
+    /// Name of the worker, unlike any other's; the key in the bucket.
     pub id: String,
     /// The host it runs on.
     pub host: String,
-    /// Its process id there.
+    /// Process id on that host.
     pub pid: u32,
     /// The version of millstream.
     pub version: String,
     /// The hash of the configuration that it runs.
     pub config: String,
-    /// When it started, RFC 3339.
+    /// Start of the worker, RFC 3339.
     pub started_at: String,
-    /// When it said this, RFC 3339.
+    /// Time of this record, RFC 3339.
     pub seen_at: String,
     /// The reduce stages that it runs, and does not only stand by for.
     pub leads: Vec<String>,
-    /// What its map stages and channels did, by name.
+    /// Counts of its map stages and channels, by name.
     pub stages: BTreeMap<String, StageStats>,
 }
 
-/// What one stage of one worker did.
+/// Counts of one stage of one worker.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StageStats {
     /// Deliveries settled since the worker started.
@@ -45,30 +44,30 @@ pub struct StageStats {
     pub failed: u64,
     /// Events given up on since then.
     pub dead_lettered: u64,
-    /// Events in hand.
+    /// Events in flight.
     pub active: u64,
-    /// What it did lately: the base of rates and quantiles.
+    /// Counts of the last [`limits::RECENT`]: the base of rates and quantiles.
     pub recent: Recent,
 }
 
-/// What one stage did within a span of time. Such spans add up over workers.
+/// Counts of one stage within a span of time. They add up over workers.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Recent {
-    /// How long the span is.
+    /// Length of the span.
     pub span_ms: u64,
     /// Deliveries settled within it.
     pub handled: u64,
     /// Attempts that failed within it.
     pub failed: u64,
-    /// How long the deliveries took.
+    /// Durations of the deliveries.
     pub took: DurationCounts,
 }
 
-/// Writes the records of one worker, and remembers what it needs for rates.
+/// Maker of the records of one worker, with the history that rates need.
 #[derive(Debug)]
 pub struct Recorder {
     worker: WorkerRecord,
-    /// What was counted at earlier records, oldest first, over [`limits::RECENT`].
+    /// Snapshots at earlier records, oldest first, over [`limits::RECENT`].
     history: VecDeque<(Instant, BTreeMap<String, StageSnapshot>)>,
 }
 
@@ -96,7 +95,7 @@ impl Recorder {
         Self { worker, history: VecDeque::new() }
     }
 
-    /// What the worker says of itself at `now`. Rates and quantiles are those since the record a
+    /// The worker's record at `now`. Rates and quantiles are those since the record a
     /// [`limits::RECENT`] ago, or since the first.
     pub fn record(&mut self, metrics: &Metrics, now: Instant) -> WorkerRecord {
         let counted: BTreeMap<_, _> = metrics.snapshot().into_iter().collect();

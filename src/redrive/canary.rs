@@ -1,4 +1,4 @@
-//! Canary: the first letters of a job, sent before the others, and what became of them.
+//! Canary: the first letters of a job, sent before the others, and their outcomes.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Canary {
-    /// How many.
+    /// Number of letters.
     pub count: u32,
-    /// The share of them that may fail. Above it the job stops.
+    /// Share of them that may fail. Above it the job stops.
     pub stop_above: f64,
-    /// Where the stream of failed attempts ended when the first was sent.
+    /// Last sequence of the stream of failed attempts when the first was sent.
     pub failed_from: Option<u64>,
-    /// Those that were sent.
+    /// Letters that were sent.
     pub sent: Vec<Probe>,
-    /// How they did, once that is known, and the rest may follow.
+    /// Summary of the outcomes, once all are known, and the rest may follow.
     pub verdict: Option<String>,
 }
 
@@ -22,35 +22,35 @@ pub struct Canary {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
-    /// The letter it was.
+    /// Sequence of the letter.
     pub letter: u64,
     /// The stage it was sent to.
     pub stage: String,
-    /// What its event was first stored as, `<stream>:<seq>`.
+    /// Source of its event, `<stream>:<seq>`.
     pub source: String,
-    /// Its sequence in the retry stream.
+    /// Sequence of its event in the retry stream.
     pub retry_seq: u64,
-    /// What became of it; `None`: not known yet.
+    /// Outcome; `None`: not known yet.
     pub fate: Option<Fate>,
 }
 
-/// What became of one letter of a canary.
+/// Outcome of one letter of a canary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Fate {
-    /// It was handled.
+    /// Handled.
     Done,
-    /// It failed, so.
+    /// Failed, with class and message.
     Failed(String),
 }
 
 impl Canary {
-    /// So many letters, of which at most this share may fail.
+    /// Canary of `count` letters, of which at most the share `stop_above` may fail.
     pub fn new(count: u32, stop_above: f64) -> Self {
         Self { count, stop_above, failed_from: None, sent: Vec::new(), verdict: None }
     }
 
-    /// How many failed so far, and how the last of them did.
+    /// Number of failures so far, and the text of the last.
     pub fn failures(&self) -> (usize, Option<&str>) {
         let failed = || {
             self.sent.iter().filter_map(|probe| match &probe.fate {
@@ -61,18 +61,18 @@ impl Canary {
         (failed().count(), failed().next_back())
     }
 
-    /// How many there is no verdict of.
+    /// Number of letters without an outcome.
     pub fn undecided(&self) -> usize {
         self.sent.iter().filter(|probe| probe.fate.is_none()).count()
     }
 
-    /// Whether more failed than may, of all that were sent.
+    /// True if more failed than may, of all that were sent.
     pub fn is_bad(&self) -> bool {
         self.failures().0 as f64 > self.stop_above * self.sent.len() as f64
     }
 
-    /// "3 of 10 failed, 2 undecided: HttpServerError: 503 from …".
-    pub fn told(&self) -> String {
+    /// Summary: "3 of 10 failed, 2 undecided: HttpServerError: 503 from …".
+    pub fn summary(&self) -> String {
         let (failed, last) = self.failures();
         let last = last.map(|last| format!(": {last}")).unwrap_or_default();
         let undecided = match self.undecided() {
@@ -98,10 +98,10 @@ mod tests {
         assert_eq!(canary.undecided(), 8);
         canary.sent[5].fate = failed();
         assert!(canary.is_bad());
-        assert_eq!(canary.told(), "3 of 10 failed, 7 undecided: HttpServerError: 503");
+        assert_eq!(canary.summary(), "3 of 10 failed, 7 undecided: HttpServerError: 503");
         canary.sent[6..].fill(probe(Some(Fate::Done)));
         canary.sent.retain(|probe| probe.fate.is_some());
-        assert_eq!(canary.told(), "3 of 7 failed: HttpServerError: 503");
+        assert_eq!(canary.summary(), "3 of 7 failed: HttpServerError: 503");
         let none = Canary::new(5, 0.0);
         assert!(!none.is_bad(), "nothing sent, nothing failed");
     }

@@ -1,4 +1,4 @@
-//! Context: what a job is run with, how far it is, and what it cannot go on with.
+//! Context: a run of a job: its connection and counters, its progress, and the errors that end it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,22 +14,22 @@ use crate::{
     wire::Names,
 };
 
-/// What a job is run with.
+/// Connection, names and counters of a run of a job.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The connection.
     pub broker: Broker,
     /// The pipeline's names.
     pub names: Names,
-    /// Where it counts, in a worker.
+    /// Counters, in a worker.
     pub metrics: Option<Arc<Metrics>>,
 }
 
-/// How far a job is that this process runs.
+/// Progress of a job that this process runs.
 #[derive(Debug)]
 pub struct Progress(Mutex<Job>);
 
-/// What a job cannot go on with.
+/// Errors that end a run of a job.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A letter could not be sent or removed.
@@ -38,12 +38,13 @@ pub enum RunError {
     /// The streams could not be read.
     #[error("could not read the dead letters, or what became of them")]
     Read(#[from] AdminError),
-    /// Its filter cannot be asked.
+    /// The filter cannot be compiled.
     #[error("the filter of the job cannot be used")]
     Filter(#[from] FilterError),
     /// The bucket of tenants is missing.
     #[error(
-        "there is no key-value bucket \"{bucket}\" to look tenants up in; create it, then resume the job"
+        "there is no key-value bucket \"{bucket}\" to look tenants up in; create it, then resume \
+         the job"
     )]
     NoTenants {
         /// The bucket.
@@ -64,7 +65,7 @@ impl Context {
 }
 
 impl Progress {
-    /// That of a job that was taken.
+    /// Progress of a job that was claimed.
     pub fn of(claim: &Claim) -> Self {
         Self(Mutex::new(claim.job().clone()))
     }

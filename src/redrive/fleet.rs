@@ -1,5 +1,4 @@
-//! Fleet: a worker's part in the jobs that nobody else runs: it watches for them, takes them and
-//! carries them on.
+//! Fleet: a worker's part in jobs that nobody runs: watches for them, claims them, carries them on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,25 +21,25 @@ use crate::{broker::KvChange, limits, wire::Names};
 /// A worker's part in the jobs of its pipeline.
 #[derive(Debug)]
 pub struct Fleet {
-    /// What jobs are run with.
+    /// Connection, names and counters of the jobs.
     pub context: Context,
-    /// A name unlike that of any other process.
+    /// Name unlike that of any other process.
     pub worker: String,
 }
 
-/// A job that is still to be carried on, as it was last seen.
-struct Seen {
+/// Job that is still to be carried on, as it was last seen.
+struct WatchedJob {
     job: Job,
     revision: u64,
-    /// Since when, on our clock, its record has not moved.
+    /// Time, on our clock, since which its record has not moved.
     since: Instant,
 }
 
 #[derive(Default)]
 struct Watch {
-    open: BTreeMap<String, Seen>,
+    open: BTreeMap<String, WatchedJob>,
     ours: BTreeSet<String>,
-    /// Jobs that did not go well here, and until when others may try.
+    /// Jobs whose run failed here, and the time until which they are left to others.
     shunned: BTreeMap<String, Instant>,
 }
 
@@ -60,7 +59,7 @@ impl Fleet {
             tokio::select! {
                 Some(change) = changes.next() => match change {
                     Ok(change) => watch.saw(change),
-                    // Whoever runs them may not have been able to say so: they are given their time
+                    // Their runners may not have been able to renew them: they are given their time
                     // anew.
                     Err(_) => watch.open.values_mut().for_each(|seen| seen.since = Instant::now()),
                 },
@@ -72,7 +71,8 @@ impl Fleet {
                 },
                 _ = looks.tick() => {
                     for claim in take(&jobs, &mut watch, &worker).await {
-                        let (context, stop, id) = (Arc::clone(&context), stop.clone(), claim.job().id.clone());
+                        let (context, stop) = (Arc::clone(&context), stop.clone());
+                        let id = claim.job().id.clone();
                         watch.ours.insert(id.clone());
                         running.spawn(async move {
                             let progress = Progress::of(&claim);
@@ -88,7 +88,7 @@ impl Fleet {
     }
 }
 
-/// Takes the jobs that nobody runs.
+/// Claims the jobs that nobody runs.
 async fn take(jobs: &Jobs, watch: &mut Watch, worker: &str) -> Vec<Claim> {
     let mut taken = Vec::new();
     watch.shunned.retain(|_, until| Instant::now() < *until);
@@ -117,16 +117,18 @@ impl Watch {
         };
         if job.is_open() {
             let id = job.id.clone();
-            self.open.insert(id, Seen { job, revision: change.revision, since: Instant::now() });
+            self.open
+                .insert(id, WatchedJob { job, revision: change.revision, since: Instant::now() });
         } else {
             self.open.remove(&job.id);
         }
     }
 
-    /// The jobs that nobody runs, oldest first.
+    /// Jobs that nobody runs, oldest first.
     fn free(&self) -> impl Iterator<Item = &str> {
-        let nobody =
-            |seen: &Seen| seen.job.runner.is_none() || seen.since.elapsed() >= limits::JOB_CLAIM;
+        let nobody = |seen: &WatchedJob| {
+            seen.job.runner.is_none() || seen.since.elapsed() >= limits::JOB_CLAIM
+        };
         let ours = |id: &String| self.ours.contains(id) || self.shunned.contains_key(id);
         self.open
             .iter()

@@ -1,4 +1,4 @@
-//! Job: a redrive of many letters as a durable record, which whoever runs it carries on.
+//! Job: redrive of many letters as a durable record, which whoever runs it carries on.
 //!
 //! The record is in the key-value bucket of the pipeline's state, written by compare-and-set. It is
 //! the audit, too: the last [`crate::limits::JOBS_KEPT`] are kept.
@@ -9,84 +9,84 @@ use serde::{Deserialize, Serialize};
 
 use crate::{dead_letter::LetterFilter, redrive::canary::Canary, wire::rfc3339};
 
-/// How often an event may have been redriven, unless a job is told otherwise.
+/// Default limit of the redrives of an event.
 pub const MAX_REDRIVES: u32 = 3;
 
-/// What a job is for.
+/// Purpose of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A person asked for it.
+    /// Asked for by a person.
     Redrive,
-    /// A stage is up again: what is not redriven is marked permanent.
+    /// Made since a stage is up again: what is not redriven is marked permanent.
     Recover,
 }
 
-/// How far a job is.
+/// State of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It sends letters, or will as soon as somebody runs it.
+    /// Open: it sends letters, or will as soon as somebody runs it.
     Running,
-    /// It waits for what becomes of its canary.
+    /// Open: it waits for the outcomes of its canary.
     Canary,
-    /// Every letter that was meant is dealt with.
+    /// Ended: every letter that matches is dealt with.
     Done,
-    /// Its canary failed; the rest of the letters are untouched.
+    /// Ended by its canary, which failed; the rest of the letters are untouched.
     Stopped,
-    /// Somebody stopped it.
+    /// Ended by somebody.
     Cancelled,
-    /// It cannot go on.
+    /// Ended by an error: it cannot go on.
     Failed,
 }
 
-/// One job.
+/// Record of one job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Job {
-    /// Its name, which sorts by time.
+    /// Name of the job, which sorts by time.
     pub id: String,
-    /// What it is for.
+    /// Purpose of the job.
     pub kind: Kind,
-    /// How far it is.
+    /// State of the job.
     pub state: State,
-    /// Why it is in that state, where that needs saying.
+    /// Reason for the state, where it needs one.
     pub why: Option<String>,
-    /// Which letters it is about.
+    /// Letters that the job is about.
     pub filter: LetterFilter,
-    /// Letters a second at the most.
+    /// Limit of letters a second.
     pub per_second: Option<f64>,
-    /// No letter of an event that was redriven as often.
+    /// Limit of redrives: no letter of an event that was redriven as often.
     pub max_redrives: u32,
-    /// The letters that are tried first.
+    /// Letters that are tried first.
     pub canary: Option<Canary>,
-    /// What a letter must be for recovery to redrive it.
+    /// Conditions under which recovery redrives a letter.
     pub rules: Option<Rules>,
-    /// The number of the letter up to which all is done.
+    /// Sequence of the letter up to which all is done.
     pub cursor: u64,
-    /// The number of the last letter when it was made: later ones are not its business.
+    /// Sequence of the last letter when the job was made: later ones are not its business.
     pub last: u64,
-    /// How many letters were meant when it was made, where that was counted.
+    /// Number of letters that matched when the job was made, where that was counted.
     pub expected: Option<u64>,
-    /// Whether a letter that it passed by is still there.
+    /// True if a letter that the job passed by is still there.
     pub left_behind: bool,
-    /// What it did so far. After a crash of its runner, what was under way may be missing.
+    /// Outcomes so far. After a crash of its runner, those of letters in flight may be missing.
     pub counts: Counts,
-    /// When it was made, RFC 3339.
+    /// Time at which the job was made, RFC 3339.
     pub created_at: String,
-    /// Who made it.
+    /// Maker of the job.
     pub created_by: String,
-    /// When somebody first ran it.
+    /// Time of its first run.
     pub started_at: Option<String>,
-    /// When it ended.
+    /// Time of its end.
     pub ended_at: Option<String>,
-    /// Who runs it.
+    /// Process that runs it.
     pub runner: Option<String>,
-    /// Signs of life of its runner.
+    /// Heartbeats of its runner.
     pub beat: u64,
 }
 
-/// What became of the letters of a job.
+/// Outcomes of the letters of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Counts {
@@ -104,20 +104,20 @@ pub struct Counts {
     pub failed: u64,
 }
 
-/// What a letter must be for recovery to redrive it.
+/// Conditions under which recovery redrives a letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rules {
-    /// Error classes; `*` stands for any text. None: all.
+    /// Error classes; `*` stands for any text. Empty: all.
     pub classes: Vec<String>,
-    /// Given up on no longer ago, when the job was made.
+    /// Limit of the age of a letter when the job was made, in milliseconds.
     pub max_age_ms: u64,
-    /// The bucket whose key for the letter's tenant says whether it is active.
+    /// Bucket whose key for the letter's tenant says if it is active.
     pub tenants: Option<String>,
 }
 
 impl Job {
-    /// A job that nobody runs yet, of the letters up to `last`.
+    /// Job that nobody runs yet, of the letters up to `last`.
     pub fn new(
         id: String,
         kind: Kind,
@@ -150,12 +150,12 @@ impl Job {
         }
     }
 
-    /// Whether it is still to be carried on.
+    /// True if the job is still to be carried on.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Running | State::Canary)
     }
 
-    /// Ends it.
+    /// Ends the job.
     pub fn end(&mut self, state: State, why: Option<String>) {
         self.state = state;
         self.why = why.or(self.why.take());
@@ -164,7 +164,7 @@ impl Job {
 }
 
 impl State {
-    /// Its name.
+    /// Name of the state.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -178,7 +178,7 @@ impl State {
 }
 
 impl Kind {
-    /// Its name.
+    /// Name of the kind.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Redrive => "redrive",
@@ -187,7 +187,7 @@ impl Kind {
     }
 }
 
-/// A new name, such as `r-20261121-101502-ab12` for a job (`r`) or a silence (`s`): it sorts by
+/// New name, such as `r-20261121-101502-ab12` for a job (`r`) or a silence (`s`), which sorts by
 /// time, to the microsecond.
 pub fn new_id(kind: char, now: SystemTime) -> String {
     let mut micros = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_micros();
@@ -199,8 +199,8 @@ pub fn new_id(kind: char, now: SystemTime) -> String {
     format!("{kind}-{}-{}", stamp(now), String::from_utf8_lossy(&end))
 }
 
-/// The name of the job that a stage's becoming well makes: the same for every worker that sees it,
-/// by the revision of the key that says so.
+/// Name of the job that is made when a stage is up again: the same for every worker that sees it,
+/// by the revision of the key that shows it.
 pub fn recovery_id(stage: &str, revision: u64, written_at: SystemTime) -> String {
     format!("r-{}-{stage}-{revision}", stamp(written_at))
 }
@@ -211,7 +211,7 @@ fn stamp(time: SystemTime) -> String {
 }
 
 impl Counts {
-    /// How many letters the job has dealt with.
+    /// Number of letters that the job has dealt with.
     pub fn settled(&self) -> u64 {
         let Self { redriven, guarded, completed, permanent, gone, failed } = self;
         redriven + guarded + completed + permanent + gone + failed

@@ -1,4 +1,4 @@
-//! Judge: what is to become of one letter of a job.
+//! Judge: verdict on one letter of a job, by its filter and its rules.
 
 use std::{
     collections::HashMap,
@@ -19,39 +19,40 @@ use crate::{
     wire::{Names, parse_rfc3339},
 };
 
-/// What is to become of one letter.
+/// Verdict on one letter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is not meant.
+    /// Not a letter of the job.
     NotMeant,
-    /// It is sent back.
+    /// Sent back.
     Send,
-    /// It stays: it was redriven too often.
+    /// Left where it is: redriven too often.
     Guarded,
-    /// It stays: its event was completed all the same.
+    /// Left where it is: its event was completed all the same.
     Completed,
-    /// It is marked permanent, for this reason.
+    /// Marked permanent, for this reason.
     Permanent(String),
 }
 
-/// A job's filter and rules, ready to be asked.
+/// Filter and rules of a job, compiled.
 #[derive(Debug)]
 pub(super) struct Judge {
     selecting: Selecting,
     rules: Option<Rules>,
     max_redrives: u32,
-    /// Whether the letters were named one by one.
+    /// True if the letters were named one by one.
     named: bool,
-    /// When the job was made: ages are taken then, so that it does not matter who runs it when.
+    /// Time at which the job was made: ages are taken then, so that it does not matter who runs it
+    /// when.
     made_at: SystemTime,
     tenants: HashMap<String, (bool, Instant)>,
 }
 
 impl Judge {
-    /// That of a job.
+    /// Judge of a job.
     ///
     /// # Errors
-    /// Its filter cannot be asked.
+    /// The filter cannot be compiled.
     pub(super) fn of(job: &Job) -> Result<Self, FilterError> {
         Ok(Self {
             selecting: job.filter.compile()?,
@@ -63,22 +64,22 @@ impl Judge {
         })
     }
 
-    /// Whether the job is a recovery.
+    /// True if the job is a recovery.
     pub(super) fn recovers(&self) -> bool {
         self.rules.is_some()
     }
 
-    /// What is to become of a letter.
+    /// Verdict on a letter.
     ///
     /// # Errors
-    /// Its payload, or whether its tenant is active, could not be read.
+    /// The payload, or the key of the tenant, could not be read.
     pub(super) async fn verdict(
         &mut self,
         broker: &Broker,
         names: &Names,
         letter: &StoredMessage,
     ) -> Result<Verdict, AdminError> {
-        // What is kept beside a letter is none itself.
+        // A payload or an original that is kept beside a letter is none itself.
         if !names.is_dlq(&letter.subject) || !self.selecting.takes(broker, names, letter).await? {
             return Ok(Verdict::NotMeant);
         }
@@ -141,7 +142,7 @@ impl Judge {
     }
 }
 
-/// Why recovery does not redrive a letter, by what its headers say.
+/// Reason why recovery does not redrive a letter, by its headers.
 fn refused(rules: &Rules, made_at: SystemTime, letter: &StoredMessage) -> Option<String> {
     let class = get(&letter.headers, headers::ERROR_CLASS).unwrap_or_default();
     if !rules.classes.is_empty() && !rules.classes.iter().any(|glob| glob_matches(glob, class)) {
@@ -154,7 +155,7 @@ fn refused(rules: &Rules, made_at: SystemTime, letter: &StoredMessage) -> Option
     (age >= max_age).then(|| format!("older than {}", Period(max_age)))
 }
 
-/// Whether the value of a tenant's key says that it is active: `true`, `active`, or JSON with
+/// True if the value of a tenant's key says that it is active: `true`, `active`, or JSON with
 /// `active` or `status`.
 fn says_active(value: &[u8]) -> bool {
     use serde_json::Value;

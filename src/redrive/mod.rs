@@ -1,17 +1,18 @@
-//! Redrive: sends dead letters back to the stage that gave up: one letter, a job of many, or by
-//! itself when the stage is up again. Reads letters; touches the broker only.
+//! Redrive: dead letters sent back to the stage that gave up: one, a job of many, or at recovery.
+//!
+//! Reads and removes letters; touches the broker, and the services that health checks ask.
 //!
 //! - [`resend`]: one letter published again to its stage
 //! - [`job`]: durable record of a redrive of many letters
-//! - [`context`]: what a job is run with
+//! - [`context`]: connection, progress and errors of a run of a job
 //! - [`store`]: records of jobs, and the claim that one process holds on a job
 //! - `judge`: verdict on one letter of a job
-//! - `canary`: first letters of a job, and what became of them
-//! - `verdict`: what became of the letters of a canary, as the broker tells
-//! - `pump`: sends the letters of a job, many at once
+//! - [`canary`]: first letters of a job, and their outcomes
+//! - `verdict`: outcome of a letter of a canary, as the streams show it
+//! - `pump`: letters of a job sent, many at once
 //! - [`run`](mod@run): carries one job from its cursor to its end
 //! - [`fleet`]: a worker's part in the jobs that nobody runs
-//! - [`recovery`]: jobs that begin by themselves when a breaker closes
+//! - [`recovery`]: jobs that begin by themselves when a stage is up again
 
 pub mod canary;
 pub mod context;

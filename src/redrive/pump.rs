@@ -1,7 +1,6 @@
-//! Pump: sends the letters of a job, many at once, each removed once it is sent, and keeps how far
-//! all is done.
+//! Pump: letters of a job sent, many at once, each removed once it is sent; moves the job's cursor.
 //!
-//! Where a job takes every letter of a stage, whole runs are removed by one request: up to a number
+//! A job that takes every letter of a stage removes whole runs by one request: up to a sequence
 //! below which every letter of the stage was sent. As soon as one is left where it is, the rest are
 //! removed one by one.
 
@@ -29,38 +28,38 @@ use crate::{
 };
 use millstream_stages::headers;
 
-/// Why the pump stopped.
+/// Reason why the pump stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
     /// No letter is left.
     Exhausted,
     /// As many were sent as were asked for.
     Enough,
-    /// It was told to.
+    /// The run is to stop.
     Halted,
 }
 
-/// Sends the letters of one job.
+/// Sender of the letters of one job.
 pub(super) struct Pump<'a> {
     context: &'a Context,
     progress: &'a Progress,
     halt: &'a CancellationToken,
     judge: Judge,
     filter: LetterFilter,
-    /// The last letter that is the job's business.
+    /// Sequence of the last letter that is the job's business.
     last: u64,
-    /// Letters up to this were read.
+    /// Sequence up to which letters were read.
     read_up_to: u64,
-    /// Letters under way.
+    /// Letters in flight.
     sending: BTreeSet<u64>,
     /// Letters that were sent and are removed with the next run.
     unremoved: BTreeSet<u64>,
-    /// Up to where letters may be removed by runs.
+    /// Sequence up to which letters may be removed by runs.
     runs_end: u64,
     removing: bool,
     removal_failed: bool,
     removed_at: Instant,
-    /// Stages whose redriven events are read.
+    /// Stages known to have a consumer of redriven events.
     read_stages: BTreeSet<String>,
     interval: Option<Duration>,
     reread: bool,
@@ -70,20 +69,20 @@ pub(super) struct Pump<'a> {
 
 type Letters = BoxStream<'static, Result<(u64, Option<StoredMessage>), AdminError>>;
 
-/// Something under way that ended.
+/// Step that ended.
 enum Step {
     /// A letter was sent, or not.
-    Sent { probe: Probe, stored: Option<Stored>, result: Result<Fate, RedriveError> },
+    Sent { probe: Probe, stored: Option<Stored>, result: Result<Removal, RedriveError> },
     /// A letter was marked permanent, or had gone.
     Marked { seq: u64, stage: String, result: Result<Option<u64>, PublishError> },
     /// A run of letters was removed.
     Removed { up_to: u64, count: u64, result: Result<u64, AdminError> },
 }
 
-/// Where a letter is that was sent.
+/// State of a letter that was sent.
 #[derive(Clone, Copy)]
-enum Fate {
-    /// Removed; whether it was still there.
+enum Removal {
+    /// Removed; true if it was still there.
     Removed(bool),
     /// To be removed with its run.
     Stays,
@@ -121,11 +120,11 @@ impl<'a> Pump<'a> {
         })
     }
 
-    /// Sends letters until none is left, `limit` were sent, or it is told to stop. A canary's are
-    /// remembered in the record.
+    /// Sends letters until none is left, `limit` were sent, or the run is to stop. A canary's are
+    /// kept in the record.
     ///
     /// # Errors
-    /// [`RunError`], once all that was under way has ended. What was not sent is still there, and
+    /// [`RunError`], once all that was in flight has ended. What was not sent is still there, and
     /// after the cursor.
     pub(super) async fn run(&mut self, limit: u64, canary: bool) -> Result<Flow, RunError> {
         let mut under_way: FuturesUnordered<BoxFuture<'a, Step>> = FuturesUnordered::new();
@@ -151,11 +150,16 @@ impl<'a> Pump<'a> {
             let ready_at = self.ready_at;
             tokio::select! {
                 biased;
-                Some(step) = under_way.next(), if !under_way.is_empty() => match self.ended(step, canary) {
-                    Ok(more) => under_way.extend(more),
-                    Err(error) => end = Some(end.filter(Result::is_err).unwrap_or(Err(error))),
-                },
-                next = async { tokio::time::sleep_until(ready_at).await; letters.next().await }, if room => match next {
+                Some(step) = under_way.next(), if !under_way.is_empty() => {
+                    match self.ended(step, canary) {
+                        Ok(more) => under_way.extend(more),
+                        Err(error) => end = Some(end.filter(Result::is_err).unwrap_or(Err(error))),
+                    }
+                }
+                next = async {
+                    tokio::time::sleep_until(ready_at).await;
+                    letters.next().await
+                }, if room => match next {
                     Some(Ok((seq, _))) if seq > self.last => end = Some(Ok(Flow::Exhausted)),
                     Some(Ok((seq, letter))) => {
                         self.failures = 0;
@@ -183,7 +187,7 @@ impl<'a> Pump<'a> {
         }
     }
 
-    /// The letters that come next.
+    /// Letters that come next.
     fn letters(&self) -> Letters {
         let (broker, stream, from) =
             (self.context.broker.clone(), self.context.names.dlq_stream(), self.read_up_to + 1);
@@ -203,7 +207,7 @@ impl<'a> Pump<'a> {
         stream::iter(numbers).then(found).boxed()
     }
 
-    /// Begins what is to be done with one letter. Says whether it is sent.
+    /// Begins the step of one letter, if it needs one; true if the step sends it.
     async fn take(
         &mut self,
         seq: u64,
@@ -241,7 +245,7 @@ impl<'a> Pump<'a> {
                     self.read_stages.insert(stage.clone());
                 }
                 if get(&letter.headers, headers::BODY).is_some() && seq <= self.runs_end {
-                    // Its payload is kept apart, and goes with it alone.
+                    // Its payload is kept apart, and is removed with this letter only.
                     self.leave(seq);
                 }
                 (self.read_up_to, _) = (seq, self.sending.insert(seq));
@@ -257,7 +261,7 @@ impl<'a> Pump<'a> {
             }
         }
         self.read_up_to = seq;
-        // Also what is not meant must not go with a run: its subject may say what its headers do
+        // Also what does not match must not go with a run: its subject may say what its headers do
         // not.
         if seq <= self.runs_end {
             self.leave(seq);
@@ -265,14 +269,15 @@ impl<'a> Pump<'a> {
         Ok(None)
     }
 
-    /// A letter stays where it is: what comes after it is not removed by runs.
+    /// Leaves a letter where it is: what comes after it is not removed by runs. Returns the letters
+    /// from it on that were sent, and are still to be removed.
     fn leave(&mut self, seq: u64) -> BTreeSet<u64> {
         self.progress.change(|job| job.left_behind = true);
         self.runs_end = self.runs_end.min(seq.saturating_sub(1));
         self.unremoved.split_off(&seq)
     }
 
-    /// Accounts for what ended; gives what is to be done next because of it.
+    /// Accounts for a step that ended; the steps that follow from it.
     fn ended(&mut self, step: Step, canary: bool) -> Result<Vec<BoxFuture<'a, Step>>, RunError> {
         let mut more: Vec<BoxFuture<'a, Step>> = Vec::new();
         match step {
@@ -288,7 +293,7 @@ impl<'a> Pump<'a> {
                     });
                 }
                 match result {
-                    Ok(Fate::Removed(was_there)) => {
+                    Ok(Removal::Removed(was_there)) => {
                         self.progress.count(|counts| match was_there {
                             true => counts.redriven += 1,
                             false => counts.gone += 1,
@@ -300,10 +305,10 @@ impl<'a> Pump<'a> {
                                 .count(&probe.stage, |stage| stage.recovered(u64::from(was_there)));
                         }
                     }
-                    Ok(Fate::Stays) if seq <= self.runs_end => {
+                    Ok(Removal::Stays) if seq <= self.runs_end => {
                         self.unremoved.insert(seq);
                     }
-                    Ok(Fate::Stays) => {
+                    Ok(Removal::Stays) => {
                         more.push(Box::pin(remove(self.context, probe)));
                         return Ok(more);
                     }
@@ -354,7 +359,7 @@ impl<'a> Pump<'a> {
         Ok(more)
     }
 
-    /// The removal of a run of letters that were sent, where it is time for one.
+    /// Removal of a run of letters that were sent, where it is time for one.
     fn removal(&mut self, ending: bool) -> Option<BoxFuture<'a, Step>> {
         let due = self.unremoved.len() >= limits::REMOVE_RUN_MAX
             || self.removed_at.elapsed() >= limits::JOB_CHECKPOINT
@@ -385,7 +390,7 @@ impl<'a> Pump<'a> {
     }
 }
 
-/// Whether it is for something about the letter that it could not be sent, so that others can.
+/// True if the letter itself is why it could not be sent, so that others can.
 fn is_the_letters_own(error: &RedriveError) -> bool {
     match error {
         RedriveError::PayloadGone { .. } | RedriveError::TooLarge { .. } => true,
@@ -407,19 +412,21 @@ async fn send(
         match broker.message(&names.dlq_stream(), letter.seq).await {
             Ok(Some(now)) => letter = now,
             Ok(None) => {
-                return Step::Sent { probe, stored: None, result: Ok(Fate::Removed(false)) };
+                return Step::Sent { probe, stored: None, result: Ok(Removal::Removed(false)) };
             }
             Err(error) => return Step::Sent { probe, stored: None, result: Err(error.into()) },
         }
     }
     match resend::send(broker, names, &letter).await {
-        Ok(stored) if by_run => Step::Sent { probe, stored: Some(stored), result: Ok(Fate::Stays) },
+        Ok(stored) if by_run => {
+            Step::Sent { probe, stored: Some(stored), result: Ok(Removal::Stays) }
+        }
         Ok(stored) => {
             let removed = stored::remove(broker, names, &letter).await;
             Step::Sent {
                 probe,
                 stored: Some(stored),
-                result: removed.map(Fate::Removed).map_err(Into::into),
+                result: removed.map(Removal::Removed).map_err(Into::into),
             }
         }
         Err(error) => Step::Sent { probe, stored: None, result: Err(error) },
@@ -429,5 +436,5 @@ async fn send(
 /// Removes one letter that was sent.
 async fn remove(context: &Context, probe: Probe) -> Step {
     let removed = context.broker.delete_message(&context.names.dlq_stream(), probe.letter).await;
-    Step::Sent { probe, stored: None, result: removed.map(Fate::Removed).map_err(Into::into) }
+    Step::Sent { probe, stored: None, result: removed.map(Removal::Removed).map_err(Into::into) }
 }

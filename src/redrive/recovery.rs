@@ -1,9 +1,9 @@
-//! Recovery: has the letters of a stage redriven by themselves when the stage is up again.
+//! Recovery: letters of a stage redriven by themselves when the stage is up again.
 //!
 //! A stage is up again when its circuit breaker closes, or when its health check passes after it
-//! failed. That it was down is kept in the key-value bucket, so that no restart forgets it; the job
-//! is named by the revision of the key that says so, so that the fleet makes one. Every worker that
-//! sees a breaker close makes that job; the health check is asked by one.
+//! failed. Its outage is kept in the key-value bucket, so that no restart forgets it; the job is
+//! named by the revision of the key that shows the end, so that the fleet makes one. Every worker
+//! that sees a breaker close makes that job; the health check is asked by one.
 
 mod check;
 
@@ -39,16 +39,16 @@ pub struct Recovery {
     worker: String,
 }
 
-/// What is kept of a stage that is down.
+/// Outage of a stage, as it is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Down {
-    /// Since when, RFC 3339; `None`: it is not.
+    /// Beginning of the outage, RFC 3339; `None`: the stage is up.
     since: Option<String>,
-    /// The revision of the breaker's key that said so.
+    /// Revision of the breaker's key that showed it.
     revision: u64,
 }
 
-/// Why what was seen of a stage could not be dealt with.
+/// Reason why a change of a stage could not be dealt with.
 #[derive(Debug, thiserror::Error)]
 enum RecoveryError {
     #[error("could not read what is known of the stage")]
@@ -60,7 +60,7 @@ enum RecoveryError {
 }
 
 impl Recovery {
-    /// That of the pipeline's stages that recover.
+    /// Recovery of the pipeline's stages that have one.
     pub fn of(pipeline: &Pipeline, context: Context, worker: &str) -> Self {
         let stages = pipeline
             .stages
@@ -128,7 +128,7 @@ impl Recovery {
         };
         loop {
             let (down, revision) = self.down(&key).await?;
-            // What was seen of it later counts.
+            // A later change was dealt with already.
             if change.revision <= down.revision {
                 return Ok(());
             }
@@ -147,7 +147,7 @@ impl Recovery {
         }
     }
 
-    /// Asks the health check of a stage, as long as it is on us to ask.
+    /// Asks the health check of a stage while this worker has the lease.
     async fn watch_health(
         &self,
         stage: &str,
@@ -219,7 +219,7 @@ impl Recovery {
                 Down::default()
             }
         };
-        // Somebody else was first: the next answer tells whether there is anything left to do.
+        // Somebody else was first: the next answer shows if there is anything left to do.
         self.keep(key, &now, revision).await?;
         Ok(())
     }
@@ -270,7 +270,7 @@ impl Recovery {
         }))
     }
 
-    /// Writes what is known; false: somebody else has, meanwhile.
+    /// Writes the outage; false if somebody else has, meanwhile.
     async fn keep(&self, key: &str, down: &Down, revision: u64) -> Result<bool, CommitError> {
         let (broker, bucket) = (&self.context.broker, self.context.names.state_bucket());
         let value = serde_json::to_vec(down).expect("what is known of a stage is plain data");

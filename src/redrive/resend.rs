@@ -1,4 +1,4 @@
-//! Redrive: sends letters back to the stage that failed, and only there.
+//! Resend: event of a letter sent back to the stage that failed, and only there.
 
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use crate::{
     wire::{Names, Origin, rfc3339},
 };
 
-/// A redrive that did not succeed. The letter is still there.
+/// Redrive that did not succeed. The letter is still there.
 #[derive(Debug, thiserror::Error)]
 pub enum RedriveError {
     /// The dead-letter stream could not be read or written.
@@ -28,14 +28,14 @@ pub enum RedriveError {
         seq: u64,
         /// The stage.
         stage: String,
-        /// Why.
+        /// Cause.
         source: PublishError,
     },
     /// No consumer brings the stage what is sent back to it: the event would be on its way for
     /// ever.
     #[error(
-        "letter {seq} cannot be redriven: nothing brings stage \"{stage}\" its redriven events (a reduce stage \
-         takes none; for any other, `millstream apply` creates the consumer)"
+        "letter {seq} cannot be redriven: nothing brings stage \"{stage}\" its redriven events (a \
+         reduce stage takes none; for any other, `millstream apply` creates the consumer)"
     )]
     NobodyReads {
         /// The letter.
@@ -45,32 +45,34 @@ pub enum RedriveError {
     },
     /// The letter was too large to hold its payload, and that is gone.
     #[error(
-        "letter {seq} cannot be redriven: its payload, which was kept apart on \"{subject}\", is gone"
+        "letter {seq} cannot be redriven: its payload, which was kept apart on \"{subject}\", is \
+         gone"
     )]
     PayloadGone {
         /// The letter.
         seq: u64,
-        /// Where the payload was.
+        /// Subject of the payload.
         subject: String,
     },
-    /// With the headers of a redriven event it is larger than the server takes.
+    /// The event, with the headers of a redriven one, is larger than the server takes.
     #[error(
-        "letter {seq} cannot be redriven: its event is {bytes} bytes with the headers it needs, and the server takes \
-         {max_payload}; raise max_payload of the server to {needed} at least, or edit the event to be smaller"
+        "letter {seq} cannot be redriven: its event is {bytes} bytes with the headers it needs, \
+         and the server takes {max_payload}; raise max_payload of the server to {needed} at least, \
+         or edit the event to be smaller"
     )]
     TooLarge {
         /// The letter.
         seq: u64,
-        /// The size of the event as it would be sent.
+        /// Size of the event as it would be sent.
         bytes: usize,
-        /// What the server takes.
+        /// Limit of the server.
         max_payload: usize,
-        /// What it would have to take.
+        /// Limit that it would need.
         needed: usize,
     },
 }
 
-/// The letters of a stage, or all, oldest first.
+/// Letters of a stage, or all, oldest first.
 pub fn letters(
     broker: &Broker,
     names: &Names,
@@ -97,17 +99,17 @@ pub async fn redrive(
     Ok(())
 }
 
-/// The stage that gave up on the event of a letter.
+/// Stage that gave up on the event of a letter.
 pub(super) fn stage_of(letter: &StoredMessage) -> &str {
     get(&letter.headers, headers::STAGE).unwrap_or_default()
 }
 
-/// How often the event of a letter was redriven.
+/// Number of redrives of the event of a letter.
 pub(super) fn redrives_of(letter: &StoredMessage) -> u32 {
     get(&letter.headers, headers::REDRIVES).and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// Makes sure that the stage of a letter reads what is sent back to it.
+/// Makes sure that the stage of a letter has a consumer of what is sent back to it.
 pub(super) async fn is_read(
     broker: &Broker,
     names: &Names,
@@ -123,8 +125,8 @@ pub(super) async fn is_read(
     }
 }
 
-/// Sends the event of a letter back to its stage. The letter stays: remove it. Says where the event
-/// is.
+/// Sends the event of a letter back to its stage; the place of the event. The letter stays: remove
+/// it.
 ///
 /// Sent twice within [`crate::limits::DEDUP`], the server keeps one.
 ///

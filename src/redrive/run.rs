@@ -1,4 +1,4 @@
-//! Run: carries one job on, in a worker or on the command line, from its cursor to its end.
+//! Run: one job carried on, in a worker or on the command line, from its cursor to its end.
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,12 +20,12 @@ use crate::{
     },
 };
 
-/// How a run ended.
+/// End of a run.
 #[derive(Debug)]
 pub enum Ended {
     /// The job has ended.
     Job(Job),
-    /// It was told to stop; somebody else may go on.
+    /// The run was to stop; somebody else may go on.
     Released(Job),
     /// Somebody else runs the job now.
     Taken,
@@ -33,14 +33,14 @@ pub enum Ended {
     Broker(RunError),
 }
 
-/// How the work on a job went.
+/// Outcome of the work on a job.
 enum Work {
     Done,
     Halted,
     Stopped(String),
 }
 
-/// Why the claim ended before the work did.
+/// Reason why the claim ended before the work did.
 #[derive(Debug, Clone, Copy)]
 enum Lost {
     Cancelled,
@@ -51,7 +51,7 @@ enum Lost {
 /// Carries a job on until it has ended, somebody else has it, or `stop`.
 ///
 /// The record is written twice a second. If this process dies, whoever is next goes on at the
-/// cursor: what was under way is sent again with the same ids, which the server drops for
+/// cursor: what was in flight is sent again with the same ids, which the server drops for
 /// [`limits::DEDUP`].
 pub async fn run(
     context: &Context,
@@ -72,7 +72,7 @@ pub async fn run(
         tokio::select! {
             worked = &mut work => (worked, None),
             lost = keep(&mut claim, progress) => {
-                // What is under way is finished: its letters would be sent again.
+                // What is in flight is finished: its letters would be sent again.
                 halt.cancel();
                 (work.await, Some(lost))
             }
@@ -138,7 +138,7 @@ pub async fn run(
     ended
 }
 
-/// Writes the record for as long as it can; says why it cannot any more.
+/// Writes the record for as long as it can; the reason why it cannot any more.
 async fn keep(claim: &mut Claim, progress: &Progress) -> Lost {
     loop {
         tokio::time::sleep(limits::JOB_CHECKPOINT).await;
@@ -187,7 +187,7 @@ async fn work(
     }
 }
 
-/// Waits for what becomes of a canary. Done: the rest may follow.
+/// Waits for the outcomes of a canary. [`Work::Done`]: the rest may follow.
 async fn verdict(
     context: &Context,
     progress: &Progress,
@@ -203,25 +203,25 @@ async fn verdict(
         }
         let undecided: Vec<&Probe> =
             canary.sent.iter().filter(|probe| probe.fate.is_none()).collect();
-        let late = if Instant::now() < until {
+        let overdue_at = if Instant::now() < until {
             None
         } else {
             undecided.first().map(|probe| probe.stage.clone())
         };
-        let (bad, told, open, sent) =
-            (canary.is_bad(), canary.told(), undecided.len(), canary.sent.len());
+        let (bad, summary, open, sent) =
+            (canary.is_bad(), canary.summary(), undecided.len(), canary.sent.len());
         if open == 0 && !bad {
-            (canary.verdict, canary.sent) = (Some(told.clone()), Vec::new());
+            (canary.verdict, canary.sent) = (Some(summary.clone()), Vec::new());
         }
         progress.change(|job| job.canary = Some(canary));
         if bad {
-            return Ok(Work::Stopped(told));
+            return Ok(Work::Stopped(summary));
         }
         if open == 0 {
             progress.change(|job| job.state = State::Running);
             return Ok(Work::Done);
         }
-        if let Some(stage) = late {
+        if let Some(stage) = overdue_at {
             let minutes = limits::CANARY_WAIT.as_secs() / 60;
             let cause = verdict::likely_cause(context, &stage).await;
             return Ok(Work::Stopped(format!(

@@ -1,8 +1,8 @@
-//! Store: the records of jobs, and the claim by which one process at a time runs one.
+//! Store: records of jobs, and the claim by which one process at a time runs one.
 //!
-//! Whoever runs a job rewrites its record each second. Others watch its revision, each on its own
-//! clock: what has not moved for [`limits::JOB_CLAIM`] may be taken by compare-and-set. No two
-//! clocks are compared.
+//! The runner of a job rewrites its record every [`limits::JOB_CHECKPOINT`]. Others watch its
+//! revision, each on its own clock: a record that has not moved for [`limits::JOB_CLAIM`] may be
+//! taken by compare-and-set. No two clocks are compared.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,29 +18,29 @@ use crate::{
     wire::{Names, rfc3339},
 };
 
-/// What was asked of a job and could not be done.
+/// Request about a job that could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
     /// There is no such job.
     #[error("there is no job \"{id}\"; `millstream dlq jobs ls` lists them")]
     NoJob {
-        /// What was asked for.
+        /// Name that was asked for.
         id: String,
     },
-    /// It has ended.
+    /// The job has ended.
     #[error("job \"{id}\" has ended already: it is {state}")]
     Ended {
         /// The job.
         id: String,
-        /// How.
+        /// State that it ended in.
         state: &'static str,
     },
-    /// Somebody runs it.
+    /// The job is run by somebody.
     #[error("job \"{id}\" is run by {runner}; `millstream dlq jobs cancel {id}` stops it")]
     Runs {
         /// The job.
         id: String,
-        /// Who.
+        /// Runner.
         runner: String,
     },
     /// The record could not be read.
@@ -51,14 +51,14 @@ pub enum JobError {
     Write(#[from] CommitError),
 }
 
-/// The records of a pipeline's jobs.
+/// Records of a pipeline's jobs.
 #[derive(Debug, Clone)]
 pub struct Jobs {
     broker: Broker,
     bucket: String,
 }
 
-/// A job that this process runs.
+/// Claim on a job that this process runs.
 #[derive(Debug)]
 pub struct Claim {
     jobs: Jobs,
@@ -66,16 +66,16 @@ pub struct Claim {
     pub(super) job: Job,
     revision: u64,
     runner: String,
-    /// When it was last written: the claim lasts from before the write, not from its answer.
+    /// Time of the last write: the claim lasts from before the write, not from its answer.
     pub(super) renewed: Instant,
 }
 
-/// What a write of the record found.
+/// Outcome of a write of the record.
 #[derive(Debug)]
 pub(super) enum Written {
-    /// It is written.
+    /// Written.
     Yes,
-    /// Not now: the broker did not take it.
+    /// Not written now: the broker did not take it.
     NotNow(CommitError),
     /// Somebody has cancelled the job: this is the record now.
     Cancelled,
@@ -84,13 +84,13 @@ pub(super) enum Written {
 }
 
 impl Jobs {
-    /// Those of this pipeline.
+    /// Records of the jobs of this pipeline.
     pub fn new(broker: &Broker, names: &Names) -> Self {
         Self { broker: broker.clone(), bucket: names.state_bucket() }
     }
 
-    /// Stores a new job, and removes the oldest that ended, past [`limits::JOBS_KEPT`]. Says its
-    /// revision; `None`: there is one of this name.
+    /// Stores a new job, and removes the oldest that ended, past [`limits::JOBS_KEPT`]; the job's
+    /// revision, or `None` if there is one of this name.
     ///
     /// # Errors
     /// [`JobError::Write`].
@@ -207,8 +207,7 @@ impl Jobs {
         })
     }
 
-    /// Makes sure that whoever runs a job has given no sign of life for the time that a claim
-    /// lasts.
+    /// Makes sure that the runner of a job has written nothing for the time that a claim lasts.
     async fn must_be_silent(&self, id: &str, seen: &Job, revision: u64) -> Result<(), JobError> {
         let until = Instant::now() + limits::JOB_CLAIM;
         while Instant::now() < until {
@@ -293,7 +292,7 @@ impl Claim {
         &self.job
     }
 
-    /// Writes the record, and with it a sign of life.
+    /// Writes the record, and with it a heartbeat.
     pub(super) async fn write(&mut self, mut job: Job) -> Written {
         let trying = Instant::now();
         job.beat = self.job.beat + 1;
@@ -327,17 +326,21 @@ impl Claim {
         }
     }
 
-    /// Writes the record for the last time, as often as it takes within reason. Says whether it is
+    /// Writes the record for the last time, as often as it takes within reason; true if it is
     /// written.
     pub(super) async fn finish(mut self, job: Job) -> bool {
         for _ in 0..limits::JOB_TRIES {
             match self.write(job.clone()).await {
                 Written::Yes => return true,
                 Written::NotNow(error) => {
-                    tracing::warn!(job = job.id, error = %error, "could not write the end of a job; trying again");
+                    tracing::warn!(
+                        job = job.id,
+                        error = %error,
+                        "could not write the end of a job; trying again"
+                    );
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 }
-                // It ended by itself as somebody cancelled it: what it did is still to be told.
+                // It ended by itself as somebody cancelled it: its counts are still to be written.
                 Written::Cancelled => {}
                 Written::Lost => return false,
             }

@@ -1,4 +1,4 @@
-//! Verdict: what became of the letters of a canary, as the broker tells.
+//! Verdict: outcome of a letter of a canary, as the streams show it.
 
 use millstream_stages::headers;
 
@@ -13,7 +13,7 @@ use crate::{
     wire::{Names, Place},
 };
 
-/// What became of one letter of a canary; `None`: not known yet.
+/// Outcome of one letter of a canary; `None`: not known yet.
 pub(super) async fn fate(
     context: &Context,
     probe: &Probe,
@@ -21,8 +21,7 @@ pub(super) async fn fate(
 ) -> Result<Option<Fate>, AdminError> {
     let Context { broker, names, .. } = context;
     let retry = names.retry_stream();
-    // An attempt is told of before it is settled: first whether it is settled, then whether it
-    // failed.
+    // A failed attempt is reported before it is settled: so the settlement is looked at first.
     let settled = broker.message(&retry, probe.retry_seq).await?.is_none();
     let source = Place::parse(&probe.source);
     if let Some(source) = source {
@@ -44,8 +43,8 @@ pub(super) async fn fate(
     Ok(if waits(context, probe).await? { None } else { Some(Fate::Done) })
 }
 
-/// Whether the event was given back unhandled, under another number: while a breaker is open, or to
-/// run alone.
+/// True if the event was given back unhandled, under another sequence: while a breaker is open, or
+/// to run in quarantine.
 async fn waits(context: &Context, probe: &Probe) -> Result<bool, AdminError> {
     let Context { broker, names, .. } = context;
     let retry = names.retry_stream();
@@ -75,7 +74,7 @@ fn error_text(error: &StoredMessage) -> String {
     format!("{}: {}", text("errorCode"), text("message"))
 }
 
-/// Why there may be no verdict of letters that were sent to a stage.
+/// Likely reason why letters that were sent to a stage have no outcome.
 pub(super) async fn likely_cause(context: &Context, stage: &str) -> String {
     let Context { broker, names, .. } = context;
     let breaker =

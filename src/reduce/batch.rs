@@ -1,26 +1,24 @@
-//! Batch: what was applied since the last commit, and what must be published before the next.
+//! Batch: inputs applied since the last commit, and outputs to publish before the next.
 
 use std::time::SystemTime;
 
-use millstream_stages::{
-    Emission, Emits, Envelope, Failure, failure::class, headers, settle::Reason,
-};
+use millstream_stages::{Emission, Emits, Failure, failure::class, headers, settle::Reason};
 use tokio::time::Instant;
 
 use crate::{
-    broker::{Headers, Outgoing, StoredMessage},
+    broker::{Headers, Outgoing, StoredMessage, header, set},
     config::{Pipeline, pipeline::Stage},
     dead_letter::{Letter, letter::Identity},
     limits,
 };
 
-/// What was applied since the last commit.
+/// Inputs applied since the last commit, and their outputs.
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) emissions: Vec<Emission>,
     pub(super) dead_letters: Vec<Outgoing>,
     pub(super) inputs: usize,
-    /// When it is committed at the latest; `None` while there is nothing to commit.
+    /// Time of the commit at the latest; `None` while there is nothing to commit.
     pub(super) due: Option<Instant>,
 }
 
@@ -30,7 +28,7 @@ impl Batch {
         self.due.get_or_insert_with(|| Instant::now() + limits::COMMIT_WAIT);
     }
 
-    /// Whether one more step might not fit the commit, with so many keys changed already.
+    /// True if one more step might not fit the commit, with so many keys changed already.
     pub(super) fn is_full(&self, dirty_len: usize) -> bool {
         // The offsets are one key of the commit.
         let keys = 1 + dirty_len + millstream_stages::KEYS_PER_STEP_MAX;
@@ -40,26 +38,25 @@ impl Batch {
     }
 }
 
-/// An emission as it is published: with an id, so that the server drops a repeat.
-pub(super) fn emission(
-    pipeline: &Pipeline,
-    stage: &Stage,
-    emits: Emits,
-    emission: Emission,
-) -> Outgoing {
+/// Message of an emission, with an id, so that the server drops a repeat.
+pub(super) fn emission(pipeline: &Pipeline, stage: &Stage, emission: Emission) -> Outgoing {
     let names = pipeline.names();
-    let subject = match emits {
-        Emits::Results => names.out_subject(&stage.name, &emission.route),
+    let subject = match stage.kind.emits {
+        Emits::Events | Emits::Incidents => names.out_subject(&stage.name, &emission.route),
         Emits::Notifications => names.notify_subject(&emission.route),
     };
-    Outgoing::new(subject, emission.body)
+    let mut outgoing = Outgoing::new(subject, emission.body)
         .id(&emission.id)
         .header(headers::EVENT_ID, &emission.id)
         .header(headers::EVENT_TYPE, &emission.route)
-        .header(headers::ENVELOPE, Envelope::Raw.as_str())
+        .header(headers::ENVELOPE, emission.envelope.as_str());
+    for (name, value) in emission.headers {
+        set(&mut outgoing.headers, name, header(&value));
+    }
+    outgoing
 }
 
-/// The dead letter of a message that the stage rejects.
+/// Dead letter of a message that the stage rejects.
 pub(super) fn reject(
     pipeline: &Pipeline,
     stage: &Stage,
@@ -85,7 +82,7 @@ pub(super) fn reject(
     letter.message(&pipeline.names())
 }
 
-/// One header of a message, if it is text.
+/// Header of a message, if it is text.
 pub(super) fn header_of<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
     headers.get(name).map(|value| value.as_str())
 }

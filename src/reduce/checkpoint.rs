@@ -1,4 +1,4 @@
-//! Checkpoint: how far a stage has read and what it knew by then, written as one.
+//! Checkpoint: offsets of a stage and its state at them, written as one.
 //!
 //! The offsets are the fence: each commit expects the revision of the one before. Whoever takes a
 //! stage over writes them anew at once, and from then on every commit of the old leader is refused.
@@ -17,7 +17,7 @@ use crate::{
 /// A key of the state and its new value, or `None` where it is gone.
 pub(super) type Change = (String, Option<Vec<u8>>);
 
-/// How far each input was applied.
+/// Offsets up to which the inputs were applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Offsets {
     /// The sequence of the last message applied, by stream.
@@ -32,7 +32,7 @@ impl Offsets {
         self.streams.get(stream).map_or(1, |seq| seq + 1)
     }
 
-    /// Notes that a message was applied. It holds once it is written.
+    /// Notes that a message was applied. The note is durable once it is written.
     pub(super) fn applied(&mut self, stream: &str, seq: u64) {
         match self.streams.get_mut(stream) {
             Some(last) => *last = seq,
@@ -41,7 +41,7 @@ impl Offsets {
     }
 }
 
-/// The checkpoint of one stage, in the hands of its leader.
+/// Checkpoint of one stage, held by its leader.
 pub(super) struct Checkpoint {
     broker: Broker,
     bucket: String,
@@ -50,7 +50,7 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads how far the stage is and fences out whoever led it before.
+    /// Reads the offsets of the stage and fences out whoever led it before.
     pub(super) async fn take_over(
         broker: &Broker,
         bucket: &str,
@@ -87,7 +87,7 @@ impl Checkpoint {
         Ok(entries.into_iter().filter_map(|(key, value, _)| Some((own(key)?, value))).collect())
     }
 
-    /// Writes the offsets and what changed of the state, all or nothing.
+    /// Writes the offsets and the changes of the state, all or nothing.
     pub(super) async fn write(
         &mut self,
         offsets: &Offsets,

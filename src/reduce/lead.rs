@@ -1,4 +1,4 @@
-//! Lead: the loop of the one worker that runs a stage: read, apply, publish, commit.
+//! Lead: loop of the one worker that runs a stage: read, apply, publish, commit.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -7,7 +7,7 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, FuturesOrdered},
 };
-use millstream_stages::{Input, Reduce, Tally, headers};
+use millstream_stages::{Envelope, HeaderLookup, Input, Reduce, Tally, headers};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use crate::{
     wire::Names,
 };
 
-/// What a leader works with.
+/// Leader of a stage, and what it works with.
 pub(super) struct Leader<'a> {
     broker: &'a Broker,
     pipeline: &'a Pipeline,
@@ -37,23 +37,25 @@ pub(super) struct Leader<'a> {
     metrics: &'a ReduceMetrics,
     names: Names,
     state_stream: String,
+    /// Streams of the sources, each with the envelope that it is declared to have.
+    sources: Vec<(String, Envelope)>,
 }
 
-/// What a leader has in hand, from its takeover to its end.
+/// State of a leader, from its takeover to its end.
 struct Term<'a> {
     reduce: Box<dyn Reduce>,
     offsets: Offsets,
-    /// In the hands of `committing` while a commit is being written.
+    /// Held by `committing` while a commit is being written.
     checkpoint: Option<Checkpoint>,
     batch: Batch,
-    /// Emissions on their way since the last commit began, in order.
-    telling: FuturesOrdered<BoxFuture<'a, Result<(), PublishError>>>,
+    /// Emissions in flight since the last commit began, in order.
+    publishing: FuturesOrdered<BoxFuture<'a, Result<(), PublishError>>>,
     committing: Option<BoxFuture<'a, Result<Committed, StepDown>>>,
-    /// A due timer is not asked about again before.
+    /// Time before which a due timer is not looked at again.
     ask_after: Instant,
 }
 
-/// A commit that was written.
+/// Commit that was written.
 struct Committed {
     checkpoint: Checkpoint,
     tallies: Vec<Tally>,
@@ -70,13 +72,23 @@ impl<'a> Leader<'a> {
         metrics: &'a ReduceMetrics,
     ) -> Self {
         let names = pipeline.names();
-        Self { broker, pipeline, stage, worker, metrics, state_stream: names.state_stream(), names }
+        let sources = pipeline.sources.iter();
+        Self {
+            broker,
+            pipeline,
+            stage,
+            worker,
+            metrics,
+            state_stream: names.state_stream(),
+            sources: sources.map(|source| (source.stream(&names), source.envelope)).collect(),
+            names,
+        }
     }
 
     /// Takes the stage over and runs it until `stop`, with a commit at the end.
     ///
-    /// Reading goes on while emissions are on their way and while a commit is written: a flood
-    /// waits for neither.
+    /// Reading goes on while emissions are in flight and while a commit is written: a flood waits
+    /// for neither.
     pub(super) async fn lead(
         &self,
         build: &impl Fn() -> Box<dyn Reduce>,
@@ -94,7 +106,7 @@ impl<'a> Leader<'a> {
             offsets,
             checkpoint: Some(checkpoint),
             batch: Batch::default(),
-            telling: FuturesOrdered::new(),
+            publishing: FuturesOrdered::new(),
             committing: None,
             ask_after: Instant::now(),
         };
@@ -114,8 +126,8 @@ impl<'a> Leader<'a> {
                 () = stop.cancelled() => return self.commit(&mut term).await,
                 committed = written(&mut term.committing) => self.committed(&mut term, committed?),
                 // Under Tokio's budget a publish that is made to wait comes after those behind it,
-                // and an incident would be told as updated before it is told as opened.
-                Some(told) = tokio::task::unconstrained(term.telling.next()) => told?,
+                // and an incident would be published as updated before it is published as opened.
+                Some(told) = tokio::task::unconstrained(term.publishing.next()) => told?,
                 () = sleep_until(commit_at) => self.begin_commit(&mut term),
                 () = sleep_until(timer_at) => self.tick(&mut term, &streams).await?,
                 Some(first) = inputs.next(), if takes_more => {
@@ -123,7 +135,8 @@ impl<'a> Leader<'a> {
                     while let Some(read) = next {
                         self.apply(&mut term, read);
                         taken += 1;
-                        let news = !term.batch.emissions.is_empty() && taken >= limits::NEWS_AFTER_INPUTS;
+                        let news = !term.batch.emissions.is_empty()
+                            && taken >= limits::EMIT_AFTER_INPUTS;
                         if news || term.is_full() {
                             break;
                         }
@@ -135,8 +148,8 @@ impl<'a> Leader<'a> {
         }
     }
 
-    /// Takes in what operators have said by now, before anything else: a silence that was made
-    /// while no worker ran holds for what came meanwhile.
+    /// Applies the operators' keys that are stored by now, before anything else: a silence that was
+    /// made while no worker ran holds for what came meanwhile.
     async fn hear(
         &self,
         term: &mut Term<'a>,
@@ -157,7 +170,7 @@ impl<'a> Leader<'a> {
         Ok(())
     }
 
-    /// All inputs as one, each in its own order.
+    /// All inputs as one stream, each in its own order.
     fn follow(
         &self,
         streams: &[(String, Vec<String>)],
@@ -171,15 +184,20 @@ impl<'a> Leader<'a> {
         stream::select_all(streams.iter().map(follow)).boxed()
     }
 
-    /// Takes in one message. A rejected one becomes a dead letter before the next commit.
+    /// Applies one message. A rejected one becomes a dead letter before the next commit.
     fn apply(&self, term: &mut Term<'_>, (stream, read): Read) {
         let message = match read {
             Ok(message) => message,
             Err(error) => {
-                tracing::warn!(stage = %self.stage.name, error = chain(&error), "reading is interrupted");
+                tracing::warn!(
+                    stage = %self.stage.name,
+                    error = chain(&error),
+                    "reading is interrupted"
+                );
                 return;
             }
         };
+        let header = |name| header_of(&message.headers, name);
         let input = Input {
             stream: &stream,
             seq: message.seq,
@@ -191,12 +209,23 @@ impl<'a> Leader<'a> {
             },
             at_ms: unix_ms(message.stored_at),
             now_ms: unix_ms(SystemTime::now()),
-            traceparent: header_of(&message.headers, headers::TRACEPARENT),
+            envelope: self
+                .sources
+                .iter()
+                .find(|(source, _)| *source == *stream)
+                .map(|(_, envelope)| *envelope),
+            headers: HeaderLookup::new(&header),
             body: &message.body,
         };
         if let Err(failure) = term.reduce.apply(&input, &mut term.batch.emissions) {
             let (stage, stream_seq) = (&self.stage.name, message.seq);
-            tracing::warn!(%stage, %stream, stream_seq, error = %headers::clean(&failure.to_string()), "rejected");
+            tracing::warn!(
+                %stage,
+                %stream,
+                stream_seq,
+                error = %headers::clean(&failure.to_string()),
+                "rejected"
+            );
             let now = SystemTime::now();
             term.batch.dead_letters.push(batch::reject(
                 self.pipeline,
@@ -230,7 +259,11 @@ impl<'a> Leader<'a> {
                     Ok(Some(unread)) => until_ms = until_ms.min(unix_ms(unread.stored_at)),
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::warn!(stage = %self.stage.name, error = chain(&error), "a timer has to wait");
+                        tracing::warn!(
+                            stage = %self.stage.name,
+                            error = chain(&error),
+                            "a timer has to wait"
+                        );
                         term.ask_after = Instant::now() + limits::STEP_DOWN_WAIT;
                         return Ok(());
                     }
@@ -249,39 +282,40 @@ impl<'a> Leader<'a> {
         Ok(())
     }
 
-    /// Tells what someone waits to hear, and begins to commit what is too much to be left for
+    /// Publishes what someone waits for, and begins to commit what is too much to be left for
     /// later.
     fn pass_on(&self, term: &mut Term<'a>) {
-        self.tell(term);
+        self.publish(term);
         if term.is_full() && term.committing.is_none() {
             self.begin_commit(term);
         }
     }
 
-    /// Puts what the batch gave rise to on its way. The checkpoint follows later: a crash before it
-    /// repeats this, with the same ids.
-    fn tell(&self, term: &mut Term<'a>) {
-        let (broker, emits) = (self.broker, term.reduce.emits());
+    /// Begins to publish the emissions of the batch. The checkpoint follows later: a crash before
+    /// it repeats this, with the same ids.
+    fn publish(&self, term: &mut Term<'a>) {
+        let broker = self.broker;
         for emission in term.batch.emissions.drain(..) {
             self.metrics.emitted(&emission.route);
-            let outgoing = batch::emission(self.pipeline, self.stage, emits, emission);
-            term.telling
+            let outgoing = batch::emission(self.pipeline, self.stage, emission);
+            term.publishing
                 .push_back(async move { broker.publish(outgoing).await.map(|_| ()) }.boxed());
         }
     }
 
-    /// Begins to write the checkpoint, as everything is now. First all that it says was told is
-    /// stored: a crash in between repeats the emissions, and loses none.
+    /// Begins to write the checkpoint, as everything is now. First the emissions and dead letters
+    /// before it are stored: a crash in between repeats them, and loses none.
     fn begin_commit(&self, term: &mut Term<'a>) {
-        self.tell(term);
+        self.publish(term);
         let Some(mut checkpoint) = term.checkpoint.take() else { return };
         let batch = std::mem::take(&mut term.batch);
-        let (mut telling, offsets) = (std::mem::take(&mut term.telling), term.offsets.clone());
+        let (mut publishing, offsets) =
+            (std::mem::take(&mut term.publishing), term.offsets.clone());
         let (changes, tallies) = (term.reduce.take_dirty(), term.reduce.tallies());
         let broker = self.broker;
         let commit = async move {
             tokio::task::unconstrained(async {
-                while telling.try_next().await?.is_some() {}
+                while publishing.try_next().await?.is_some() {}
                 Ok::<_, PublishError>(())
             })
             .await?;
@@ -325,18 +359,18 @@ impl<'a> Leader<'a> {
 }
 
 impl Term<'_> {
-    /// Whether one more step might not fit the next commit.
+    /// True if one more step might not fit the next commit.
     fn is_full(&self) -> bool {
         self.batch.is_full(self.reduce.dirty_len())
     }
 
-    /// Whether there is room for more input.
+    /// True if there is room for more input.
     fn takes_more(&self) -> bool {
-        self.telling.len() < limits::EMISSIONS_IN_FLIGHT_MAX
+        self.publishing.len() < limits::EMISSIONS_IN_FLIGHT_MAX
             && !(self.is_full() && self.committing.is_some())
     }
 
-    /// When the stage's next timer is to be looked at.
+    /// Time at which the stage's next timer is to be looked at.
     fn timer_at(&self) -> Option<Instant> {
         let due_ms = self.reduce.next_timer_ms()?;
         let wait =
@@ -347,7 +381,7 @@ impl Term<'_> {
     }
 }
 
-/// The commit that is being written, if one is.
+/// Waits for the commit that is being written; for ever if none is.
 async fn written(
     committing: &mut Option<BoxFuture<'_, Result<Committed, StepDown>>>,
 ) -> Result<Committed, StepDown> {

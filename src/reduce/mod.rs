@@ -1,17 +1,17 @@
-//! Reduce: the reduce worker: it stands by, leads, and steps down. Reads by offset; writes
-//! checkpoints, leases and emissions.
+//! Reduce: the reduce worker: stands by, leads, and steps down.
+//!
+//! Touches the broker only: reads by offset; writes checkpoints, leases, emissions, dead letters.
 //!
 //! One worker of the fleet runs a stage at a time, whoever holds its lease (`broker::Lease`). The
 //! lease only keeps two from working at once; what keeps the counts exact is the checkpoint
 //! (`checkpoint`): offsets and state are one write, and it is refused to whoever did not make the
 //! one before.
-
 //!
 //! - [`run`](mod@run): a stage in one worker: stands by, leads, steps down
-//! - `lead`: the loop of the worker that leads
-//! - `batch`: what was applied since the last commit, and what must be published before the next
+//! - `lead`: loop of the worker that leads
+//! - `batch`: inputs applied since the last commit, and outputs to publish before the next
 //! - `checkpoint`: offsets and state as one write
-//! - `step_down`: why a leader stops
+//! - `step_down`: reasons why a leader stops
 
 mod batch;
 mod checkpoint;

@@ -1,4 +1,4 @@
-//! Run: a reduce stage in one worker. It stands by, leads while it has the lease, and steps down.
+//! Run: a reduce stage in one worker: stands by, leads while it has the lease, steps down.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use crate::{
     observe::ReduceMetrics,
 };
 
-/// A reduce stage that cannot be run.
+/// Reason why a reduce stage cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ReduceError {
-    /// Its state was written by something that we cannot read.
+    /// The state was written in a form that we cannot read.
     #[error("stage \"{stage}\" cannot read its state: {why}")]
     State {
         /// The stage.
         stage: String,
-        /// What is wrong with which key.
+        /// Key, and what is wrong with it.
         why: String,
     },
 }

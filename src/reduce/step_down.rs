@@ -1,8 +1,8 @@
-//! Step down: the reasons why a leader stops before it is told to.
+//! Step down: reasons why a leader stops before `stop`.
 
 use crate::broker::{AdminError, CommitError, PublishError};
 
-/// Why a leader stopped before it was told to.
+/// Reason why a leader stopped before `stop`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StepDown {
     #[error("the lease was lost")]

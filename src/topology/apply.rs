@@ -1,4 +1,4 @@
-//! Apply: carries out a plan.
+//! Apply: changes of a plan, made on the server.
 
 use super::{
     plan::{Change, ChangeKind, Object, Plan, diff},
@@ -6,20 +6,20 @@ use super::{
 };
 use crate::broker::{AdminError, Broker};
 
-/// What [`apply`] may do beyond what is safe.
+/// Permissions of [`apply`] beyond safe changes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Allowed {
     /// Changes that lose messages.
     pub lossy: bool,
-    /// Deleting what the configuration no longer names, where it is empty; with `lossy` in any
+    /// Deletion of what the configuration no longer names, where it is empty; with `lossy` in any
     /// case.
     pub delete_extra: bool,
 }
 
-/// Why a plan was not carried out.
+/// Reason that a plan was not carried out, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The server never changes this. Nothing was done.
+    /// Change of a setting that the server never changes. Nothing was done.
     #[error(
         "{object} cannot be changed in place: {what}; put the setting back, or drain it, delete it \
          (`nats stream rm` or `nats consumer rm`) and apply again"
@@ -27,31 +27,31 @@ pub enum ApplyError {
     Immutable {
         /// The object.
         object: String,
-        /// The settings.
+        /// The settings that differ.
         what: String,
     },
-    /// This would lose messages. Nothing was done.
+    /// Change that would lose messages. Nothing was done.
     #[error(
         "{object} would lose messages: {why}; apply with --allow-lossy if that is what you want"
     )]
     Lossy {
         /// The object.
         object: String,
-        /// Why.
+        /// Reason that messages would be lost.
         why: String,
     },
-    /// The server could not be asked, or refused. What came before in the plan is done; applying
-    /// again goes on from there.
+    /// Failed request: the server could not be asked, or refused. Changes before it in the plan are
+    /// made; applying again goes on from there.
     #[error("could not apply the change to {object}")]
     Broker {
         /// The object.
         object: String,
-        /// What the broker said.
+        /// Answer of the broker.
         source: AdminError,
     },
 }
 
-/// Carries out a plan. A plan that holds anything refused is not begun.
+/// Carries out a plan. A plan that holds a refused change is not begun.
 ///
 /// Idempotent, and two that run at once do the same thing twice, which does no harm.
 ///
@@ -101,7 +101,7 @@ pub async fn apply(plan: &Plan, broker: &Broker, allowed: Allowed) -> Result<(),
     Ok(())
 }
 
-/// Creates and changes what `topology` needs, as far as nothing is lost by it.
+/// Creates and changes what `topology` needs; a change that would lose messages is refused.
 ///
 /// # Errors
 /// [`ApplyError`].

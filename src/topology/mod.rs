@@ -1,8 +1,9 @@
-//! Topology: the streams and consumers that a pipeline needs, and what makes the broker have them.
+//! Topology: works out the streams and consumers that a pipeline needs, and makes the broker have
+//! them. Touches the broker only.
 //!
 //! - [`mod@topology`]: a pipeline as streams and consumers. Pure
-//! - [`plan`]: what the broker has against what the pipeline needs
-//! - [`apply`](mod@apply): carries out a plan
+//! - [`plan`]: differences between the server and what the pipeline needs
+//! - [`apply`](mod@apply): changes of a plan, made on the server
 
 pub mod apply;
 pub mod plan;

@@ -1,4 +1,4 @@
-//! Plan: what the server has against what the pipeline needs, and the changes between.
+//! Plan: changes that make the server what the pipeline needs, found by comparison.
 
 use std::{fmt, time::SystemTime};
 
@@ -21,9 +21,9 @@ pub struct Plan {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// What is changed: as it should be, or for an extra one as it is.
+    /// The stream or consumer: as it should be, or for an extra one as it is.
     pub object: Object,
-    /// What is to be done to it.
+    /// Kind of the change.
     pub kind: ChangeKind,
 }
 
@@ -36,20 +36,20 @@ pub enum Object {
     Consumer(ConsumerSpec),
 }
 
-/// What is to be done to an object.
+/// Kind of a change to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeKind {
-    /// It is not there.
+    /// Creation: the object is missing.
     Create,
-    /// It differs, and can be changed without loss.
+    /// Change without loss.
     Update(Vec<Difference>),
-    /// It differs in what the server never changes.
+    /// Difference in what the server never changes.
     Immutable(Vec<Difference>),
-    /// It differs, and the change would lose messages.
+    /// Change that would lose messages, with the reason.
     Lossy(Vec<Difference>, String),
-    /// It carries the pipeline's name, but the configuration no longer names it.
+    /// Object with the pipeline's name that the configuration no longer names.
     Extra {
-        /// Messages it holds, or for a consumer those that it has not settled.
+        /// Messages in the stream, or for a consumer those that it has not settled.
         holds: u64,
     },
 }
@@ -57,11 +57,11 @@ pub enum ChangeKind {
 /// One setting that differs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Difference {
-    /// Its name.
+    /// Name of the setting.
     pub field: &'static str,
-    /// As it is.
+    /// Value on the server.
     pub from: String,
-    /// As it should be.
+    /// Value that the pipeline needs.
     pub to: String,
 }
 
@@ -78,7 +78,7 @@ pub async fn diff(topology: &Topology, broker: &Broker) -> Result<Plan, AdminErr
     for external in &topology.external {
         broker.stream_state(external).await?;
     }
-    // Whoever reads must be there before anything comes: first every stream that only we write to,
+    // Consumers must be there before any message: first every stream that only we write to,
     // then its consumers, and the streams that others publish to at the end.
     for streams in [others, sources] {
         for spec in &streams {
@@ -128,7 +128,7 @@ async fn extras(topology: &Topology, broker: &Broker) -> Result<Vec<Change>, Adm
 async fn diff_stream(spec: &StreamSpec, broker: &Broker) -> Result<Option<Change>, AdminError> {
     let mut found = broker.find_stream(&spec.name).await?;
     if let Some(found) = &mut found {
-        // Where we do not ask for it, it is an operator's own choice, and kept.
+        // Where the pipeline does not ask for it, it is an operator's own choice, and kept.
         found.keeps_oldest &= spec.keeps_oldest;
     }
     let kind = match found {
@@ -142,7 +142,7 @@ async fn diff_stream(spec: &StreamSpec, broker: &Broker) -> Result<Option<Change
     Ok(kind.map(|kind| Change { object: Object::Stream(spec.clone()), kind }))
 }
 
-/// What it takes to make the stream `found`, which holds `state`, into `wanted`.
+/// Change that makes the stream `found`, which holds `state`, into `wanted`.
 fn stream_change(
     found: &StreamSpec,
     wanted: &StreamSpec,
@@ -204,7 +204,7 @@ async fn diff_consumer(spec: &ConsumerSpec, broker: &Broker) -> Result<Option<Ch
     Ok(kind.map(|kind| Change { object: Object::Consumer(spec.clone()), kind }))
 }
 
-/// What it takes to make the consumer `found` into `wanted`; `None`: nothing.
+/// Change that makes the consumer `found` into `wanted`; `None`: none is needed.
 fn consumer_change(found: &FoundConsumer, wanted: &ConsumerSpec) -> Option<ChangeKind> {
     let mut fixed = Vec::new();
     let mut check = |fits: bool, field, from: String, to: String| {
@@ -265,7 +265,7 @@ fn consumer_change(found: &FoundConsumer, wanted: &ConsumerSpec) -> Option<Chang
 }
 
 impl Plan {
-    /// Whether the server already is what the pipeline needs. Extra objects do not count: they harm
+    /// True if the server already is what the pipeline needs. Extra objects do not count: they harm
     /// nothing.
     pub fn is_done(&self) -> bool {
         self.changes.iter().all(|change| matches!(change.kind, ChangeKind::Extra { .. }))

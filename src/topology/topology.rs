@@ -1,4 +1,4 @@
-//! Plan: a pipeline as the streams and consumers it needs. Pure.
+//! Topology: a pipeline as the streams and consumers it needs. Pure.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::{
 /// The streams and consumers that a pipeline needs, in the order in which they are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topology {
-    /// The pipeline.
+    /// Name of the pipeline.
     pub pipeline: String,
-    /// Its streams; buckets are streams too. Those of sources are last: a message that comes before
-    /// its readers is lost to them on an interest stream.
+    /// Streams; buckets are streams too. Those of sources are last: a message that comes before its
+    /// readers is lost to them on an interest stream.
     pub streams: Vec<StreamSpec>,
-    /// Its durable consumers, those that read sources last.
+    /// Durable consumers, those that read sources last.
     pub consumers: Vec<ConsumerSpec>,
     /// Streams that are not ours and must be there.
     pub external: Vec<String>,
@@ -30,7 +30,7 @@ pub struct Topology {
     reads: Vec<Read>,
 }
 
-/// One durable consumer that brings a map stage, or a channel, its events.
+/// Durable consumer that brings a map stage, or a channel, its events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Feed {
     /// The stage; for a channel [`Names::channel_stage`].
@@ -39,30 +39,31 @@ pub struct Feed {
     pub stream: String,
     /// The consumer.
     pub consumer: String,
-    /// What comes that way.
+    /// Kind of its messages.
     pub input: FeedInput,
     /// The subjects; empty: all of the stream.
     pub filters: Vec<String>,
 }
 
-/// What comes by a feed, which says how its messages are read.
+/// Kind of the messages of a feed, which decides how they are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedInput {
-    /// What anyone published, in this envelope.
+    /// Messages that anyone published, in this envelope.
     Source(Envelope),
-    /// Results of another stage, or notifications: our own headers say what it is.
+    /// Results of another stage, or notifications, described by our own headers.
     Edge,
     /// Failed attempts of another stage.
     Failed,
     /// Events of the stage that were parked or redriven.
     Retry,
-    /// Events of the stage that run with nothing else in hand, one at a time over the whole fleet.
+    /// Quarantined events of the stage: nothing else is in flight, one at a time over the whole
+    /// fleet.
     Quarantine,
-    /// What operators say of incidents and alerts: keys of the state bucket.
-    Said,
+    /// Operators' actions on incidents and silences: keys of the state bucket.
+    Operator,
 }
 
-/// What a reduce stage reads by offset.
+/// Stream that a reduce stage reads by offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Read {
     /// The stage.
@@ -71,12 +72,12 @@ pub struct Read {
     pub stream: String,
     /// The subjects; empty: all of the stream.
     pub filters: Vec<String>,
-    /// What comes that way.
+    /// Kind of its messages.
     pub input: FeedInput,
 }
 
 impl Topology {
-    /// What `pipeline` needs.
+    /// Streams and consumers that `pipeline` needs.
     pub fn of(pipeline: &Pipeline) -> Self {
         let names = pipeline.names();
         let mut topology = Self {
@@ -105,7 +106,7 @@ impl Topology {
                     input,
                 };
                 topology.reads.extend(inputs.into_iter().map(read));
-                topology.reads.extend(said(&names, stage));
+                topology.reads.extend(operator_read(&names, stage));
             }
         }
         for channel in &pipeline.channels {
@@ -122,8 +123,7 @@ impl Topology {
             max_deliver: None,
             max_ack_pending: limits::ROUTER_ACK_PENDING_MAX,
         });
-        let sources: Vec<_> =
-            pipeline.sources.iter().map(|source| source_stream(&names, source)).collect();
+        let sources: Vec<_> = pipeline.sources.iter().map(|source| source.stream(&names)).collect();
         topology.consumers.sort_by_key(|consumer| sources.contains(&consumer.stream));
         topology
     }
@@ -138,7 +138,7 @@ impl Topology {
             .collect()
     }
 
-    /// The feed of what runs alone at a map stage or a channel; `None` for a stage without feeds.
+    /// The feed of quarantined events of a map stage or a channel; `None`: the stage has no feeds.
     pub fn quarantine(&self, stage: &str) -> Option<Feed> {
         self.feeds
             .iter()
@@ -156,7 +156,7 @@ impl Topology {
         &self.feeds
     }
 
-    /// What a reduce stage reads by offset.
+    /// The streams that a reduce stage reads by offset.
     pub fn reads(&self, stage: &str) -> Vec<Read> {
         self.reads.iter().filter(|read| read.stage == stage).cloned().collect()
     }
@@ -173,7 +173,7 @@ impl Topology {
                 ack_wait: stage.ack_wait,
                 // One more shows that the last was never settled; the rest, for a worker to live
                 // long enough to see it.
-                max_deliver: Some(stage.policy.attempts_max() + 1 + limits::CHANCES),
+                max_deliver: Some(stage.policy.attempts_max() + 1 + limits::QUARANTINED_RUNS_MAX),
                 max_ack_pending: stage.max_ack_pending,
             };
             self.add(&stage.name, input, consumer);
@@ -188,7 +188,7 @@ impl Topology {
             pipeline: self.pipeline.clone(),
             filters: vec![names.quarantine_subject(stage)],
             ack_wait,
-            max_deliver: Some(limits::CHANCES + 1 + limits::CHANCES),
+            max_deliver: Some(limits::QUARANTINED_RUNS_MAX + 1 + limits::QUARANTINED_RUNS_MAX),
             max_ack_pending: 1,
         };
         self.add(stage, FeedInput::Quarantine, consumer);
@@ -205,7 +205,7 @@ impl Topology {
                 pipeline: self.pipeline.clone(),
                 filters,
                 ack_wait: limits::CHANNEL_ACK_WAIT,
-                max_deliver: Some(channel.policy.attempts_max() + 1 + limits::CHANCES),
+                max_deliver: Some(channel.policy.attempts_max() + 1 + limits::QUARANTINED_RUNS_MAX),
                 max_ack_pending: limits::CHANNEL_ACK_PENDING_MAX,
             };
             self.add(&stage, input, consumer);
@@ -225,7 +225,7 @@ impl Topology {
     }
 }
 
-/// What a stage reads, by stream: a stage has one consumer per stream.
+/// Inputs of a stage, by stream: a stage has one consumer per stream.
 type Inputs = BTreeMap<String, (FeedInput, Vec<String>)>;
 
 fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
@@ -237,7 +237,7 @@ fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
                 let source = source.expect("a checked pipeline declares every source it names");
                 let filters =
                     if source.external.is_some() { source.subjects.clone() } else { Vec::new() };
-                (source_stream(names, source), FeedInput::Source(source.envelope), filters)
+                (source.stream(names), FeedInput::Source(source.envelope), filters)
             }
             Input::Results(from) => {
                 let filters =
@@ -260,7 +260,7 @@ fn inputs(pipeline: &Pipeline, names: &Names, stage: &Stage) -> Inputs {
 }
 
 /// The keys of the state bucket that a stage of its kind follows.
-fn said(names: &Names, stage: &Stage) -> Option<Read> {
+fn operator_read(names: &Names, stage: &Stage) -> Option<Read> {
     let follows = stage.kind.follows;
     let filters =
         follows.iter().map(|prefix| names.state_subject(&format!("{prefix}.>"))).collect();
@@ -268,17 +268,13 @@ fn said(names: &Names, stage: &Stage) -> Option<Read> {
         stage: stage.name.clone(),
         stream: names.state_stream(),
         filters,
-        input: FeedInput::Said,
+        input: FeedInput::Operator,
     };
     (!follows.is_empty()).then_some(read)
 }
 
 fn retry_input(names: &Names, stage: &str) -> (String, (FeedInput, Vec<String>)) {
     (names.retry_stream(), (FeedInput::Retry, vec![names.retry_subject(stage)]))
-}
-
-fn source_stream(names: &Names, source: &crate::config::pipeline::Source) -> String {
-    source.external.clone().unwrap_or_else(|| names.source_stream(&source.name))
 }
 
 fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Vec<StreamSpec> {
@@ -324,10 +320,9 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         ),
         StreamSpec {
             max_bytes: storage.dlq_max_bytes,
-            // A letter that found no room must not cost another: what fails is held until there is
-            // room.
+            // A letter without room must not cost another: what fails is held until there is room.
             keeps_oldest: true,
-            // A letter that is amended takes the place of what it was.
+            // An amended letter takes the place of what it was.
             rollup: true,
             ..aged(
                 stream(names.dlq_stream(), Retention::Limits, vec![root("dlq")]),

@@ -1,5 +1,4 @@
-//! AttemptRecord: the error event of a failed attempt, as it is written, and as those read it who go by
-//! what became of an event.
+//! Attempt record: the error event of a failed attempt, written, and read back later.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,49 +16,49 @@ use crate::{
     limits,
 };
 
-/// A failed attempt to write down.
+/// Failed attempt to write down.
 #[derive(Debug)]
 pub struct AttemptReport<'a> {
-    /// The stage that failed; in a line not always the one that was delivered to.
+    /// Stage that failed; in a chain not always the one that was delivered to.
     pub stage: &'a str,
-    /// What went wrong.
+    /// Failure of the attempt.
     pub failure: &'a Failure,
-    /// What becomes of it: `retry`, `park`, `defer`, or the reason of the dead letter.
+    /// Outcome of the attempt: `retry`, `park`, `defer`, or the reason of the dead letter.
     pub outcome: &'a str,
-    /// When it comes back, from now.
+    /// Wait until the event comes back, from now; `None` where it does not.
     pub wait: Option<Duration>,
-    /// Which handing-over it was: `<stream>:<seq>:<deliveries>`. (Deferred attempts repeat their
-    /// number, this does not.)
+    /// Delivery: `<stream>:<seq>:<deliveries>`. (Deferred attempts repeat their number, this does
+    /// not.)
     pub delivery_id: &'a str,
-    /// The number of the attempt.
+    /// Number of the attempt.
     pub attempt: u32,
-    /// What the event has behind it, this attempt included where it counts.
+    /// Attempts spent, this one included where it counts.
     pub spent: Spent,
-    /// Where the event comes from.
+    /// Origin of the event.
     pub origin: &'a Origin,
-    /// Who the event is, as far as that is known.
+    /// Identity of the event, as far as it is known.
     pub who: Who<'a>,
-    /// The trace it belongs to.
+    /// Trace it belongs to.
     pub traceparent: Option<&'a str>,
 }
 
-/// What an event has behind it at a stage.
+/// Attempts that an event has spent at a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spent {
     /// Attempts on record.
     pub attempts: u32,
-    /// When the first of them failed.
+    /// Time the first of them failed.
     pub first_failed_at: Option<SystemTime>,
 }
 
-/// Who an event is, as an error event says it.
+/// Identity of an event as an error event gives it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Who<'a> {
-    /// Its id.
+    /// Id of the event.
     pub id: Option<&'a str>,
-    /// Its type.
+    /// Type of the event.
     pub event_type: Option<&'a str>,
-    /// Its tenant.
+    /// Tenant of the event.
     pub tenant: Option<&'a str>,
 }
 
@@ -74,9 +73,9 @@ impl<'a> From<&'a Event> for Who<'a> {
 }
 
 impl AttemptReport<'_> {
-    /// The error event. Its id names the delivery: a publish that is repeated because its answer
-    /// was lost is dropped by the server. Its subject names the life, so that the last of it is
-    /// found by one request.
+    /// Returns the error event. Its id names the delivery: a publish that is repeated because its
+    /// answer was lost is dropped by the server. Its subject names the life, so that the last of it
+    /// is found by one request.
     pub fn message(&self, names: &Names) -> Outgoing {
         let body = json!({
             "errorCode": self.failure.class,
@@ -122,26 +121,26 @@ impl AttemptReport<'_> {
     }
 }
 
-/// An error event that was read.
+/// Error event that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptRecord {
-    /// Which handing-over it was: `<stream>:<seq>:<deliveries>:<stage>`.
+    /// Delivery: `<stream>:<seq>:<deliveries>:<stage>`.
     pub delivery: String,
-    /// What the event had behind it then.
+    /// Attempts the event had spent then.
     pub spent: Spent,
-    /// What became of it: `retry`, `park`, `defer`, or the reason of the dead letter.
+    /// Outcome of the attempt: `retry`, `park`, `defer`, or the reason of the dead letter.
     pub outcome: String,
-    /// The class of the failure.
+    /// Class of the failure.
     pub class: String,
-    /// Its message.
+    /// Message of the failure.
     pub message: String,
-    /// When the event comes back, where it does.
+    /// Wait until the event comes back; zero where it does not.
     pub wait: Duration,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Told {
+struct AttemptBody {
     error_code: String,
     message: String,
     metadata: Metadata,
@@ -154,8 +153,7 @@ struct Metadata {
 }
 
 impl AttemptRecord {
-    /// The last error event of one life of an event at any of these stages; `None` if there is
-    /// none.
+    /// Last error event of one life of an event at any of these stages; `None` if there is none.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -176,7 +174,7 @@ impl AttemptRecord {
 
     fn of(message: &StoredMessage) -> Self {
         let text = |name| get(&message.headers, name).unwrap_or_default();
-        let told: Told = serde_json::from_slice(&message.body).unwrap_or_default();
+        let body: AttemptBody = serde_json::from_slice(&message.body).unwrap_or_default();
         let first_failed_at =
             parse_rfc3339(text(headers::FIRST_FAILED_AT)).unwrap_or(message.stored_at);
         Self {
@@ -186,19 +184,20 @@ impl AttemptRecord {
                 first_failed_at: Some(first_failed_at),
             },
             outcome: text(headers::OUTCOME).to_owned(),
-            class: told.error_code,
-            message: told.message,
-            wait: Duration::from_millis(told.metadata.wait_ms.unwrap_or(0)),
+            class: body.error_code,
+            message: body.message,
+            wait: Duration::from_millis(body.metadata.wait_ms.unwrap_or(0)),
         }
     }
 
-    /// Whether the event comes back by itself, from the retry stream.
+    /// True if the event comes back by itself, from the retry stream.
     pub fn comes_back(&self) -> bool {
         self.outcome == "park" || self.outcome == "defer"
     }
 }
 
-/// At most `bytes_max` bytes of `text`, as it is: a JSON string may hold any character.
+/// Start of a text, at most `bytes_max` bytes of it, as it is: a JSON string may hold any
+/// character.
 fn cut(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]

@@ -1,4 +1,4 @@
-//! BreakerRecord: what the fleet knows of one breaker, as the value of one key.
+//! Breaker record: the state of one circuit breaker that the fleet shares, as the value of one key.
 
 use jiff::{SignedDuration, Timestamp};
 use millstream_stages::{Failure, incident::Severity, text};
@@ -8,44 +8,44 @@ use tokio::time::Duration;
 use super::finding::Finding;
 use crate::limits;
 
-/// What the fleet knows of one breaker. Half open is not among it: each worker finds that out by
-/// itself.
+/// State of one breaker that the fleet shares. Half open is not among it: each worker finds that
+/// out by itself.
 ///
-/// Its times are for people. Nothing is decided by them.
+/// The times are for people. Nothing is decided by them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BreakerRecord {
-    /// Whether it is open.
+    /// Open or closed.
     pub state: BreakerState,
-    /// The class and message of the failure that opened it, on one line.
+    /// Class and message of the failure that opened it, on one line.
     pub reason: String,
-    /// How long it is open before a worker may probe, from when that worker sees it.
+    /// Time it is open before a worker may probe, from when that worker sees it.
     pub wait_ms: u64,
     /// Openings in a row: the first, and one more for each probe that failed.
     pub opens: u32,
-    /// When it opened, RFC 3339. A probe that fails does not change it.
+    /// Time it opened, RFC 3339. A probe that fails does not change it.
     pub opened_at: Option<String>,
-    /// When the wait is over, RFC 3339.
+    /// Time the wait is over, RFC 3339.
     pub probe_at: Option<String>,
-    /// When it closed, RFC 3339; `None` while it is open.
+    /// Time it closed, RFC 3339; `None` while it is open.
     pub closed_at: Option<String>,
-    /// The worker that says so.
+    /// Worker that wrote the record.
     pub by: String,
 }
 
-/// Whether a breaker is open.
+/// State of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BreakerState {
-    /// It is: the handler counts as down.
+    /// Open: the handler counts as down.
     Open,
-    /// It is not.
+    /// Closed: the handler is called.
     #[default]
     Closed,
 }
 
 impl BreakerRecord {
-    /// Open for `wait`, since `opened_at` or else since now.
+    /// Record of a breaker that is open for `wait`, since `opened_at` or else since now.
     pub fn open(
         failure: &Failure,
         wait: Duration,
@@ -68,8 +68,8 @@ impl BreakerRecord {
         }
     }
 
-    /// What the monitor has found, where it is open: each time that it opens or a probe fails, so
-    /// that the incident goes on for as long as the outage does.
+    /// Finding of the monitor, where the breaker is open: one each time that it opens or a probe
+    /// fails, so that the incident goes on for as long as the outage does.
     pub fn finding<'a>(&self, stage: &'a str, revision: u64) -> Option<Finding<'a>> {
         (self.state == BreakerState::Open).then(|| Finding {
             code: "BreakerOpened",
@@ -80,7 +80,7 @@ impl BreakerRecord {
         })
     }
 
-    /// Closes it; what was said of its opening stays.
+    /// Closes the breaker; the record of its opening stays.
     pub fn close(&mut self, now: Timestamp, by: &str) {
         self.state = BreakerState::Closed;
         self.probe_at = None;
@@ -88,12 +88,12 @@ impl BreakerRecord {
         by.clone_into(&mut self.by);
     }
 
-    /// How long it is open before a worker may probe.
+    /// Time it is open before a worker may probe.
     pub fn wait(&self) -> Duration {
         Duration::from_millis(self.wait_ms)
     }
 
-    /// What a key holds. `None` if it is none of ours.
+    /// Record in the value of a key; `None` if it is none of ours.
     pub fn read(value: &[u8]) -> Option<Self> {
         serde_json::from_slice(value).ok()
     }

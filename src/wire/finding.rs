@@ -1,5 +1,6 @@
-//! Finding: what the monitor found, as an error event on the same path as a failed attempt or an
-//! error of a service.
+//! Finding: an error event of the monitor.
+//!
+//! Same path as a failed attempt or an error of a service.
 
 use jiff::Timestamp;
 use millstream_stages::{headers, incident::Severity};
@@ -8,23 +9,23 @@ use serde_json::json;
 use super::subjects::Names;
 use crate::broker::{Headers, Outgoing, header, set};
 
-/// Something that the monitor found. Stages that read `monitor` are given it.
+/// Finding of the monitor. Stages that read `monitor` are given it.
 #[derive(Debug)]
 pub struct Finding<'a> {
-    /// What sort of thing it is: the `errorCode` that rules go by, such as `BreakerOpened`.
+    /// Sort of finding: the `errorCode` that rules go by, such as `BreakerOpened`.
     pub code: &'static str,
-    /// How bad it is.
+    /// Severity of the finding.
     pub severity: Severity,
-    /// What happened, for people.
+    /// Text for people.
     pub message: String,
-    /// The stage that it is about.
+    /// Stage that it is about.
     pub stage: &'a str,
-    /// The same for whoever finds the same: the server then stores it once.
+    /// Id: the same for whoever finds the same, so that the server stores it once.
     pub id: String,
 }
 
 impl Finding<'_> {
-    /// The error event.
+    /// Returns the error event.
     pub fn message(&self, names: &Names) -> Outgoing {
         let body = json!({
             "errorCode": self.code,

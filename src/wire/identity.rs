@@ -1,5 +1,6 @@
-//! Identity: an event's id, type, version, tenant and envelope, as headers that a later stage reads
-//! without parsing the payload.
+//! Identity: the id, type, version, tenant and envelope of an event, as headers.
+//!
+//! A later stage reads them without parsing the payload.
 
 use millstream_stages::{Event, event::FIRST_VERSION, headers};
 

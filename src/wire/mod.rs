@@ -1,5 +1,4 @@
-//! Wire: the stored forms that several rooms write and read: subjects, identity, origin, attempts,
-//! trace context, and what workers tell each other. Decides nothing.
+//! Wire: the stored forms that several rooms write and read. Decides nothing.
 //!
 //! - [`subjects`]: the name of every stream, subject, consumer and key of a pipeline
 //! - [`identity`]: an event's id, type, version and tenant as headers

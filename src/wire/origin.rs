@@ -1,4 +1,4 @@
-//! Origin: where an event comes from, and which life of it at its stage this is.
+//! Origin: the source of an event, and its current life at its stage.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -7,7 +7,7 @@ use millstream_stages::headers;
 use super::rfc3339::parse_rfc3339;
 use crate::broker::{Headers, header, set};
 
-/// Where an event comes from, and which life of it at its stage this is.
+/// Origin of an event: its source, and its current life at its stage.
 ///
 /// Parking an event and a redrive publish it again, so that its place in a stream changes. The
 /// *source* stays what it was first stored as. The *life* names one run through the attempts at one
@@ -15,33 +15,33 @@ use crate::broker::{Headers, header, set};
 /// redrive begins a new one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// The stream and sequence the event was first stored as.
+    /// Stream and sequence the event was first stored as.
     pub source: Place,
-    /// The subject it was first stored under.
+    /// Subject it was first stored under.
     pub source_subject: String,
-    /// The stream and sequence this life began as.
+    /// Stream and sequence this life began as.
     pub life: Place,
     /// Attempts that this life spent before it was last stored.
     pub attempts_spent: u32,
-    /// How often the event was redriven.
+    /// Number of redrives of the event.
     pub redrives: u32,
-    /// When its first attempt at the stage failed, where one has.
+    /// Time its first attempt at the stage failed, where one has.
     pub first_failed_at: Option<SystemTime>,
-    /// Since when it waits in the retry stream, where it does.
+    /// Time since which it waits in the retry stream, where it does.
     pub queued_at: Option<SystemTime>,
 }
 
-/// A message's place: `<stream>:<seq>`.
+/// Place of a message: `<stream>:<seq>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The stream.
+    /// Name of the stream.
     pub stream: Arc<str>,
-    /// Its sequence there.
+    /// Sequence in the stream.
     pub seq: u64,
 }
 
 impl Origin {
-    /// The origin of a message that someone published to us.
+    /// Origin of a message that someone published to us.
     pub fn first(stream: impl Into<Arc<str>>, seq: u64, subject: &str) -> Self {
         let place = Place { stream: stream.into(), seq };
         Self {
@@ -55,7 +55,7 @@ impl Origin {
         }
     }
 
-    /// The origin of a message that Millstream published, by its headers.
+    /// Origin of a message that Millstream published, by its headers.
     pub fn read<'a>(
         stream: impl Into<Arc<str>>,
         seq: u64,
@@ -76,7 +76,7 @@ impl Origin {
         }
     }
 
-    /// Writes what a later reader needs to know where the event came from.
+    /// Writes the headers that give a later reader the source, and the number of redrives.
     pub fn write_source(&self, to: &mut Headers) {
         set(to, headers::SOURCE, self.source.to_string().as_str());
         set(to, headers::SOURCE_SUBJECT, header(&self.source_subject));
@@ -87,12 +87,12 @@ impl Origin {
 }
 
 impl Place {
-    /// As the names of subjects take it.
+    /// Stream and sequence, as [`Names`](super::Names) takes them.
     pub fn parts(&self) -> (&str, u64) {
         (&self.stream, self.seq)
     }
 
-    /// Reads `<stream>:<seq>`.
+    /// Reads `<stream>:<seq>`; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         let (stream, seq) = text.rsplit_once(':')?;
         Some(Self { stream: stream.into(), seq: seq.parse().ok()? })

@@ -2,7 +2,7 @@
 //!
 //! `*` is one token, a final `>` is one or more.
 
-/// Whether a dotted name matches a pattern with NATS wildcards: `*` is one token, a final `>` is
+/// True if a dotted name matches a pattern with NATS wildcards: `*` is one token, a final `>` is
 /// one or more.
 pub fn matches(pattern: &str, subject: &str) -> bool {
     let (mut pattern, mut subject) = (pattern.split('.'), subject.split('.'));
@@ -16,7 +16,7 @@ pub fn matches(pattern: &str, subject: &str) -> bool {
     }
 }
 
-/// Whether every subject that matches `inner` matches `outer` too.
+/// True if every subject that matches `inner` matches `outer` too.
 pub fn covers(outer: &str, inner: &str) -> bool {
     let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
     loop {
@@ -29,6 +29,8 @@ pub fn covers(outer: &str, inner: &str) -> bool {
     }
 }
 
+/// True if some subject matches both patterns.
+///
 /// Source: nats-server 2.15, `server/sublist.go`, `SubjectsCollide`.
 pub fn overlap(a: &str, b: &str) -> bool {
     let (mut a, mut b) = (a.split('.'), b.split('.'));

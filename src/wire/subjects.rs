@@ -1,53 +1,54 @@
-//! Names: every stream, subject and consumer of a pipeline, and how outside text becomes a subject
-//! token.
+//! Subjects: the name of every stream, subject and consumer of a pipeline.
+//!
+//! Outside text becomes a subject token here.
 
 use std::fmt::Write as _;
 
-/// The names of one pipeline's objects in NATS.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Names of one pipeline's objects in NATS.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Names {
     pipeline: String,
 }
 
 impl Names {
-    /// The names of the pipeline called `pipeline`.
+    /// Names of the pipeline called `pipeline`.
     pub fn new(pipeline: &str) -> Self {
         Self { pipeline: pipeline.to_owned() }
     }
 
-    /// The pipeline's name.
+    /// Name of the pipeline.
     pub fn pipeline(&self) -> &str {
         &self.pipeline
     }
 
-    /// The stream of what was published to a source.
+    /// Stream of what was published to a source.
     pub fn source_stream(&self, source: &str) -> String {
         format!("{}-in-{source}", self.pipeline)
     }
 
-    /// The stream of a stage's results.
+    /// Stream of a stage's results.
     pub fn out_stream(&self, stage: &str) -> String {
         format!("{}-out-{stage}", self.pipeline)
     }
 
-    /// The subject of a result of `stage` of this type.
+    /// Subject of a result of `stage` of this type.
     pub fn out_subject(&self, stage: &str, event_type: &str) -> String {
         format!("{}.out.{stage}.{}", self.pipeline, tokens(event_type))
     }
 
-    /// The subject filter for results of `stage` whose type matches a pattern of `types`, with NATS
+    /// Subject filter for results of `stage` whose type matches a pattern of `types`, with NATS
     /// wildcards.
     pub fn out_filter(&self, stage: &str, pattern: &str) -> String {
         format!("{}.out.{stage}.{pattern}", self.pipeline)
     }
 
-    /// The stream of failed attempts.
+    /// Stream of failed attempts.
     pub fn failed_stream(&self) -> String {
         format!("{}-failed", self.pipeline)
     }
 
-    /// The subject of a failed attempt of the event that was first stored as `source`, in this life
-    /// of it at the stage.
+    /// Subject of a failed attempt of the event that was first stored as `source`, in this life of
+    /// it at the stage.
     pub fn failed_subject(
         &self,
         stage: &str,
@@ -58,212 +59,212 @@ impl Names {
         format!("{}.failed.{stage}.{}.{}", self.pipeline, token(class), lived(source, life))
     }
 
-    /// The subject filter for the failed attempts of one life of an event at a stage.
+    /// Subject filter for the failed attempts of one life of an event at a stage.
     pub fn failed_in_life(&self, stage: &str, source: (&str, u64), life: (&str, u64)) -> String {
         format!("{}.failed.{stage}.*.{}", self.pipeline, lived(source, life))
     }
 
-    /// The subject filter for the failed attempts, at `stage` or at all, of the event that was
-    /// first stored as `stream` and `seq`, in all of its lives.
+    /// Subject filter for the failed attempts, at `stage` or at all, of the event that was first
+    /// stored as `stream` and `seq`, in all of its lives.
     pub fn failed_of(&self, stage: Option<&str>, stream: &str, seq: u64) -> String {
         format!("{}.failed.{}.*.{}.{seq}.*", self.pipeline, stage.unwrap_or("*"), token(stream))
     }
 
-    /// The subject filter for every failed attempt at `stage`.
+    /// Subject filter for every failed attempt at `stage`.
     pub fn failed_filter(&self, stage: &str) -> String {
         format!("{}.failed.{stage}.>", self.pipeline)
     }
 
-    /// The subject of a finding of the monitor: what it found, and about what. In the stream of
+    /// Subject of a finding of the monitor, by its code and what it is about. In the stream of
     /// failed attempts.
     pub fn finding_subject(&self, code: &str, about: &str) -> String {
         format!("{}.finding.{}.{}", self.pipeline, token(code), token(about))
     }
 
-    /// The subject filter for every finding of the monitor.
+    /// Subject filter for every finding of the monitor.
     pub fn finding_filter(&self) -> String {
         format!("{}.finding.>", self.pipeline)
     }
 
-    /// The stream of notifications to deliver.
+    /// Stream of notifications to deliver.
     pub fn notify_stream(&self) -> String {
         format!("{}-notify", self.pipeline)
     }
 
-    /// The subject of notifications for a channel.
+    /// Subject of notifications for a channel.
     pub fn notify_subject(&self, channel: &str) -> String {
         format!("{}.notify.{channel}", self.pipeline)
     }
 
-    /// The subject on which workers tell each other what the browsers of a websocket channel are to
-    /// be told. No stream keeps it.
+    /// Subject on which workers send each other what the browsers of a websocket channel are to be
+    /// sent. No stream keeps it.
     pub fn live_subject(&self, channel: &str) -> String {
         format!("{}.live.{channel}", self.pipeline)
     }
 
-    /// The stream of dead letters.
+    /// Stream of dead letters.
     pub fn dlq_stream(&self) -> String {
         format!("{}-dlq", self.pipeline)
     }
 
-    /// The one subject of the dead letter of one message at one stage.
+    /// Subject, the only one, of the dead letter of one message at one stage.
     pub fn dlq_subject(&self, stage: &str, stream: &str, seq: u64) -> String {
         format!("{}.dlq.{stage}.{}.{seq}", self.pipeline, token(stream))
     }
 
-    /// The subject filter for the dead letters of `stage`, or of all.
+    /// Subject filter for the dead letters of `stage`, or of all.
     pub fn dlq_filter(&self, stage: Option<&str>) -> String {
         format!("{}.dlq.{}.*.*", self.pipeline, stage.unwrap_or("*"))
     }
 
-    /// Whether a subject of the dead-letter stream is that of a letter.
+    /// True if a subject of the dead-letter stream is that of a letter.
     pub fn is_dlq(&self, subject: &str) -> bool {
         let dots = |text: &str| text.bytes().filter(|byte| *byte == b'.').count();
         dots(subject) == dots(&self.pipeline) + 4
     }
 
-    /// The subject filter for what is kept beside dead letters: in the same stream, and no letters.
+    /// Subject filter for what is kept beside dead letters: in the same stream, and no letters.
     pub fn dlq_not_letters(&self) -> String {
         format!("{}.>", self.dlq_filter(None))
     }
 
-    /// The subject of what a dead letter was before it was edited, by the letter's own subject. No
+    /// Subject of a dead letter as it was before it was edited, by the letter's own subject. No
     /// letter itself.
     pub fn dlq_original(&self, letter_subject: &str) -> String {
         format!("{letter_subject}.original")
     }
 
-    /// The subject of the payload of a dead letter that is too large to hold it, by the letter's
-    /// own subject. Payloads of edited letters have a token more.
+    /// Subject of the payload of a dead letter that is too large to hold it, by the letter's own
+    /// subject. Payloads of edited letters have a token more.
     pub fn dlq_body(letter_subject: &str) -> String {
         format!("{letter_subject}.body")
     }
 
-    /// The subject filter for what is kept beside a dead letter, by the letter's own subject.
+    /// Subject filter for what is kept beside a dead letter, by the letter's own subject.
     pub fn dlq_beside(letter_subject: &str) -> String {
         format!("{letter_subject}.>")
     }
 
-    /// The stream of redriven and parked events.
+    /// Stream of redriven and parked events.
     pub fn retry_stream(&self) -> String {
         format!("{}-retry", self.pipeline)
     }
 
-    /// The subject on which an event comes back to one stage only.
+    /// Subject on which an event comes back to one stage only.
     pub fn retry_subject(&self, stage: &str) -> String {
         format!("{}.retry.{stage}", self.pipeline)
     }
 
-    /// The subject on which an event comes to one stage that runs it with nothing else in hand.
+    /// Subject of quarantined events: a stage runs each with nothing else in flight.
     pub fn quarantine_subject(&self, stage: &str) -> String {
         format!("{}.alone.{stage}", self.pipeline)
     }
 
-    /// The stage that a subject of the retry stream is for, parked events apart: their schedules
-    /// name their target.
+    /// Stage that a subject of the retry stream is for, parked events apart: their schedules name
+    /// their target.
     pub fn stage_of_retry<'a>(&self, subject: &'a str) -> Option<&'a str> {
         let rest = subject.strip_prefix(&self.pipeline)?;
         rest.strip_prefix(".retry.").or_else(|| rest.strip_prefix(".alone."))
     }
 
-    /// The subject of the schedule that holds a parked event; one per life of an event at a stage.
+    /// Subject of the schedule that holds a parked event; one per life of an event at a stage.
     pub fn parked_subject(&self, stage: &str, stream: &str, seq: u64) -> String {
         format!("{}.parked.{stage}-{}-{seq}", self.pipeline, token(stream))
     }
 
-    /// The stream of the server's notices that it gave up on a message.
+    /// Stream of the server's advisories that it gave up on a message.
     pub fn advisories_stream(&self) -> String {
         format!("{}-advisories", self.pipeline)
     }
 
-    /// The subject of the server's notices for one stream's consumers.
+    /// Subject of those advisories for one stream's consumers.
     pub fn advisory_subject(&self, stream: &str) -> String {
         format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.*")
     }
 
-    /// The durable consumer by which a stage reads a stream.
+    /// Durable consumer by which a stage reads a stream.
     pub fn stage_consumer(&self, stage: &str) -> String {
         format!("{}-{stage}", self.pipeline)
     }
 
-    /// The durable consumer by which a stage is given the events that run alone. (No stage has a
-    /// `+` in its name.)
+    /// Durable consumer by which a stage reads its quarantined events. (No stage has a `+` in its
+    /// name.)
     pub fn quarantine_consumer(&self, stage: &str) -> String {
         format!("{}-{stage}+alone", self.pipeline)
     }
 
-    /// The stage of a durable consumer, if it is one of ours.
+    /// Stage of a durable consumer, if it is one of ours.
     pub fn stage_of_consumer<'a>(&self, consumer: &'a str) -> Option<&'a str> {
         let stage = consumer.strip_prefix(&self.pipeline)?.strip_prefix('-')?;
         Some(stage.strip_suffix("+alone").unwrap_or(stage))
     }
 
-    /// The durable consumer by which the dead-letter router reads the advisories.
+    /// Durable consumer by which the dead-letter router reads the advisories.
     pub fn router_consumer(&self) -> String {
         format!("{}-router", self.pipeline)
     }
 
-    /// The stage name under which a channel's deliveries are settled and dead-lettered.
+    /// Stage name under which a channel's deliveries are settled and dead-lettered.
     pub fn channel_stage(channel: &str) -> String {
         format!("notify-{channel}")
     }
 
-    /// The lease of the worker that delivers notifications. (No stage has a name that begins with
+    /// Lease of the worker that delivers notifications. (No stage has a name that begins with
     /// `notify-`.)
     pub const CHANNELS_LEASE: &str = "notify-channels";
 
-    /// The key-value bucket of checkpoints and leases.
+    /// Key-value bucket of checkpoints and leases.
     pub fn state_bucket(&self) -> String {
         format!("{}-state", self.pipeline)
     }
 
-    /// The stream that [`Self::state_bucket`] is.
+    /// Stream of the bucket [`Self::state_bucket`].
     pub fn state_stream(&self) -> String {
         format!("KV_{}", self.state_bucket())
     }
 
-    /// The subject, in [`Self::state_stream`], of a key.
+    /// Subject, in [`Self::state_stream`], of a key.
     pub fn state_subject(&self, key: &str) -> String {
         format!("$KV.{}.{key}", self.state_bucket())
     }
 
-    /// The key of a subject of [`Self::state_stream`].
+    /// Key of a subject of [`Self::state_stream`].
     pub fn state_key<'a>(&self, subject: &'a str) -> Option<&'a str> {
         subject.strip_prefix("$KV.")?.strip_prefix(&self.state_bucket())?.strip_prefix('.')
     }
 
-    /// The prefix of the keys, in [`Self::state_bucket`], of what a reduce stage knows.
+    /// Prefix of the keys, in [`Self::state_bucket`], of a reduce stage's state.
     pub fn reduce_state(stage: &str) -> String {
         format!("{stage}.state.")
     }
 
-    /// The key of a stage's circuit breaker in [`Self::state_bucket`].
+    /// Key of a stage's circuit breaker in [`Self::state_bucket`].
     pub fn breaker_key(stage: &str) -> String {
         format!("breaker.{stage}")
     }
 
-    /// The key of a job in [`Self::state_bucket`].
+    /// Key of a job in [`Self::state_bucket`].
     pub fn job_key(job: &str) -> String {
         format!("job.{job}")
     }
 
-    /// The key, in [`Self::state_bucket`], of what recovery has seen of a stage.
+    /// Key, in [`Self::state_bucket`], of what recovery has seen of a stage.
     pub fn recovery_key(stage: &str) -> String {
         format!("recovery.{stage}")
     }
 
-    /// The key-value bucket of live workers.
+    /// Key-value bucket of live workers.
     pub fn workers_bucket(&self) -> String {
         format!("{}-workers", self.pipeline)
     }
 }
 
-/// A source and a life as subject tokens: `<stream>.<seq>.<life stream>-<life seq>`.
+/// Subject tokens of a source and a life: `<stream>.<seq>.<life stream>-<life seq>`.
 fn lived(source: (&str, u64), life: (&str, u64)) -> String {
     format!("{}.{}.{}-{}", token(source.0), source.1, token(life.0), life.1)
 }
 
-/// Outside text as one subject token: what NATS gives a meaning is percent-encoded.
+/// Subject token of an outside text: what NATS gives a meaning is percent-encoded.
 pub fn token(text: &str) -> String {
     if text.is_empty() {
         return "%".to_owned();
@@ -284,8 +285,7 @@ pub fn token(text: &str) -> String {
     out
 }
 
-/// A dotted name, such as an event type, as subject tokens: its dots stay, each part is a
-/// [`token`].
+/// Subject tokens of a dotted name, such as an event type: its dots stay, each part is a [`token`].
 pub fn tokens(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     if name.split('.').all(|part| !part.is_empty() && part.bytes().all(plain)) {

@@ -1,5 +1,6 @@
-//! Trace: W3C trace context, which travels with an event across every hop whether or not spans are
-//! exported.
+//! Trace context: the W3C trace context of an event.
+//!
+//! Travels with the event across every hop whether or not spans are exported.
 
 use std::{
     fmt,
@@ -12,18 +13,18 @@ use std::{
 
 use ring::digest;
 
-/// Where in a trace something happened: the value of a `traceparent` header.
+/// Trace context: a place in a trace, the value of a `traceparent` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TraceContext {
-    /// The trace, not all zero.
+    /// Id of the trace, not all zero.
     pub trace_id: [u8; 16],
-    /// The span within it, not all zero.
+    /// Id of the span within it, not all zero.
     pub span_id: [u8; 8],
-    /// Whether the spans of this trace are exported.
+    /// True if the spans of this trace are exported.
     pub sampled: bool,
 }
 
-/// The share of traces begun here that are exported. Unset: spans are not exported.
+/// Share of the traces begun here that are exported. Unset: spans are not exported.
 static SHARE: OnceLock<f64> = OnceLock::new();
 
 impl TraceContext {
@@ -46,10 +47,10 @@ impl TraceContext {
         valid.then_some(Self { sampled: flags & 1 == 1, ..context })
     }
 
-    /// The context of an event that came without one.
+    /// Returns the context of an event that came without one.
     ///
-    /// It is derived from the event's id, so that every redelivery, on any worker, continues the
-    /// same trace and makes the same choice whether to export it.
+    /// The ids are derived from the event's id, so that every redelivery, on any worker, continues
+    /// the same trace and makes the same choice whether to export it.
     pub fn root(event_id: &str) -> Self {
         let digest = digest::digest(&digest::SHA256, event_id.as_bytes());
         let mut context = Self { trace_id: [0; 16], span_id: [0; 8], sampled: false };
@@ -60,7 +61,7 @@ impl TraceContext {
         context
     }
 
-    /// The context of something new within the same trace.
+    /// Returns the context of something new within the same trace.
     #[must_use]
     pub fn child(self) -> Self {
         // Unlike in any other process, and unlike any before it in this one.
@@ -70,7 +71,7 @@ impl TraceContext {
         Self { span_id: span_id.to_be_bytes(), ..self }
     }
 
-    /// Chooses which share of the traces that begin here is exported, once for the process.
+    /// Sets the share of the traces begun here that is exported, once for the process.
     pub(crate) fn export_share(share: f64) {
         // A second exporter in one process (tests) keeps the first share.
         SHARE.get_or_init(|| share);
@@ -85,7 +86,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// Lower-case hexadecimal digits, two for each byte.
+/// Bytes of lower-case hexadecimal digits, two for each byte; `None` for any other text.
 fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let digit = |c: u8| match c {
         b'0'..=b'9' => Some(c - b'0'),
@@ -144,8 +145,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_read_back(trace_id in 1..=u128::MAX, span_id in 1..=u64::MAX, sampled: bool) {
-            let context = TraceContext { trace_id: trace_id.to_be_bytes(), span_id: span_id.to_be_bytes(), sampled };
+        fn what_is_printed_is_read_back(
+            trace_id in 1..=u128::MAX,
+            span_id in 1..=u64::MAX,
+            sampled: bool,
+        ) {
+            let (trace_id, span_id) = (trace_id.to_be_bytes(), span_id.to_be_bytes());
+            let context = TraceContext { trace_id, span_id, sampled };
             prop_assert_eq!(TraceContext::parse(&context.to_string()), Some(context));
         }
 

@@ -1,52 +1,61 @@
-//! kind = "aggregate-errors": error events become incidents, by fingerprint, with exact counts.
+//! Kind `aggregate-errors`: error events become incidents, by fingerprint, with exact counts.
 
 mod cell;
 mod options;
+mod part;
 mod report;
 mod rules;
 mod state;
 mod stored;
 mod tell;
+mod totals;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::Value;
 
 use crate::{
-    Build, Emission, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce, Tally, World,
+    Build, Emission, Emits, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce, Tally, World,
     failure::class,
     fingerprint::normalise,
-    incident::{Change, Incident, Said, Severity},
+    incident::{Change, Incident, OperatorAction, Severity},
     operator::{Action, INCIDENT_KEYS, IncidentAction},
     slots::Slots,
     text::excerpt,
-    units::Period,
 };
 use cell::Cell;
 use options::Options;
-use report::Report;
-use rules::{About, Rules};
-use state::Totals;
+use report::{Facts, Report};
+use rules::Rules;
 use tell::End;
+use totals::Totals;
 
 /// The kind's line in [`crate::KINDS`].
 pub const KIND: Kind = Kind {
     name: "aggregate-errors",
-    about: "groups error events by fingerprint and opens an incident when many fall within a window",
+    about: "groups error events by fingerprint and opens an incident when many fall within a \
+            window",
     options: || schemars::schema_for!(Options),
     build: Build::Reduce(|options, world| Ok(Box::new(AggregateErrors::build(options, world)?))),
+    emits: Emits::Incidents,
+    concurrency: 1,
+    calls_out: false,
+    checks_only: false,
+    tallies: &[
+        ("errors_counted_total", "Error events counted by an aggregate-errors stage"),
+        ("incidents_total", "What became of incidents, by event"),
+        ("incidents_open", "Incidents that go on, by severity"),
+        ("fingerprints", "Fingerprints that are remembered"),
+        ("fingerprints_forgotten_total", "Fingerprints that were forgotten to keep memory bounded"),
+        ("errors_forgotten_total", "Errors of the fingerprints that were forgotten"),
+    ],
     follows: &[INCIDENT_KEYS],
 };
 
-/// Names and reasons of operators that are kept, in bytes.
+/// Bytes kept of a name or a reason that an operator gives.
 const SAID_BYTES_MAX: usize = 512;
 
-/// A period in milliseconds.
-pub(crate) fn ms(period: Period) -> u64 {
-    u64::try_from(period.0.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The state machine of an `aggregate-errors` stage: a cell per fingerprint, and who is due when.
+/// State machine of an `aggregate-errors` stage: a cell per fingerprint, and when each is due.
 #[derive(Debug)]
 pub struct AggregateErrors {
     rules: Rules,
@@ -56,23 +65,23 @@ pub struct AggregateErrors {
     totals: Totals,
     totals_dirty: bool,
     slots: Slots,
-    /// Keys of an earlier version that are to be deleted.
+    /// Keys of an earlier version, to be deleted.
     legacy: Vec<String>,
 }
 
-/// The fingerprints in the order in which something becomes of them. Each is in one of both.
+/// Fingerprints in the order in which they are due or forgotten; each is in one of the two sets.
 #[derive(Debug, Default)]
 struct Order {
-    /// Those with an open incident by when its quiet period is over.
+    /// Fingerprints with an open incident, by the end of its quiet period.
     due: BTreeSet<(u64, u64)>,
-    /// Those without one by when they were last seen.
+    /// Fingerprints without one, by the time they were last seen.
     idle: BTreeSet<(u64, u64)>,
 }
 
-/// Where a cell stands in the order: whether it is open, and when.
+/// Place of a cell in the order: true while its incident is open, and the time.
 type Place = (bool, u64);
 
-/// Where a cell stands in the order.
+/// Returns the place of a cell in the order.
 fn place(cell: &Cell, rules: &Rules) -> Place {
     match cell.due_ms(rules.terms(cell.rule)) {
         Some(due_ms) => (true, due_ms),
@@ -93,7 +102,7 @@ impl Order {
 }
 
 impl AggregateErrors {
-    /// The stage that these options describe, with nothing known yet.
+    /// Builds the stage that these options describe, with no fingerprint known yet.
     ///
     /// # Errors
     /// Everything that is wrong with the options.
@@ -109,7 +118,7 @@ impl AggregateErrors {
             order: Order::default(),
             totals: Totals::default(),
             totals_dirty: false,
-            slots: Slots::in_pages(state::CELLS_PER_PAGE),
+            slots: Slots::in_pages(cell::CELLS_PER_PAGE),
             legacy: Vec::new(),
         }
     }
@@ -117,7 +126,7 @@ impl AggregateErrors {
     /// Every open incident as it is now, the worst first and then the one with the most errors.
     ///
     /// [`Incident::event`] is [`Change::Acknowledged`] where someone has taken it on, else
-    /// [`Change::Updated`]. `new_errors` are those that no emission has told of yet.
+    /// [`Change::Updated`]. `new_errors` are those that no emission has reported yet.
     pub fn incidents(&self) -> Vec<Incident> {
         let incident = |(_, key): &(u64, u64)| {
             let cell = self.cells.get(key)?;
@@ -134,11 +143,11 @@ impl AggregateErrors {
         incidents
     }
 
-    /// The channels that the rule for an incident with these labels names; none where no rule does.
-    /// Its severity counts as what was reported.
+    /// Channels that the rule for an incident with these labels names; none where no rule does. Its
+    /// severity counts as what was reported.
     pub fn channels_of(&self, labels: &BTreeMap<String, String>) -> &[String] {
         let label = |name: &str| labels.get(name).map(String::as_str);
-        let about = About {
+        let about = Facts {
             code: label("code").unwrap_or_default(),
             service: label("service").unwrap_or_default(),
             stage: label("stage"),
@@ -151,12 +160,12 @@ impl AggregateErrors {
     fn emit(&mut self, emission: Option<Emission>, change: Change, out: &mut Vec<Emission>) {
         if let Some(emission) = emission {
             out.push(emission);
-            self.totals.told(change);
+            self.totals.count(change);
             self.totals_dirty = true;
         }
     }
 
-    /// Ends an open incident.
+    /// Resolves the open incident of a fingerprint.
     fn resolve(&mut self, key: u64, end: &End, out: &mut Vec<Emission>) {
         let Some(cell) = self.cells.get(&key) else { return };
         self.order.remove(place(cell, &self.rules), key);
@@ -169,7 +178,7 @@ impl AggregateErrors {
         self.emit(told, Change::Resolved, out);
     }
 
-    /// Ends the incident of a fingerprint if its quiet period is over by now.
+    /// Resolves the incident of a fingerprint if its quiet period is over by now.
     fn resolve_if_due(&mut self, key: u64, now_ms: u64, out: &mut Vec<Emission>) {
         let due_ms = self.cells.get(&key).and_then(|cell| cell.due_ms(self.rules.terms(cell.rule)));
         if let Some(at_ms) = due_ms.filter(|due_ms| *due_ms <= now_ms) {
@@ -217,7 +226,7 @@ impl AggregateErrors {
     fn take_in(&mut self, report: &Report<'_>, at_ms: u64, seq: u64, out: &mut Vec<Emission>) {
         let message = normalise(&report.message);
         let parts = self.rules.parts(report);
-        let key = rules::key(parts, report, &message);
+        let key = part::key(parts, report, &message);
         if self.cells.contains_key(&key) {
             // The quiet period may have passed unnoticed, in a replay or between two ticks.
             self.resolve_if_due(key, at_ms, out);
@@ -249,7 +258,7 @@ impl AggregateErrors {
         }
     }
 
-    /// Does what an operator says of an incident. One that is unknown or over is left alone.
+    /// Applies an operator's action to an incident. One that is unknown or over stays as it is.
     fn operate(
         &mut self,
         key: &str,
@@ -283,7 +292,7 @@ impl AggregateErrors {
         };
         let Some(opened_ms) = cell.open.as_ref().map(|open| open.opened_ms) else { return Ok(()) };
         let short = |text: String| excerpt(&text, SAID_BYTES_MAX);
-        let said = Said { by: short(by), at, reason: reason.map(short) };
+        let said = OperatorAction { by: short(by), at, reason: reason.map(short) };
         match action {
             Action::Acknowledge => {
                 if cell.acknowledge(said) {

@@ -1,19 +1,20 @@
-//! kind = "alert": incidents become notifications: routed, grouped, held back while nobody wants
+//! Kind `alert`: incidents become notifications: routed, grouped, held back while nobody wants
 //! them, within the rate of each channel.
 //!
 //! Nothing is dropped. Each change of an incident, for each group it reaches and each channel of
-//! that group, is told in one notification or counted as held back for one reason
-//! ([`Hold`](crate::notification::Hold)); what waited and is told late was counted when it was
-//! held. An acknowledgement is no news: it is neither told nor counted.
+//! that group, is sent in one notification or counted as held back for one reason
+//! ([`Hold`](crate::notification::Hold)); a change that waited and is sent late was counted when it
+//! was held. An acknowledgement is no news: it is neither sent nor counted.
 //!
-//! The stages of a message are Alertmanager's: a group is inhibited, silenced, muted, and what is
-//! left is compared with what was told. Where the meanings differ, the options say so.
+//! The stages of a message are Alertmanager's: a group is inhibited, silenced, muted, and the rest
+//! is compared with the notifications before. Where the meanings differ, the options say so.
 
 mod accounts;
 mod arrive;
 mod flush;
 mod group;
 mod inhibit;
+mod labels;
 mod limit;
 mod options;
 mod outbox;
@@ -29,14 +30,15 @@ use serde_json::Value;
 
 use crate::{
     Build, ChannelTerms, Emission, Emits, Failure, Input, KEYS_PER_STEP_MAX, Kind, Problem, Reduce,
-    Tally, World, failure::class, incident::Incident, operator::SILENCE_KEYS, slots::Slots,
+    Tally, World, channel_names::CHANNELS_MAX, failure::class, incident::Incident,
+    operator::SILENCE_KEYS, slots::Slots,
 };
 use accounts::Accounts;
 use group::Group;
 use inhibit::Inhibits;
 use options::Options;
 use outbox::Outbox;
-use route::{CHANNELS_MAX, Tree};
+use route::Tree;
 use silences::Silences;
 use times::Times;
 
@@ -46,52 +48,43 @@ pub use route::{Terms, Visited};
 /// The kind's line in [`crate::KINDS`].
 pub const KIND: Kind = Kind {
     name: "alert",
-    about: "sends incidents to channels, each within its rate, and folds what exceeds it into a digest",
+    about: "sends incidents to channels, each within its rate, and folds what exceeds it into a \
+            digest",
     options: || schemars::schema_for!(Options),
     build: Build::Reduce(|options, world| Ok(Box::new(Alert::build(options, world)?))),
+    emits: Emits::Notifications,
+    concurrency: 1,
+    calls_out: false,
+    checks_only: false,
+    tallies: &[
+        ("notifications_total", "Notifications decided on, digests included, by channel"),
+        ("notifications_digests_total", "Digests among them, by channel"),
+        (
+            "notifications_held_total",
+            "Changes of incidents that were not told by themselves, by channel and reason",
+        ),
+        ("alert_groups", "Groups of incidents that are remembered"),
+        ("alert_incidents_firing", "Incidents that an alert stage knows to go on"),
+        ("silences_active", "Silences that hold now"),
+    ],
     follows: &[SILENCE_KEYS],
 };
 
 /// Groups at once; past it the oldest goes early.
 const GROUPS_MAX: usize = 20_000;
-/// Incidents at once that go on or whose end is still to be told; past it the one that has been
+/// Incidents at once that go on or whose end is still to be notified; past it the one that has been
 /// quiet for longest goes early.
 const KNOWN_MAX: usize = 20_000;
-/// The keys of the state that telling one group changes, at the most: the group, the outbox of each
+/// Keys of the state that one flush of a group changes, at the most: the group, the outbox of each
 /// of its own channels and of those that an escalation adds, the accounts.
 const FLUSH_KEYS: usize = 2 * CHANNELS_MAX + 2;
-/// The keys that putting one incident into its groups changes, at the most.
+/// Keys of the state that putting one incident into its groups changes, at the most.
 const REROUTE_KEYS: usize = 90;
 /// Groups and incidents looked at in one tick, at the most: looking takes time even where nothing
-/// is told.
+/// is sent.
 const LOOKS_PER_TICK_MAX: usize = 500;
 
-/// What is wrong with a list of channels at `at`.
-pub(crate) fn channel_problems(
-    at: &[&str],
-    channels: &[String],
-    world: &dyn World,
-) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    if channels.len() > CHANNELS_MAX {
-        problems.push(Problem::new(at, format!("expected at most {CHANNELS_MAX} channels")));
-    }
-    let declared = world.channels();
-    for (n, name) in channels
-        .iter()
-        .enumerate()
-        .filter(|(_, name)| declared.iter().all(|known| known.name != **name))
-    {
-        let problem = Problem::new(
-            &[at, &[&n.to_string()]].concat(),
-            format!("channel \"{name}\" is not declared"),
-        );
-        problems.push(problem.hint(format!("declare it with [channel.{name}]")));
-    }
-    problems
-}
-
-/// An `alert` stage: what it was told to do, and what it remembers.
+/// An `alert` stage: its options, and its state.
 pub struct Alert {
     tree: Tree,
     times: Times,
@@ -102,32 +95,31 @@ pub struct Alert {
     dirty_outboxes: BTreeSet<String>,
     groups: HashMap<u64, Box<Group>>,
     group_slots: Slots,
-    /// When which group has to be looked at.
+    /// Groups by the time at which each has to be looked at.
     due: BTreeSet<(u64, u64)>,
-    /// When which group was born.
+    /// Groups by the time at which each began.
     ages: BTreeSet<(u64, u64)>,
     known: HashMap<u64, Box<Known>>,
     known_slots: Slots,
-    /// When something last became of which incident.
+    /// Incidents by the time of the last change of each.
     known_ages: BTreeSet<(u64, u64)>,
-    /// Incidents that are over and told, to be forgotten.
+    /// Incidents that are over and notified, to be forgotten.
     spent: BTreeSet<u64>,
-    /// Incidents that were restored, to be put where they belong by the options of now.
+    /// Restored incidents, to be put into the groups they belong to by the options of now.
     strays: VecDeque<u64>,
-    /// Keys of an earlier version, to be deleted; and those of them whose turn it is.
+    /// Keys of an earlier version, to be deleted; `deleted` has those whose turn it is.
     legacy: BTreeSet<String>,
     deleted: BTreeSet<String>,
     accounts: Accounts,
-    /// Whether something was restored since the indices were made.
+    /// True where something was restored since the indices were made.
     restored: bool,
     groups_max: usize,
     known_max: usize,
-    /// Time never goes back, whichever worker's clock it comes from.
+    /// Latest time seen: it never goes back, whichever worker's clock it comes from.
     now_ms: u64,
 }
 
-/// An incident that goes on, or that some group has still to tell the end of. It is one key of the
-/// state.
+/// An incident that goes on, or whose end some group has still to notify; one key of the state.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Known {
@@ -135,9 +127,9 @@ struct Known {
     /// Someone has taken it on, and it has not become worse since.
     #[serde(default)]
     acked: bool,
-    /// When something last became of it.
+    /// Time of its last change.
     at_ms: u64,
-    /// The groups that it is in.
+    /// Groups that it is in.
     #[serde(skip)]
     groups: Vec<u64>,
 }
@@ -195,24 +187,24 @@ impl Alert {
         })
     }
 
-    /// Every route that is looked at for an incident with these labels, in order, the root first:
-    /// which match, and which take it.
+    /// Returns every route that is looked at for an incident with these labels, in order, the root
+    /// first: which match, and which take it.
     pub fn routes_of(&self, labels: &BTreeMap<String, String>) -> Vec<Visited> {
         self.tree.visited(labels)
     }
 
-    /// From now on lists why what is not told by itself is not told. It is off at first, since a
-    /// list takes memory.
+    /// Begins a list of the changes that are held back, with reasons. Off at first, since a list
+    /// takes memory.
     pub fn explain(&mut self) {
         self.accounts.explain();
     }
 
-    /// What was listed since the last call; nothing unless [`Alert::explain`] was called.
+    /// Takes the list since the last call; empty unless [`Alert::explain`] was called.
     pub fn take_explained(&mut self) -> Vec<Explained> {
         self.accounts.take_explained()
     }
 
-    /// Whether so many keys more may change in the step that began with `step` keys changed.
+    /// True if so many keys more may change in the step that began with `step` keys changed.
     fn has_room(&self, step: usize, keys: usize) -> bool {
         self.dirty_len() + keys <= step + KEYS_PER_STEP_MAX
     }
@@ -247,10 +239,6 @@ impl Alert {
 }
 
 impl Reduce for Alert {
-    fn emits(&self) -> Emits {
-        Emits::Notifications
-    }
-
     fn restore(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
         self.restore_key(key, value)
     }

@@ -1,4 +1,4 @@
-//! Breaker: when a handler's failures mean that what it depends on is down.
+//! Breaker: decides from a handler's failures that its dependency is down.
 //!
 //! Closed, it opens on failures in a row, of as many different events, or on their share of the
 //! calls lately. Open, it waits. Then it lets one event at a time through: a success closes it, a
@@ -56,14 +56,13 @@ impl Default for Settings {
     }
 }
 
-/// The longest wait that a handler can ask for (`Retry-After`) while its stage stands still.
+/// Longest wait that a handler can ask for (`Retry-After`) while its stage stands still.
 pub const ASKED_WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// Parts that the window is counted in: what is older than one part less than the window may be
-/// left out.
+/// Parts of the window: a call older than the window less one part may be left out.
 const PARTS: usize = 10;
 
-/// Whether a failure says that what the handler depends on is down, rather than something about the
+/// True if a failure means that the handler's dependency is down, rather than something about the
 /// event.
 pub fn is_outage(failure: &Failure) -> bool {
     match failure.disposition {
@@ -79,31 +78,31 @@ pub fn is_outage(failure: &Failure) -> bool {
 /// One call of a handler that failed.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
-    /// The event it was about.
+    /// Event it was about.
     pub event_id: &'a str,
-    /// The number of the attempt, from 1.
+    /// Number of the attempt, from 1.
     pub attempt: u32,
-    /// When it began.
+    /// Time at which it began.
     pub began: Duration,
 }
 
-/// What a breaker lets through.
+/// State of a breaker, by the events that it lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// Everything.
     Closed,
     /// Nothing, until its wait is over.
     Open,
-    /// One event at a time: what becomes of it tells.
+    /// One event at a time, whose outcome decides.
     Probe,
 }
 
-/// What a failure means to a breaker.
+/// Meaning of a failure to a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing out of the ordinary: the attempt is spent.
     Spent,
-    /// It opened the breaker; the attempt is spent.
+    /// The breaker opened; the attempt is spent.
     Opened,
     /// The handler counts as down already: the event is deferred.
     Deferred,
@@ -120,15 +119,15 @@ pub enum Verdict {
 pub struct Breaker {
     settings: Settings,
     phase: Phase,
-    /// When a call last succeeded. Whatever failed meanwhile failed by itself.
+    /// Time of the last success. A call that began before it and failed did so by itself.
     succeeded_at: Option<Duration>,
-    /// Events that failed since then, at most as many as open it.
+    /// Events that failed since the last success, at most as many as open it.
     streak: BTreeSet<u64>,
     window: Window,
     /// Openings in a row, failed probes included, and the wait of the last one.
     opens: u32,
     wait: Duration,
-    /// When it last closed. If it opens soon after, that counts as the same row.
+    /// Time it last closed. An opening soon after counts as the same row.
     closed_at: Option<Duration>,
 }
 
@@ -146,7 +145,7 @@ enum Phase {
 }
 
 impl Breaker {
-    /// One that is closed.
+    /// Returns a closed breaker.
     pub fn new(settings: Settings) -> Self {
         let window = Window::of(settings.window.0);
         let (phase, streak) = (Phase::Closed, BTreeSet::new());
@@ -162,7 +161,7 @@ impl Breaker {
         }
     }
 
-    /// What it lets through.
+    /// Returns its state.
     pub fn state(&self) -> State {
         match self.phase {
             Phase::Closed => State::Closed,
@@ -176,12 +175,12 @@ impl Breaker {
         self.opens
     }
 
-    /// How long it stays open, or stayed the last time.
+    /// Time it stays open, or stayed the last time.
     pub fn wait(&self) -> Duration {
         self.wait
     }
 
-    /// When an open one lets a probe through.
+    /// Time at which an open breaker lets a probe through.
     pub fn probe_at(&self) -> Option<Duration> {
         match self.phase {
             Phase::Open { until } => Some(until),
@@ -189,7 +188,7 @@ impl Breaker {
         }
     }
 
-    /// A call that began at `began` succeeded. Whether that closed it.
+    /// Notes that a call that began at `began` succeeded; true if that closed the breaker.
     pub fn succeeded(&mut self, now: Duration, began: Duration) -> bool {
         match self.phase {
             Phase::Closed => {
@@ -207,7 +206,7 @@ impl Breaker {
         }
     }
 
-    /// A call failed.
+    /// Notes that a call failed, and returns its meaning.
     ///
     /// Only first attempts open it: at the end of a day, when all that is left are events that have
     /// failed before, nothing else succeeds between their failures, and nothing is down. Nor does a
@@ -254,7 +253,7 @@ impl Breaker {
         }
     }
 
-    /// Lets a probe through if the wait is over. Whether it was just now.
+    /// Lets a probe through if the wait is over; true if it was over just now.
     pub fn tick(&mut self, now: Duration) -> bool {
         match self.phase {
             Phase::Open { until } if now >= until => {
@@ -265,15 +264,15 @@ impl Breaker {
         }
     }
 
-    /// Another worker opened it, or found by a probe that it stays so: it is open for `wait` from
-    /// now on.
+    /// Opens for `wait` from now on, as another worker opened it or found by a probe that it stays
+    /// so.
     pub fn adopt_open(&mut self, now: Duration, wait: Duration, opens: u32) {
         self.opens = opens.max(1);
         self.wait = wait.min(self.settings.max_wait.0.max(ASKED_WAIT_MAX));
         self.stop(now);
     }
 
-    /// Another worker closed it.
+    /// Closes, as another worker closed it.
     pub fn adopt_closed(&mut self, now: Duration) {
         if self.state() != State::Closed {
             self.close(now);
@@ -314,7 +313,8 @@ impl Breaker {
         self.window = Window::of(self.settings.window.0);
     }
 
-    /// One event alone never reaches it, however often it is tried.
+    /// True if the share of outages opens it. One event alone never does, however often it is
+    /// tried.
     fn is_rate_reached(&self, now: Duration) -> bool {
         let (calls, outages, several) = self.window.sums(now);
         several
@@ -323,21 +323,21 @@ impl Breaker {
     }
 }
 
-/// Calls within the last while, by parts of it, so that they take the same room however many they
-/// are.
+/// Calls of the last `window`, counted in parts of it, so that they take the same memory however
+/// many.
 #[derive(Debug)]
 struct Window {
     part: Duration,
-    parts: [Part; PARTS],
+    parts: [Slice; PARTS],
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-struct Part {
-    /// Which part of all time it is.
+struct Slice {
+    /// Number of the part, from the begin of the clock.
     number: u64,
     calls: u64,
     outages: u64,
-    /// The event of its first outage failure, and whether another event had one too.
+    /// Event of its first outage failure; `several` is true where another event had one too.
     event: Option<u64>,
     several: bool,
 }
@@ -346,7 +346,7 @@ impl Window {
     fn of(length: Duration) -> Self {
         Self {
             part: (length / PARTS as u32).max(Duration::from_nanos(1)),
-            parts: [Part::default(); PARTS],
+            parts: [Slice::default(); PARTS],
         }
     }
 
@@ -360,7 +360,7 @@ impl Window {
         let number = self.number(now);
         let part = &mut self.parts[(number % PARTS as u64) as usize];
         if part.number < number {
-            *part = Part { number, ..Part::default() };
+            *part = Slice { number, ..Slice::default() };
         }
         part.calls += 1;
         if let Some(event) = outage {
@@ -370,7 +370,7 @@ impl Window {
         }
     }
 
-    /// Calls, outage failures, and whether those were of several events.
+    /// Returns calls, outage failures, and true if those were of several events.
     fn sums(&self, now: Duration) -> (u64, u64, bool) {
         let number = self.number(now);
         let recent = || self.parts.iter().filter(|part| part.number + PARTS as u64 > number);
@@ -385,8 +385,7 @@ impl Window {
     }
 }
 
-/// An event id in little room. Two ids that share it count as one event, which only delays the
-/// opening.
+/// Hash of an event id. Two ids that share it count as one event, which only delays the opening.
 fn digest(event_id: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     event_id.hash(&mut hasher);

@@ -5,11 +5,11 @@ use std::time::SystemTime;
 /// One handing-over of an event to a stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivery {
-    /// The stage it is handed to.
+    /// Stage it is handed to.
     pub stage: String,
-    /// Its number, from 1. Deferrals are not counted.
+    /// Number of the attempt, from 1. Deferrals are not counted.
     pub attempt: u32,
-    /// The time it was handed over, by the worker's clock.
+    /// Time it was handed over, by the worker's clock.
     pub now: SystemTime,
     /// W3C trace context to pass on to what is called, as a `traceparent` header.
     pub traceparent: Option<String>,

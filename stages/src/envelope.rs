@@ -1,4 +1,4 @@
-//! Envelope: reading an event's identity from its encoded form, without parsing what it says.
+//! Envelope: reads an event's identity from its encoded form, without parsing the data.
 //!
 //! Only the fields an identity is made of are read. The rest is skipped, whatever its depth, and
 //! travels on byte for byte; `validate` is what parses it.
@@ -15,14 +15,14 @@ use crate::{
     text::excerpt,
 };
 
-/// What the message that carries an event says about it.
+/// Facts about an event from the message that carries it.
 #[derive(Debug, Clone, Copy)]
 pub struct Carrier<'a> {
-    /// The subject it was published to. It is the type of a raw event.
+    /// Subject it was published to; the type of a raw event.
     pub subject: &'a str,
-    /// Its `Nats-Msg-Id`, where it has one. It is the id of a raw event and of an error report.
+    /// `Nats-Msg-Id`, where it has one; the id of a raw event and of an error report.
     pub message_id: Option<&'a str>,
-    /// The id where there is no `Nats-Msg-Id`: `<stream>:<seq>`.
+    /// Id where there is no `Nats-Msg-Id`: `<stream>:<seq>`.
     pub fallback_id: &'a str,
 }
 
@@ -43,28 +43,37 @@ pub fn decode(envelope: Envelope, body: Bytes, carrier: &Carrier<'_>) -> Result<
     }
 }
 
-/// See [`Event::derive`].
-pub(crate) fn derive(parent: &Event, body: Bytes, n: usize) -> Result<Event, Failure> {
-    let id = derived_id(&parent.id, n);
-    let carrier = Carrier { subject: &parent.event_type, message_id: None, fallback_id: &id };
-    if parent.envelope != Envelope::Raw
-        && let Ok(event) = decode(parent.envelope, body.clone(), &carrier)
-    {
-        return Ok(event);
+impl Event {
+    /// Returns the event that a handler's output number `n`, from 1, is.
+    ///
+    /// An output in the envelope of this event is read as one and keeps the identity that the
+    /// handler wrote, even where several outputs then have the same id. Any other JSON becomes a
+    /// raw event with this event's type, version and tenant, and the id `<this id>/<n>`.
+    ///
+    /// # Errors
+    /// A [`class::HANDLER`] failure where the output is not JSON at all.
+    pub fn derive(&self, body: Bytes, n: usize) -> Result<Self, Failure> {
+        let id = derived_id(&self.id, n);
+        let carrier = Carrier { subject: &self.event_type, message_id: None, fallback_id: &id };
+        if self.envelope != Envelope::Raw
+            && let Ok(event) = decode(self.envelope, body.clone(), &carrier)
+        {
+            return Ok(event);
+        }
+        let mut event = decode(Envelope::Raw, body, &carrier).map_err(|failure| {
+            Failure::retry(
+                class::HANDLER,
+                format!("output {n} of the handler cannot be read: {}", failure.message),
+            )
+        })?;
+        event.version.clone_from(&self.version);
+        event.tenant.clone_from(&self.tenant);
+        Ok(event)
     }
-    let mut event = decode(Envelope::Raw, body, &carrier).map_err(|failure| {
-        Failure::retry(
-            class::HANDLER,
-            format!("output {n} of the handler cannot be read: {}", failure.message),
-        )
-    })?;
-    event.version.clone_from(&parent.version);
-    event.tenant.clone_from(&parent.tenant);
-    Ok(event)
 }
 
-/// `<parent>/<n>`. Where that is too long the parent's id loses its start, since ids tend to differ
-/// at the end.
+/// Returns `<parent>/<n>`. Where that is too long the parent's id loses its start, since ids tend
+/// to differ at the end.
 fn derived_id(parent: &str, n: usize) -> String {
     let tail = format!("/{n}");
     let mut start = (parent.len() + tail.len()).saturating_sub(IDENTITY_BYTES_MAX);
@@ -200,7 +209,7 @@ fn error_report(text: &str, carrier: &Carrier<'_>) -> Result<Identity, String> {
     })
 }
 
-/// The body as text.
+/// Returns the body as text.
 fn text(body: &[u8]) -> Result<&str, String> {
     if body.is_empty() {
         return Err("the payload is empty".to_owned());
@@ -214,7 +223,7 @@ fn text(body: &[u8]) -> Result<&str, String> {
         .map_err(|error| format!("not UTF-8: invalid byte at offset {}", error.valid_up_to()))
 }
 
-/// A JSON text read as `T`.
+/// Reads a JSON text as `T`.
 fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| match error.classify() {
         Category::Data => error.to_string(),
@@ -222,7 +231,7 @@ fn parse<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     })
 }
 
-/// A JSON object read as `T`. A struct of serde's would also be read from an array.
+/// Reads a JSON object as `T`. serde would also read a struct from an array.
 fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     if text.trim_ascii_start().starts_with('{') {
         return parse(text);
@@ -231,14 +240,14 @@ fn object<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, String> {
     Err("not a JSON object".to_owned())
 }
 
-/// Tells a field that is null from one that is not there.
+/// Tells a field that is null from one that is absent.
 fn even_null<'de: 'a, 'a, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The string in a field, where there is one.
+/// Returns the string in a field, where there is one.
 fn string(name: &str, value: Option<&RawValue>) -> Result<Option<String>, String> {
     let Some(value) = value.map(RawValue::get) else { return Ok(None) };
     if !value.starts_with('"') {
@@ -248,18 +257,18 @@ fn string(name: &str, value: Option<&RawValue>) -> Result<Option<String>, String
     serde_json::from_str(value).map(Some).map_err(unreadable)
 }
 
-/// An identity field that must be there.
+/// Returns an identity field that must be there.
 fn required(name: &str, value: Option<&RawValue>) -> Result<String, String> {
     let value = string(name, value)?.ok_or_else(|| format!("{name} is missing"))?;
     identifying(name, value)
 }
 
-/// An identity field that need not be there.
+/// Returns an identity field that need not be there.
 fn optional(name: &str, value: Option<&RawValue>) -> Result<Option<String>, String> {
     string(name, value)?.map(|value| identifying(name, value)).transpose()
 }
 
-/// A version: a string or a positive whole number.
+/// Returns a version: a string or a positive whole number.
 fn version(name: &str, value: Option<&RawValue>) -> Result<String, String> {
     match value.map(RawValue::get) {
         None => Ok(FIRST_VERSION.to_owned()),
@@ -274,7 +283,7 @@ fn version(name: &str, value: Option<&RawValue>) -> Result<String, String> {
     }
 }
 
-/// A time: RFC 3339, or milliseconds since 1970.
+/// Checks a time: RFC 3339, or milliseconds since 1970.
 fn timestamp(value: &RawValue) -> Result<(), String> {
     let text = value.get();
     let fits = match text.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
@@ -289,7 +298,7 @@ fn timestamp(value: &RawValue) -> Result<(), String> {
     }
 }
 
-/// The id of an event that does not say its own.
+/// Returns the id of an event that does not have its own.
 fn message_id(carrier: &Carrier<'_>) -> Result<String, String> {
     match carrier.message_id {
         Some(id) if !id.is_empty() => identifying(headers::MSG_ID, id.to_owned()),
@@ -297,7 +306,8 @@ fn message_id(carrier: &Carrier<'_>) -> Result<String, String> {
     }
 }
 
-/// A value fit to be part of an identity: it can go through a header and come back the same.
+/// Checks that a value can be part of an identity: it can go through a header and come back the
+/// same.
 fn identifying(name: &str, value: String) -> Result<String, String> {
     let wrong = if value.is_empty() {
         "is empty".to_owned()

@@ -7,17 +7,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Failure;
-
-/// The version of an event that was never given one.
+/// Version of an event that was never given one.
 pub const FIRST_VERSION: &str = "1";
 
-/// The longest event id, type, version or tenant, in bytes: they go into headers and subjects.
+/// Longest event id, type, version or tenant, in bytes: they go into headers and subjects.
 pub const IDENTITY_BYTES_MAX: usize = 256;
-/// Events that one event may turn into at one stage.
+/// Most events that one event may turn into at one stage.
 pub const OUTPUTS_MAX: usize = 1000;
 
-/// What an absent `data` is to a schema.
+/// Value that a schema sees for an absent `data`.
 static ABSENT: Value = Value::Null;
 
 /// The encoded form of an event.
@@ -57,38 +55,38 @@ impl Envelope {
 /// One fact: its identity, read from its envelope, and its original bytes.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// Its id. It survives every retry, park and redrive.
+    /// Id, which survives every retry, park and redrive.
     pub id: String,
-    /// Its type, such as `order.created`.
+    /// Type, such as `order.created`.
     pub event_type: String,
-    /// The version of its type, such as `1`.
+    /// Version of its type, such as `1`.
     pub version: String,
-    /// The tenant it belongs to.
+    /// Tenant it belongs to.
     pub tenant: Option<String>,
-    /// How it is encoded.
+    /// Encoded form.
     pub envelope: Envelope,
-    /// Its bytes, as they were published.
+    /// Bytes, as they were published.
     pub body: Bytes,
     /// The body parsed as JSON, once, when first asked for.
     document: Arc<OnceLock<Result<Value, String>>>,
 }
 
-/// What an event is known by, whatever it says.
+/// Identity of an event, whatever its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Its id.
+    /// Id.
     pub id: String,
-    /// Its type, such as `order.created`.
+    /// Type, such as `order.created`.
     pub event_type: String,
-    /// The version of its type, such as `1`.
+    /// Version of its type, such as `1`.
     pub version: String,
-    /// The tenant it belongs to.
+    /// Tenant it belongs to.
     pub tenant: Option<String>,
 }
 
 impl Event {
-    /// An event that was decoded before: its identity was carried beside it. The body is not looked
-    /// at.
+    /// Returns an event that was decoded before: its identity was carried beside it. The body is
+    /// not looked at.
     ///
     /// An event that has not been decoded before comes from [`crate::envelope::decode`].
     pub fn new(identity: Identity, envelope: Envelope, body: Bytes) -> Self {
@@ -96,7 +94,7 @@ impl Event {
         Self { id, event_type, version, tenant, envelope, body, document: Arc::default() }
     }
 
-    /// The body parsed as JSON, once however often it is asked for.
+    /// Returns the body parsed as JSON, once however often it is asked for.
     ///
     /// # Errors
     /// What is wrong with the text, with line and column. Text that [`crate::envelope::decode`]
@@ -108,8 +106,9 @@ impl Event {
         parsed.as_ref().map_err(String::as_str)
     }
 
-    /// The part that a schema describes, and the JSON pointer to it: `/eventData` of a domain
-    /// event, `/data` of a CloudEvent (null where it has none), the whole document otherwise.
+    /// Returns the JSON pointer to the part that a schema describes, and that part: `/eventData` of
+    /// a domain event, `/data` of a CloudEvent (null where it has none), the whole document
+    /// otherwise.
     ///
     /// # Errors
     /// Those of [`Event::json`], and that a CloudEvent has its data in base64.
@@ -123,17 +122,5 @@ impl Event {
             Envelope::CloudEvents => Ok(("/data", document.get("data").unwrap_or(&ABSENT))),
             Envelope::Raw | Envelope::Error => Ok(("", document)),
         }
-    }
-
-    /// The event that a handler's output number `n`, from 1, is.
-    ///
-    /// An output in the envelope of this event is read as one and keeps the identity that the
-    /// handler wrote, even where several outputs then have the same id. Any other JSON becomes a
-    /// raw event with this event's type, version and tenant, and the id `<this id>/<n>`.
-    ///
-    /// # Errors
-    /// A [`crate::failure::class::HANDLER`] failure where the output is not JSON at all.
-    pub fn derive(&self, body: Bytes, n: usize) -> Result<Self, Failure> {
-        crate::envelope::derive(self, body, n)
     }
 }

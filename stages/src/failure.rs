@@ -1,8 +1,8 @@
-//! Failure: why an event was not handled, and whether trying again can help.
+//! Failure: reason why an event was not handled, its class, and its disposition.
 
 use std::{borrow::Cow, time::Duration};
 
-/// The classes that Millstream itself gives. A handler may use its own.
+/// Classes that Millstream itself gives. A handler may use its own.
 pub mod class {
     /// The handler did not answer in time.
     pub const TIMEOUT: &str = "TimeoutError";
@@ -24,42 +24,44 @@ pub mod class {
     pub const CONDITION: &str = "ConditionError";
     /// The event waited in the retry stream for longer than it may.
     pub const EXPIRED: &str = "ExpiredError";
+    /// An event with the same key was seen within the window of a `dedupe` stage.
+    pub const DUPLICATE: &str = "Duplicate";
     /// The workers that ran the event died of it.
     pub const CRASHED: &str = "WorkerCrashed";
 }
 
-/// Why an event was not handled.
+/// Reason why an event was not handled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{class}: {message}")]
 pub struct Failure {
-    /// What sort of failure it is; retry rules and metrics go by it.
+    /// Class of the failure; retry rules and metrics go by it.
     pub class: Cow<'static, str>,
     /// One line for people. May hold text from outside: sanitise before it goes into a header or a
     /// log.
     pub message: String,
-    /// Whether trying again can help.
+    /// Disposition: retry, reject or defer.
     pub disposition: Disposition,
 }
 
-/// Whether trying again can help.
+/// Disposition: retry, reject or defer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {
-    /// It may work later. `after` is a wait the handler asked for (`Retry-After`).
+    /// A later attempt may work. `after` is a wait the handler asked for (`Retry-After`).
     Retry {
-        /// The wait that was asked for; the policy decides where there is none.
+        /// Wait that was asked for; the policy decides where there is none.
         after: Option<Duration>,
     },
-    /// It never will.
+    /// No attempt will work.
     Reject,
-    /// What the handler depends on is down: later, and no attempt is spent.
+    /// The handler's dependency is down: later, and no attempt is spent.
     Defer {
-        /// The wait that was asked for; the policy decides where there is none.
+        /// Wait that was asked for; the policy decides where there is none.
         after: Option<Duration>,
     },
 }
 
 impl Failure {
-    /// A failure that may go away.
+    /// Returns a failure that may go away.
     pub fn retry(class: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
             class: class.into(),
@@ -68,12 +70,12 @@ impl Failure {
         }
     }
 
-    /// A failure that will not go away.
+    /// Returns a failure that will not go away.
     pub fn reject(class: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self { class: class.into(), message: message.into(), disposition: Disposition::Reject }
     }
 
-    /// A failure of what the handler depends on; it costs the event no attempt.
+    /// Returns a failure of the handler's dependency; it costs the event no attempt.
     pub fn defer(class: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self {
             class: class.into(),
@@ -82,14 +84,14 @@ impl Failure {
         }
     }
 
-    /// That an event was in the retry stream for longer than `most`.
+    /// Returns the failure of an event that was in the retry stream for longer than `most`.
     pub fn expired(most: Duration) -> Self {
         let message =
             format!("waited in the retry stream for longer than {}", crate::units::Period(most));
         Self::reject(class::EXPIRED, message)
     }
 
-    /// The same failure with the wait that was asked for. A rejection stays a rejection.
+    /// Returns the failure with the wait that was asked for. A rejection stays a rejection.
     #[must_use]
     pub fn after(mut self, wait: Duration) -> Self {
         match &mut self.disposition {

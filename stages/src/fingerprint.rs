@@ -1,38 +1,39 @@
-//! Fingerprint: which failures are the same failure.
+//! Fingerprint: hash by which two failures are the same failure.
 //!
 //! Two failures are the same when code, service and message agree once everything that varies from
 //! one occurrence to the next is taken out of the message: numbers, ids, addresses, times, quoted
-//! text and paths. What identifies a failure stays, though it looks the same: an HTTP status, an
-//! error number, an exit code, the name of a column. One pass, no backtracking, and only the first
-//! [`SCANNED_BYTES_MAX`] bytes.
+//! text and paths. Text that identifies a failure stays, though it looks the same: an HTTP status,
+//! an error number, an exit code, the name of a column. One pass, no backtracking, and only the
+//! first [`SCANNED_BYTES_MAX`] bytes.
 
 mod scan;
 mod shape;
 
 pub use scan::normalise;
 
-/// How much of a message is looked at, in bytes. What identifies a failure stands at its start.
+/// Bytes of a message that are looked at: its start identifies the failure.
 pub const SCANNED_BYTES_MAX: usize = 4096;
 
-/// Which failure this is: 16 hexadecimal digits, the same on every machine and in every version.
+/// Returns the fingerprint of a failure: 16 hexadecimal digits, the same on every machine and in
+/// every version.
 pub fn fingerprint(code: &str, service: &str, message: &str) -> String {
     hex(hash(&[code, service, &normalise(message)]))
 }
 
-/// The digits of a hash, as they stand in a fingerprint.
+/// Returns the digits of a hash, as they stand in a fingerprint.
 pub(crate) fn hex(hash: u64) -> String {
     format!("{hash:016x}")
 }
 
-/// A stable hash of some texts, in which `["a", "b"]` differs from `["ab"]`: FNV-1a, then the
-/// finaliser of `MurmurHash3`.
+/// Returns a stable hash of some texts, in which `["a", "b"]` differs from `["ab"]`: FNV-1a, then
+/// the finaliser of `MurmurHash3`.
 pub(crate) fn hash(parts: &[&str]) -> u64 {
     let mut hasher = Hasher::new();
     parts.iter().for_each(|part| hasher.add(part));
     hasher.finish()
 }
 
-/// The hash of [`hash`], text by text.
+/// Hasher of [`hash`], text by text.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Hasher(u64);
 
@@ -56,7 +57,7 @@ impl Hasher {
     }
 }
 
-/// The first bytes of a text, at most `most`, cut between two characters.
+/// Returns the first bytes of a text, at most `most`, cut between two characters.
 pub(crate) fn cut(text: &str, most: usize) -> &str {
     if text.len() <= most {
         return text;

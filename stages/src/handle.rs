@@ -1,4 +1,4 @@
-//! kind = "handle": gives each event to a handler, and makes events of what it answers.
+//! Kind `handle`: gives each event to a handler, and makes events of its reply.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map as Table, Value};
 
 use crate::{
-    Build, Delivery, Event, Failure, Handler, Kind, Map, Pending, Problem, Reply, World,
+    Build, Delivery, Emits, Event, Failure, Handler, Kind, Map, Pending, Problem, Reply, World,
     event::OUTPUTS_MAX, failure::class, jq::Filter, units::Period,
 };
 
@@ -17,10 +17,15 @@ pub const KIND: Kind = Kind {
     about: "gives each event to a handler: HTTP, a NATS service, a child process, jq, Rust",
     options: || schemars::schema_for!(Options),
     build: Build::Map(build),
+    emits: Emits::Events,
+    concurrency: 64,
+    calls_out: true,
+    checks_only: false,
+    tallies: &[],
     follows: &[],
 };
 
-/// How long a handler may take where its table does not say.
+/// Time limit of a handler whose table sets none.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The keys of a `handle` stage.
@@ -119,7 +124,7 @@ mod tests {
     use expect_test::{Expect, expect};
     use serde_json::json;
 
-    /// A handler that always gives this answer.
+    /// Handler that always gives this answer.
     struct Always(Result<Reply, Failure>);
 
     impl Handler for Always {

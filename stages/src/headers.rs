@@ -1,75 +1,75 @@
-//! Headers: the names on every message, and the one sanitiser of their values.
+//! Headers: names of the headers of every message, and the one sanitiser of their values.
 //!
 //! The `Millstream-` names are a stable contract: any client in any language may read them.
 
-/// The event's id. It survives every retry, park and redrive.
+/// Id of the event, which survives every retry, park and redrive.
 pub const EVENT_ID: &str = "Millstream-Event-Id";
-/// The event's type, such as `order.created`.
+/// Type of the event, such as `order.created`.
 pub const EVENT_TYPE: &str = "Millstream-Event-Type";
-/// The version of the event's type.
+/// Version of the event's type.
 pub const EVENT_VERSION: &str = "Millstream-Event-Version";
-/// The tenant the event belongs to.
+/// Tenant the event belongs to.
 pub const TENANT: &str = "Millstream-Tenant";
-/// The envelope of the payload: `domain`, `cloudevents`, `raw` or `error`.
+/// Envelope of the payload: `domain`, `cloudevents`, `raw` or `error`.
 pub const ENVELOPE: &str = "Millstream-Envelope";
-/// The trace the event belongs to, 32 hexadecimal digits.
+/// Trace the event belongs to, 32 hexadecimal digits.
 pub const TRACE_ID: &str = "Millstream-Trace-Id";
 /// W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
-/// The message the event was first stored as: `<stream>:<seq>`.
+/// Message the event was first stored as: `<stream>:<seq>`.
 pub const SOURCE: &str = "Millstream-Source";
-/// The subject the event was first stored under.
+/// Subject the event was first stored under.
 pub const SOURCE_SUBJECT: &str = "Millstream-Source-Subject";
-/// The stage that gave up on the event, or that a redriven event goes to.
+/// Stage that gave up on the event, or that a redriven event goes to.
 pub const STAGE: &str = "Millstream-Stage";
-/// Why a dead letter is one: `exhausted`, `rejected`, `crashed`, `undecodable`, `expired`.
+/// Reason of a dead letter: `exhausted`, `rejected`, `crashed`, `undecodable`, `expired`.
 pub const REASON: &str = "Millstream-Reason";
-/// The class of the last failure.
+/// Class of the last failure.
 pub const ERROR_CLASS: &str = "Millstream-Error-Class";
-/// The message of the last failure, cut to 512 bytes.
+/// Message of the last failure, cut to 512 bytes.
 pub const ERROR_MESSAGE: &str = "Millstream-Error-Message";
-/// Which failures are the same failure.
+/// Fingerprint of the last failure.
 pub const FINGERPRINT: &str = "Millstream-Fingerprint";
 /// Attempts spent so far.
 pub const ATTEMPTS: &str = "Millstream-Attempts";
-/// When the first attempt failed, RFC 3339.
+/// Time at which the first attempt failed, RFC 3339.
 pub const FIRST_FAILED_AT: &str = "Millstream-First-Failed-At";
-/// When the event was given up on, RFC 3339.
+/// Time at which the event was given up on, RFC 3339.
 pub const DEAD_AT: &str = "Millstream-Dead-At";
-/// How often the event was redriven.
+/// Number of redrives of the event.
 pub const REDRIVES: &str = "Millstream-Redrives";
-/// The hash of the configuration that was running.
+/// Hash of the configuration that was running.
 pub const CONFIG: &str = "Millstream-Config";
 /// `apart` on a letter that would be too large with its payload: that is on the letter's subject
 /// with `.body` added. An edited payload that is too large has a subject of its own:
 /// `apart.<name>`, with `.body.<name>` added.
 pub const BODY: &str = "Millstream-Body";
-/// How many bytes a payload has that is kept apart.
+/// Bytes of a payload that is kept apart.
 pub const BODY_BYTES: &str = "Millstream-Body-Bytes";
-/// Inner: which life of the event at its stage this is, `<stream>:<seq>`. Parking keeps it, a
-/// redrive begins a new one.
+/// Inner: life of the event at its stage, `<stream>:<seq>`. Parking keeps it, a redrive begins a
+/// new one.
 pub const LIFE: &str = "Millstream-Life";
-/// What became of a failed attempt, on its error event: `retry`, `park`, `defer`, or the reason of
-/// the dead letter.
+/// Outcome of a failed attempt, on its error event: `retry`, `park`, `defer`, or the reason of the
+/// dead letter.
 pub const OUTCOME: &str = "Millstream-Outcome";
-/// Inner: since when an event waits in the retry stream, parked again or not, RFC 3339. It expires
-/// by this.
+/// Inner: time since which an event waits in the retry stream, parked again or not, RFC 3339. It
+/// expires by this.
 pub const QUEUED_AT: &str = "Millstream-Queued-At";
-/// On a letter: why recovery will not redrive it by itself.
+/// On a letter: reason why recovery will not redrive it by itself.
 pub const PERMANENT: &str = "Millstream-Permanent";
-/// On a letter: when its event was completed all the same, RFC 3339.
+/// On a letter: time at which its event was completed all the same, RFC 3339.
 pub const COMPLETED_AT: &str = "Millstream-Completed-At";
-/// On a letter: when its payload was last edited, RFC 3339. What it was is kept.
+/// On a letter: time at which its payload was last edited, RFC 3339. The original is kept.
 pub const EDITED_AT: &str = "Millstream-Edited-At";
-/// On a letter: who edited it.
+/// On a letter: person who edited it.
 pub const EDITED_BY: &str = "Millstream-Edited-By";
-/// NATS: the id the server drops duplicates by.
+/// NATS: id by which the server drops duplicates.
 pub const MSG_ID: &str = "Nats-Msg-Id";
 
-/// The longest header value, in bytes, that [`clean`] lets through.
+/// Longest header value, in bytes, that [`clean`] lets through.
 pub const VALUE_BYTES_MAX: usize = 512;
 
-/// Text from outside, made fit for a header: control characters become spaces, at most 512 bytes.
+/// Makes text from outside fit for a header: control characters become spaces, at most 512 bytes.
 ///
 /// CR or LF in a header value panics in the client (async-nats 0.51, `HeaderMap::insert`), so every
 /// value that is not our own goes through here.
@@ -92,7 +92,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cleaned_value_has_no_control_characters_and_a_bounded_length(text in "\\PC*|[\\x00-\\x1f\\x7f-\\x9f]{0,40}|.{0,2000}") {
+        fn a_cleaned_value_has_no_control_characters_and_a_bounded_length(
+            text in "\\PC*|[\\x00-\\x1f\\x7f-\\x9f]{0,40}|.{0,2000}",
+        ) {
             let cleaned = clean(&text);
             prop_assert!(cleaned.len() <= VALUE_BYTES_MAX);
             prop_assert!(!cleaned.chars().any(char::is_control));

@@ -1,5 +1,5 @@
 //! Incident: errors of one fingerprint that are worth a person's attention, as `aggregate-errors`
-//! tells of them.
+//! publishes them.
 
 use std::collections::BTreeMap;
 
@@ -37,8 +37,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// The severity that a reporter means by this word, whatever the language it logs in; `None` if
-    /// it is none.
+    /// Returns the severity that a reporter means by this word, whatever the language it logs in;
+    /// `None` if it is none.
     pub fn meant_by(word: &str) -> Option<Self> {
         match word.to_ascii_lowercase().as_str() {
             "low" | "info" | "notice" | "debug" => Some(Self::Low),
@@ -49,7 +49,7 @@ impl Severity {
         }
     }
 
-    /// The next worse one; the worst is its own.
+    /// Returns the next worse severity; that of the worst is itself.
     #[must_use]
     pub const fn worse(self) -> Self {
         match self {
@@ -59,7 +59,7 @@ impl Severity {
         }
     }
 
-    /// The word for it in JSON and in text.
+    /// Returns the word for it in JSON and in text.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Low => "low",
@@ -70,7 +70,7 @@ impl Severity {
     }
 }
 
-/// What has become of an incident. It is also the token that ends the subject.
+/// Change of an incident, which is also the last token of the subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
@@ -80,9 +80,9 @@ pub enum Change {
     Reopened,
     /// The number of errors has doubled.
     Updated,
-    /// It is worse than it was told to be.
+    /// The severity is worse than it was reported.
     Escalated,
-    /// Someone has taken it on.
+    /// Someone has taken the incident on.
     Acknowledged,
     /// No error for the quiet period, or someone says that it is over.
     Resolved,
@@ -99,7 +99,7 @@ impl Change {
         Self::Resolved,
     ];
 
-    /// The word for it in JSON, in subjects and in text.
+    /// Returns the word for it in JSON, in subjects and in text.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Opened => "opened",
@@ -111,13 +111,13 @@ impl Change {
         }
     }
 
-    /// Whether an incident begins with it.
+    /// True if an incident begins with it.
     pub const fn begins(self) -> bool {
         matches!(self, Self::Opened | Self::Reopened)
     }
 }
 
-/// Where the number of errors is going: the last five minutes against the five before.
+/// Trend of the number of errors: the last five minutes against the five before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trend {
@@ -131,7 +131,7 @@ pub enum Trend {
 }
 
 impl Trend {
-    /// The word for it in JSON and in text.
+    /// Returns the word for it in JSON and in text.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rising => "rising",
@@ -141,87 +141,87 @@ impl Trend {
     }
 }
 
-/// What an operator said of an incident.
+/// Action of an operator on an incident.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Said {
-    /// Who.
+pub struct OperatorAction {
+    /// Name of the operator.
     pub by: String,
-    /// When.
+    /// Time of the action.
     pub at: Timestamp,
-    /// Why, if they said so.
+    /// Reason, if one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// One thing that became of an incident, with what is known of it by then.
+/// Incident event: a change of an incident, with its state by then.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Incident {
     /// `<fingerprint>-<generation>`: a fingerprint that comes back is a new incident.
     pub incident_id: String,
-    /// What has become of it.
+    /// Change of the incident.
     pub event: Change,
-    /// Which failure it is, see [`crate::fingerprint`].
+    /// Fingerprint of its errors, see [`crate::fingerprint`].
     pub fingerprint: String,
-    /// How often the fingerprint has opened, this time included.
+    /// Openings of the fingerprint so far, this one included.
     pub generation: u64,
-    /// The code of its errors.
+    /// Code of its errors.
     pub code: String,
-    /// How bad it is.
+    /// Severity of the incident.
     pub severity: Severity,
-    /// The message that its errors share, what varies replaced.
+    /// Message that its errors share, with placeholders for all that varies.
     pub message: String,
-    /// Who reported it, the first ten.
+    /// Services that reported it, the first ten.
     pub services: Vec<String>,
-    /// What matchers see: always `code`, `severity`, `service` (the first) and `fingerprint`;
-    /// `stage` for a failed attempt; and whatever else the fingerprint is made of, such as
-    /// `tenant`.
+    /// Labels that matchers see: always `code`, `severity`, `service` (the first) and
+    /// `fingerprint`; `stage` for a failed attempt; and whatever else the fingerprint is made of,
+    /// such as `tenant`.
     pub labels: BTreeMap<String, String>,
     /// Errors within `window_ms` that open such an incident.
     pub threshold: u64,
-    /// The sliding window, in milliseconds.
+    /// Sliding window, in milliseconds.
     pub window_ms: u64,
     /// Errors in this incident so far.
     pub count: u64,
-    /// Errors since the last that was said of this incident: they add up to `count`.
+    /// Errors since the incident event before: they add up to `count`.
     pub new_errors: u64,
     /// Errors of this fingerprint ever, outside incidents too.
     pub total: u64,
     /// Errors a minute, from the first of this incident to the last, over a minute at the least.
     pub rate_per_minute: f64,
-    /// Where the number of errors is going.
+    /// Trend of the number of errors.
     pub trend: Trend,
     /// Errors in each of the last ten minutes up to the last error, the oldest first.
     pub per_minute: Vec<u64>,
-    /// When the fingerprint was first seen.
+    /// Time at which the fingerprint was first seen.
     pub first_seen: Timestamp,
-    /// When it was last seen.
+    /// Time at which it was last seen.
     pub last_seen: Timestamp,
-    /// When the threshold was reached.
+    /// Time at which the threshold was reached.
     pub opened_at: Timestamp,
-    /// When the quiet period was over, or someone said that it is over.
+    /// End of the quiet period, or time at which someone resolved it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved_at: Option<Timestamp>,
-    /// Who said that it is over, if someone did.
+    /// Operator who resolved it, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resolved_by: Option<Said>,
-    /// Who has taken it on.
+    pub resolved_by: Option<OperatorAction>,
+    /// Operator who has taken it on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub acknowledged: Option<Said>,
-    /// When the incident before was over, of one that comes back.
+    pub acknowledged: Option<OperatorAction>,
+    /// End of the incident before, where the fingerprint comes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_resolved_at: Option<Timestamp>,
-    /// Different users it happened to; counted up to 100.
+    /// Different users affected, counted up to 100.
     pub users: u64,
     /// Errors that led to it, at most three.
     pub samples: Vec<Sample>,
-    /// The channels that the rule for its code names; empty: the alert stage's routes decide.
+    /// Channels that the rule for its errors names; empty: the alert stage's routes decide.
     pub channels: Vec<String>,
 }
 
 impl Incident {
-    /// Whether it is over.
+    /// True if it is over.
     pub fn is_over(&self) -> bool {
         self.event == Change::Resolved
     }
@@ -231,19 +231,19 @@ impl Incident {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Sample {
-    /// When it was reported.
+    /// Time at which it was reported.
     pub at: Timestamp,
-    /// Its message, at most 512 bytes.
+    /// Message, at most 512 bytes.
     pub message: String,
-    /// The event that failed.
+    /// Event that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
-    /// The trace it belongs to.
+    /// Trace it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace_id: Option<String>,
 }
 
-/// Milliseconds since 1970 as a time; what lies past the year 9999 is the end of it.
+/// Converts milliseconds since 1970 to a time; any past the year 9999 becomes its end.
 pub fn timestamp(at_ms: u64) -> Timestamp {
     i64::try_from(at_ms)
         .ok()

@@ -8,9 +8,8 @@
 //! f`: jaq counts no steps. Outputs are bounded, but a filter that never gives one, that collects
 //! without end (`[range(infinite)]`) runs until its thread is given up on or memory is out, and one
 //! that recurses without end outside a tail call (`def f: 1 + f; f`) overflows the stack, which
-//! ends the process. What an event says cannot bring either about by its depth: events nested
-//! deeper than 128 levels are refused. A filter belongs on a thread that may block, under the
-//! stage's timeout.
+//! ends the process. No event can bring either about by its depth: events nested deeper than 128
+//! levels are refused. A filter belongs on a thread that may block, under the stage's timeout.
 
 mod wording;
 
@@ -25,15 +24,13 @@ use serde::de::IgnoredAny;
 
 use crate::{Event, text::excerpt};
 
-/// How deep an event may be nested, for a filter to read it. The depth at which `serde_json` stops
-/// too.
+/// Deepest nesting of an event that a filter reads. `serde_json` stops at the same depth.
 const DEPTH_MAX: usize = 128;
 
-/// The longest message of a filter's own error, in bytes.
+/// Longest message of a filter's own error, in bytes.
 const MESSAGE_BYTES_MAX: usize = 300;
 
-/// The native that reads JSON out of an event's text; ours refuses what is nested too deep for the
-/// stack.
+/// Native that reads JSON out of an event's text; ours refuses nesting too deep for the stack.
 const FROM_JSON: &str = "fromjson";
 
 /// Natives of jq's standard library that reach outside the event.
@@ -54,13 +51,13 @@ pub struct Filter {
     text: String,
 }
 
-/// Why a text is not a jq program.
+/// Error of a text that is not a jq program.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct JqError {
-    /// What is wrong: lower case, no full stop.
+    /// Message: lower case, no full stop.
     pub message: String,
-    /// Where in the text, in bytes from its start.
+    /// Place in the text, in bytes from its start.
     pub offset: usize,
 }
 
@@ -101,21 +98,22 @@ impl Filter {
         Ok(Self { program, text: text.to_owned() })
     }
 
-    /// The text it was compiled from.
+    /// Returns the text it was compiled from.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Whether the first output is neither `false` nor `null`. No output counts as false.
+    /// True if the first output is neither `false` nor `null`. No output counts as false.
     ///
     /// # Errors
-    /// The error the filter ended in, or why it cannot read the event; one line.
+    /// The error the filter ended in, or the reason why it cannot read the event; one line.
     pub fn truthy(&self, event: &Event) -> Result<bool, String> {
         let first = self.values(event, 1)?.next().transpose()?;
         Ok(!matches!(first, None | Some(Val::Null | Val::Bool(false))))
     }
 
-    /// Every output as compact JSON. Numbers that the filter only passes on keep their digits.
+    /// Returns every output as compact JSON. Numbers that the filter only passes on keep their
+    /// digits.
     ///
     /// # Errors
     /// The error the filter ended in, why it cannot read the event, that it gives more than `most`
@@ -132,7 +130,7 @@ impl Filter {
         Ok(outputs)
     }
 
-    /// At most `most` of the values the filter gives.
+    /// Returns at most `most` of the values the filter gives.
     fn values(
         &self,
         event: &Event,
@@ -143,7 +141,7 @@ impl Filter {
         let values = self.program.id.run((context, input)).take(most);
         Ok(values.map(|value| {
             value.map_err(|exception| match exception.get_err() {
-                Ok(error) => excerpt(&told(error), MESSAGE_BYTES_MAX),
+                Ok(error) => excerpt(&error_text(error), MESSAGE_BYTES_MAX),
                 Err(_) => "the filter stopped outside any loop".to_owned(),
             })
         }))
@@ -156,8 +154,8 @@ impl std::fmt::Debug for Filter {
     }
 }
 
-/// What an error says; a message without the quotes it has as a value.
-fn told(error: Error) -> String {
+/// Returns the text of an error; a message without the quotes it has as a value.
+fn error_text(error: Error) -> String {
     let value = error.into_val();
     if let Val::TStr(message) = &value {
         String::from_utf8_lossy(message).into_owned()
@@ -166,7 +164,7 @@ fn told(error: Error) -> String {
     }
 }
 
-/// A value as compact JSON.
+/// Returns a value as compact JSON.
 fn json(value: &Val) -> Result<Bytes, String> {
     let mut out = Vec::new();
     write::write(&mut out, &write::Pp::default(), 0, value).map_err(|error| error.to_string())?;
@@ -177,7 +175,7 @@ fn json(value: &Val) -> Result<Bytes, String> {
     Ok(out.into())
 }
 
-/// The value of a JSON text, its numbers to the digit.
+/// Returns the value of a JSON text, its numbers to the digit.
 ///
 /// jaq's reader takes more than JSON and recurses without a limit, so the text is checked first.
 fn value(text: &[u8]) -> Result<Val, String> {
@@ -192,7 +190,7 @@ fn value(text: &[u8]) -> Result<Val, String> {
     read::parse_single(text).map_err(|error| format!("is not JSON: {error}"))
 }
 
-/// jq's `fromjson`, on which `tonumber` and `toboolean` rest.
+/// Returns jq's `fromjson`, on which `tonumber` and `toboolean` rest.
 fn from_json() -> native::Fun<Data> {
     native::run((FROM_JSON, native::v(0), |(_, input)| {
         let text = input.try_as_utf8_bytes_owned();
@@ -204,7 +202,7 @@ fn from_json() -> native::Fun<Data> {
     }))
 }
 
-/// How deep a JSON text is nested.
+/// Returns the depth of nesting of a JSON text.
 fn depth(text: &[u8]) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);

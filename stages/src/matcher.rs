@@ -7,16 +7,16 @@ use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The longest matcher, in bytes.
+/// Longest matcher, in bytes.
 const MATCHER_BYTES_MAX: usize = 1024;
-/// How large a compiled regular expression may be, in bytes.
+/// Largest compiled regular expression, in bytes.
 const REGEX_BYTES_MAX: usize = 1 << 20;
 
 /// One condition on one label. A label that is absent has the empty text as its value, as in
 /// Alertmanager.
 #[derive(Debug, Clone)]
 pub struct Matcher {
-    /// The label.
+    /// Label.
     pub label: String,
     op: Op,
     value: String,
@@ -46,26 +46,26 @@ impl Op {
     }
 }
 
-/// Whether this can be the name of a label.
+/// True if this can be the name of a label.
 pub(crate) fn is_label(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
 }
 
-/// Conditions that must all hold. None: everything matches.
+/// Conditions that must all hold; without any, everything matches.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Matchers(pub Vec<Matcher>);
 
 impl Matcher {
-    /// That a label fits one of some regular expressions.
+    /// Returns the condition that a label fits one of some regular expressions.
     pub(crate) fn any_of(label: &str, any: &[String]) -> Result<Self, String> {
         let value = any.join("|");
         let regex = Some(compiled(&value)?);
         Ok(Self { label: label.to_owned(), op: Op::Fits, value, regex })
     }
 
-    /// Whether a label set fits.
+    /// True if a label set fits.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let value = labels.get(&self.label).map_or("", String::as_str);
         let fits = || self.regex.as_ref().is_some_and(|regex| regex.is_match(value));
@@ -79,7 +79,7 @@ impl Matcher {
 }
 
 impl Matchers {
-    /// Whether a label set fits every one.
+    /// True if a label set fits every one.
     pub fn match_all(&self, labels: &BTreeMap<String, String>) -> bool {
         self.0.iter().all(|matcher| matcher.matches(labels))
     }
@@ -91,7 +91,8 @@ impl FromStr for Matcher {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| {
             format!(
-                "\"{text}\" is no matcher: {why}; write it like code=X, severity!=low or 'code=~PAY.*'"
+                "\"{text}\" is no matcher: {why}; write it like code=X, severity!=low or \
+                 'code=~PAY.*'"
             )
         };
         if text.len() > MATCHER_BYTES_MAX {
@@ -114,7 +115,7 @@ impl FromStr for Matcher {
     }
 }
 
-/// An expression that must fit the whole value.
+/// Compiles an expression that must fit the whole value.
 fn compiled(value: &str) -> Result<Regex, String> {
     let built =
         regex::RegexBuilder::new(&format!("^(?:{value})$")).size_limit(REGEX_BYTES_MAX).build();
@@ -131,8 +132,8 @@ fn compiled(value: &str) -> Result<Regex, String> {
     })
 }
 
-/// A value without its double quotes, `\"` and `\\` read as they are meant; `None` where a quote
-/// does not close.
+/// Returns a value without its double quotes, `\"` and `\\` read as they are meant; `None` where a
+/// quote does not close.
 fn unquoted(value: &str) -> Option<String> {
     let Some(inside) = value.strip_prefix('"') else {
         return (!value.contains('"')).then(|| value.to_owned());
@@ -198,7 +199,8 @@ impl JsonSchema for Matcher {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "description": "A condition on a label: code=X, severity!=low, code=~\"PAY.*\" or stage!~\"test.*\"",
+            "description": "A condition on a label: code=X, severity!=low, code=~\"PAY.*\" or \
+                            stage!~\"test.*\"",
         })
     }
 }

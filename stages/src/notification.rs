@@ -1,4 +1,4 @@
-//! Notification: what is sent to a channel, about one incident or many.
+//! Notification: message to a channel about one incident or many.
 
 mod digest;
 mod held;
@@ -17,46 +17,45 @@ pub use held::{Held, Hold};
 
 use digest::added_up;
 
-/// The incidents that the notification of a group holds; the rest is counted.
+/// Most incidents that the notification of a group holds; the rest is counted.
 pub const GROUP_INCIDENTS_MAX: usize = 20;
 
-/// What is sent to a channel.
+/// Message to a channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Notification {
-    /// The same for a repeat of the same notification, and for nothing else.
+    /// Id, the same for a repeat of the same notification, and for nothing else.
     pub notification_id: String,
-    /// The channel it is for.
+    /// Channel it is for.
     pub channel: String,
-    /// When it was decided on.
+    /// Time at which it was decided on.
     pub at: Timestamp,
-    /// One line.
+    /// Title, one line.
     pub title: String,
-    /// The whole of it as plain text, without the title.
+    /// Plain text of all of it, without the title.
     pub text: String,
-    /// How bad it is: the worst that is in it.
+    /// Worst severity in it.
     pub severity: Severity,
-    /// Whether what it is about goes on.
+    /// Status of its incidents.
     pub status: Status,
-    /// Why it is sent.
+    /// Reason why it is sent.
     pub why: Why,
-    /// What the notifications of one group have in common, from its first to its end: 16
-    /// hexadecimal digits. What keeps state at the receiver (an incident at PagerDuty, a thread)
-    /// goes by it.
+    /// Life of its group: 16 hexadecimal digits, the same from its first notification to its end.
+    /// State at the receiver (an incident at PagerDuty, a thread) goes by it.
     pub group: String,
-    /// What it is about.
+    /// Content: one incident, a group or a digest.
     #[serde(flatten)]
     pub about: About,
-    /// Changes of incidents that it tells as themselves: at most one of each incident, any number
-    /// in a digest. A repeat tells none.
+    /// Changes of incidents that it reports: at most one of each incident, any number in a digest;
+    /// none in a repeat.
     #[serde(default)]
     pub news: u64,
-    /// What else became of these incidents, and was held back until now, by reason.
+    /// Other changes of these incidents, held back until now, by reason.
     #[serde(default, skip_serializing_if = "Held::is_empty")]
     pub held: Held,
 }
 
-/// Whether what a notification is about goes on.
+/// Status of a notification's incidents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
@@ -76,7 +75,7 @@ impl Status {
     }
 }
 
-/// Why a notification is sent.
+/// Reason why a notification is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Why {
@@ -88,7 +87,7 @@ pub enum Why {
     Updated,
     /// An incident became worse.
     Escalated,
-    /// Nobody acknowledged it in time, and this channel is the next to be told.
+    /// Nobody acknowledged it in time, and this channel is the next to be notified.
     Unacknowledged,
     /// Nothing is new, and it still goes on after the repeat interval.
     Repeated,
@@ -118,7 +117,7 @@ impl Why {
 }
 
 impl From<Change> for Why {
-    /// Why a change is told. (An acknowledgement is told as an update.)
+    /// Returns the reason of a change's notification. (An acknowledgement counts as an update.)
     fn from(change: Change) -> Self {
         match change {
             Change::Opened => Self::Opened,
@@ -130,23 +129,23 @@ impl From<Change> for Why {
     }
 }
 
-/// What a notification is about.
+/// Content of a notification.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum About {
     /// One incident.
     Incident {
-        /// The incident.
+        /// Incident.
         incident: Box<Incident>,
     },
     /// Several incidents of one group.
     Group {
-        /// The group.
+        /// Group.
         incidents: Grouped,
     },
-    /// What exceeded the rate of the channel.
+    /// Notifications that exceeded the rate of the channel.
     Digest {
-        /// What it was.
+        /// Their digest.
         digest: Digest,
     },
 }
@@ -155,20 +154,20 @@ pub enum About {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Grouped {
-    /// The labels that they share, by which they are grouped.
+    /// Labels that they share, by which they are grouped.
     pub by: BTreeMap<String, String>,
-    /// How many go on.
+    /// Number of incidents that go on.
     pub firing: u64,
-    /// How many are newly over.
+    /// Number of incidents newly over.
     pub resolved: u64,
     /// Errors in all of them.
     pub errors: u64,
-    /// The worst of them, at most [`GROUP_INCIDENTS_MAX`], those that go on first.
+    /// Worst of them, at most [`GROUP_INCIDENTS_MAX`], those that go on first.
     pub list: Vec<Incident>,
 }
 
 impl Notification {
-    /// A notification about one incident.
+    /// Returns a notification about one incident.
     pub fn of_incident(
         id: String,
         channel: &str,
@@ -221,8 +220,8 @@ impl Notification {
         }
     }
 
-    /// A notification about several incidents of one group, those that go on first, the worst of
-    /// each first.
+    /// Returns a notification about several incidents of one group, those that go on first, the
+    /// worst of each first.
     pub fn of_group(
         id: String,
         channel: &str,
@@ -276,7 +275,7 @@ impl Notification {
         }
     }
 
-    /// A notification about what exceeded the rate of the channel.
+    /// Returns the notification that sends a digest.
     pub fn of_digest(channel: &str, at: Timestamp, digest: Digest) -> Self {
         let Digest { errors, severity, .. } = digest;
         let mut text = format!(
@@ -317,7 +316,7 @@ impl Notification {
         }
     }
 
-    /// The incidents that it holds whole; a digest holds none.
+    /// Returns the incidents that it holds whole; a digest holds none.
     pub fn incidents(&self) -> &[Incident] {
         match &self.about {
             About::Incident { incident } => std::slice::from_ref(incident),
@@ -327,7 +326,7 @@ impl Notification {
     }
 }
 
-/// What has become of an incident, in the word of the title.
+/// Returns the word of the title for the state of an incident.
 fn what(why: Why, incident: &Incident) -> &'static str {
     match why {
         Why::Unacknowledged => "unacknowledged",
@@ -342,7 +341,7 @@ fn what(why: Why, incident: &Incident) -> &'static str {
     }
 }
 
-/// Why an incident is told, in a few words.
+/// Returns the reason why an incident is notified, in a few words.
 fn reason(why: Why, incident: &Incident) -> String {
     let window = Period(std::time::Duration::from_millis(incident.window_ms));
     let (threshold, count) = (incident.threshold, incident.count);

@@ -1,4 +1,4 @@
-//! Replies: what the answers of HTTP services, NATS services and child processes mean.
+//! Replies: meaning of the answers of HTTP services, NATS services and child processes.
 
 use std::{
     borrow::Cow,
@@ -11,22 +11,22 @@ use serde_json::value::RawValue;
 
 use crate::{Delivery, Event, Failure, Reply, failure::class, text::excerpt, units::Period};
 
-/// NATS: what a service that failed says went wrong.
+/// NATS: description of the error of a service that failed.
 ///
 /// Source: <https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-32.md>,
 /// "Error Handling".
 pub const SERVICE_ERROR: &str = "Nats-Service-Error";
-/// NATS: the code of a service's failure.
+/// NATS: code of a service's failure.
 pub const SERVICE_ERROR_CODE: &str = "Nats-Service-Error-Code";
 
-/// The longest class that a handler may give its failures, in bytes: it becomes a header and a
-/// subject token.
+/// Longest class that a handler may give its failures, in bytes: it becomes a header and a subject
+/// token.
 pub const CLASS_BYTES_MAX: usize = 64;
 
-/// How much of a reply's text goes into a failure's message, in bytes.
+/// Bytes of a reply's text that go into a failure's message.
 const EXCERPT_BYTES_MAX: usize = 200;
 
-/// What the status of an HTTP reply means for the event.
+/// Reads the status of an HTTP reply: handled, or a failure.
 ///
 /// | Status | Meaning |
 /// |---|---|
@@ -50,7 +50,7 @@ pub fn http_reply(status: u16, retry_after: Option<Duration>, body: &str) -> Res
     Err(by_status(status, &with_excerpt(format!("http {status}"), body), retry_after))
 }
 
-/// What the error headers of a NATS service's reply mean: a code is read as an HTTP status.
+/// Reads the error headers of a NATS service's reply: the code counts as an HTTP status.
 ///
 /// A code that is no HTTP error is retried as a [`class::HANDLER`] failure.
 pub fn service_error(code: &str, description: &str) -> Failure {
@@ -61,9 +61,10 @@ pub fn service_error(code: &str, description: &str) -> Failure {
     }
 }
 
-/// The wait that a `Retry-After` header asks for: seconds, or an HTTP date, seen from `now`.
+/// Returns the wait that a `Retry-After` header asks for: seconds, or an HTTP date, seen from
+/// `now`.
 ///
-/// A date that has passed asks for no wait; what is neither is ignored.
+/// A date that has passed asks for no wait; any other value is ignored.
 ///
 /// Source: RFC 9110, section 10.2.3.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
@@ -77,7 +78,7 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(until.duration_since(now).unwrap_or_default())
 }
 
-/// The line that an exec handler is given on stdin for one delivery, newline included.
+/// Returns the line that an exec handler is given on stdin for one delivery, newline included.
 ///
 /// `{"id", "type", "version", "tenant", "attempt", "event"}`, where `event` is the event's body.
 ///
@@ -111,7 +112,7 @@ pub fn exec_request(event: &Event, delivery: &Delivery) -> Result<Vec<u8>, Failu
     Ok(line)
 }
 
-/// What the line that an exec handler answers means.
+/// Reads the line that an exec handler answers.
 ///
 /// - `{"ok": true}`: handled, the event passes on
 /// - `{"ok": true, "outputs": […]}`: handled, these pass on in its place
@@ -119,7 +120,7 @@ pub fn exec_request(event: &Event, delivery: &Delivery) -> Result<Vec<u8>, Failu
 ///   failed
 ///
 /// # Errors
-/// The failure that the line tells of; a [`class::HANDLER`] failure where it is none of the above.
+/// The failure that the line reports; a [`class::HANDLER`] failure where it is none of the above.
 pub fn exec_reply(line: &[u8]) -> Result<Reply, Failure> {
     #[derive(Deserialize)]
     struct Line<'a> {
@@ -128,7 +129,7 @@ pub fn exec_reply(line: &[u8]) -> Result<Reply, Failure> {
         #[serde(borrow)]
         outputs: Option<Vec<&'a RawValue>>,
         #[serde(borrow)]
-        error: Option<Told<'a>>,
+        error: Option<ReportedFailure<'a>>,
     }
     let unreadable = |why: &str| {
         let line = excerpt(&String::from_utf8_lossy(line), EXCERPT_BYTES_MAX);
@@ -144,9 +145,9 @@ pub fn exec_reply(line: &[u8]) -> Result<Reply, Failure> {
     }
 }
 
-/// A failure as an exec handler tells it.
+/// Failure as an exec handler reports it.
 #[derive(Deserialize)]
-struct Told<'a> {
+struct ReportedFailure<'a> {
     #[serde(borrow)]
     class: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -165,7 +166,7 @@ enum Disposing {
     Defer,
 }
 
-impl Told<'_> {
+impl ReportedFailure<'_> {
     fn failure(self) -> Failure {
         let class = self.class.map_or(Cow::Borrowed(class::HANDLER), |class| own_class(&class));
         let message = self.message.filter(|message| !message.trim().is_empty());
@@ -183,7 +184,7 @@ impl Told<'_> {
     }
 }
 
-/// A handler's own class, where it can be one; else [`class::HANDLER`].
+/// Returns a handler's own class, where it can be one; else [`class::HANDLER`].
 ///
 /// A class is up to [`CLASS_BYTES_MAX`] letters, digits, dots, dashes and underscores.
 pub fn own_class(class: &str) -> Cow<'static, str> {
@@ -195,7 +196,7 @@ pub fn own_class(class: &str) -> Cow<'static, str> {
     }
 }
 
-/// The failure that an HTTP status other than 2xx stands for.
+/// Returns the failure that an HTTP status other than 2xx stands for.
 fn by_status(status: u16, message: &str, retry_after: Option<Duration>) -> Failure {
     let failure = match status {
         300..400 => {
@@ -213,7 +214,7 @@ fn by_status(status: u16, message: &str, retry_after: Option<Duration>) -> Failu
     }
 }
 
-/// `what: excerpt`, or `what` alone where there is nothing to add.
+/// Returns `what: excerpt`, or `what` alone where there is nothing to add.
 fn with_excerpt(what: String, text: &str) -> String {
     match excerpt(text, EXCERPT_BYTES_MAX) {
         text if text.is_empty() => what,
@@ -228,7 +229,7 @@ mod tests {
     use expect_test::expect;
     use proptest::prelude::*;
 
-    fn told(answer: Result<impl std::fmt::Debug, Failure>) -> String {
+    fn shown(answer: Result<impl std::fmt::Debug, Failure>) -> String {
         match answer {
             Ok(reply) => format!("{reply:?}"),
             Err(failure) => format!("{:?} {failure}", failure.disposition),
@@ -241,7 +242,7 @@ mod tests {
             let wait = Some(Duration::from_secs(7)).filter(|_| matches!(status, 301 | 429 | 503));
             format!(
                 "{status} {}\n",
-                told(http_reply(status, wait, if status == 422 { "no\r\nstock" } else { "" }))
+                shown(http_reply(status, wait, if status == 422 { "no\r\nstock" } else { "" }))
             )
         };
         let statuses =
@@ -272,7 +273,7 @@ mod tests {
     #[test]
     fn a_service_error_is_read_as_a_status_where_it_is_one() {
         let line = |code: &str| {
-            format!("{code}: {}\n", told(Err::<(), _>(service_error(code, "out of stock"))))
+            format!("{code}: {}\n", shown(Err::<(), _>(service_error(code, "out of stock"))))
         };
         expect![[r#"
             400: Reject ValidationError: service error 400: out of stock
@@ -284,7 +285,9 @@ mod tests {
             OUT_OF_STOCK: Retry { after: None } HandlerError: service error OUT_OF_STOCK: out of stock
             : Retry { after: None } HandlerError: service error : out of stock
         "#]]
-        .assert_eq(&["400", "404", "429", "503", "200", "42", "OUT_OF_STOCK", ""].map(line).concat());
+        .assert_eq(
+            &["400", "404", "429", "503", "200", "42", "OUT_OF_STOCK", ""].map(line).concat(),
+        );
     }
 
     #[test]
@@ -327,7 +330,7 @@ mod tests {
         "#]]
         .assert_eq(&String::from_utf8(line).unwrap());
         expect!["Reject DecodeError: not JSON: EOF while parsing an object at line 1 column 1"]
-            .assert_eq(&told(exec_request(&event(b"{"), &delivery)));
+            .assert_eq(&shown(exec_request(&event(b"{"), &delivery)));
     }
 
     #[test]
@@ -349,7 +352,7 @@ mod tests {
             "",
         ];
         let line = |line: &str| {
-            format!("{}\n    {}\n", excerpt(line, 100), told(exec_reply(line.as_bytes())))
+            format!("{}\n    {}\n", excerpt(line, 100), shown(exec_reply(line.as_bytes())))
         };
         expect![[r#"
             {"ok":true}
@@ -380,7 +383,8 @@ mod tests {
                 Retry { after: None } HandlerError: cannot read the handler's reply (expected value at line 1 column 1): Traceback (most recent call last): [0m
 
                 Retry { after: None } HandlerError: cannot read the handler's reply (EOF while parsing a value at line 1 column 0): 
-        "#]].assert_eq(&lines.map(line).concat());
+        "#]]
+        .assert_eq(&lines.map(line).concat());
     }
 
     proptest! {

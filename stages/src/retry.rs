@@ -60,7 +60,7 @@ pub struct Backoff {
     pub jitter: Option<f64>,
 }
 
-/// What holds for one failure.
+/// Terms of one failure.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
     /// Total deliveries, the first included.
@@ -86,7 +86,7 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// What holds for a failure of this class on an event of this type.
+    /// Returns the terms of a failure of this class on an event of this type.
     pub fn terms(&self, event_type: &str, class: &str) -> Terms<'_> {
         let rule = self.rule.iter().find(|rule| {
             (rule.class.is_empty() || rule.class.iter().any(|glob| glob_matches(glob, class)))
@@ -99,12 +99,12 @@ impl Policy {
         }
     }
 
-    /// The longest wait that passes in the consumer.
+    /// Longest wait that passes in the consumer.
     pub fn park_after(&self) -> Duration {
         self.park_after.0
     }
 
-    /// The most deliveries that any failure is given.
+    /// Most deliveries that any failure is given.
     pub fn attempts_max(&self) -> u32 {
         self.rule
             .iter()
@@ -116,7 +116,7 @@ impl Policy {
 }
 
 impl Backoff {
-    /// The wait after attempt number `attempt` (from 1), before jitter.
+    /// Returns the wait after attempt number `attempt` (from 1), before jitter.
     pub fn base_after(&self, attempt: u32) -> Duration {
         let max = self.max();
         let steps = attempt.max(1) - 1;
@@ -136,15 +136,15 @@ impl Backoff {
         self.fixed.map_or(Duration::from_secs(1), |wait| wait.0)
     }
 
-    /// The longest wait of one that grows.
+    /// Longest wait of one that grows.
     fn max(&self) -> Duration {
         self.max.map_or(Duration::from_secs(60), |max| max.0)
     }
 
-    /// The wait after attempt number `attempt` of the event `event_id`.
+    /// Returns the wait after attempt number `attempt` of the event `event_id`.
     ///
-    /// It strays from [`Self::base_after`] by the jitter, and never past the maximum: there it
-    /// strays downwards only, evenly, so that events whose waits have grown as long as they may
+    /// The wait strays from [`Self::base_after`] by the jitter, and never past the maximum: there
+    /// it strays downwards only, evenly, so that events whose waits have grown as long as they may
     /// still do not all come at once. The jitter comes from the event and the attempt, not from
     /// chance: whoever computes the wait again, in a log, a timetable or after a crash, gets the
     /// same one.
@@ -162,12 +162,12 @@ impl Backoff {
     }
 }
 
-/// A share of a wait, 0 to 1. Never more than all of it, whatever the rounding.
+/// Returns a share, 0 to 1, of a wait. Never more than all of it, whatever the rounding.
 fn part(of: Duration, share: f64) -> Duration {
     Duration::try_from_secs_f64(of.as_secs_f64() * share).map_or(of, |part| part.min(of))
 }
 
-/// Evenly spread over 0..1 by the event and the attempt (FNV-1a, then a finaliser).
+/// Returns a share of 0..1, evenly spread by the event and the attempt (FNV-1a, then a finaliser).
 fn share(event_id: &str, attempt: u32) -> f64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in event_id.bytes().chain(attempt.to_le_bytes()) {
@@ -177,7 +177,7 @@ fn share(event_id: &str, attempt: u32) -> f64 {
     (hash >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Whether `text` matches `glob`, where `*` stands for any run of characters.
+/// True if `text` matches `glob`, where `*` stands for any run of characters.
 pub fn glob_matches(glob: &str, text: &str) -> bool {
     let Some((head, rest)) = glob.split_once('*') else { return glob == text };
     let Some(mut text) = text.strip_prefix(head) else { return false };
@@ -301,7 +301,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_wait_never_leaves_its_bounds(backoff in any_backoff(), attempt: u32, id: String) {
-            let (wait, base, jitter) = (backoff.after(attempt, &id), backoff.base_after(attempt), backoff.jitter.unwrap_or(0.0));
+            let (wait, base) = (backoff.after(attempt, &id), backoff.base_after(attempt));
+            let jitter = backoff.jitter.unwrap_or(0.0);
             // For what a float cannot say of a day in nanoseconds.
             let slack = Duration::from_nanos(1_000);
             prop_assert!(wait + slack >= base.mul_f64(1.0 - jitter), "{wait:?} after {base:?}");
@@ -326,13 +327,19 @@ mod tests {
             class in proptest::sample::select(&CLASSES[..]),
             id: String,
         ) {
-            let wait = || match settle(Err(Failure::retry(class, "no")), &id, "order.created", attempt, &policy) {
-                Settlement::RetryAfter(wait, _) => Some(wait),
-                Settlement::Forward(_) | Settlement::DeferFor(..) | Settlement::DeadLetter(..) => None,
+            let wait = || {
+                let answer = Err(Failure::retry(class, "no"));
+                match settle(answer, &id, "order.created", attempt, &policy) {
+                    Settlement::RetryAfter(wait, _) => Some(wait),
+                    Settlement::Forward(_)
+                    | Settlement::DeferFor(..)
+                    | Settlement::DeadLetter(..) => None,
+                }
             };
             prop_assert_eq!(wait(), wait());
             let terms = policy.terms("order.created", class);
-            prop_assert_eq!(wait(), (attempt < terms.attempts).then(|| terms.backoff.after(attempt, &id)));
+            let own = (attempt < terms.attempts).then(|| terms.backoff.after(attempt, &id));
+            prop_assert_eq!(wait(), own);
         }
 
         #[test]
@@ -343,12 +350,15 @@ mod tests {
         ) {
             let end = (1..).zip(&classes).find(|(attempt, class)| {
                 let answer = Err(Failure::retry(**class, "no"));
-                matches!(settle(answer, "e", event_type, *attempt, &policy), Settlement::DeadLetter(..))
+                let settled = settle(answer, "e", event_type, *attempt, &policy);
+                matches!(settled, Settlement::DeadLetter(..))
             });
             let (attempts, class) = end.expect("no policy has as many attempts");
             prop_assert!(attempts <= policy.attempts_max());
             prop_assert!(attempts >= policy.terms(event_type, class).attempts);
-            let spared = (1..attempts).zip(&classes).all(|(n, class)| n < policy.terms(event_type, class).attempts);
+            let spared = (1..attempts)
+                .zip(&classes)
+                .all(|(n, class)| n < policy.terms(event_type, class).attempts);
             prop_assert!(spared, "it lived on only where the policy lets it");
         }
     }

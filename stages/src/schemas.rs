@@ -1,4 +1,4 @@
-//! Schemas: the JSON Schemas of a folder, compiled, by event type and version.
+//! Schemas: JSON Schemas of a folder, compiled, by event type and version.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -13,26 +13,25 @@ use serde_json::Value;
 
 use crate::{Problem, text::excerpt};
 
-/// Where the schemas of a folder live, so that they can refer to each other by their paths.
+/// Base URI of a folder's schemas, so that they can refer to each other by their paths.
 const BASE: &str = "millstream:///schemas/";
-/// The longest offending value that a message shows, in bytes.
+/// Longest offending value that a message shows, in bytes.
 const VALUE_BYTES_MAX: usize = 40;
-/// The longest text of one violation, in bytes.
+/// Longest text of one violation, in bytes.
 const VIOLATION_BYTES_MAX: usize = 200;
 
-/// The compiled schemas of a folder.
+/// Compiled schemas of a folder.
 pub(crate) struct Schemas {
-    /// The folder, for messages.
+    /// Folder, for messages.
     folder: String,
-    /// By `<event type>.<version>`, the name of the file.
+    /// Validators by `<event type>.<version>`, the name of the file.
     compiled: BTreeMap<String, Validator>,
 }
 
 impl Schemas {
     /// Compiles every file, so that each bad one is a problem of its own.
     ///
-    /// `format` is checked. `pattern` matches in linear time. What a file may refer to are the
-    /// others.
+    /// `format` is checked. `pattern` matches in linear time. A file may refer to the others only.
     pub(crate) fn compile(folder: &str, files: &[(String, String)]) -> Result<Self, Vec<Problem>> {
         let wrong = |message: String| Problem::new(&["schemas"], message);
         let mut problems = Vec::new();
@@ -85,12 +84,13 @@ impl Schemas {
         }
     }
 
-    /// The schema of a type and version.
+    /// Returns the schema of a type and version.
     pub(crate) fn get(&self, event_type: &str, version: &str) -> Option<&Validator> {
         self.compiled.get(&format!("{event_type}.{version}"))
     }
 
-    /// That there is no schema for a type and version, and which versions of the type have one.
+    /// Returns a message: no schema for a type and version, and the versions of the type that have
+    /// one.
     pub(crate) fn lacking(&self, event_type: &str, version: &str) -> String {
         let prefix = format!("{event_type}.");
         let later = self.compiled.range(prefix.clone()..).map(|(name, _)| name);
@@ -107,20 +107,20 @@ impl Schemas {
     }
 }
 
-/// What a schema has against a value, with the value cut short.
+/// Returns the message of a violation, with the value cut short.
 pub(crate) fn violation(error: &ValidationError<'_>) -> String {
     let value = excerpt(&error.instance().to_string(), VALUE_BYTES_MAX);
     excerpt(&error.masked_with(value).to_string(), VIOLATION_BYTES_MAX)
 }
 
-/// `<event type>.<version>` of a schema's file, in whatever folder; `None` for a file that is only
-/// referred to.
+/// Returns `<event type>.<version>` of a schema's file, in whatever folder; `None` for a file that
+/// is only referred to.
 fn versioned(path: &str) -> Option<&str> {
     let name = path.rsplit('/').next()?.strip_suffix(".json")?;
     name.contains('.').then_some(name)
 }
 
-/// The URI of a schema's file.
+/// Returns the URI of a schema's file.
 fn uri(path: &str) -> String {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     let encoded = path
@@ -129,7 +129,7 @@ fn uri(path: &str) -> String {
     format!("{BASE}{}", encoded.collect::<String>())
 }
 
-/// What is wrong with a schema, and where in it.
+/// Returns the problem of a schema, with its place in it.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "jsonschema's enum: the rest are told alike, in its own words"
@@ -163,8 +163,7 @@ fn bad_schema(path: &str, error: &ValidationError<'_>) -> Problem {
     }
 }
 
-/// The schemas of the folder, by the addresses they may be referred to: their path, and their
-/// `$id`.
+/// Schemas of the folder, by the addresses they may be referred to: their path, and their `$id`.
 ///
 /// A relative `$ref` is resolved against the address its file was found by: in a file that others
 /// refer to by its path although it has an `$id`, that is the path (jsonschema 0.60).
@@ -172,7 +171,7 @@ fn bad_schema(path: &str, error: &ValidationError<'_>) -> Problem {
 struct Shelf(Arc<HashMap<String, Option<Value>>>);
 
 impl Shelf {
-    /// A file that is no document is there, but not JSON.
+    /// Puts every file on the shelf; one that is not JSON without a document.
     fn of(documents: &[(&String, Value)], files: &[(String, String)]) -> Self {
         let named = |document: &Value| {
             Some(document.get("$id")?.as_str()?.trim_end_matches('#').to_owned())

@@ -1,10 +1,10 @@
-//! Settle: how one delivery ends, decided once.
+//! Settle: settlement of one delivery, decided once.
 
 use std::{fmt, time::Duration};
 
 use crate::{Disposition, Event, Failure, failure::class, retry::Policy};
 
-/// How one delivery ends.
+/// Settlement of one delivery.
 #[derive(Debug)]
 pub enum Settlement {
     /// Publish these, then ack.
@@ -18,7 +18,7 @@ pub enum Settlement {
     DeadLetter(Reason, Failure),
 }
 
-/// Why a dead letter is one.
+/// Reason of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     /// Every attempt was spent.
@@ -29,7 +29,7 @@ pub enum Reason {
     Crashed,
     /// The payload is not an event in the declared envelope.
     Undecodable,
-    /// It waited longer than it may.
+    /// The event waited longer than it may.
     Expired,
 }
 
@@ -38,12 +38,12 @@ impl Reason {
     pub const ALL: [Self; 5] =
         [Self::Exhausted, Self::Rejected, Self::Crashed, Self::Undecodable, Self::Expired];
 
-    /// The reason with this name.
+    /// Returns the reason of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// The value of the `Millstream-Reason` header.
+    /// Returns the value of the `Millstream-Reason` header.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",
@@ -98,7 +98,7 @@ pub fn settle(
     }
 }
 
-/// The longest wait that a handler may ask for.
+/// Longest wait that a handler may ask for.
 const ASKED_WAIT_MAX: Duration = Duration::from_secs(3600);
 
 #[cfg(test)]
@@ -145,7 +145,8 @@ mod tests {
         fn attempts_never_exceed_the_policy(attempts in 1..50_u32, attempt in 1..100_u32) {
             let policy = Policy { attempts, ..Policy::default() };
             let settled = settle(Err(Failure::retry("X", "x")), "e", "t", attempt, &policy);
-            prop_assert_eq!(matches!(settled, Settlement::DeadLetter(Reason::Exhausted, _)), attempt >= attempts);
+            let is_exhausted = matches!(settled, Settlement::DeadLetter(Reason::Exhausted, _));
+            prop_assert_eq!(is_exhausted, attempt >= attempts);
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Simulate: stored errors run through the rules in memory: what would have become an incident,
-//! what would have been sent, and when.
+//! Simulate: stored errors run through the rules in memory, up to the notifications they cause.
 //!
 //! The stages are the real ones. Time is that of the errors: between two of them every timer fires
 //! that is due, so a day passes as fast as its errors are read.
@@ -11,33 +10,33 @@ use crate::{
     incident::Incident, notification::Notification, operator::SILENCE_KEYS,
 };
 
-/// The reduce stages of a pipeline, connected in memory.
+/// Reduce stages of a pipeline, connected in memory.
 #[derive(Debug)]
 pub struct Simulation {
     errors: Vec<(String, AggregateErrors)>,
-    /// Each with the names of the stages whose incidents it reads.
+    /// Alert stages, each with the names of the stages whose incidents it reads.
     alerts: Vec<(Vec<String>, Alert)>,
     now_ms: u64,
     seq: u64,
     outcome: Outcome,
 }
 
-/// What a simulation gave rise to.
+/// Results of a simulation.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// Errors that were counted.
     pub errors: u64,
     /// Messages that are no error events.
     pub rejected: u64,
-    /// What became of incidents, in order.
+    /// Incident events, in order.
     pub incidents: Vec<Incident>,
-    /// What would have been sent, in order.
+    /// Notifications that would have been sent, in order.
     pub sent: Vec<Notification>,
 }
 
 impl Simulation {
-    /// A simulation of these stages, without state; each alert stage with the names of the stages
-    /// that it reads.
+    /// Returns a simulation of these stages, without state; each alert stage with the names of the
+    /// stages that it reads.
     pub fn new(errors: Vec<(String, AggregateErrors)>, alerts: Vec<(Vec<String>, Alert)>) -> Self {
         let explained = |(reads, mut alert): (Vec<String>, Alert)| {
             alert.explain();
@@ -47,11 +46,11 @@ impl Simulation {
         Self { errors, alerts, now_ms: 0, seq: 0, outcome: Outcome::default() }
     }
 
-    /// Makes a silence known: the value of its key, from the beginning on. It holds when its times
-    /// say so.
+    /// Gives the alert stages a silence, the value of its key, from the beginning on; it holds by
+    /// its times.
     ///
     /// # Errors
-    /// It is none.
+    /// The value is no silence.
     pub fn silence(&mut self, id: &str, value: Vec<u8>) -> Result<(), Failure> {
         let (key, body) = (format!("{SILENCE_KEYS}.{id}"), Bytes::from(value));
         for at in 0..self.alerts.len() {
@@ -62,8 +61,8 @@ impl Simulation {
         Ok(())
     }
 
-    /// One message that the stage called `stage` reads, stored at `at_ms`. Messages come in the
-    /// order of their times.
+    /// Gives the stage called `stage` one message, stored at `at_ms`. Messages come in the order of
+    /// their times.
     pub fn take(&mut self, stage: &str, subject: &str, at_ms: u64, body: &Bytes) {
         self.pass(at_ms);
         self.seq += 1;
@@ -99,7 +98,7 @@ impl Simulation {
         self.now_ms = self.now_ms.max(to_ms);
     }
 
-    /// What came of it, and the alert stages, which know what was held back.
+    /// Returns the results, and the alert stages, which have the changes held back.
     pub fn finish(self) -> (Outcome, Vec<Alert>) {
         (self.outcome, self.alerts.into_iter().map(|(_, alert)| alert).collect())
     }
@@ -109,7 +108,7 @@ impl Simulation {
         errors.chain(self.alerts.iter().filter_map(|(_, stage)| stage.next_timer_ms())).min()
     }
 
-    /// Hands what became of incidents to the stages that read it.
+    /// Gives incident events to the alert stages that read them.
     fn incidents(&mut self, from: &str, out: Vec<Emission>) {
         for emission in out {
             let body = Bytes::from(emission.body);
@@ -141,5 +140,15 @@ fn input<'a>(
     key: Option<&'a str>,
     body: &'a Bytes,
 ) -> Input<'a> {
-    Input { stream: "simulated", seq, subject, key, at_ms, now_ms: at_ms, traceparent: None, body }
+    Input {
+        stream: "simulated",
+        seq,
+        subject,
+        key,
+        at_ms,
+        now_ms: at_ms,
+        envelope: None,
+        headers: crate::HeaderLookup::none(),
+        body,
+    }
 }

@@ -1,5 +1,4 @@
-//! Slots: the keys under which a reduce stage stores its things, used again when a thing is
-//! forgotten.
+//! Slots: keys under which a reduce stage stores its things, reused when a thing is forgotten.
 //!
 //! A key that is deleted leaves a mark in its bucket for ever, so a key for each fingerprint ever
 //! seen would grow without end. With slots the bucket holds as many keys as there were things at
@@ -8,26 +7,26 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-/// Which thing is stored in which slot, and which pages of slots are to be written.
+/// Slots of a stage's things, and the pages of slots to be written.
 #[derive(Debug)]
 pub(crate) struct Slots {
     per_page: u32,
     of: HashMap<u64, u32>,
     owners: Vec<Option<u64>>,
     free: BTreeSet<u32>,
-    /// Pages.
+    /// Pages to be written.
     dirty: BTreeSet<u32>,
 }
 
 impl Default for Slots {
-    /// A page for each slot.
+    /// Returns slots of which each is a page.
     fn default() -> Self {
         Self::in_pages(1)
     }
 }
 
 impl Slots {
-    /// Slots of which so many are a page: one key.
+    /// Returns slots of which so many are a page: one key.
     pub(crate) fn in_pages(per_page: u32) -> Self {
         Self {
             per_page,
@@ -70,12 +69,12 @@ impl Slots {
         self.own(slot, id);
     }
 
-    /// How many pages are to be written.
+    /// Number of pages to be written.
     pub(crate) fn dirty_len(&self) -> usize {
         self.dirty.len()
     }
 
-    /// The pages to write, each with the things that are in it now: none where nothing is.
+    /// Takes the pages to write, each with the things in it now, which may be none.
     pub(crate) fn take_pages(&mut self) -> impl Iterator<Item = (u32, Vec<u64>)> {
         let per_page = self.per_page as usize;
         std::mem::take(&mut self.dirty).into_iter().map(move |page| {
@@ -85,8 +84,8 @@ impl Slots {
         })
     }
 
-    /// The slots to write where each is a page, with the thing that is in it now, or `None` where
-    /// nothing is.
+    /// Takes the slots to write where each is a page, with the thing in it now, or `None` where it
+    /// is empty.
     pub(crate) fn take_dirty(&mut self) -> impl Iterator<Item = (u32, Option<u64>)> {
         self.take_pages().map(|(slot, things)| (slot, things.first().copied()))
     }

@@ -1,5 +1,4 @@
-//! Testing: what the tests of several kinds need: a world in memory, an event, a delivery, an
-//! answer at once.
+//! Testing: helpers of several kinds' tests: a world in memory, a delivery, an answer at once.
 
 use std::{
     pin::pin,
@@ -12,7 +11,7 @@ use serde_json::Value;
 
 use crate::{Build, ChannelTerms, Delivery, Handler, Kind, Map, Pending, Problem, World};
 
-/// A world with these files in whatever folder is asked for, and this handler.
+/// World with these files in whatever folder is asked for, and this handler.
 #[derive(Default)]
 pub(crate) struct Memory {
     pub(crate) files: Vec<(&'static str, &'static str)>,
@@ -36,7 +35,7 @@ impl World for Memory {
     }
 }
 
-/// The map stage that a kind builds.
+/// Returns the map stage that a kind builds.
 pub(crate) fn map_stage(
     kind: &Kind,
     options: &Value,
@@ -52,7 +51,7 @@ pub(crate) fn map_stage(
     })
 }
 
-/// A first delivery at the beginning of 1970.
+/// Returns a first delivery at the beginning of 1970.
 pub(crate) fn delivery() -> Delivery {
     Delivery {
         stage: "stage".to_owned(),
@@ -62,7 +61,7 @@ pub(crate) fn delivery() -> Delivery {
     }
 }
 
-/// The answer of a stage that waits for nothing.
+/// Returns the answer of a stage that waits for nothing.
 #[track_caller]
 pub(crate) fn answer<T>(pending: Pending<'_, T>) -> Result<T, crate::Failure> {
     match pin!(pending).poll(&mut Context::from_waker(Waker::noop())) {

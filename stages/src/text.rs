@@ -1,6 +1,6 @@
-//! Text: pieces of outside text made short and fit for one line of a message.
+//! Text: excerpts of outside text, short and fit for one line of a message.
 
-/// At most `bytes_max` bytes of `text` on one line; what is left out shows as an ellipsis.
+/// Returns at most `bytes_max` bytes of `text` on one line; an ellipsis stands for the rest.
 ///
 /// Control characters become spaces, so that a message stays one line wherever it is printed.
 pub fn excerpt(text: &str, bytes_max: usize) -> String {

@@ -5,11 +5,11 @@ use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A duration written with its unit: `"250ms"`, `"30s"`, `"5m"`, `"1h30m"`, `"7d"`.
+/// Duration written with its unit: `"250ms"`, `"30s"`, `"5m"`, `"1h30m"`, `"7d"`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Period(pub Duration);
 
-/// A size written with its unit: `"512KiB"`, `"64MiB"`, `"10GiB"`, `"100B"`.
+/// Size written with its unit: `"512KiB"`, `"64MiB"`, `"10GiB"`, `"100B"`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Size(pub u64);
 
@@ -19,10 +19,15 @@ const SIZE_UNITS: &[(&str, u64)] =
     &[("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 impl Period {
-    /// A period of whole seconds.
+    /// Returns a period of whole seconds.
     pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
+}
+
+/// Returns a period in milliseconds, at most `u64::MAX`.
+pub(crate) fn ms(period: Period) -> u64 {
+    u64::try_from(period.0.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl FromStr for Period {
@@ -31,7 +36,8 @@ impl FromStr for Period {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
             format!(
-                "expected a duration with its unit, such as \"30s\", \"250ms\" or \"1h30m\", got \"{text}\""
+                "expected a duration with its unit, such as \"30s\", \"250ms\" or \"1h30m\", got \
+                 \"{text}\""
             )
         };
         if text.is_empty() {
@@ -55,7 +61,7 @@ impl FromStr for Period {
 
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut rest_ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        let mut rest_ms = ms(*self);
         if rest_ms == 0 {
             return f.write_str("0s");
         }

@@ -1,11 +1,11 @@
-//! kind = "validate": checks each event against the JSON Schema of its type and version.
+//! Kind `validate`: checks each event against the JSON Schema of its type and version.
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    Build, Delivery, Event, Failure, Kind, Map, Pending, Problem, World,
+    Build, Delivery, Emits, Event, Failure, Kind, Map, Pending, Problem, World,
     failure::class,
     schemas::{Schemas, violation},
     text::excerpt,
@@ -17,12 +17,17 @@ pub const KIND: Kind = Kind {
     about: "checks each event against the JSON Schema of its type and version",
     options: || schemars::schema_for!(Options),
     build: Build::Map(build),
+    emits: Emits::Events,
+    concurrency: 256,
+    calls_out: false,
+    checks_only: true,
+    tallies: &[],
     follows: &[],
 };
 
 /// Violations that a failure's message lists.
 const LISTED_MAX: usize = 5;
-/// The longest pointer that a message shows, in bytes.
+/// Longest pointer that a message shows, in bytes.
 const POINTER_BYTES_MAX: usize = 200;
 
 /// The keys of a `validate` stage.

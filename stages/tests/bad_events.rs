@@ -166,20 +166,25 @@ proptest! {
 
     #[test]
     fn no_field_makes_decoding_panic_and_what_passes_is_fit_for_a_header(
-        name in "eventId|eventType|eventVersion|tenantId|id|type|specversion|errorCode|severity|timestamp|metadata",
+        name in concat!(
+            "eventId|eventType|eventVersion|tenantId|id|type|specversion|",
+            "errorCode|severity|timestamp|metadata",
+        ),
         value in r#""\PC{0,20}"|"(\\u[0-9a-f]{4}|\\.|.){0,8}"|-?[0-9]{1,30}(\.[0-9]+)?|null|\[\]|\{\}|[\[{"]{0,5}"#,
     ) {
         let sound = [
             ("eventId", "\"e\""), ("eventType", "\"t\""), ("eventData", "1"),
             ("specversion", "\"1.0\""), ("id", "\"i\""), ("source", "\"s\""), ("type", "\"t\""),
-            ("errorCode", "\"E\""), ("severity", "\"low\""), ("message", "\"m\""), ("serviceName", "\"s\""),
+            ("errorCode", "\"E\""), ("severity", "\"low\""), ("message", "\"m\""),
+            ("serviceName", "\"s\""),
         ];
         let others = sound.iter().filter(|(other, _)| *other != name);
         let fields = others.map(|(name, value)| format!(",\"{name}\":{value}")).collect::<String>();
         let body = format!("{{\"{name}\":{value}{fields}}}");
         for envelope in ENVELOPES {
             if let Ok(event) = decode(envelope, body.clone().into(), &CARRIER) {
-                for text in [Some(&event.id), Some(&event.event_type), Some(&event.version), event.tenant.as_ref()].into_iter().flatten() {
+                let texts = [&event.id, &event.event_type, &event.version];
+                for text in texts.into_iter().chain(&event.tenant) {
                     prop_assert_eq!(&headers::clean(text), text);
                     prop_assert!(!text.is_empty() && text.len() <= IDENTITY_BYTES_MAX);
                 }

@@ -1,5 +1,5 @@
-//! Alerting: from an error to whoever is to know of it, with the built program, as a user goes
-//! about it.
+//! Alerting: the way from an error to a notification, with the built program, as a user goes about
+//! it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,11 +17,12 @@ use serde_json::{Value, json};
 use tokio::process::Child;
 
 use crate::{
+    reaper::{Reaped, Start as _},
     shell::Shell,
     support::{Mill, TestServer, eventually, scanned},
 };
 
-/// A receiver of webhooks that keeps what it was sent.
+/// Receiver of webhooks that keeps what it was sent.
 struct Hook {
     address: String,
     seen: Arc<Mutex<Vec<Value>>>,
@@ -49,7 +50,7 @@ impl Hook {
             .collect()
     }
 
-    /// What it was sent, once there is as much.
+    /// Bodies that it was sent, once there are `count`.
     async fn sent(&self, count: usize) -> Vec<String> {
         eventually(async || Some(self.titles()).filter(|titles| titles.len() >= count)).await
     }
@@ -96,11 +97,17 @@ title = "{{{{ severity | upper }}}} {{% if incident %}}{{{{ incident.code }}}}{{
 }
 
 async fn error(broker: &Broker, code: &str, message: &str) {
-    let body = json!({ "errorCode": code, "serviceName": "till", "message": message, "severity": "high", "userId": "u-1" });
+    let body = json!({
+        "errorCode": code,
+        "serviceName": "till",
+        "message": message,
+        "severity": "high",
+        "userId": "u-1",
+    });
     broker.publish(Outgoing::new("errors.till", body.to_string())).await.unwrap();
 }
 
-/// A line of a table whose times and ids differ from run to run, its columns one blank apart.
+/// Line of a table without the times and ids that differ from run to run, columns one blank apart.
 fn stable(shell: &Shell, line: &str) -> String {
     let is_id = |word: &str| word.len() == 8 && word.chars().all(|c| c.is_ascii_hexdigit());
     let words = line
@@ -109,9 +116,9 @@ fn stable(shell: &Shell, line: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// A worker, which is killed when it is dropped.
-fn worker(shell: &Shell) -> Child {
-    shell.command("run --log info").spawn().unwrap()
+/// Worker that is killed when it is dropped.
+fn worker(shell: &Shell) -> Reaped<Child> {
+    shell.command("run --log info").start()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,7 +201,7 @@ async fn a_rule_and_a_channel_are_tried_simulated_and_seen_to_fire() {
     let over = shell.run("incidents ls --all --json").await.out;
     assert_eq!(serde_json::from_str::<Value>(over.trim()).unwrap()["resolvedBy"]["by"], "ada");
 
-    // It comes back, and is told as that.
+    // It comes back, and is notified as that.
     for _ in 0..3 {
         error(&broker, "PAYMENT_DOWN", "no answer from the gateway in 1 ms").await;
     }
@@ -298,7 +305,8 @@ async fn what_is_said_while_no_worker_runs_holds_as_soon_as_one_does() {
     hook.sent(1).await;
     eventually(async || Some(shell.run("incidents ls").await).filter(|ran| ran.code == 1)).await;
     drop(first);
-    let id = serde_json::from_str::<Value>(&shell.run("incidents ls --json").await.out).unwrap()["incidentId"].clone();
+    let listed = shell.run("incidents ls --json").await.out;
+    let id = serde_json::from_str::<Value>(&listed).unwrap()["incidentId"].clone();
     let said = shell.run(&format!("incidents ack {} --by ada", id.as_str().unwrap())).await;
     assert_eq!(said.code, 0, "{}", said.err);
     assert!(said.out.contains("none has taken it in yet"), "{}", said.out);

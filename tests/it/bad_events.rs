@@ -1,5 +1,5 @@
-//! Bad events: whatever anyone publishes is rejected at the first attempt with its reason, or
-//! passes byte for byte.
+//! Bad events: rejected at the first attempt with the reason, or passed byte for byte, whatever
+//! anyone publishes.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use millstream::{
 
 use crate::support::{Mill, domain, eventually};
 
-/// `validate` without schemas, then a service.
+/// Pipeline of `validate` without schemas, then a service.
 const PIPELINE: &str = r#"
     [pipeline]
     name = "shop"
@@ -36,7 +36,7 @@ const PIPELINE: &str = r#"
     handler = { nats = "svc.ship" }
 "#;
 
-/// A service that takes everything, and what it was sent.
+/// Service that takes everything; returns what it was sent so far.
 async fn service(mill: &Mill) -> Arc<Mutex<Vec<Bytes>>> {
     let client = async_nats::connect(mill.server.server.url()).await.unwrap();
     let mut requests = client.subscribe("svc.ship").await.unwrap();
@@ -202,7 +202,7 @@ async fn every_bad_event_is_rejected_at_the_first_attempt_or_passes_byte_for_byt
     "#]].assert_eq(&table);
 }
 
-/// The letters, one line each, by source.
+/// Letters, one line each, by source.
 async fn table(mill: &Mill) -> String {
     let line = |letter: &StoredMessage| {
         let body = letter.headers.get("Millstream-Body").map_or("here", |value| value.as_str());
@@ -210,7 +210,8 @@ async fn table(mill: &Mill) -> String {
             LetterRecord::of(letter);
         let event_id = event_id.unwrap();
         format!(
-            "{source} {event_id} redrives {redrives}, {bytes} bytes {body}, {stage}: {error_message}\n"
+            "{source} {event_id} redrives {redrives}, {bytes} bytes {body}, \
+             {stage}: {error_message}\n"
         )
     };
     let mut lines: Vec<String> = mill.letters().await.iter().map(line).collect();

@@ -1,5 +1,5 @@
-//! Breaker: what one worker finds of a handler, every worker knows, whatever becomes of workers and
-//! broker meanwhile.
+//! Breaker: state of a handler that one worker finds and every worker knows, whatever becomes of
+//! workers and broker meanwhile.
 
 mod outage;
 
@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::support::{DEADLINE, TestServer, eventually, pipeline};
 
-/// One stage whose breaker opens after three failures; waits that a test can wait for.
+/// Pipeline of one stage whose breaker opens after three failures, with waits for a test.
 const SHOP: &str = r#"
     [pipeline]
     name = "shop"
@@ -37,14 +37,14 @@ const SHOP: &str = r#"
     breaker = { failures = 3, wait = "500ms", max_wait = "2s" }
 "#;
 
-/// A server with the pipeline's streams and buckets, and no worker.
+/// Server with the pipeline's streams and buckets, and no worker.
 struct Fleet {
     pipeline: Arc<Pipeline>,
     broker: Broker,
     server: TestServer,
 }
 
-/// The breakers of one worker on a connection of its own, until it is dropped: as if by `kill -9`.
+/// Breakers of one worker on a connection of its own; dropping it is like `kill -9`.
 struct Member {
     work: Arc<Breaker>,
     metrics: Arc<Metrics>,
@@ -69,7 +69,7 @@ impl Fleet {
         Member { work, metrics, broker, _stop: stop.drop_guard() }
     }
 
-    /// What the key says, once it says what is asked for.
+    /// Record of the breaker in its key, once it is as `wanted`.
     async fn record(&self, wanted: impl Fn(&BreakerRecord) -> bool) -> BreakerRecord {
         let (broker, key, wanted) = (&self.broker, Names::breaker_key("work"), &wanted);
         eventually(|| async {
@@ -90,7 +90,7 @@ impl Member {
         )
     }
 
-    /// Fails as many events as open it: none of them is deferred, and the next is.
+    /// Fails as many events as open the breaker: none of them is deferred, and the next is.
     fn opens(&self) {
         for n in 0..3 {
             assert_eq!((self.pace(), self.fails(&format!("e{n}"))), (Pace::Full, false));
@@ -134,7 +134,7 @@ async fn what_one_worker_opens_stops_all_and_a_success_of_any_resumes_all() {
         ("ConnectionError: connection refused", "w-1")
     );
 
-    // Without traffic a worker waits for its first event; whoever has one tells the others what
+    // Without traffic a worker waits for its first event; whoever has one shows the others what
     // became of it.
     one.comes_to(Pace::Probe).await;
     two.comes_to(Pace::Probe).await;
@@ -199,7 +199,7 @@ async fn of_two_that_open_at_once_one_tells_and_both_hold_to_it() {
         assert_eq!(told.opens, 1, "round {round}: the loser has not counted on");
         one.comes_to(Pace::Probe).await;
         two.comes_to(Pace::Probe).await;
-        // Both probes end at once, and differently: what is told last holds for both.
+        // Both probes end at once, and differently: the record written last holds for both.
         one.work.succeeded(Duration::ZERO);
         two.fails("probe");
         let same = eventually(async || {

@@ -200,8 +200,7 @@ async fn an_exhausted_message_is_settled_on_behalf_of_its_consumer() {
 }
 
 #[tokio::test]
-async fn settling_for_one_consumer_leaves_the_message_to_the_others_and_takes_it_out_of_a_worker_s_hands()
- {
+async fn settling_for_one_consumer_leaves_the_message_to_others_and_takes_it_from_its_worker() {
     let server = TestServer::start().await;
     let broker = server.connect().await;
     broker.create_stream(&stream("S", "s.>", Retention::Interest)).await.unwrap();

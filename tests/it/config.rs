@@ -1,4 +1,4 @@
-//! Configurations: every broken one is reported at its lines, and the shipped ones check clean.
+//! Configurations: broken ones are reported at their lines, and the shipped ones check clean.
 
 use std::path::{Path, PathBuf};
 
@@ -260,7 +260,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_slip_of_the_hand_makes_the_checker_panic(at in 0..6000_usize, take in 0..40_usize, put in "[ -~\\n\"\\[\\]=.{}$é]{0,12}") {
+    fn no_slip_of_the_hand_makes_the_checker_panic(
+        at in 0..6000_usize,
+        take in 0..40_usize,
+        put in "[ -~\\n\"\\[\\]=.{}$é]{0,12}"
+    ) {
         let text = std::fs::read_to_string(root().join("pipeline.toml")).unwrap();
         let mut text: Vec<char> = text.chars().collect();
         let at = at.min(text.len());

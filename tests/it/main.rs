@@ -1,4 +1,4 @@
-//! One test binary: one file per behaviour; `support` starts the servers.
+//! Integration tests: one binary, one file per behaviour; `support` starts the servers.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod alerting;
@@ -9,12 +9,14 @@ mod channels;
 mod cli;
 mod config;
 mod crash;
+mod dedupe;
 mod dlq;
 mod faults;
 mod flow;
 mod handlers;
 mod jobs;
 mod observe;
+mod reaper;
 mod recovery;
 mod reduce;
 mod server;

@@ -1,4 +1,4 @@
-//! What operators see: real scrapes, a real collector, and logs that hostile text cannot forge.
+//! Observation: real scrapes, a real collector, and logs that hostile text cannot forge.
 
 use std::{
     io,
@@ -25,7 +25,7 @@ use tracing_subscriber::{Registry, layer::SubscriberExt as _};
 const DEADLINE: Duration = Duration::from_secs(20);
 const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// A pipeline without stages.
+/// Pipeline without stages.
 fn empty_pipeline() -> Pipeline {
     Pipeline {
         name: "shop".into(),
@@ -68,7 +68,10 @@ async fn a_worker_is_scraped_and_says_what_it_waits_for() {
         (status, kind.as_str()),
         (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
     );
-    let line = r#"millstream_events_handled_total{stage="orders",event_type="order.created",status="done"} 1"#;
+    let line = concat!(
+        r#"millstream_events_handled_total{stage="orders","#,
+        r#"event_type="order.created",status="done"} 1"#
+    );
     assert!(text.lines().any(|l| l == line) && text.ends_with("# EOF\n"), "{text}");
 
     assert_eq!(get(address, "/readyz").await.0, 503, "nothing is known yet");
@@ -95,7 +98,7 @@ async fn a_worker_is_scraped_and_says_what_it_waits_for() {
     stop.cancel();
 }
 
-/// A collector: what is posted to `/v1/traces`, decoded.
+/// Collector of spans: its address, and what is posted to `/v1/traces`, decoded.
 async fn collector() -> (String, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
     type Requests = mpsc::UnboundedSender<ExportTraceServiceRequest>;
     async fn receive(State(requests): State<Requests>, headers: HeaderMap, body: Bytes) {
@@ -188,7 +191,7 @@ async fn a_collector_that_never_answers_does_not_hold_up_the_shutdown() {
     tokio::time::timeout(bound + Duration::from_secs(5), exporter.shutdown(bound)).await.unwrap();
 }
 
-/// Where log lines of a test go.
+/// Sink for the log lines of a test.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -203,7 +206,7 @@ impl io::Write for Lines {
     }
 }
 
-/// What is logged where every field of a line is `text`.
+/// Log line of which every field is `text`.
 fn logged(format: LogFormat, filter: &str, text: &str) -> String {
     let (lines, options) = (Lines::default(), LogOptions { format, filter: Some(filter.into()) });
     let writer = {
@@ -214,14 +217,22 @@ fn logged(format: LogFormat, filter: &str, text: &str) -> String {
     tracing::subscriber::with_default(subscriber, || {
         let error = io::Error::other(text.to_owned());
         let error: &dyn std::error::Error = &error;
-        tracing::warn!(target: "millstream::map", event_id = text, shown = %text, debugged = ?text, error, "failed: {text}");
+        tracing::warn!(
+            target: "millstream::map",
+            event_id = text,
+            shown = %text,
+            debugged = ?text,
+            error,
+            "failed: {text}"
+        );
     });
     String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
 }
 
 #[test]
 fn hostile_text_can_neither_forge_a_log_line_nor_reach_the_terminal() {
-    let hostile = "a\nERROR forged\r\t\x1b[2J\x1b]0;title\x07\x08\x7f\u{9b}31m\u{85}\u{202e}\u{2028}\0 é ü \"quoted\" \\";
+    let hostile = "a\nERROR forged\r\t\x1b[2J\x1b]0;title\x07\x08\x7f\u{9b}31m\u{85}\u{202e}\
+                   \u{2028}\0 é ü \"quoted\" \\";
     for format in [LogFormat::Console, LogFormat::Json] {
         let text = logged(format, "info", hostile);
         let line = text.strip_suffix('\n').unwrap();

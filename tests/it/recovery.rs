@@ -1,5 +1,5 @@
-//! Recovery: letters go back by themselves when their stage is up again, and what will not is
-//! marked permanent.
+//! Recovery: letters that go back by themselves when their stage is up again, or are marked
+//! permanent.
 
 use std::{
     sync::{
@@ -41,7 +41,7 @@ fn pipeline(recover: &str) -> String {
     )
 }
 
-/// A handler that fails with the class that the event says until it is mended.
+/// Handler that fails with the class that the event asks for, until it is mended.
 #[derive(Clone, Default)]
 struct Service(Arc<AtomicBool>, Arc<Mutex<Vec<String>>>);
 
@@ -79,7 +79,7 @@ impl Service {
     }
 }
 
-/// Writes the breaker's key as the breaker does.
+/// Writes the key of the breaker as the breaker does.
 async fn breaker(mill: &Mill, state: &str) {
     let value = json!({ "state": state, "reason": "503 from the till", "opens": 1 }).to_string();
     mill.broker.kv_put("shop-state", "breaker.work", value).await.unwrap();
@@ -286,7 +286,8 @@ async fn a_missing_bucket_of_tenants_fails_the_job_and_touches_nothing() {
     breaker(&mill, "closed").await;
     let jobs = recovered(&mill, 1).await;
     assert_eq!(jobs[0].state, State::Failed);
-    let why = "there is no key-value bucket \"tenants\" to look tenants up in; create it, then resume the job";
+    let why = "there is no key-value bucket \"tenants\" to look tenants up in; create it, \
+               then resume the job";
     assert_eq!(jobs[0].why.as_deref(), Some(why));
     mill.drain().await;
     assert_eq!(letters(&mill).await, ["a: "]);

@@ -1,4 +1,4 @@
-//! Reduce: counts stay exact while leaders are killed, stall and come back, and the server
+//! Reduce: counts that stay exact while leaders are killed, stall and come back, and the server
 //! restarts.
 
 use std::{
@@ -19,7 +19,7 @@ use millstream::{
     observe::{Metrics, ReduceMetrics},
     reduce::run,
     stages::{
-        Build, ChannelTerms, Emission, Emits, Failure, Handler, Problem, Reduce, World,
+        Build, ChannelTerms, Emission, Failure, Handler, Problem, Reduce, World,
         incident::Incident, notification::Notification,
     },
     topology::{self, Topology},
@@ -42,7 +42,7 @@ async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     }
 }
 
-/// A world with one channel.
+/// World with one channel.
 struct OneChannel;
 
 impl World for OneChannel {
@@ -64,7 +64,7 @@ fn built(stage: &Stage) -> Box<dyn Reduce> {
     build(&stage.options, &OneChannel).unwrap()
 }
 
-/// A server with the streams of a pipeline, and a connection. `options` are keys of its `errors`
+/// Server with the streams of a pipeline, and a connection; `options` are keys of its `errors`
 /// stage.
 async fn mill(options: &str) -> (TestServer, Broker, Arc<Pipeline>) {
     let server = TestServer::start().await;
@@ -97,7 +97,7 @@ async fn mill(options: &str) -> (TestServer, Broker, Arc<Pipeline>) {
     (server, broker, pipeline)
 }
 
-/// A worker of one stage, in this process.
+/// Worker of one stage, in this process.
 struct Worker {
     task: JoinHandle<()>,
     metrics: Arc<ReduceMetrics>,
@@ -144,7 +144,11 @@ fn error(n: u64) -> Bytes {
     }
     let message =
         format!("{} failed after {n} ms", ["ant", "bee", "cow", "dog", "eel"][(n % 5) as usize]);
-    let body = json!({ "errorCode": format!("CODE_{}", n % 4), "serviceName": "cart", "message": message });
+    let body = json!({
+        "errorCode": format!("CODE_{}", n % 4),
+        "serviceName": "cart",
+        "message": message,
+    });
     Bytes::from(body.to_string())
 }
 
@@ -160,7 +164,7 @@ async fn publish(broker: &Broker, range: std::ops::Range<u64>) {
     }
 }
 
-/// The errors that the stored state has counted.
+/// Number of errors that the stored state has counted.
 async fn counted(broker: &Broker, pipeline: &Pipeline) -> Option<u64> {
     let tallies = snapshot::tallies(broker, pipeline).await.ok()?;
     let (_, errors) = tallies.iter().find(|(stage, _)| stage == "errors")?;
@@ -172,8 +176,8 @@ async fn scanned(broker: &Broker, stream: &str) -> Vec<(String, Bytes)> {
     messages.try_collect().await.unwrap()
 }
 
-/// Waits until everything is counted, then checks it: every error once, every oddity one dead
-/// letter, every incident's news once.
+/// Waits until everything is counted, then checks it: every error once, one dead letter for
+/// everything that is none, and every change of an incident once.
 async fn expect_exact(broker: &Broker, pipeline: &Pipeline, total: u64) {
     let odd = (0..total).filter(|n| n % 100 == 99).count() as u64;
     until("the last count", async || {
@@ -199,7 +203,7 @@ async fn expect_exact(broker: &Broker, pipeline: &Pipeline, total: u64) {
     }
 }
 
-/// A generator whose seed is printed, to run the same test again.
+/// Generator of numbers whose seed is printed, to run the same test again.
 struct Dice(u64);
 
 impl Dice {
@@ -270,17 +274,13 @@ async fn a_worker_that_stops_hands_over_at_once() {
     second.stop().await;
 }
 
-/// A stage that stands still, thread and all, while it is told to.
+/// Stage that stands still, thread and all, while `stalled` is set.
 struct Stalling {
     inner: Box<dyn Reduce>,
     stalled: Arc<AtomicBool>,
 }
 
 impl Reduce for Stalling {
-    fn emits(&self) -> Emits {
-        self.inner.emits()
-    }
-
     fn restore(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
         self.inner.restore(key, value)
     }
@@ -313,7 +313,7 @@ impl Reduce for Stalling {
     }
 }
 
-/// A thread for what may stand still: another thread of the test's own runtime could have the
+/// Thread for what may stand still: another thread of the test's own runtime could have the
 /// connection waiting on it.
 struct Apart(Option<tokio::runtime::Runtime>);
 
@@ -401,7 +401,7 @@ async fn counts_are_exact_though_the_server_is_killed_and_restarted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_incident_becomes_notifications_until_it_resolves() {
-    // Longer than the group_interval: an update that its end overtakes is told as the end alone.
+    // Longer than the group_interval: an update that its end overtakes is notified as the end only.
     let (_server, broker, pipeline) = mill("quiet = \"3s\"").await;
     let workers = [
         Worker::start(&broker, &pipeline, "errors", "one"),

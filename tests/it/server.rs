@@ -1,4 +1,4 @@
-//! Server: what connecting says when it cannot, and a server of our own that is never left behind.
+//! Server: errors of a connection that cannot be, and an embedded server that is never left behind.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -9,7 +9,10 @@ use bytes::Bytes;
 use millstream::broker::{Auth, Broker, ConnectError, Nats, server::Server};
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
-use crate::support::{TestServer, bucket, eventually, failure, is_alive};
+use crate::{
+    reaper::Start as _,
+    support::{TestServer, bucket, eventually, failure, is_alive},
+};
 
 #[tokio::test]
 async fn a_server_without_jetstream_is_one_clear_error() {
@@ -18,7 +21,8 @@ async fn a_server_without_jetstream_is_one_clear_error() {
     assert_eq!(
         error.to_string(),
         format!(
-            "the NATS server at {} has JetStream off: start it with -js, or enable it for this account",
+            "the NATS server at {} has JetStream off: start it with -js, \
+             or enable it for this account",
             server.server.url()
         )
     );
@@ -27,9 +31,10 @@ async fn a_server_without_jetstream_is_one_clear_error() {
 
 #[tokio::test]
 async fn an_account_without_jetstream_is_the_same_error() {
-    let server = TestServer::configured(
-        r#"accounts { A { users: [{user: "a", password: "p"}] }, B { jetstream: enabled, users: [{user: "b", password: "p"}] } }"#,
-    )
+    let server = TestServer::configured(concat!(
+        r#"accounts { A { users: [{user: "a", password: "p"}] }, "#,
+        r#"B { jetstream: enabled, users: [{user: "b", password: "p"}] } }"#
+    ))
     .await;
     let nats =
         |user: &str| Nats { auth: Auth::User(user.to_owned(), "p".to_owned()), ..server.nats() };
@@ -44,7 +49,11 @@ async fn a_server_that_is_too_old_is_named_with_its_version() {
     let url = format!("nats://{}", listener.local_addr().unwrap());
     let old = tokio::spawn(async move {
         let (mut socket, _) = listener.accept().await.unwrap();
-        let info = r#"{"server_id":"X","server_name":"old","version":"2.9.11","proto":1,"host":"127.0.0.1","port":4222,"headers":true,"max_payload":1048576,"jetstream":true}"#;
+        let info = concat!(
+            r#"{"server_id":"X","server_name":"old","version":"2.9.11","proto":1,"#,
+            r#""host":"127.0.0.1","port":4222,"headers":true,"max_payload":1048576,"#,
+            r#""jetstream":true}"#
+        );
         socket.write_all(format!("INFO {info}\r\nPONG\r\n").as_bytes()).await.unwrap();
         tokio::io::copy(&mut socket, &mut tokio::io::sink()).await.unwrap();
     });
@@ -97,9 +106,10 @@ async fn a_wrong_password_is_one_clear_error_that_shows_no_secret() {
 
 #[tokio::test]
 async fn a_refused_subject_is_fatal_and_named() {
-    let server = TestServer::configured(
-        r#"authorization { users: [{ user: "a", password: "p", permissions: { publish: { deny: ["shop.dlq.>"] } } }] }"#,
-    )
+    let server = TestServer::configured(concat!(
+        r#"authorization { users: [{ user: "a", password: "p", "#,
+        r#"permissions: { publish: { deny: ["shop.dlq.>"] } } }] }"#
+    ))
     .await;
     let nats = Nats { auth: Auth::User("a".into(), "p".into()), ..server.nats() };
     let broker = Broker::connect(&nats, "test").await.unwrap();
@@ -117,9 +127,10 @@ async fn a_refused_subject_is_fatal_and_named() {
 
 #[tokio::test]
 async fn a_refused_jetstream_api_is_named_at_once() {
-    let server = TestServer::configured(
-        r#"authorization { users: [{ user: "a", password: "p", permissions: { publish: { deny: ["$JS.API.>"] } } }] }"#,
-    )
+    let server = TestServer::configured(concat!(
+        r#"authorization { users: [{ user: "a", password: "p", "#,
+        r#"permissions: { publish: { deny: ["$JS.API.>"] } } }] }"#
+    ))
     .await;
     let nats = Nats { auth: Auth::User("a".into(), "p".into()), ..server.nats() };
     let error = failure(Broker::connect(&nats, "test").await);
@@ -149,7 +160,7 @@ async fn a_restart_keeps_the_port_and_the_data() {
     assert!(!is_alive(pid));
 }
 
-/// Not a test of its own: the process that the next test kills.
+/// Variable that makes this binary the process that the next test kills, and no test.
 const HOLDER: &str = "MILLSTREAM_TEST_HOLD_A_SERVER";
 
 #[tokio::test]
@@ -165,8 +176,7 @@ async fn a_server_is_gone_soon_after_its_parent_was_killed_with_kill_9() {
         .env(HOLDER, "1")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .start();
     let lines = BufReader::new(holder.stdout.take().unwrap()).lines();
     let pid = lines
         .map_while(Result::ok)

@@ -1,4 +1,4 @@
-//! Shell: the built program in a folder with a pipeline, and what it said.
+//! Shell: the built program in a folder with a pipeline, and its output.
 
 use std::{fmt::Write as _, path::Path, process::Stdio};
 
@@ -6,19 +6,19 @@ use expect_test::Expect;
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use crate::support::DEADLINE;
+use crate::{reaper::Start as _, support::DEADLINE};
 
-/// What a command did.
+/// Exit status and output of a command.
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-/// A folder with a pipeline in it, where commands run.
+/// Folder with a pipeline in it, where commands run.
 pub(crate) struct Shell {
     pub(crate) folder: TempDir,
-    /// What differs from run to run, shown by a word that does not.
+    /// URL of the server; it differs from run to run, so `stable` shows a word for it.
     pub(crate) url: String,
 }
 
@@ -54,10 +54,12 @@ impl Shell {
     }
 
     pub(crate) async fn run_with(&self, line: &str, stdin: impl AsRef<[u8]>) -> Ran {
-        let mut child = self.command(line).spawn().unwrap();
+        let mut child = self.command(line).start();
         child.stdin.take().unwrap().write_all(stdin.as_ref()).await.ok();
-        let output =
-            tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect(line).unwrap();
+        let output = tokio::time::timeout(DEADLINE, child.take().wait_with_output())
+            .await
+            .expect(line)
+            .unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Ran {
             code: output.status.code().unwrap(),
@@ -66,7 +68,7 @@ impl Shell {
         }
     }
 
-    /// Everything a command said, with what passes left out.
+    /// Runs a command and checks all its output, without what differs from run to run.
     pub(crate) async fn check(&self, line: &str, expect: Expect) {
         let Ran { code, out, err } = self.run(line).await;
         let mut text = format!("exit {code}\n");

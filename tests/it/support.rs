@@ -1,5 +1,6 @@
 //! Support: a real nats-server per test, a pipeline at work on it, and waiting with one deadline.
 
+use crate::reaper::Reaped;
 use std::{
     fmt::Debug,
     fs,
@@ -26,13 +27,13 @@ use millstream::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// How long any wait of a test may take. Generous: it is only ever spent by a test that fails.
+/// Longest wait of a test; generous, since only a test that fails ever spends it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A nats-server of its own, with its data in a folder of its own. Both go when it is dropped.
+/// A nats-server of its own, with its data in a folder of its own; both go when it is dropped.
 pub(crate) struct TestServer {
     pub(crate) server: Server,
-    /// Outlives the server: fields are dropped in order.
+    /// Data of the server, which it outlives: fields are dropped in order.
     _data: TempDir,
 }
 
@@ -47,8 +48,8 @@ impl TestServer {
         Self::launch(true, Some(config)).await
     }
 
-    /// A server with a user `worker` who may not publish on `subject`. Who does not say who they
-    /// are may do everything.
+    /// A server with a user `worker` who may not publish on `subject`; a client without credentials
+    /// may do everything.
     pub(crate) async fn denying(subject: &str) -> Self {
         Self::configured(&format!(
             r#"
@@ -79,7 +80,7 @@ impl TestServer {
         Self { server, _data: data }
     }
 
-    /// How to reach it without saying who we are.
+    /// Settings to reach it without credentials.
     pub(crate) fn nats(&self) -> Nats {
         Nats { url: vec![self.server.url().to_owned()], ..Nats::default() }
     }
@@ -98,8 +99,8 @@ impl Drop for TestServer {
     }
 }
 
-/// The checked pipeline of this text, on the server at `nats_url`. Its paths start at the
-/// repository's root.
+/// Checked pipeline of this text, on the server at `nats_url`; its paths start at the repository's
+/// root.
 #[track_caller]
 pub(crate) fn pipeline(toml: &str, nats_url: &str) -> Arc<Pipeline> {
     pipeline_with(toml, nats_url, &Registry::new())
@@ -127,7 +128,7 @@ pub(crate) struct Mill {
     pub(crate) names: Names,
     pub(crate) worker: Option<Worker>,
     registry: Registry,
-    /// Outlives the rest: fields are dropped in order.
+    /// Server, which outlives the rest: fields are dropped in order.
     pub(crate) server: TestServer,
 }
 
@@ -136,14 +137,14 @@ impl Mill {
         Self::with(toml, Registry::new()).await
     }
 
-    /// With handlers of the test's own.
+    /// A pipeline at work, with handlers of the test's own.
     pub(crate) async fn with(toml: &str, registry: Registry) -> Self {
         let mut mill = Self::still(TestServer::start().await, toml, registry).await;
         mill.work().await;
         mill
     }
 
-    /// Without a worker: its streams and consumers are there.
+    /// A pipeline without a worker: its streams and consumers are there.
     pub(crate) async fn still(server: TestServer, toml: &str, registry: Registry) -> Self {
         let pipeline = pipeline_with(toml, server.server.url(), &registry);
         let broker = server.connect().await;
@@ -166,8 +167,7 @@ impl Mill {
         );
     }
 
-    /// A worker on a connection of the user that a server which is [`TestServer::denying`]
-    /// something has.
+    /// A worker on a connection of the user whom a server is [`TestServer::denying`] something.
     pub(crate) async fn denied_worker(&self) -> Worker {
         let nats = Nats { auth: Auth::User("worker".into(), "w".into()), ..self.server.nats() };
         let broker = Broker::connect(&nats, "worker").await.unwrap();
@@ -191,7 +191,7 @@ impl Mill {
         self.publish(&format!("events.{event_type}"), domain(id, event_type, data)).await
     }
 
-    /// The messages of a stream, once there are as many.
+    /// Messages of a stream, once there are `count` of them.
     #[track_caller]
     pub(crate) fn messages(
         &self,
@@ -201,7 +201,10 @@ impl Mill {
         let (broker, stream) = (self.broker.clone(), stream.to_owned());
         eventually(move || {
             let (broker, stream) = (broker.clone(), stream.clone());
-            async move { Some(scanned(&broker, &stream).await).filter(|found| found.len() >= count) }
+            async move {
+                let found = scanned(&broker, &stream).await;
+                (found.len() >= count).then_some(found)
+            }
         })
     }
 
@@ -217,7 +220,7 @@ impl Mill {
         (LetterRecord::of(&letter), letter)
     }
 
-    /// Waits until the consumers of a stage have nothing to deliver and nothing in hand.
+    /// Waits until the consumers of a stage have nothing to deliver and nothing in flight.
     pub(crate) async fn idle(&self, stage: &str) {
         for feed in Topology::of(&self.pipeline).feeds(stage) {
             eventually(async || {
@@ -285,7 +288,7 @@ pub(crate) fn stream(name: &str, subject: &str, retention: Retention) -> StreamS
     }
 }
 
-/// Whether a process of this id is there.
+/// True if a process of this id is there.
 pub(crate) fn is_alive(pid: u32) -> bool {
     std::process::Command::new("sh")
         .args(["-c", &format!("kill -0 {pid} 2>/dev/null")])
@@ -294,8 +297,8 @@ pub(crate) fn is_alive(pid: u32) -> bool {
         .success()
 }
 
-/// A process that is killed when it is dropped.
-pub(crate) struct Running(pub(crate) Child);
+/// Process that is killed when it is dropped.
+pub(crate) struct Running(pub(crate) Reaped<Child>);
 
 impl Running {
     pub(crate) fn kill(&mut self) {
@@ -311,7 +314,7 @@ impl Drop for Running {
     }
 }
 
-/// The folder of a package for Python, such as `nats-py==2.16.0`. It is installed once, beside the
+/// Folder of a package for Python, such as `nats-py==2.16.0`, which is installed once, beside the
 /// compiled tests.
 pub(crate) fn python_package(package: &str) -> PathBuf {
     static ONE: Mutex<()> = Mutex::new(());
@@ -342,7 +345,7 @@ pub(crate) fn python_package(package: &str) -> PathBuf {
     folder
 }
 
-/// What failed, of something that must fail.
+/// Error of something that must fail.
 #[track_caller]
 pub(crate) fn failure<T: Debug, E>(result: Result<T, E>) -> E {
     match result {

@@ -1,4 +1,4 @@
-//! Topology: what a pipeline needs, and the reconciler on a real server.
+//! Topology: streams and consumers of a pipeline, and their reconciliation on a real server.
 
 use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
@@ -52,7 +52,7 @@ fn results(stage: &str) -> Input {
     Input::Results(stage.to_owned())
 }
 
-/// The shape of the shipped example, and a stage on a stream that is not ours.
+/// Pipeline of the shape of the shipped example, with a stage on a stream that is not ours.
 fn shop() -> Pipeline {
     let events = Input::Source("events".to_owned());
     Pipeline {
@@ -145,9 +145,9 @@ fn the_shop_needs_these_feeds() {
         notify-ops <- shop-retry shop-notify-ops+alone Quarantine ["shop.alone.notify-ops"]
         errors reads shop-failed Failed ["shop.failed.orders.>", "shop.failed.validate.>", "shop.finding.>"]
         errors reads shop-in-errors Source(Error) []
-        errors reads KV_shop-state Said ["$KV.shop-state.incident.>"]
+        errors reads KV_shop-state Operator ["$KV.shop-state.incident.>"]
         alerts reads shop-out-errors Edge []
-        alerts reads KV_shop-state Said ["$KV.shop-state.silence.>"]
+        alerts reads KV_shop-state Operator ["$KV.shop-state.silence.>"]
     "#]]
     .assert_eq(&text);
     assert!(topology.feeds("audit").is_empty());
@@ -279,7 +279,10 @@ async fn what_the_server_never_changes_is_an_error_that_says_what_to_do() {
     pipeline.sources[0].max_age = 8 * DAY;
     let plan = diff(&Topology::of(&pipeline), &broker).await.unwrap();
     let error = failure(apply(&plan, &broker, Allowed { lossy: true, delete_extra: true }).await);
-    expect![[r#"bucket "shop-workers" cannot be changed in place: storage: file -> memory; put the setting back, or drain it, delete it (`nats stream rm` or `nats consumer rm`) and apply again"#]].assert_eq(&error.to_string());
+    expect![[
+        r#"bucket "shop-workers" cannot be changed in place: storage: file -> memory; put the setting back, or drain it, delete it (`nats stream rm` or `nats consumer rm`) and apply again"#
+    ]]
+    .assert_eq(&error.to_string());
     let after = broker.find_stream("shop-in-events").await.unwrap().unwrap();
     assert_eq!(after.max_age, Some(7 * DAY), "a refused plan is not begun");
 }

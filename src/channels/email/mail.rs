@@ -1,5 +1,6 @@
-//! Mail: a notification as a message with a text and an HTML part, and headers that say that no
-//! person wrote it.
+//! Mail: a notification as a message with a text and an HTML part.
+//!
+//! Headers mark it as written by no person.
 
 use std::time::SystemTime;
 
@@ -19,7 +20,7 @@ use millstream_stages::{
 
 use crate::channels::sanitize;
 
-/// What a mail is made of.
+/// Parts of a mail.
 pub(super) struct Mail<'a> {
     pub(super) from: &'a Mailbox,
     pub(super) to: &'a [Mailbox],
@@ -28,10 +29,10 @@ pub(super) struct Mail<'a> {
 }
 
 impl Mail<'_> {
-    /// The message.
+    /// Returns the message.
     ///
     /// # Errors
-    /// A [`class::VALIDATION`] rejection where it cannot be put together.
+    /// [`class::VALIDATION`] rejection where it cannot be put together.
     pub(super) fn message(&self, now: SystemTime) -> Result<Message, Failure> {
         let Notification { notification_id, severity, status, why, group, channel, title, .. } =
             self.notification;
@@ -85,7 +86,7 @@ impl Mail<'_> {
             .map_err(|error| Failure::reject(class::VALIDATION, format!("not a mail: {error}")))
     }
 
-    /// The headers as they are sent, and the two parts before they are encoded.
+    /// Text of the headers as they are sent, and of the two parts before they are encoded.
     pub(super) fn preview(&self, now: SystemTime) -> String {
         match self.message(now) {
             Ok(message) => format!(
@@ -104,7 +105,7 @@ impl Mail<'_> {
         format!("{title}\n\n{text}\n-- \n{}\n", self.footer())
     }
 
-    /// Everything that was written elsewhere goes through [`sanitize::html`].
+    /// HTML part. Everything that was written elsewhere goes through [`sanitize::html`].
     fn html(&self) -> String {
         let Notification { title, text, severity, status, .. } = self.notification;
         let colour = match (status, severity) {
@@ -118,7 +119,8 @@ impl Mail<'_> {
         format!(
             "<!doctype html>\n<html><head><meta charset=\"utf-8\"></head>\
              <body style=\"font-family:sans-serif;font-size:14px\">\n\
-             <h2 style=\"border-left:6px solid {colour};padding-left:10px;font-size:17px\">{title}</h2>\n\
+             <h2 style=\"border-left:6px solid {colour};padding-left:10px;font-size:17px\">\
+             {title}</h2>\n\
              <div style=\"white-space:pre-wrap\">{text}</div>\n\
              <p style=\"color:#57606a;font-size:12px\">{footer}</p>\n</body></html>\n"
         )

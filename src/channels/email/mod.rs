@@ -1,6 +1,5 @@
-//! `email`: sends notifications as mail over SMTP, as text and as HTML, one thread per group.
+//! Email channel: notifications sent as mail over SMTP, as text and as HTML, one thread per group.
 
-mod connections;
 mod mail;
 mod server;
 
@@ -31,7 +30,7 @@ pub(super) const KIND: ChannelKind = ChannelKind {
     build,
 };
 
-/// Who one mail goes to, at the most: a list of many belongs on a mail server.
+/// Most recipients of one mail: a list of many belongs on a mail server.
 const RECIPIENTS_MAX: usize = 100;
 
 /// The keys of an `email` channel.
@@ -152,10 +151,10 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
     });
     let server = server
         .map_err(|error| vec![Problem::new(&["tls"], format!("TLS cannot be set up: {error}"))])?;
-    Ok(Arc::new(Email { server, from, to, pipeline: context.pipeline.clone() }))
+    Ok(Arc::new(Email { server, from, to, pipeline: context.names.pipeline().to_owned() }))
 }
 
-/// The certificates in a PEM file.
+/// Reads the certificates in a PEM file.
 fn authority(base: &Path, path: &str) -> Result<Vec<u8>, Problem> {
     let wrong = |why: String| {
         Problem::new(&["ca"], format!("could not read the certificates in \"{path}\": {why}"))
@@ -190,7 +189,7 @@ impl Channel for Email {
     fn preview(&self, notification: &Notification) -> String {
         let mail =
             mail::Mail { from: &self.from, to: &self.to, pipeline: &self.pipeline, notification };
-        self.server.blot(&mail.preview(SystemTime::from(notification.at)))
+        self.server.redact(&mail.preview(SystemTime::from(notification.at)))
     }
 
     fn timeout(&self) -> Option<Duration> {

@@ -2,17 +2,14 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
 use lettre::{
-    Message,
+    AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor,
     transport::smtp::{
-        self,
+        self, PoolConfig,
         authentication::Credentials,
         client::{Certificate, Tls as SmtpTls, TlsParameters},
         extension::ClientId,
@@ -23,23 +20,22 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::connections::{Connections, How};
 use crate::{
     channels::{
         address::{self, LEADS_INSIDE},
-        redact::Blots,
+        redact::Secrets,
     },
     error_chain::root_cause,
     limits,
 };
 
-/// The class of what a mail server says it cannot do now.
+/// Class of an answer that a mail server cannot take the mail now.
 pub(super) const SMTP_LATER: &str = "SmtpTemporaryError";
-/// The class of what a mail server refuses.
+/// Class of an answer that a mail server refuses the mail.
 pub(super) const SMTP_REFUSED: &str = "SmtpPermanentError";
-/// The class of a login that is refused.
+/// Class of a login that is refused.
 pub(super) const LOGIN: &str = "AuthenticationError";
-/// The class of a connection that could not be encrypted, or is to someone else.
+/// Class of a connection that could not be encrypted, or is to someone else.
 pub(super) const TLS: &str = "TlsError";
 
 /// How a connection is encrypted.
@@ -56,13 +52,13 @@ pub(super) enum Encryption {
     None,
 }
 
-/// Who we are.
+/// Login at the mail server.
 pub(super) struct Login {
     pub(super) user: String,
     pub(super) password: String,
 }
 
-/// What [`Server::new`] makes one of.
+/// Keys that [`Server::new`] makes a server of.
 pub(super) struct Keys {
     pub(super) host: String,
     pub(super) port: u16,
@@ -70,39 +66,42 @@ pub(super) struct Keys {
     /// Certificates to trust besides the system's, as PEM.
     pub(super) ca: Option<Vec<u8>>,
     pub(super) login: Option<Login>,
-    /// What we greet with.
+    /// Domain that we greet with.
     pub(super) hello: String,
     pub(super) timeout: Period,
     pub(super) allow_private: bool,
-    /// The channel's name, for errors.
+    /// Name of the channel, for errors.
     pub(super) channel: String,
 }
 
-/// A mail server.
+/// Mail server.
 pub(super) struct Server {
     keys: Keys,
     tls: SmtpTls,
-    blots: Blots,
-    /// The connections to the address that is used now.
+    secrets: Secrets,
+    /// Address that is used now.
     current: Mutex<Option<Current>>,
-    /// Which of the addresses is next, when one does not answer.
+    /// Index of the next address, when one does not answer.
     next: AtomicUsize,
 }
 
 struct Current {
     ip: IpAddr,
     checked: Instant,
-    connections: Arc<Connections>,
+    transport: Transport,
 }
 
+/// Pool of connections to one address.
+type Transport = AsyncSmtpTransport<Tokio1Executor>;
+
 impl Server {
-    /// A server that has not been connected to.
+    /// Returns a server that has not been connected to.
     ///
     /// # Errors
-    /// That TLS cannot be set up with these certificates.
+    /// Error of TLS that cannot be set up with these certificates.
     pub(super) fn new(keys: Keys) -> Result<Self, String> {
-        let mut blots = Blots::default();
-        keys.login.iter().for_each(|login| blots.add(&login.password));
+        let mut secrets = Secrets::default();
+        keys.login.iter().for_each(|login| secrets.add(&login.password));
         let parameters = || -> Result<TlsParameters, smtp::Error> {
             // The name of the certificate stays the host's, whatever address is connected to.
             let mut builder = TlsParameters::builder(keys.host.clone());
@@ -117,23 +116,27 @@ impl Server {
             Encryption::Tls => SmtpTls::Wrapper(parameters().map_err(said)?),
             Encryption::None => SmtpTls::None,
         };
-        Ok(Self { keys, tls, blots, current: Mutex::default(), next: AtomicUsize::new(0) })
+        Ok(Self { keys, tls, secrets, current: Mutex::default(), next: AtomicUsize::new(0) })
     }
 
-    /// How long sending one mail may take.
+    /// Most time that sending one mail may take.
     pub(super) fn timeout(&self) -> Duration {
         self.keys.timeout.0
     }
 
-    /// A text without the password.
-    pub(super) fn blot(&self, text: &str) -> String {
-        self.blots.blot(text)
+    /// Text with the password redacted.
+    pub(super) fn redact(&self, text: &str) -> String {
+        self.secrets.redact(text)
     }
 
-    /// A failure as this channel's.
+    /// Failure as this channel's.
     pub(super) fn failure(&self, failure: Failure) -> Failure {
         Failure {
-            message: format!("channel \"{}\": {}", self.keys.channel, self.blot(&failure.message)),
+            message: format!(
+                "channel \"{}\": {}",
+                self.keys.channel,
+                self.redact(&failure.message)
+            ),
             ..failure
         }
     }
@@ -153,9 +156,9 @@ impl Server {
     async fn try_each(&self, message: &Message) -> Result<(), Failure> {
         let mut tried = 0;
         loop {
-            let (connections, addresses) = self.connections().await?;
-            let error = match connections.send(message).await {
-                Ok(()) => return Ok(()),
+            let (transport, addresses) = self.transport().await?;
+            let error = match transport.send(message.clone()).await {
+                Ok(_) => return Ok(()),
                 Err(error) => error,
             };
             if error.status().is_none() {
@@ -169,14 +172,14 @@ impl Server {
         }
     }
 
-    /// The connections to an address of the server that was checked a moment ago, and how many
-    /// addresses there are.
-    async fn connections(&self) -> Result<(Arc<Connections>, usize), Failure> {
+    /// Connections to an address of the server that was checked a moment ago, and how many
+    /// addresses there are to try.
+    async fn transport(&self) -> Result<(Transport, usize), Failure> {
         let mut current = self.current.lock().await;
-        if let Some(Current { checked, connections, .. }) = &*current
+        if let Some(Current { checked, transport, .. }) = &*current
             && checked.elapsed() < limits::SMTP_ADDRESS_TTL
         {
-            return Ok((Arc::clone(connections), 1));
+            return Ok((transport.clone(), 1));
         }
         let Keys { host, port, allow_private, .. } = &self.keys;
         let found = address::resolve(host, *port, *allow_private).await;
@@ -188,33 +191,37 @@ impl Server {
             ),
         })?;
         let address = addresses[self.next.load(Ordering::Relaxed) % addresses.len()];
-        let connections = match current.take() {
-            Some(Current { ip, connections, .. }) if ip == address.ip() => connections,
-            Some(_) | None => Connections::new(self.how(address.ip())),
+        let transport = match current.take() {
+            Some(Current { ip, transport, .. }) if ip == address.ip() => transport,
+            Some(_) | None => self.pool(address.ip()),
         };
         *current = Some(Current {
             ip: address.ip(),
             checked: Instant::now(),
-            connections: Arc::clone(&connections),
+            transport: transport.clone(),
         });
-        Ok((connections, addresses.len()))
+        Ok((transport, addresses.len()))
     }
 
-    fn how(&self, ip: IpAddr) -> How {
+    /// Connections to one address, checked against the host's certificate and not the address's.
+    fn pool(&self, ip: IpAddr) -> Transport {
         let Keys { port, hello, login, .. } = &self.keys;
-        How {
-            ip,
-            port: *port,
-            tls: self.tls.clone(),
-            hello: ClientId::Domain(hello.clone()),
-            timeout: self.timeout(),
-            login: login
-                .as_ref()
-                .map(|Login { user, password }| Credentials::new(user.clone(), password.clone())),
+        let connections = PoolConfig::new()
+            .max_size(limits::CHANNEL_CONCURRENCY as u32)
+            .idle_timeout(limits::SMTP_IDLE);
+        let mut transport = Transport::builder_dangerous(ip.to_string())
+            .port(*port)
+            .tls(self.tls.clone())
+            .hello_name(ClientId::Domain(hello.clone()))
+            .timeout(Some(self.timeout()))
+            .pool_config(connections);
+        if let Some(Login { user, password }) = login {
+            transport = transport.credentials(Credentials::new(user.clone(), password.clone()));
         }
+        transport.build()
     }
 
-    /// What an error means for the notification.
+    /// Failure that an error means for the notification.
     ///
     /// Source: RFC 5321, section 4.2.1: 4yz "try again", 5yz "do not"; RFC 4954, section 6: 530,
     /// 534, 535 and 538 are about the login.
@@ -240,7 +247,8 @@ impl Server {
             None if error.is_tls() || is_tls(error) => {
                 let hint = match self.keys.tls {
                     Encryption::Starttls => {
-                        "it should offer STARTTLS, with a certificate for this host; see \"tls\" and \"ca\""
+                        "it should offer STARTTLS, with a certificate for this host; \
+                         see \"tls\" and \"ca\""
                     }
                     Encryption::Tls | Encryption::None => {
                         "it should have a certificate for this host; see \"tls\" and \"ca\""
@@ -276,12 +284,12 @@ impl Server {
     }
 }
 
-/// `535: what it said`.
+/// Text of an answer with its code, such as `535: what it said`.
 fn with_code(code: Option<u16>, said: &str) -> String {
     code.map_or_else(|| said.to_owned(), |code| format!("{code}: {said}"))
 }
 
-/// Whether nothing answers at the address, so that nothing was sent.
+/// True if nothing answers at the address, so that nothing was sent.
 fn nobody_there(error: &smtp::Error) -> bool {
     use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     causes(error)
@@ -289,7 +297,7 @@ fn nobody_there(error: &smtp::Error) -> bool {
         .any(|io| matches!(io.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable))
 }
 
-/// Whether the cause is TLS, in whatever it is wrapped.
+/// True if the cause is TLS, in whatever it is wrapped.
 fn is_tls(error: &smtp::Error) -> bool {
     causes(error).any(|cause| {
         let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);

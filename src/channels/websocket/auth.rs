@@ -1,33 +1,33 @@
-//! Door: who may connect: pages of known origins, and whoever knows the token.
+//! Auth: the origins whose pages may connect, and the token that everyone needs.
 
 use axum::http::{HeaderMap, StatusCode, header};
 use ring::{hmac, rand::SystemRandom};
 
-/// The shortest token that is taken, in bytes.
+/// Shortest token that is taken, in bytes.
 pub(super) const TOKEN_BYTES_MIN: usize = 16;
-/// The subprotocol that is spoken.
+/// Subprotocol that is spoken.
 pub(super) const PROTOCOL: &str = "millstream";
-/// What the subprotocol begins with that brings the token.
+/// Prefix of the subprotocol that brings the token.
 const BEARER: &str = "bearer.";
 
-/// Who may connect, and where.
-pub(super) struct Door {
+/// Path, token and origins of connections that are admitted.
+pub(super) struct Auth {
     pub(super) path: String,
-    /// A key of this process, under which what is said is compared with what is known: that takes
-    /// the same time whatever is said.
+    /// Key of this process, under which the token given is compared with the token known: that
+    /// takes the same time whatever is given.
     key: hmac::Key,
     token: hmac::Tag,
     origins: Vec<String>,
 }
 
-impl Door {
+impl Auth {
     pub(super) fn new(path: String, token: &str, origins: Vec<String>) -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
             .expect("the system has random numbers");
         Self { path, token: hmac::sign(&key, token.as_bytes()), key, origins }
     }
 
-    /// Whether a request with these headers may connect.
+    /// Admits a request with these headers, or refuses it.
     ///
     /// # Errors
     /// 403 for a page of another origin, 401 without the token.
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_page_needs_its_origin_and_everyone_the_token() {
-        let door = Door::new(
+        let auth = Auth::new(
             "/live".to_owned(),
             "0123456789abcdef",
             vec!["https://ops.example.com".to_owned()],
@@ -67,7 +67,7 @@ mod tests {
             let headers = pairs
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
-            door.admit(&headers.collect()).map_err(|status| status.as_u16())
+            auth.admit(&headers.collect()).map_err(|status| status.as_u16())
         };
         assert_eq!(admit(&[("authorization", "Bearer 0123456789abcdef")]), Ok(()));
         let offer = "millstream, bearer.0123456789abcdef";

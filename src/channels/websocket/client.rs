@@ -1,5 +1,4 @@
-//! Client: one browser that is connected: told what comes, asked whether it lives, left when it is
-//! slow.
+//! Client: one connected browser, sent what comes, pinged, and left when it is slow.
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use tokio::{
@@ -17,7 +16,7 @@ pub(super) async fn run(
     hello: Utf8Bytes,
     stop: CancellationToken,
 ) {
-    if !tell(&mut socket, Message::Text(hello)).await {
+    if !send_in_time(&mut socket, Message::Text(hello)).await {
         return;
     }
     let mut look = interval_at(Instant::now() + LIVE_PING, LIVE_PING);
@@ -27,17 +26,21 @@ pub(super) async fn run(
         tokio::select! {
             () = stop.cancelled() => break (close_code::AWAY, "the worker stops"),
             text = news.recv() => match text {
-                Ok(text) => if !tell(&mut socket, Message::Text(text)).await { return },
+                Ok(text) => if !send_in_time(&mut socket, Message::Text(text)).await { return },
                 Err(RecvError::Lagged(_)) => break (close_code::AGAIN, "too slow"),
                 Err(RecvError::Closed) => break (close_code::AWAY, "the worker stops"),
             },
-            // What it says is read, so that its pongs are, and means nothing else.
+            // What a browser sends is read, so that its pongs are, and means nothing else.
             said = socket.recv() => match said {
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
-                Some(Ok(Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => heard = Instant::now(),
+                Some(Ok(
+                    Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_),
+                )) => heard = Instant::now(),
             },
             _ = look.tick() => {
-                if heard.elapsed() > LIVE_PING * 5 / 2 || !tell(&mut socket, Message::Ping("".into())).await {
+                if heard.elapsed() > LIVE_PING * 5 / 2
+                    || !send_in_time(&mut socket, Message::Ping("".into())).await
+                {
                     return;
                 }
             }
@@ -57,8 +60,8 @@ pub(super) async fn run(
     timeout(patience, leave).await.unwrap_or_default();
 }
 
-/// Whether a message was taken in time. Where it was not, part of it may be on its way, so that no
-/// other can follow.
-async fn tell(socket: &mut WebSocket, message: Message) -> bool {
+/// Sends a message; true if it was taken in time. Where it was not, part of it may be on its way,
+/// so that no other can follow.
+async fn send_in_time(socket: &mut WebSocket, message: Message) -> bool {
     matches!(timeout(LIVE_SEND_MAX, socket.send(message)).await, Ok(Ok(())))
 }

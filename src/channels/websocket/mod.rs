@@ -1,9 +1,8 @@
-//! `websocket`: pushes notifications, and incidents as they change, to the browsers that are
-//! connected to any worker.
+//! WebSocket channel: notifications, and incidents as they change, pushed to browsers.
 //!
-//! Whichever worker delivers a notification is not where a browser is connected: it is sent over
-//! the broker, and every worker that serves browsers listens there. Workers on one host share the
-//! address: the first has it, the next takes it over.
+//! A browser may be connected to any worker, not only to the one that delivers a notification: the
+//! notification is sent over the broker, and every worker that serves browsers listens there.
+//! Workers on one host share the address: the first has it, the next takes it over.
 
 mod auth;
 mod client;
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Built, Channel, ChannelContext, ChannelKind, Endpoint, nats,
-    websocket::auth::{Door, TOKEN_BYTES_MIN},
+    websocket::auth::{Auth, TOKEN_BYTES_MIN},
 };
 use crate::limits;
 
@@ -63,7 +62,7 @@ fn default_path() -> String {
 
 struct WebSocket {
     listen: SocketAddr,
-    door: Arc<Door>,
+    auth: Arc<Auth>,
     context: ChannelContext,
 }
 
@@ -112,8 +111,8 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
     }
     match address {
         Ok(listen) if problems.is_empty() => {
-            let door = Arc::new(Door::new(path, &token, allowed));
-            Ok(Arc::new(WebSocket { listen, door, context: context.clone() }))
+            let auth = Arc::new(Auth::new(path, &token, allowed));
+            Ok(Arc::new(WebSocket { listen, auth, context: context.clone() }))
         }
         _ => Err(problems),
     }
@@ -121,7 +120,10 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
 
 impl Channel for WebSocket {
     fn send<'a>(&'a self, notification: &'a Notification, _: &'a Delivery) -> Pending<'a, ()> {
-        Box::pin(nats::announce(self.context.broker.as_ref(), &self.context.live, notification))
+        Box::pin(async move {
+            let live = self.context.names.live_subject(&self.context.name);
+            nats::announce(self.context.broker.as_ref(), &live, notification).await
+        })
     }
 
     fn preview(&self, notification: &Notification) -> String {
@@ -135,7 +137,7 @@ impl Channel for WebSocket {
     fn endpoint(self: Arc<Self>, stop: CancellationToken) -> Option<Endpoint> {
         let broker = self.context.broker.clone()?;
         Some(Box::pin(async move {
-            serve::serve(self.listen, &self.door, &self.context, &broker, &stop).await
+            serve::serve(self.listen, &self.auth, &self.context, &broker, &stop).await
         }))
     }
 }

@@ -1,4 +1,4 @@
-//! Serve: the address that browsers connect to, and what they are told, taken from the broker.
+//! Serve: the address that browsers connect to, and the feeds from the broker that they are sent.
 
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc};
 
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    auth::{Door, PROTOCOL},
+    auth::{Auth, PROTOCOL},
     client,
 };
 use crate::{
@@ -32,9 +32,9 @@ use crate::{
     limits,
 };
 
-/// What every connection is served with.
+/// State that connections share.
 struct Live {
-    door: Arc<Door>,
+    auth: Arc<Auth>,
     news: broadcast::Sender<Utf8Bytes>,
     hello: Utf8Bytes,
     room: Arc<Semaphore>,
@@ -45,7 +45,7 @@ struct Live {
 /// Serves browsers until `stop`. An address that another worker of this host has is waited for.
 pub(super) async fn serve(
     listen: SocketAddr,
-    door: &Arc<Door>,
+    auth: &Arc<Auth>,
     context: &ChannelContext,
     broker: &Broker,
     stop: &CancellationToken,
@@ -58,7 +58,7 @@ pub(super) async fn serve(
                 Ok(feeds) => {
                     let address = listener.local_addr().unwrap_or(listen);
                     tracing::info!(channel, %address, "browsers may connect");
-                    return run(listener, Arc::clone(door), context, feeds, stop).await;
+                    return run(listener, Arc::clone(auth), context, feeds, stop).await;
                 }
                 Err(error) => {
                     tracing::warn!(channel, %error, "could not listen for what browsers are told")
@@ -69,7 +69,12 @@ pub(super) async fn serve(
             }
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 said = true;
-                tracing::info!(channel, %listen, "the address for browsers is taken, by another worker of this host if all is well");
+                tracing::info!(
+                    channel,
+                    %listen,
+                    "the address for browsers is taken, \
+                     by another worker of this host if all is well"
+                );
             }
             Err(error) => {
                 said = true;
@@ -83,21 +88,21 @@ pub(super) async fn serve(
     }
 }
 
-/// What is told: the channel's notifications, and what becomes of the pipeline's incidents.
+/// Feeds of what browsers are sent: the channel's notifications, and the changes of the pipeline's
+/// incidents.
 async fn feeds(
     context: &ChannelContext,
     broker: &Broker,
 ) -> Result<Vec<(Listening, Read)>, ListenError> {
     let mut feeds: Vec<(Listening, Read)> =
-        vec![(broker.listen(&context.live).await?, notification)];
+        vec![(broker.listen(&context.names.live_subject(&context.name)).await?, notification)];
     for subject in &context.incidents {
         feeds.push((broker.listen(subject).await?, incident));
     }
     Ok(feeds)
 }
 
-/// Makes what came from the broker into what browsers are told; `None` where it is not what it
-/// should be.
+/// Message for browsers of what came from the broker; `None` where it is not what it should be.
 type Read = fn(&Bytes) -> Option<String>;
 
 fn notification(body: &Bytes) -> Option<String> {
@@ -117,7 +122,7 @@ fn message(what: &str, of: &impl Serialize) -> String {
 
 async fn run(
     listener: TcpListener,
-    door: Arc<Door>,
+    auth: Arc<Auth>,
     context: &ChannelContext,
     feeds: Vec<(Listening, Read)>,
     stop: &CancellationToken,
@@ -129,7 +134,7 @@ async fn run(
         listeners.spawn(async move {
             while let Some(body) = feed.next().await {
                 match read(&body) {
-                    // Nobody is there to be told, if it fails.
+                    // It fails where no browser is connected.
                     Some(text) => _ = news.send(text.into()),
                     None => {
                         tracing::debug!(
@@ -141,9 +146,13 @@ async fn run(
             }
         });
     }
-    let hello = json!({ "type": "hello", "pipeline": context.pipeline, "version": env!("CARGO_PKG_VERSION") });
+    let hello = json!({
+        "type": "hello",
+        "pipeline": context.names.pipeline(),
+        "version": env!("CARGO_PKG_VERSION"),
+    });
     let live = Arc::new(Live {
-        door,
+        auth,
         news,
         hello: hello.to_string().into(),
         room: Arc::new(Semaphore::new(limits::LIVE_CLIENTS_MAX)),
@@ -170,10 +179,10 @@ async fn connect(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
-    if uri.path() != live.door.path {
+    if uri.path() != live.auth.path {
         return StatusCode::NOT_FOUND.into_response();
     }
-    if let Err(status) = live.door.admit(&headers) {
+    if let Err(status) = live.auth.admit(&headers) {
         return status.into_response();
     }
     let upgrade = match upgrade {

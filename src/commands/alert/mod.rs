@@ -1,4 +1,4 @@
-//! `alert`: tries channels and rules: test, route, render, simulate.
+//! `alert`: subcommands that try channels and rules: test, route, render, simulate.
 
 mod render;
 mod route;
@@ -67,7 +67,7 @@ fn channel<'a>(pipeline: &'a Pipeline, name: &str) -> anyhow::Result<&'a Channel
     }
 }
 
-/// What sends to a channel, as a worker would build it.
+/// Sender to a channel, as a worker would build it.
 fn deliver(
     pipeline: &Pipeline,
     channel: &Channel,

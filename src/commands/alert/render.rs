@@ -24,7 +24,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Prints one.
+/// Prints a notification for a sample incident.
 ///
 /// # Errors
 /// There is no such channel.

@@ -1,4 +1,4 @@
-//! `alert route`: which way an incident with these labels goes.
+//! `alert route`: routes that an incident with these labels takes, and its channels.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -19,7 +19,8 @@ use crate::{
   millstream alert route severity=high service=shop/orders stage=orders
   millstream alert route severity=critical --json | jq -r '.[].taken[].channels[]'
 
-Labels of an incident: code, severity, service, fingerprint, stage (of failed attempts), and what else its fingerprint is made
+Labels of an incident: code, severity, service, fingerprint, stage (of failed attempts), \
+and what else its fingerprint is made
 of. Channels that a rule of aggregate-errors names for the code replace those of the route.
 
 Exit status: 0 it goes somewhere, 1 it goes nowhere, 2 could not tell.")]
@@ -65,7 +66,7 @@ struct Taken {
 /// Prints the way through each alert stage.
 ///
 /// # Errors
-/// A label that is none.
+/// A label is not written LABEL=VALUE, a severity is unknown, or nothing sends notifications.
 pub(super) fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
     let labels = labels(&args.labels)?;
@@ -141,7 +142,7 @@ fn way(stage: &Stage, visited: Vec<Visited>, rule: Vec<String>) -> Way {
     }
 }
 
-/// Where it goes: a rule's own channels go before those of the route.
+/// Channels of a route: a rule's own channels go before those of the route.
 fn channels<'a>(way: &'a Way, taken: &'a Taken) -> &'a [String] {
     if way.rule.is_empty() { &taken.channels } else { &way.rule }
 }

@@ -1,5 +1,4 @@
-//! `alert simulate`: stored errors run through the rules in memory: what would have been sent,
-//! when, and what held back and why.
+//! `alert simulate`: stored errors run through the rules in memory, to see what would be sent.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +10,14 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use millstream_stages::{
-    alert::Explained, incident::timestamp, notification::Why, simulate::Outcome,
+    alert::Explained,
+    incident::timestamp,
+    notification::{Notification, Why},
+    simulate::Outcome,
 };
 
 use crate::{
-    commands::{App, count, lines::Lines, people, printable, table::Table},
+    commands::{App, count, lines::Lines, people, printable, table::Table, terminal_width},
     config::Pipeline,
     incidents::{
         simulate::{Span, simulate},
@@ -28,13 +30,18 @@ use crate::{
 /// What `alert simulate` takes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  millstream alert simulate                                  the last 24 hours, by the rules as they are
-  millstream alert simulate --since 7d --config new.toml     a week, by rules that are not applied yet
-  millstream alert simulate --held                           and each change that was held back, with the reason
+  millstream alert simulate                                  \
+the last 24 hours, by the rules as they are
+  millstream alert simulate --since 7d --config new.toml     \
+a week, by rules that are not applied yet
+  millstream alert simulate --held                           \
+and each change that was held back, with the reason
   millstream alert simulate --channel oncall --json | jq -r .title
 
-It reads failed attempts, errors that services reported, and findings of the monitor, as far as they are stored; nothing is
-written and nothing is sent. Silences that are on record count, with their times; acknowledgements do not.")]
+It reads failed attempts, errors that services reported, and findings of the monitor, \
+as far as they are stored; nothing is
+written and nothing is sent. Silences that are on record count, with their times; \
+acknowledgements do not.")]
 pub(super) struct Args {
     /// Errors stored at this time or later: RFC 3339, or how long ago
     #[arg(long, value_name = "TIME", default_value = "24h")]
@@ -56,7 +63,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Simulates a span.
+/// Prints the notifications that a span of time would have sent, and the changes held back.
 ///
 /// # Errors
 /// The stored errors could not be read.
@@ -66,7 +73,8 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         || snapshot::alerts(&pipeline).next().is_none()
     {
         bail!(
-            "there are no rules to simulate\n hint: add stages of kind \"aggregate-errors\" and \"alert\""
+            "there are no rules to simulate\n \
+             hint: add stages of kind \"aggregate-errors\" and \"alert\""
         );
     }
     if let Some(channel) = &args.channel {
@@ -109,7 +117,7 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Progress on stderr, through the span, where it takes long.
+/// Progress bar on stderr, through the span, where it takes long.
 fn progress(span: Span) -> ProgressBar {
     let bar = ProgressBar::new(span.until.duration_since(span.since).unwrap_or_default().as_secs());
     let style =
@@ -139,7 +147,8 @@ fn json(args: &Args, outcome: &Outcome, held: &[Explained]) -> anyhow::Result<()
 }
 
 fn text(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held: &[Explained]) {
-    let sent = &outcome.sent;
+    let (sent, width, for_people) =
+        (&outcome.sent, terminal_width(), std::io::stdout().is_terminal());
     if !sent.is_empty() {
         let shown = &sent[sent.len().saturating_sub(args.limit)..];
         if shown.len() < sent.len() {
@@ -149,36 +158,47 @@ fn text(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held: &
                 sent.len()
             );
         }
-        let mut table = Table::new(&["AT", "CHANNEL", "WHY", "TITLE"]);
-        for told in shown {
-            table.row([
-                clock(told.at),
-                told.channel.clone(),
-                told.why.as_str().to_owned(),
-                told.title.clone(),
-            ]);
-        }
-        table.print();
+        sent_table(shown, for_people).print(width);
         println!();
     }
     if args.held && !held.is_empty() {
-        let mut table =
-            Table::new(&["AT", "CHANNEL", "HELD BACK", "INCIDENT", "EVENT", "CODE", "BECAUSE"]);
-        for back in held.iter().take(limits::TABLE_ROWS_MAX) {
-            table.row([
-                clock(timestamp(back.at_ms)),
-                back.channel.clone(),
-                back.hold.as_str().to_owned(),
-                back.incident_id.chars().take(8).collect(),
-                back.event.as_str().to_owned(),
-                back.code.clone(),
-                back.why.clone(),
-            ]);
-        }
-        table.print();
+        let shown = &held[..held.len().min(limits::TABLE_ROWS_MAX)];
+        held_table(shown, for_people).print(width);
         println!();
     }
     summary(args, pipeline, span, outcome, held);
+}
+
+/// Notifications, a row each.
+fn sent_table(sent: &[Notification], for_people: bool) -> Table {
+    let mut table = Table::new(&["AT", "CHANNEL", "WHY", "TITLE"]);
+    for told in sent {
+        table.row([
+            clock(told.at, for_people),
+            told.channel.clone(),
+            told.why.as_str().to_owned(),
+            told.title.clone(),
+        ]);
+    }
+    table
+}
+
+/// Changes that were held back, a row each.
+fn held_table(held: &[Explained], for_people: bool) -> Table {
+    let mut table =
+        Table::new(&["AT", "CHANNEL", "HELD BACK", "INCIDENT", "EVENT", "CODE", "BECAUSE"]);
+    for back in held {
+        table.row([
+            clock(timestamp(back.at_ms), for_people),
+            back.channel.clone(),
+            back.hold.as_str().to_owned(),
+            back.incident_id.chars().take(8).collect(),
+            back.event.as_str().to_owned(),
+            back.code.clone(),
+            back.why.clone(),
+        ]);
+    }
+    table
 }
 
 fn summary(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held: &[Explained]) {
@@ -187,10 +207,11 @@ fn summary(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held
         0 => String::new(),
         n => format!(", and {n} messages that are no error events"),
     };
+    let for_people = std::io::stdout().is_terminal();
     println!(
         "{} to {} in pipeline \"{}\": {}{rejected}",
-        clock(jiff::Timestamp::try_from(span.since).unwrap_or(jiff::Timestamp::MIN)),
-        clock(jiff::Timestamp::try_from(span.until).unwrap_or(jiff::Timestamp::MAX)),
+        clock(jiff::Timestamp::try_from(span.since).unwrap_or(jiff::Timestamp::MIN), for_people),
+        clock(jiff::Timestamp::try_from(span.until).unwrap_or(jiff::Timestamp::MAX), for_people),
         pipeline.name,
         count(usize::try_from(outcome.errors).unwrap_or(usize::MAX), "error"),
     );
@@ -233,9 +254,11 @@ fn summary(args: &Args, pipeline: &Pipeline, span: Span, outcome: &Outcome, held
     }
 }
 
-/// A time to the second: on a terminal as people read it, else RFC 3339. Always UTC.
-fn clock(at: jiff::Timestamp) -> String {
-    let format =
-        if std::io::stdout().is_terminal() { "%m-%d %H:%M:%S" } else { "%Y-%m-%dT%H:%M:%SZ" };
+/// A time to the second: for people (a terminal) without the year, else RFC 3339. Always UTC.
+fn clock(at: jiff::Timestamp, for_people: bool) -> String {
+    let format = if for_people { "%m-%d %H:%M:%S" } else { "%Y-%m-%dT%H:%M:%SZ" };
     at.strftime(format).to_string()
 }
+
+#[cfg(test)]
+mod tests;

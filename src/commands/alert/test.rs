@@ -20,7 +20,8 @@ use crate::{
   millstream alert test oncall --about resolved
   millstream alert test mail --severity critical --code DATABASE_CONNECTION_FAILED
 
-It is sent from here, once, without the pipeline: no rule, no rate, no retry. It says that it is a test.
+It is sent from here, once, without the pipeline: no rule, no rate, no retry. \
+It says that it is a test.
 
 Exit status: 0 the channel took it, 1 it did not, 2 could not try.")]
 pub(super) struct Args {
@@ -62,7 +63,7 @@ enum Kind {
 }
 
 impl Sample {
-    /// The notification.
+    /// Notification for the sample.
     pub(super) fn notification(
         &self,
         pipeline: &str,
@@ -71,17 +72,17 @@ impl Sample {
         let severity = Severity::meant_by(&self.severity).unwrap_or_default();
         let incident = sample::incident(&self.code, severity, pipeline, jiff::Timestamp::now());
         let about = match self.about {
-            Kind::Firing => sample::About::Firing,
-            Kind::Resolved => sample::About::Resolved,
-            Kind::Group => sample::About::Group,
-            Kind::Digest => sample::About::Digest,
-            Kind::Test => sample::About::Test,
+            Kind::Firing => sample::SampleKind::Firing,
+            Kind::Resolved => sample::SampleKind::Resolved,
+            Kind::Group => sample::SampleKind::Group,
+            Kind::Digest => sample::SampleKind::Digest,
+            Kind::Test => sample::SampleKind::Test,
         };
         sample::notification(channel, about, incident)
     }
 }
 
-/// Sends one.
+/// Sends a sample notification, and prints if the channel took it.
 ///
 /// # Errors
 /// There is no such channel, or no broker where the channel needs one.
@@ -110,8 +111,12 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             serde_json::json!({
-                "channel": channel.name, "sent": sent.is_ok(), "tookMs": took.as_millis() as u64, "class": class,
-                "error": message, "notificationId": notification.notification_id,
+                "channel": channel.name,
+                "sent": sent.is_ok(),
+                "tookMs": took.as_millis() as u64,
+                "class": class,
+                "error": message,
+                "notificationId": notification.notification_id,
             })
         );
     } else {
@@ -143,7 +148,7 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     Ok(crate::commands::found(sent.is_err()))
 }
 
-/// Sends it, within the time that the channel may take.
+/// Sends a notification, within the time that the channel may take.
 async fn send(
     deliver: &Deliver,
     notification: &millstream_stages::notification::Notification,
@@ -161,7 +166,7 @@ async fn send(
     tokio::time::timeout(timeout, sending).await.map_err(late)?
 }
 
-/// Where to look first.
+/// Hint where to look first, by the kind of channel.
 fn hint(kind: &str) -> String {
     match kind {
         "nats" | "websocket" => "is the server there, and may we publish?".to_owned(),

@@ -1,4 +1,4 @@
-//! `dlq drop`: letters are deleted for good, once it is clear how many.
+//! `dlq drop`: deletes letters for good, once their number is confirmed.
 
 use std::{
     io::{BufRead as _, IsTerminal as _, Write as _},
@@ -19,7 +19,7 @@ use crate::{
     dead_letter::{
         LetterRecord,
         filter::Selecting,
-        read::{Letters, Seen, Span},
+        read::{Examined, Letters, Span},
         stored,
     },
     limits,
@@ -33,7 +33,8 @@ use crate::{
   millstream dlq drop --stage orders --reason undecodable --yes
   millstream dlq drop --all
 
-It says how many there are and asks; --yes does not ask, and is needed where there is no terminal to ask on. What is
+It says how many there are and asks; --yes does not ask, and is needed where there is \
+no terminal to ask on. What is
 dropped cannot be brought back: `millstream dlq export` first keeps a copy.
 
 Exit status: 0 done or nothing to do, 2 could not, or it was not confirmed.")]
@@ -62,8 +63,8 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
     args.letters.dedup();
     match (args.letters.is_empty(), args.filters.is_empty(), args.all) {
         (true, true, false) => bail!(
-            "say which letters to drop, as `millstream dlq ls` numbers them, or by flags such as --stage and --class; \
-             --all drops every letter"
+            "say which letters to drop, as `millstream dlq ls` numbers them, \
+             or by flags such as --stage and --class; --all drops every letter"
         ),
         (false, false, _) => bail!("name letters by their numbers, or by flags: not both"),
         (true, false, true) => {
@@ -138,7 +139,7 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// How many letters are meant, and the last sequence that was looked at.
+/// Number of letters that are meant, and the last sequence that was looked at.
 async fn meant(dlq: &Dlq, selecting: &Selecting, known: Option<u64>) -> anyhow::Result<(u64, u64)> {
     let last = dlq.letters.broker.stream_state(&dlq.letters.stream()).await?.last_seq;
     if let Some(number) = known {
@@ -148,7 +149,7 @@ async fn meant(dlq: &Dlq, selecting: &Selecting, known: Option<u64>) -> anyhow::
     let span = Span { after: 0, before: Some(last + 1) };
     let mut seen = std::pin::pin!(dlq.letters.oldest_first(selecting, span, false));
     let mut number = 0;
-    while let Some(Seen { letter, seq }) = seen.next().await.transpose()? {
+    while let Some(Examined { letter, seq }) = seen.next().await.transpose()? {
         bar.at(seq, false);
         number += u64::from(letter.is_some());
     }
@@ -159,7 +160,8 @@ async fn meant(dlq: &Dlq, selecting: &Selecting, known: Option<u64>) -> anyhow::
 fn confirm(letters: &str, number: u64, what: &str) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         bail!(
-            "{letters} would be dropped for good; there is no terminal to ask on, so say --yes if that is meant"
+            "{letters} would be dropped for good; there is no terminal to ask on, \
+             so say --yes if that is meant"
         )
     }
     let mut stderr = std::io::stderr();
@@ -177,8 +179,8 @@ fn confirm(letters: &str, number: u64, what: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes these letters, some at once. Returns how many were there, and what went wrong first:
-/// then no more is begun.
+/// Deletes letters, several at once; returns how many were there, and the first error, after which
+/// no more is begun.
 async fn delete(
     dlq: &Dlq,
     letters: impl futures_util::Stream<Item = Result<Option<StoredMessage>, AdminError>>,

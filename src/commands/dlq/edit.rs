@@ -1,5 +1,4 @@
-//! `dlq edit`: a letter's payload is changed, in an editor or by a flag, and checked before it is
-//! stored.
+//! `dlq edit`: changes a letter's payload, in an editor or by a flag, and checks it first.
 
 use std::{
     io::{Read as _, Write as _},
@@ -30,15 +29,19 @@ use crate::{
 #[command(after_help = "Examples:
   millstream dlq edit 17                                    in $VISUAL or $EDITOR
   millstream dlq edit 17 --set eventData.amount=5 --set eventData.currency=EUR
-  millstream dlq edit 17 --set '/eventData/a.b=\"5\"'         a JSON pointer, for keys with dots; the text 5
+  millstream dlq edit 17 --set '/eventData/a.b=\"5\"'         \
+a JSON pointer, for keys with dots; the text 5
   millstream dlq edit 17 --file mended.json
   jq '.eventData.items |= unique' payload.json | millstream dlq edit 17 --file -
 
---set replaces one value, and every other byte of the payload stays as it is: a number keeps its digits, keys keep
-their order. VALUE is taken as JSON if it is JSON, else as text. In the editor JSON is shown indented; if it came
+--set replaces one value, and every other byte of the payload stays as it is: \
+a number keeps its digits, keys keep
+their order. VALUE is taken as JSON if it is JSON, else as text. \
+In the editor JSON is shown indented; if it came
 without white space, it is stored without.
 
-The result must be an event in the letter's envelope, keep its id, and pass the schemas on the way to its stage. What
+The result must be an event in the letter's envelope, keep its id, \
+and pass the schemas on the way to its stage. What
 the letter was is kept beside it until it expires, and `show` has it. The letter gets a new number.
 
 Exit status: 0 stored, or nothing was changed, 2 could not.")]
@@ -84,7 +87,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     });
     // Whoever has the payload from elsewhere may put it back.
     let payload = if args.file.is_some() { payload.unwrap_or_default() } else { payload? };
-    let draft = Draft::of(&args, &payload).await?;
+    let draft = EditedPayload::of(&args, &payload).await?;
     if draft.body == payload {
         let said = if args.json { r#"{"changed":false}"# } else { "nothing changed" };
         lines::print(said)?;
@@ -100,7 +103,8 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         serde_json::json!({ "changed": true, "letter": new, "was": args.letter }).to_string()
     } else {
         format!(
-            "letter {} is letter {new} now; what it was is kept\nnext: millstream dlq redrive {new}",
+            "letter {} is letter {new} now; what it was is kept\n\
+             next: millstream dlq redrive {new}",
             args.letter
         )
     })?;
@@ -117,8 +121,8 @@ async fn store(
 ) -> anyhow::Result<u64> {
     let unfit = |error: edit::Unfit| {
         anyhow::anyhow!(
-            "the edited payload is not fit, so letter {} is as it was: {error}\n hint: mend it, or --no-check stores it \
-             all the same",
+            "the edited payload is not fit, so letter {} is as it was: {error}\n \
+             hint: mend it, or --no-check stores it all the same",
             letter.seq
         )
     };
@@ -141,13 +145,13 @@ async fn store(
 }
 
 /// A payload as it was edited.
-struct Draft {
+struct EditedPayload {
     body: Bytes,
-    /// Where it was typed.
+    /// File in which it was typed; `None` for `--set` and `--file`.
     file: Option<Scratch>,
 }
 
-impl Draft {
+impl EditedPayload {
     async fn of(args: &Args, payload: &Bytes) -> anyhow::Result<Self> {
         let body = match &args.file {
             _ if !args.set.is_empty() => Bytes::from(set(&args.set, payload)?),
@@ -167,7 +171,7 @@ impl Draft {
         Ok(Self { body, file: None })
     }
 
-    /// The error, with where the text is kept that was typed.
+    /// Keeps the text that was typed, and says in the error where.
     fn kept(mut self, error: anyhow::Error, letter: u64) -> anyhow::Error {
         let Some(scratch) = &mut self.file else { return error };
         scratch.keep = true;
@@ -189,7 +193,7 @@ fn set(all: &[String], payload: &Bytes) -> anyhow::Result<String> {
     Ok(text)
 }
 
-async fn in_editor(letter: u64, payload: &Bytes) -> anyhow::Result<Draft> {
+async fn in_editor(letter: u64, payload: &Bytes) -> anyhow::Result<EditedPayload> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let editor = variable("VISUAL").or_else(|| variable("EDITOR"));
     let editor = editor.context(
@@ -220,7 +224,7 @@ async fn in_editor(letter: u64, payload: &Bytes) -> anyhow::Result<Draft> {
         let ends = |body: &Bytes| body.last() == Some(&b'\n');
         if ends(&body) && !ends(payload) { body.slice(..body.len() - 1) } else { body }
     };
-    Ok(Draft { body, file: Some(scratch) })
+    Ok(EditedPayload { body, file: Some(scratch) })
 }
 
 /// A file that nobody else may read, gone when it is dropped.

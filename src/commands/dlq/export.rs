@@ -17,7 +17,7 @@ use crate::{
     commands::count,
     dead_letter::{
         LetterRecord,
-        read::{Letters, Seen, Span},
+        read::{Examined, Letters, Span},
         stored,
     },
 };
@@ -29,8 +29,10 @@ use crate::{
   millstream dlq export --stage orders --since 24h --out orders.jsonl
   millstream dlq export --class ValidationError | jq -c .payload
 
-Each line has `letter` (as `ls --json`), `headers`, and the payload: `payload` if it is JSON, with its values as they
-are, else `payloadText`, or `payloadBase16` if it is not text; none if it was kept apart and is gone. The letters stay
+Each line has `letter` (as `ls --json`), `headers`, and the payload: `payload` if it is JSON, \
+with its values as they
+are, else `payloadText`, or `payloadBase16` if it is not text; \
+none if it was kept apart and is gone. The letters stay
 where they are.
 
 Exit status: 0 done, 2 could not.")]
@@ -67,7 +69,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     let mut seen = std::pin::pin!(dlq.letters.oldest_first(&selecting, Span::default(), true));
     let mut exported = 0_u64;
     while args.limit.is_none_or(|limit| exported < limit)
-        && let Some(Seen { letter, seq }) = seen.next().await.transpose()?
+        && let Some(Examined { letter, seq }) = seen.next().await.transpose()?
     {
         bar.at(seq, false);
         let Some(letter) = letter else { continue };

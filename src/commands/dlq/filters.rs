@@ -1,4 +1,4 @@
-//! Filters: the flags by which every `dlq` command is told which letters are meant.
+//! Filters: flags that select letters, the same for every `dlq` command.
 
 use std::time::SystemTime;
 
@@ -50,7 +50,7 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    /// Whether no flag is given: every letter is meant.
+    /// True if no flag is given: every letter is meant.
     pub(super) fn is_empty(&self) -> bool {
         self.given().is_empty()
     }
@@ -81,7 +81,7 @@ impl Filters {
     /// The letters that the flags mean.
     ///
     /// # Errors
-    /// A reason that there is not, a time that is none, a jq filter that is none.
+    /// There is no such reason, a time is not one, or a jq filter is not one.
     pub(super) fn filter(&self) -> anyhow::Result<LetterFilter> {
         if let Some(reason) = &self.reason
             && !REASONS.iter().any(|known| known.as_str() == reason)
@@ -110,7 +110,7 @@ impl Filters {
     }
 }
 
-/// A value as a shell takes it.
+/// Value quoted for a shell.
 pub(super) fn quoted(value: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_.:/+@".contains(c);
     if !value.is_empty() && value.chars().all(plain) {
@@ -120,7 +120,7 @@ pub(super) fn quoted(value: &str) -> String {
     }
 }
 
-/// A filter, ready to be asked.
+/// Compiles a filter.
 ///
 /// # Errors
 /// As [`LetterFilter::compile`], with the flag that is meant.
@@ -166,7 +166,7 @@ pub(super) async fn known_stage(
 mod tests {
     use super::*;
 
-    fn told(filters: &Filters) -> String {
+    fn shown(filters: &Filters) -> String {
         filters.filter().map_or_else(
             |error| format!("{error:#}"),
             |filter| serde_json::to_string(&filter).unwrap(),
@@ -186,11 +186,13 @@ mod tests {
             Filters { since: text("yesterday"), ..Filters::default() },
             Filters { condition: text(".a >"), ..Filters::default() },
         ];
+        let read = all.iter().map(shown).collect::<Vec<_>>().join("\n");
         expect_test::expect![[r#"
             {"stage":"orders","since":"2026-11-21T08:00:00.000Z"}
             there is no reason "tired"; the reasons are exhausted, rejected, crashed, undecodable, expired
             --since "yesterday" is not a time: write it as RFC 3339, such as 2026-11-21T08:00:00Z, or as how long ago, such as 24h
-            --where '.a >' cannot be used: not a jq filter (at character 5): expected a value, such as .key or 1, found the end"#]].assert_eq(&all.iter().map(told).collect::<Vec<_>>().join("\n"));
+            --where '.a >' cannot be used: not a jq filter (at character 5): expected a value, such as .key or 1, found the end"#]]
+        .assert_eq(&read);
         let ago =
             Filters { until: text("24h"), ..Filters::default() }.filter().unwrap().until.unwrap();
         let ago: SystemTime = ago.parse::<jiff::Timestamp>().unwrap().into();

@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     broker::AdminError,
-    commands::{people::when, table::Table},
+    commands::{people::when, table::Table, terminal_width},
     dead_letter::{
         LetterRecord,
-        read::{Seen, Span},
+        read::{Examined, Span},
     },
     limits,
 };
@@ -50,10 +50,10 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// A terminal of fewer columns has no room for who failed beside what failed.
+/// Columns that a terminal needs to show who failed beside what failed.
 pub(super) const NARROW: usize = 100;
 
-/// Lists a page.
+/// Prints a page of letters.
 ///
 /// # Errors
 /// The letters could not be read.
@@ -71,7 +71,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     if args.oldest {
         let seen = dlq.letters.oldest_first(&selecting, span, false);
         let seen = seen.map(|seen| {
-            seen.map(|Seen { letter, seq }| Seen {
+            seen.map(|Examined { letter, seq }| Examined {
                 letter: letter.as_ref().map(LetterRecord::of),
                 seq,
             })
@@ -87,14 +87,14 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
 async fn list(
     dlq: &Dlq,
     args: &Args,
-    seen: impl Stream<Item = Result<Seen<LetterRecord>, AdminError>>,
+    seen: impl Stream<Item = Result<Examined<LetterRecord>, AdminError>>,
 ) -> anyhow::Result<ExitCode> {
     let now = std::io::stdout().is_terminal().then(SystemTime::now);
     let mut seen = std::pin::pin!(seen);
-    let (mut lines, mut table, mut shown, mut last, mut more) =
-        (Lines::stdout(), table(), 0, 0, false);
+    let (mut lines, mut letters, mut shown, mut last, mut more) =
+        (Lines::stdout(), Vec::new(), 0, 0, false);
     let bar = dlq.looking().await?;
-    while let Some(Seen { letter, seq }) = seen.next().await.transpose()? {
+    while let Some(Examined { letter, seq }) = seen.next().await.transpose()? {
         bar.at(seq, !args.oldest);
         let Some(letter) = letter else { continue };
         if shown == args.limit {
@@ -103,7 +103,7 @@ async fn list(
         }
         (shown, last) = (shown + 1, letter.seq);
         if !args.json {
-            table.row(cells(letter, now));
+            letters.push(letter);
         } else if !lines.line(&serde_json::to_string(&letter)?)? {
             break;
         }
@@ -117,14 +117,8 @@ async fn list(
                 if args.filters.is_empty() { "" } else { " that these flags mean" }
             );
         } else {
-            table.without_empty("REDRIVES");
-            table.without_empty("MARKS");
-            if crate::commands::terminal_width().is_some_and(|width| width < NARROW) {
-                // `show` has them; what went wrong must be seen here.
-                table.without("EVENT");
-                table.without("TYPE");
-            }
-            table.print();
+            let width = terminal_width();
+            table(letters, now, width).print(width);
         }
     }
     if shown > 0 && more && !args.json {
@@ -146,11 +140,25 @@ async fn list(
     Ok(crate::commands::found(shown > 0))
 }
 
-fn table() -> Table {
-    Table::new(&[
+/// Letters, a row each, for a terminal of `width` columns; times are as of `now`, if given.
+fn table(letters: Vec<LetterRecord>, now: Option<SystemTime>, width: Option<usize>) -> Table {
+    let mut table = Table::new(&[
         "LETTER", "DEAD AT", "STAGE", "REASON", "CLASS", "EVENT", "TYPE", "TRIES", "REDRIVES",
         "MARKS", "ERROR",
     ])
+    .right(&["LETTER", "TRIES", "REDRIVES"]);
+    for letter in letters {
+        table.row(cells(letter, now));
+    }
+    table.without_empty("REDRIVES");
+    table.without_empty("MARKS");
+    if width.is_some_and(|width| width < NARROW) {
+        // `show` has them; what went wrong must be seen here.
+        table.without("EVENT");
+        table.without("TYPE");
+        table.spare(width, &["MARKS", "REDRIVES"]);
+    }
+    table
 }
 
 fn cells(letter: LetterRecord, now: Option<SystemTime>) -> [String; 11] {
@@ -170,7 +178,7 @@ fn cells(letter: LetterRecord, now: Option<SystemTime>) -> [String; 11] {
     ]
 }
 
-/// What has happened to a letter since it was written.
+/// Marks of a letter: edited, permanent or completed late since it was written.
 fn marks(letter: &LetterRecord) -> String {
     let marks = [
         ("edited", letter.edited_at.is_some()),
@@ -178,4 +186,75 @@ fn marks(letter: &LetterRecord) -> String {
         ("completed late", letter.completed_at.is_some()),
     ];
     marks.into_iter().filter(|(_, is)| *is).map(|(mark, _)| mark).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{commands::table::on_terminals, wire::parse_rfc3339};
+
+    fn letter(seq: u64, class: &str, message: &str) -> LetterRecord {
+        LetterRecord {
+            seq,
+            stage: "orders".into(),
+            reason: "exhausted".into(),
+            error_class: class.into(),
+            error_message: message.into(),
+            fingerprint: "1fd18fd1a0b1c2d3".into(),
+            event_id: Some("0199a3f2-77aa-7bbb-8ccc-ddddeeeeffff".into()),
+            event_type: Some("order.created".into()),
+            tenant: None,
+            attempts: 4,
+            first_failed_at: "2026-11-21T07:59:00.000Z".into(),
+            dead_at: "2026-11-21T08:00:00.000Z".into(),
+            source: "shop-in-events:3".into(),
+            source_subject: "events.order.created".into(),
+            redrives: 0,
+            trace_id: None,
+            config: None,
+            permanent: None,
+            completed_at: None,
+            edited_at: None,
+            bytes: 70,
+            apart: false,
+        }
+    }
+
+    #[test]
+    fn letters_in_any_script_line_up_on_every_terminal() {
+        let now = parse_rfc3339("2026-11-21T11:00:00Z");
+        let shown = on_terminals(|width| {
+            let long_id = LetterRecord {
+                event_id: Some(format!("urn:shop:orders:{}", "0123456789abcdef".repeat(8))),
+                attempts: 12,
+                redrives: 3,
+                permanent: Some("no tenant".into()),
+                ..letter(1_234_567, "HttpServerError", "http 503: no upstream is healthy")
+            };
+            let chinese = letter(98, "余额不足", "账户余额不足，无法完成订单的支付，请稍后再试");
+            let hebrew = LetterRecord {
+                event_id: None,
+                event_type: None,
+                ..letter(7, "ValidationError", "אין יתרה מספקת בחשבון\u{202e}\u{1b}[2J")
+            };
+            table(vec![long_id, chinese, hebrew], now, width)
+        });
+        expect_test::expect![[r#"
+            80 columns
+             LETTER  DEAD AT  STAGE   REASON     CLASS     TRIES  REDRIVES  ERROR
+            1234567  3h ago   orders  exhausted  HttpSer…     12         3  http 503: no up…
+                 98  3h ago   orders  exhausted  余额不足      4            账户余额不足，…
+                  7  3h ago   orders  exhausted  Validat…      4            אין יתרה מספקת …
+            120 columns
+             LETTER  DEAD AT  STAGE   REASON     CLASS        EVENT        TYPE         TRIES  REDRIVES  MARKS      ERROR
+            1234567  3h ago   orders  exhausted  HttpServer…  urn:shop:o…  order.crea…     12         3  permanent  http 503: no up…
+                 98  3h ago   orders  exhausted  余额不足     0199a3f2-7…  order.crea…      4                       账户余额不足，…
+                  7  3h ago   orders  exhausted  Validation…  -            -                4                       אין יתרה מספקת …
+            200 columns
+             LETTER  DEAD AT  STAGE   REASON     CLASS            EVENT                                     TYPE           TRIES  REDRIVES  MARKS      ERROR
+            1234567  3h ago   orders  exhausted  HttpServerError  urn:shop:orders:0123456789abcdef0123456…  order.created     12         3  permanent  http 503: no upstream is healthy
+                 98  3h ago   orders  exhausted  余额不足         0199a3f2-77aa-7bbb-8ccc-ddddeeeeffff      order.created      4                       账户余额不足，无法完成订单的支付，请稍后再试
+                  7  3h ago   orders  exhausted  ValidationError  -                                         -                  4                       אין יתרה מספקת בחשבון\u{202e}\u{1b}[2J
+        "#]].assert_eq(&shown);
+    }
 }

@@ -1,4 +1,4 @@
-//! `dlq`: look at what was given up on, mend it, and send it back.
+//! `dlq`: subcommands that read, edit, redrive, drop and export dead letters.
 
 mod drop;
 mod edit;
@@ -21,7 +21,7 @@ use super::{App, lines};
 use crate::{
     broker::{AdminError, Broker, StoredMessage},
     config::Pipeline,
-    dead_letter::read::{Letters, Seen, Span},
+    dead_letter::read::{Examined, Letters, Span},
     wire::Names,
 };
 
@@ -66,13 +66,13 @@ enum Command {
     Export(export::Args),
 }
 
-/// What every subcommand works on.
+/// Pipeline and letters that every subcommand works on.
 struct Dlq {
     pipeline: Arc<Pipeline>,
     letters: Letters,
 }
 
-/// Runs one of the subcommands. Exit status 1: there are dead letters.
+/// Runs one of the subcommands; the exit status is in the help of each.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = Arc::new(app.pipeline()?);
     let broker = app.connect(&pipeline).await?;
@@ -94,7 +94,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Dlq {
-    /// Looks through every letter that these flags mean, oldest first, with progress.
+    /// Reads every letter that these flags mean, oldest first, with a progress bar.
     async fn each(
         &self,
         flags: &filters::Filters,
@@ -107,7 +107,7 @@ impl Dlq {
         let bar = self.looking().await?;
         let mut seen =
             std::pin::pin!(self.letters.oldest_first(&selecting, Span::default(), false));
-        while let Some(Seen { letter, seq }) = seen.next().await.transpose()? {
+        while let Some(Examined { letter, seq }) = seen.next().await.transpose()? {
             bar.at(seq, false);
             letter.iter().for_each(&mut take);
         }
@@ -115,8 +115,8 @@ impl Dlq {
         Ok(())
     }
 
-    /// Progress of a look through the letters, on stderr where that is a terminal, and only if it
-    /// takes long.
+    /// Progress bar of a look through the letters, on stderr where that is a terminal, and only if
+    /// it takes long.
     async fn looking(&self) -> Result<Looking, AdminError> {
         let state = self.letters.broker.stream_state(&self.letters.stream()).await?;
         let bar = ProgressBar::new((state.last_seq + 1).saturating_sub(state.first_seq));
@@ -128,7 +128,7 @@ impl Dlq {
     }
 }
 
-/// How far a look through the letters is.
+/// Progress of a look through the letters.
 struct Looking {
     bar: ProgressBar,
     first: u64,
@@ -136,7 +136,7 @@ struct Looking {
 }
 
 impl Looking {
-    /// It is at this letter, from the beginning or from the end.
+    /// Moves the bar to this letter, from the beginning or from the end.
     fn at(&self, seq: u64, from_end: bool) {
         // Drawing is rare, but saying where one is costs as much as reading a letter does.
         if seq.is_multiple_of(256) || from_end {

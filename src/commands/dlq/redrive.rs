@@ -1,5 +1,4 @@
-//! `dlq redrive`: sends letters back to the stage that failed, as a job that survives whoever runs
-//! it.
+//! `dlq redrive`: sends letters back to the stage that failed, as a job that survives its runner.
 
 use std::{
     collections::BTreeMap,
@@ -16,11 +15,11 @@ use serde::Serialize;
 use super::{Dlq, filters, jobs};
 use crate::{
     broker::get,
-    commands::people::who,
+    commands::{people::who, table::Table, terminal_width},
     config::written::Rate,
     dead_letter::{
         LetterFilter, LetterRecord,
-        read::{Letters, Seen, Span},
+        read::{Examined, Letters, Span},
     },
     limits,
     redrive::{
@@ -31,7 +30,7 @@ use crate::{
     },
 };
 
-/// Letters that a redrive on a terminal asks about before it sends them.
+/// Number of letters above which a redrive on a terminal asks before it sends them.
 const ASKS_ABOVE: u64 = 100;
 
 /// What `dlq redrive` takes.
@@ -41,14 +40,17 @@ const ASKS_ABOVE: u64 = 100;
   millstream dlq redrive --stage orders --dry-run
   millstream dlq redrive --stage orders --class HttpServerError --canary 10 --stop-above 20%
   millstream dlq redrive --tenant acme --since 2h --rate 500/s
-  millstream dlq redrive --all --detach      the workers do it; `dlq jobs show` says how far they are
+  millstream dlq redrive --all --detach      the workers do it; \
+`dlq jobs show` says how far they are
 
-Only the stage that failed sees the events again. A letter goes once its event is on its way; if it fails
+Only the stage that failed sees the events again. A letter goes once its event is on its way; \
+if it fails
 again, it is a letter again, with one redrive more. Letters that come meanwhile are left alone.
 
 It is a job: should this command die, a worker carries on (`millstream dlq jobs`). Ctrl-C stops it.
 
-Exit status: 0 done, or nothing to do; 1 stopped by its canary, cancelled, or some could not be sent;
+Exit status: 0 done, or nothing to do; 1 stopped by its canary, cancelled, \
+or some could not be sent;
 2 could not do it.")]
 pub(super) struct Args {
     /// The numbers of letters, as `ls` prints them
@@ -66,7 +68,11 @@ pub(super) struct Args {
     #[arg(long)]
     rate: Option<Rate>,
     /// Send so many first, wait for what becomes of them, and only then the rest
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::CANARY_MAX)))]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::CANARY_MAX))
+    )]
     canary: Option<u32>,
     /// Stop if more of the canary fail, such as 20% (else: if any fails)
     #[arg(long, value_name = "SHARE", requires = "canary", value_parser = share)]
@@ -85,17 +91,17 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What a redrive would do.
+/// Counts of the letters that a redrive would send and leave.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Count {
     /// Letters that are meant.
     letters: u64,
-    /// Those that would be sent.
+    /// Letters that would be sent.
     redriven: u64,
-    /// Those that the guard would leave.
+    /// Letters that the guard would leave.
     guarded: u64,
-    /// Those whose event was completed all the same.
+    /// Letters whose event was completed all the same.
     completed: u64,
     by_stage_and_class: BTreeMap<String, BTreeMap<String, u64>>,
 }
@@ -110,15 +116,15 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     filter.letters.clone_from(&args.letters);
     if filter.is_all() && !args.all {
         bail!(
-            "say which letters to redrive: their numbers, as `millstream dlq ls` prints them, or flags such as --stage; \
-             --all means every one"
+            "say which letters to redrive: their numbers, as `millstream dlq ls` prints them, \
+             or flags such as --stage; --all means every one"
         )
     }
     filters::known_stage(broker, &dlq.pipeline, names, &filter).await?;
     let last = broker.stream_state(&names.dlq_stream()).await?.last_seq;
     let counted = count(dlq, &filter, last, &args).await?;
     if args.dry_run {
-        return tell_dry_run(&counted, &args);
+        return print_dry_run(&counted, &args);
     }
     if counted.letters == 0 {
         match args.json {
@@ -140,14 +146,14 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     let records = Jobs::new(broker, names);
     if args.detach {
         records.create(&job).await?;
-        return jobs::tell_detached(&job, args.json);
+        return jobs::print_detached(&job, args.json);
     }
     let claim = Claim::create(&records, job, &jobs::runner()).await?;
     let context = Context { broker: broker.clone(), names: names.clone(), metrics: None };
     jobs::carry_on(&context, claim, args.json).await
 }
 
-/// Looks through the letters for those that are meant.
+/// Counts the letters that are meant, with a progress bar.
 async fn count(dlq: &Dlq, filter: &LetterFilter, last: u64, args: &Args) -> anyhow::Result<Count> {
     let Letters { broker, names } = &dlq.letters;
     let mut counted = Count::default();
@@ -164,7 +170,7 @@ async fn count(dlq: &Dlq, filter: &LetterFilter, last: u64, args: &Args) -> anyh
     let span = Span { after: 0, before: Some(last + 1) };
     let mut seen = std::pin::pin!(dlq.letters.oldest_first(&selecting, span, false));
     let bar = dlq.looking().await?;
-    while let Some(Seen { letter, seq }) = seen.next().await.transpose()? {
+    while let Some(Examined { letter, seq }) = seen.next().await.transpose()? {
         bar.at(seq, false);
         if let Some(letter) = letter {
             counted.add(&letter, args, false);
@@ -189,7 +195,7 @@ impl Count {
     }
 }
 
-fn tell_dry_run(counted: &Count, args: &Args) -> anyhow::Result<ExitCode> {
+fn print_dry_run(counted: &Count, args: &Args) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string(counted)?);
         return Ok(ExitCode::SUCCESS);
@@ -199,13 +205,7 @@ fn tell_dry_run(counted: &Count, args: &Args) -> anyhow::Result<ExitCode> {
         println!("no dead letters match: nothing would be redriven");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = super::super::table::Table::new(&["STAGE", "CLASS", "LETTERS"]);
-    for (stage, classes) in &counted.by_stage_and_class {
-        for (class, n) in classes {
-            table.row([stage.clone(), class.clone(), n.to_string()]);
-        }
-    }
-    table.print();
+    table(&counted.by_stage_and_class).print(terminal_width());
     println!("\nwould redrive {}", letters(counted.redriven));
     if counted.guarded > 0 {
         println!("{}", jobs::guard_line(counted.guarded, args.max_redrives));
@@ -223,7 +223,18 @@ fn tell_dry_run(counted: &Count, args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks a person at a terminal; nobody else is asked.
+/// Letters of each stage and class, a row each.
+fn table(by_stage_and_class: &BTreeMap<String, BTreeMap<String, u64>>) -> Table {
+    let mut table = Table::new(&["STAGE", "CLASS", "LETTERS"]).right(&["LETTERS"]);
+    for (stage, classes) in by_stage_and_class {
+        for (class, n) in classes {
+            table.row([stage.clone(), class.clone(), n.to_string()]);
+        }
+    }
+    table
+}
+
+/// Asks a person at a terminal; true if they agree, or if nobody is there to be asked.
 fn agrees(counted: &Count) -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Ok(true);
@@ -241,7 +252,7 @@ fn per_second(rate: Rate) -> f64 {
     f64::from(rate.per_minute) / 60.0
 }
 
-/// `20%` or `0.2`.
+/// Parses a share: `20%` or `0.2`.
 fn share(text: &str) -> Result<f64, String> {
     let number = match text.strip_suffix('%') {
         Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
@@ -256,10 +267,48 @@ fn share(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::table::on_terminals;
 
     #[test]
     fn a_share_is_written_with_or_without_the_sign() {
         assert_eq!((share("20%"), share("0.2"), share("0%")), (Ok(0.2), Ok(0.2), Ok(0.0)));
         assert!(share("20").is_err() && share("-1%").is_err() && share("NaN").is_err());
+    }
+
+    #[test]
+    fn a_dry_run_in_any_script_lines_up_on_every_terminal() {
+        let counts = |counts: &[(&str, u64)]| {
+            counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        let long = "com.example.shop.payments.gateway.GatewayTimeoutException";
+        let counted = BTreeMap::from([
+            ("orders".to_owned(), counts(&[("HttpServerError", 12_500), (long, 7)])),
+            ("支付".to_owned(), counts(&[("余额不足", 3), ("שגיאת אימות", 41)])),
+            (format!("stage-{}", "0123456789".repeat(3)), counts(&[("TimeoutError", 1)])),
+        ]);
+        expect_test::expect![[r#"
+            80 columns
+            STAGE                                 CLASS                              LETTERS
+            orders                                HttpServerError                      12500
+            orders                                com.example.shop.payments.gatewa…        7
+            stage-012345678901234567890123456789  TimeoutError                             1
+            支付                                  שגיאת אימות                             41
+            支付                                  余额不足                                 3
+            120 columns
+            STAGE                                 CLASS                                     LETTERS
+            orders                                HttpServerError                             12500
+            orders                                com.example.shop.payments.gateway.Gatew…        7
+            stage-012345678901234567890123456789  TimeoutError                                    1
+            支付                                  שגיאת אימות                                    41
+            支付                                  余额不足                                        3
+            200 columns
+            STAGE                                 CLASS                                     LETTERS
+            orders                                HttpServerError                             12500
+            orders                                com.example.shop.payments.gateway.Gatew…        7
+            stage-012345678901234567890123456789  TimeoutError                                    1
+            支付                                  שגיאת אימות                                    41
+            支付                                  余额不足                                        3
+        "#]]
+        .assert_eq(&on_terminals(|_| table(&counted)));
     }
 }

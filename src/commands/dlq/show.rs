@@ -9,7 +9,7 @@ use serde_json::{Value, json, value::RawValue};
 use super::{Dlq, lines};
 use crate::{
     broker::{AdminError, StoredMessage, get},
-    commands::{count, hex, printable, terminal_width},
+    commands::{count, hex, printable, terminal_width, width::columns},
     dead_letter::{
         LetterRecord,
         splice::respaced,
@@ -26,7 +26,8 @@ use crate::{
   millstream dlq show 17 --json | jq .payload
   millstream dlq show 17 --json | jq '.history.attempts[].message'
 
-In JSON the payload is `payload` if it is JSON, else `payloadText`, or `payloadBase16` if it is not text.
+In JSON the payload is `payload` if it is JSON, else `payloadText`, \
+or `payloadBase16` if it is not text.
 
 Exit status: 0 it is shown, 2 there is no such letter, or it could not be read.")]
 pub(super) struct Args {
@@ -37,14 +38,14 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// Where the message is that an event was published as.
+/// Message that an event was published as, if it is still stored.
 enum Source {
     Stored(StoredMessage),
     Gone,
     Unknown(AdminError),
 }
 
-/// What is known of one letter.
+/// Everything that is known of one letter.
 struct Known {
     letter: StoredMessage,
     record: LetterRecord,
@@ -182,7 +183,7 @@ impl Known {
                 count(usize::try_from(history.earlier)?, "failed attempt")
             )?;
         }
-        out.push_str(&told(&self.timeline));
+        out.push_str(&timeline_text(&self.timeline));
         match &self.payload {
             Some(payload) if record.apart => {
                 writeln!(
@@ -203,17 +204,19 @@ impl Known {
         Ok(out)
     }
 
-    /// What to do about it.
+    /// Next commands for the letter.
     fn next(&self) -> String {
         let seq = self.record.seq;
         if self.record.completed_at.is_some() {
             return format!(
-                "its event was completed all the same; when you have seen it: millstream dlq drop {seq}"
+                "its event was completed all the same; \
+                 when you have seen it: millstream dlq drop {seq}"
             );
         }
         if self.payload.is_none() {
             return format!(
-                "it cannot be redriven without its payload; with a copy of it: millstream dlq edit {seq} --file payload.json\n\
+                "it cannot be redriven without its payload; \
+                 with a copy of it: millstream dlq edit {seq} --file payload.json\n\
                  without one: millstream dlq drop {seq}"
             );
         }
@@ -225,11 +228,12 @@ impl Known {
     }
 }
 
-/// The most moments that are shown: the first and the last of many say the most.
+/// Moments shown from the beginning of many: the first and the last say the most.
 const MOMENTS_FIRST: usize = 5;
+/// Moments shown from the end of many.
 const MOMENTS_LAST: usize = 15;
 
-fn told(timeline: &[Moment]) -> String {
+fn timeline_text(timeline: &[Moment]) -> String {
     let mut out = String::new();
     let mut before: Option<&Attempt> = None;
     let left_out = timeline.len().saturating_sub(MOMENTS_FIRST + MOMENTS_LAST);
@@ -270,7 +274,7 @@ fn told(timeline: &[Moment]) -> String {
     out
 }
 
-/// How far a moment's text is from the left.
+/// Columns to the left of a moment's text.
 const HANGING: usize = 30;
 
 /// The lines of a text, each no wider than `room` where there is a space to end it at; the first
@@ -283,7 +287,7 @@ fn folded(text: &str, room: usize) -> String {
         let (mut used, mut left) =
             (0, if n == 0 { room.saturating_add(HANGING - 2) } else { room });
         for (n, word) in line.split(' ').enumerate() {
-            let wide = word.chars().count();
+            let wide = columns(word);
             if n > 0 && wide.saturating_add(used + 1) > left {
                 out.push('\n');
                 (used, left) = (0, room);

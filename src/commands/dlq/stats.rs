@@ -1,12 +1,17 @@
-//! `dlq stats`: how many letters there are, of what, and since when.
+//! `dlq stats`: number of letters, by stage, reason and class, and since when.
 
-use std::{collections::BTreeMap, io::IsTerminal as _, process::ExitCode, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::IsTerminal as _,
+    process::ExitCode,
+    time::SystemTime,
+};
 
 use millstream_stages::units::Size;
 
 use super::{Dlq, filters::Filters, lines};
 use crate::{
-    commands::{found, people::when, table::Table},
+    commands::{found, people::when, table::Table, terminal_width},
     dead_letter::groups::Stats,
 };
 
@@ -75,31 +80,41 @@ fn print(stats: &Stats, stream_bytes: u64) {
             println!("{number} {what}");
         }
     }
-    let mut reasons: Vec<&String> = stats.stages.values().flat_map(BTreeMap::keys).collect();
-    reasons.sort();
-    reasons.dedup();
-    let heading: Vec<&str> =
-        ["STAGE", "ALL"].into_iter().chain(reasons.iter().map(|reason| reason.as_str())).collect();
-    let heading: Vec<String> = heading.iter().map(|name| name.to_uppercase()).collect();
+    let width = terminal_width();
     println!();
-    let mut table = Table::new(&heading.iter().map(String::as_str).collect::<Vec<_>>());
-    for (stage, by_reason) in &stats.stages {
+    stages_table(&stats.stages).print(width);
+    println!();
+    classes_table(&stats.classes).print(width);
+    println!("\nwhat went wrong: millstream dlq groups");
+}
+
+/// Letters of each stage, a row each, by reason.
+fn stages_table(stages: &BTreeMap<String, BTreeMap<String, u64>>) -> Table {
+    let reasons: BTreeSet<&String> = stages.values().flat_map(BTreeMap::keys).collect();
+    let numbers: Vec<String> = std::iter::once("ALL".to_owned())
+        .chain(reasons.iter().map(|reason| reason.to_uppercase()))
+        .collect();
+    let heading = [&["STAGE".to_owned()], &numbers[..]].concat();
+    let mut table = Table::new(&heading).right(&numbers);
+    for (stage, by_reason) in stages {
         let all: u64 = by_reason.values().sum();
         let each = reasons
             .iter()
             .map(|reason| by_reason.get(*reason).map_or_else(|| "-".into(), u64::to_string));
         table.row([stage.clone(), all.to_string()].into_iter().chain(each));
     }
-    table.print();
-    println!();
-    let mut classes: Vec<(&String, &u64)> = stats.classes.iter().collect();
+    table
+}
+
+/// Letters of each class, a row each, the most frequent first.
+fn classes_table(classes: &BTreeMap<String, u64>) -> Table {
+    let mut classes: Vec<(&String, &u64)> = classes.iter().collect();
     classes.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
-    let mut table = Table::new(&["CLASS", "LETTERS"]);
+    let mut table = Table::new(&["CLASS", "LETTERS"]).right(&["LETTERS"]);
     for (class, number) in classes {
         table.row([class.clone(), number.to_string()]);
     }
-    table.print();
-    println!("\nwhat went wrong: millstream dlq groups");
+    table
 }
 
 /// A size in the largest unit that leaves a number of three digits or so.
@@ -107,4 +122,66 @@ fn rounded(bytes: u64) -> String {
     let unit =
         [1 << 30, 1 << 20, 1 << 10].into_iter().find(|unit| bytes >= unit * 10).unwrap_or(1_u64);
     Size(bytes / unit * unit).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::table::on_terminals;
+
+    #[test]
+    fn stages_and_classes_in_any_script_line_up_on_every_terminal() {
+        let counts = |counts: &[(&str, u64)]| {
+            counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+        };
+        let stages = BTreeMap::from([
+            ("orders".to_owned(), counts(&[("exhausted", 12_500), ("rejected", 7)])),
+            ("支付".to_owned(), counts(&[("rejected", 3), ("undecodable", 1)])),
+            (format!("stage-{}", "0123456789".repeat(6)), counts(&[("max_deliver", 123_456)])),
+        ]);
+        expect_test::expect![[r#"
+            80 columns
+            STAGE                         ALL  EXHAUSTED  MAX_DELIVER  REJECTED  UNDECODABLE
+            orders                      12507      12500            -         7            -
+            stage-012345678901234567…  123456          -       123456         -            -
+            支付                            4          -            -         3            1
+            120 columns
+            STAGE                                                                 ALL  EXHAUSTED  MAX_DELIVER  REJECTED  UNDECODABLE
+            orders                                                              12507      12500            -         7            -
+            stage-0123456789012345678901234567890123456789012345678901234567…  123456          -       123456         -            -
+            支付                                                                    4          -            -         3            1
+            200 columns
+            STAGE                                                                  ALL  EXHAUSTED  MAX_DELIVER  REJECTED  UNDECODABLE
+            orders                                                               12507      12500            -         7            -
+            stage-012345678901234567890123456789012345678901234567890123456789  123456          -       123456         -            -
+            支付                                                                     4          -            -         3            1
+        "#]].assert_eq(&on_terminals(|_| stages_table(&stages)));
+        let classes = counts(&[
+            ("com.example.shop.payments.gateway.GatewayTimeoutExceptionOfTheSecondKind", 12_500),
+            ("余额不足", 500),
+            ("שגיאת אימות", 500),
+            ("Error\nX\u{2066}", 3),
+        ]);
+        expect_test::expect![[r#"
+            80 columns
+            CLASS                                                                    LETTERS
+            com.example.shop.payments.gateway.GatewayTimeoutExceptionOfTheSecondKi…    12500
+            שגיאת אימות                                                                  500
+            余额不足                                                                     500
+            Error X\u{2066}                                                                3
+            120 columns
+            CLASS                                                                     LETTERS
+            com.example.shop.payments.gateway.GatewayTimeoutExceptionOfTheSecondKind    12500
+            שגיאת אימות                                                                   500
+            余额不足                                                                      500
+            Error X\u{2066}                                                                 3
+            200 columns
+            CLASS                                                                     LETTERS
+            com.example.shop.payments.gateway.GatewayTimeoutExceptionOfTheSecondKind    12500
+            שגיאת אימות                                                                   500
+            余额不足                                                                      500
+            Error X\u{2066}                                                                 3
+        "#]]
+        .assert_eq(&on_terminals(|_| classes_table(&classes)));
+    }
 }

@@ -1,4 +1,4 @@
-//! `incidents show`: one incident: its numbers, what became of it, its samples.
+//! `incidents show`: one incident with its numbers, its story and its samples.
 
 use std::{io::IsTerminal as _, process::ExitCode, time::SystemTime};
 
@@ -27,7 +27,7 @@ pub(super) async fn run(
     json: bool,
 ) -> anyhow::Result<ExitCode> {
     let told =
-        history::told(broker, pipeline, None, None, |incident| is_meant(text, incident)).await?;
+        history::changes(broker, pipeline, None, None, |incident| is_meant(text, incident)).await?;
     let mut known = snapshot::open(broker, pipeline).await?;
     known.retain(|(_, incident)| is_meant(text, incident));
     let mut ids: Vec<&str> =
@@ -110,7 +110,7 @@ fn render(incident: &Incident, story: &[&Incident]) -> String {
                 Change::Resolved => told.resolved_by.as_ref(),
                 Change::Opened | Change::Reopened | Change::Updated | Change::Escalated => None,
             };
-            let reason = |said: &millstream_stages::incident::Said| {
+            let reason = |said: &millstream_stages::incident::OperatorAction| {
                 said.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
             };
             let by =
@@ -163,7 +163,7 @@ const SHOWN_ELSEWHERE: [&str; 4] = ["code", "severity", "service", "fingerprint"
 fn spark(counts: &[u64]) -> String {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
-    // The least that is more than nothing is told from nothing.
+    // The least that is more than nothing does not look like nothing.
     let bar = |count: &u64| BARS[usize::try_from((count * 7).div_ceil(most)).unwrap_or(7).min(7)];
     counts.iter().map(bar).collect()
 }

@@ -1,12 +1,13 @@
-//! Alerting: the part of a status that says how many incidents there are, and what became of them
-//! on each channel.
+//! Alerting: part of a status with the number of incidents, and their outcome on each channel.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use millstream_stages::{Tally, incident::Severity};
 use serde::Serialize;
 
-/// What the reduce stages of a pipeline count, added up.
+use crate::commands::width::{columns, pad};
+
+/// Counts of the reduce stages of a pipeline, added up.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct AlertingStatus {
     /// Errors that were counted, ever.
@@ -19,23 +20,23 @@ pub(super) struct AlertingStatus {
     pub silences: u64,
     /// Fingerprints that were forgotten to keep memory bounded, ever.
     pub forgotten: u64,
-    /// What was sent to each channel, and what was held back.
+    /// Notifications sent to each channel, and changes held back.
     pub channels: BTreeMap<String, ChannelStatus>,
 }
 
-/// What became of the changes of incidents on one channel.
+/// Outcomes of the changes of incidents on one channel.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct ChannelStatus {
     /// Notifications that were decided on, digests included.
     pub notifications: u64,
     /// Digests among them.
     pub digests: u64,
-    /// Changes that were not told by themselves, by reason.
+    /// Changes without a notification of their own, by reason.
     pub held: BTreeMap<String, u64>,
 }
 
 impl AlertingStatus {
-    /// The numbers of these stages.
+    /// Counts from the tallies of stages.
     pub(super) fn of<'a>(tallies: impl IntoIterator<Item = &'a Tally>) -> Self {
         let mut status = Self::default();
         for tally in tallies {
@@ -76,7 +77,7 @@ impl AlertingStatus {
         self.channels.entry(name).or_default()
     }
 
-    /// Adds its lines to a screen.
+    /// Adds the lines of the alerting to a screen.
     pub(super) fn render(&self, out: &mut String) {
         let open: u64 = self.open.values().sum();
         let worst = [Severity::Critical, Severity::High, Severity::Medium, Severity::Low];
@@ -109,7 +110,7 @@ impl AlertingStatus {
         }
         let heard =
             || self.channels.iter().filter(|(_, channel)| **channel != ChannelStatus::default());
-        let width = heard().map(|(name, _)| name).map(String::len).max().unwrap_or(0);
+        let width = heard().map(|(name, _)| name).map(|name| columns(name)).max().unwrap_or(0);
         for (name, channel) in heard() {
             let held: Vec<String> =
                 channel.held.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
@@ -124,7 +125,12 @@ impl AlertingStatus {
                 n => format!(", {n} digests among them"),
             };
             let told = if channel.notifications == 1 { "notification" } else { "notifications" };
-            _ = writeln!(out, "  {name:width$}  {} {told}{digests}{held}", channel.notifications);
+            _ = writeln!(
+                out,
+                "  {}  {} {told}{digests}{held}",
+                pad(name, width),
+                channel.notifications
+            );
         }
     }
 }

@@ -1,7 +1,10 @@
-//! `status`: one screen that says how the pipeline is doing.
+//! `status`: one screen about a pipeline; reads the broker and the records of workers, writes none.
 
 mod alerting;
 mod screen;
+mod summary;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 
@@ -12,13 +15,13 @@ use super::{
     App,
     status::{
         alerting::AlertingStatus,
-        screen::{BreakerStatus, FeedStatus, Status},
+        summary::{BreakerStatus, FeedStatus, Status},
     },
 };
 use crate::{
     broker::{AdminError, Broker, Retention, StreamState},
     config::Pipeline,
-    exhausted::orphans::Shelf,
+    exhausted::orphans::ReadStream,
     incidents::{
         silences::{self, Phase},
         snapshot,
@@ -37,7 +40,8 @@ Examples:
   watch -n 2 millstream status
   millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
 
-Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, events given up on or something that is
+Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, \
+events given up on or something that is
 not read, 2 could not tell.";
 
 /// What `status` takes.
@@ -49,7 +53,7 @@ pub struct Args {
     json: bool,
 }
 
-/// Prints the status of the pipeline, from what the broker and the workers say.
+/// Prints the status of the pipeline, from the broker and the records of its workers.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = app.pipeline()?;
     let broker = app.connect(&pipeline).await?;
@@ -69,7 +73,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
     let names = pipeline.names();
     let topology = Topology::of(pipeline);
-    let shelves = Shelf::all(broker, &topology).await?;
+    let read_streams = ReadStream::all(broker, &topology).await?;
     let mut stages = Vec::new();
     for stage in &pipeline.stages {
         let mut feeds = Vec::new();
@@ -78,9 +82,10 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
             let state = broker.consumer_state(&feed.stream, &feed.consumer).await;
             feeds.push(match state {
                 Ok(state) => FeedStatus {
-                    orphans: orphans(broker, &shelves, &feed).await,
-                    swept: shelves.iter().any(|shelf| {
-                        shelf.stream == feed.stream && shelf.retention != Retention::Limits
+                    orphans: orphans(broker, &read_streams, &feed).await,
+                    swept: read_streams.iter().any(|read_stream| {
+                        read_stream.stream == feed.stream
+                            && read_stream.retention != Retention::Limits
                     }),
                     stream: feed.stream,
                     problem: None,
@@ -153,9 +158,10 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
 }
 
 /// Events of a feed that nobody will be given again.
-async fn orphans(broker: &Broker, shelves: &[Shelf], feed: &Feed) -> Option<u64> {
-    let mut readers =
-        shelves.iter().flat_map(|shelf| shelf.readers.iter().map(move |reader| (shelf, reader)));
-    let (shelf, reader) = readers.find(|(_, reader)| reader.feed == *feed)?;
-    shelf.orphans(broker, reader).await.ok().flatten()
+async fn orphans(broker: &Broker, read_streams: &[ReadStream], feed: &Feed) -> Option<u64> {
+    let mut readers = read_streams.iter().flat_map(|read_stream| {
+        read_stream.readers.iter().map(move |reader| (read_stream, reader))
+    });
+    let (read_stream, reader) = readers.find(|(_, reader)| reader.feed == *feed)?;
+    read_stream.orphans(broker, reader).await.ok().flatten()
 }

@@ -1,4 +1,4 @@
-//! One child process of an `exec` handler: started, asked, killed.
+//! Process: one child process of an `exec` handler, started, asked, killed.
 
 use std::{
     collections::BTreeMap,
@@ -21,47 +21,48 @@ use tokio::{
 
 use crate::limits;
 
-/// What to run.
+/// Program to run.
 pub(super) struct Program {
     pub(super) command: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
-    /// Where it runs.
+    /// Working folder.
     pub(super) folder: PathBuf,
 }
 
-/// A running child. Dropping it kills it and the processes it started.
+/// Running child. Dropping it kills it and the processes it started.
 pub(super) struct Process {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    /// Moves standard error to the log.
+    /// Task that moves standard error to the log.
     stderr: JoinHandle<()>,
-    /// The last line on standard error.
+    /// Last line on standard error.
     last_words: Arc<Mutex<String>>,
 }
 
-/// Why a process gave no reply.
+/// Reason that a process gave no reply.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// Its standard output ended.
+    /// End of its standard output.
     Ended,
-    /// Its line is longer than [`limits::REPLY_BYTES_MAX`].
+    /// Line longer than [`limits::REPLY_BYTES_MAX`].
     TooLong,
-    /// A pipe failed otherwise.
+    /// Other failure of a pipe.
     Pipe(io::Error),
 }
 
 impl Program {
-    /// The program's name, for messages.
+    /// Name of the program, for messages.
     pub(super) fn name(&self) -> &str {
         self.command.first().map_or("", String::as_str)
     }
 
-    /// Starts it, in a process group of its own: an interrupt typed at the worker's terminal does
-    /// not reach it while the worker drains, and it is killed together with what it starts.
+    /// Starts the program in a process group of its own: an interrupt typed at the worker's
+    /// terminal does not reach it while the worker drains, and it is killed together with what it
+    /// starts.
     ///
     /// # Errors
-    /// What the system said.
+    /// Error of the system.
     pub(super) fn start(&self) -> io::Result<Process> {
         let name = self.name();
         // Where a relative program starts from differs between systems once a working folder is
@@ -99,7 +100,8 @@ impl Program {
 }
 
 impl Process {
-    /// Why an idle process cannot be asked, if so: it ended, or wrote what nobody asked for.
+    /// Reason that an idle process cannot be asked, if there is one: it ended, or wrote what nobody
+    /// asked for.
     pub(super) fn unfit(&mut self) -> Option<&'static str> {
         match self.stdout.fill_buf().now_or_never() {
             None => None,
@@ -112,8 +114,8 @@ impl Process {
     /// Writes one request line and reads one reply line.
     ///
     /// Both at once, so that a process that answers before it has read everything does not wait for
-    /// us while we wait for it. After an error, or if it is dropped before it is done, the process
-    /// is out of step: drop it.
+    /// us while we wait for it. After an error, or if the future is dropped before it is done, the
+    /// process is out of step: drop it.
     pub(super) async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Broken> {
         let (stdin, stdout) = (&mut self.stdin, &mut self.stdout);
         let write = async {
@@ -127,7 +129,7 @@ impl Process {
         Ok(reply)
     }
 
-    /// Ends a process that gave no reply, and says how that came about, as what follows "the
+    /// Ends a process that gave no reply; returns how that came about, as what follows "the
     /// process".
     pub(super) async fn end(mut self, broken: Broken) -> String {
         let how = match broken {
@@ -170,7 +172,7 @@ fn in_words(status: ExitStatus) -> String {
     }
 }
 
-/// One line, without its end.
+/// Reads one line, without its end.
 async fn read_reply(stdout: &mut BufReader<ChildStdout>) -> Result<Vec<u8>, Broken> {
     let mut line = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Fleet: the breakers of one worker, and what they and those of the others tell each other.
+//! Fleet: breakers of one worker, and what they and those of the others report to each other.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     wire::{Names, breaker_record::BreakerRecord},
 };
 
-/// The breakers of one worker, by stage.
+/// Breakers of one worker, by stage.
 #[derive(Debug)]
 pub struct Breakers {
     broker: Broker,
@@ -23,25 +23,25 @@ pub struct Breakers {
     names: Names,
     of: BTreeMap<String, Arc<Breaker>>,
     none: Arc<Breaker>,
-    untold: Arc<Notify>,
+    unreported: Arc<Notify>,
     timer: Arc<Notify>,
 }
 
 impl Breakers {
-    /// The breakers of the pipeline's stages, as the fleet left them: what is open begins open. If
-    /// the broker cannot say, they begin closed.
+    /// Loads the breakers of the pipeline's stages, as the fleet left them: what is open begins
+    /// open. If the broker does not answer, they begin closed.
     pub async fn load(
         broker: &Broker,
         pipeline: &Pipeline,
         metrics: &Metrics,
         worker: &str,
     ) -> Self {
-        let (untold, timer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (unreported, timer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let guarded =
             pipeline.stages.iter().filter_map(|stage| Some((stage, stage.breaker.clone()?)));
         let of = guarded.map(|(stage, settings)| {
             let metrics = metrics.stage(&stage.name);
-            let breaker = Breaker::new(&stage.name, worker, settings, metrics, &untold, &timer);
+            let breaker = Breaker::new(&stage.name, worker, settings, metrics, &unreported, &timer);
             (stage.name.clone(), Arc::new(breaker))
         });
         let breakers = Self {
@@ -50,27 +50,32 @@ impl Breakers {
             names: pipeline.names(),
             broker: broker.clone(),
             none: Arc::new(Breaker::none()),
-            untold,
+            unreported,
             timer,
         };
         let looks = breakers.of.iter().map(|(stage, breaker)| breakers.look(stage, breaker));
         for error in join_all(looks).await.into_iter().filter_map(Result::err) {
-            tracing::debug!(error = %error, "could not read a circuit breaker's state; it begins closed");
+            tracing::debug!(
+                error = %error,
+                "could not read a circuit breaker's state; it begins closed"
+            );
         }
         breakers
     }
 
-    /// The breaker of a stage; one that never opens if it has none.
+    /// Breaker of a stage; one that never opens if it has none.
     pub fn of(&self, stage: &str) -> Arc<Breaker> {
         Arc::clone(self.of.get(stage).unwrap_or(&self.none))
     }
 
-    /// Hears what other workers found, tells them what this one finds, and lets probes through when
-    /// it is time, until `stop`.
+    /// Hears what other workers found, reports to them what this one finds, and lets probes through
+    /// when it is time, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         if !self.of.is_empty() {
-            stop.run_until_cancelled(async { tokio::join!(self.hear(), self.tell(), self.time()) })
-                .await;
+            stop.run_until_cancelled(async {
+                tokio::join!(self.hear(), self.report(), self.time())
+            })
+            .await;
         }
     }
 
@@ -91,27 +96,34 @@ impl Breakers {
                 Ok(None) => return,
                 // It goes on by itself.
                 Err(error) => {
-                    tracing::debug!(error = %error, "cannot hear of the circuit breakers of other workers")
+                    tracing::debug!(
+                        error = %error,
+                        "cannot hear of the circuit breakers of other workers"
+                    )
                 }
             }
         }
     }
 
-    async fn tell(&self) {
+    async fn report(&self) {
         loop {
-            self.untold.notified().await;
-            while !self.tell_all().await {
-                tokio::time::sleep(limits::BREAKER_TELL_AGAIN).await;
+            self.unreported.notified().await;
+            while !self.report_all().await {
+                tokio::time::sleep(limits::BREAKER_WRITE_AGAIN_AFTER).await;
             }
         }
     }
 
-    /// Whether nothing is left to tell.
-    async fn tell_all(&self) -> bool {
+    /// Reports all that is to be reported; true if nothing is left.
+    async fn report_all(&self) -> bool {
         for (stage, breaker) in &self.of {
-            while let Some((record, revision)) = breaker.untold() {
-                if let Err(error) = self.tell_one(stage, breaker, &record, revision).await {
-                    tracing::debug!(stage, error = %error, "could not tell of a circuit breaker; trying again");
+            while let Some((record, revision)) = breaker.unreported() {
+                if let Err(error) = self.report_one(stage, breaker, &record, revision).await {
+                    tracing::debug!(
+                        stage,
+                        error = %error,
+                        "could not tell of a circuit breaker; trying again"
+                    );
                     return false;
                 }
             }
@@ -119,7 +131,7 @@ impl Breakers {
         true
     }
 
-    async fn tell_one(
+    async fn report_one(
         &self,
         stage: &str,
         breaker: &Breaker,
@@ -133,7 +145,7 @@ impl Breakers {
         };
         match written {
             Ok(revision) => {
-                breaker.told(record, revision);
+                breaker.reported(record, revision);
                 // The fleet hears of it first. Should the finding be lost, the next probe that
                 // fails makes another.
                 if let Some(finding) = record.finding(stage, revision) {
@@ -143,7 +155,7 @@ impl Breakers {
             // Another worker was first, or an earlier try of ours whose answer was lost.
             Err(CommitError::Fenced { .. }) => {
                 self.look(stage, breaker).await?;
-                if breaker.untold().as_ref() == Some(&(record.clone(), revision)) {
+                if breaker.unreported().as_ref() == Some(&(record.clone(), revision)) {
                     // The key is older than what we know of it: the bucket was made anew.
                     breaker.no_key();
                     return Err("the key is not the one that was read before".into());

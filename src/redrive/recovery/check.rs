@@ -1,4 +1,4 @@
-//! Check: asks whether what a stage depends on is up.
+//! Check: health check of the service that a stage depends on.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     limits,
 };
 
-/// Asks once. What is wrong is said in one line.
+/// Asks the service once; the error is one line.
 pub(super) async fn ask(broker: &Broker, of: &CheckOf) -> Result<(), String> {
     let patience = limits::CHECK_TIMEOUT;
     match of {
@@ -32,7 +32,7 @@ pub(super) async fn ask(broker: &Broker, of: &CheckOf) -> Result<(), String> {
 }
 
 async fn http(url: &str, patience: Duration) -> Result<(), String> {
-    // A check is seldom: a connection that was kept would tell of the service as it was.
+    // A check is seldom: a connection that was kept would show the service as it was.
     let client = reqwest::Client::builder().timeout(patience).pool_max_idle_per_host(0).no_proxy();
     // Without TLS nothing is verified, so the system's certificates are not loaded (or missed, in a
     // bare container).
@@ -49,7 +49,7 @@ async fn http(url: &str, patience: Duration) -> Result<(), String> {
     }
 }
 
-/// A URL without what may be secret in it.
+/// URL without its user, path and query, which may be secret.
 fn host(url: &str) -> &str {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());

@@ -1,59 +1,65 @@
-//! Cell: what is known of one fingerprint, and when it opens, grows, gets worse and is over.
+//! Cell: record of one fingerprint, which opens, grows, gets worse and ends its incident.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    report::Report,
-    rules::{About, Part, Terms},
+    part::Part,
+    report::{Facts, Report},
+    rules::Terms,
     stored::{Minutes, ShortSample, Times, Users, digits},
 };
 use crate::{
     fingerprint::cut,
-    incident::{Change, Said, Severity},
+    incident::{Change, OperatorAction, Severity},
 };
 
-/// Text from outside that is kept: the rest of it adds nothing that a person needs.
+/// Cells of a page of the state. In a flood every page changes between two commits, and few large
+/// keys are cheaper than many small ones; at other times one cell changes, and a few KiB are
+/// written in vain.
+pub(super) const CELLS_PER_PAGE: u32 = 8;
+/// Bytes kept of text from outside: the rest adds nothing that a person needs.
 const TEXT_BYTES_MAX: usize = 512;
-/// Codes, services and ids that are kept, in bytes.
+/// Bytes kept of a code, a service or an id.
 const NAME_BYTES_MAX: usize = 256;
 const SAMPLES_MAX: usize = 3;
 const SERVICES_MAX: usize = 10;
 
-/// What is known of one fingerprint. It is one key of the state, hence the short names.
+/// Record of one fingerprint. It is written at every commit in which it changed, hence the short
+/// names.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Cell {
-    /// The fingerprint.
+    /// Fingerprint.
     #[serde(rename = "f", with = "digits")]
     pub(super) key: u64,
     #[serde(rename = "c")]
     pub(super) code: String,
-    /// Who reported it, in the order in which they did.
+    /// Services that reported it, in the order in which they did.
     #[serde(rename = "s")]
     pub(super) services: Vec<String>,
-    /// The stage, of a failed attempt.
+    /// Stage, of a failed attempt.
     #[serde(rename = "p", default, skip_serializing_if = "Option::is_none")]
     pub(super) stage: Option<String>,
-    /// The tenant of its first error, unless it is a label.
+    /// Tenant of its first error, unless it is a label.
     #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
     tenant: Option<String>,
-    /// What else the fingerprint is made of.
+    /// Other parts of the fingerprint, by name.
     #[serde(rename = "l", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) labels: BTreeMap<String, String>,
     #[serde(rename = "m")]
     pub(super) message: String,
-    /// The worst that a reporter said since it was last quiet.
+    /// Worst severity reported since it was last quiet.
     #[serde(rename = "v", default, skip_serializing_if = "Option::is_none")]
     severity: Option<Severity>,
-    /// Errors ever.
+    /// Errors since it became known.
     #[serde(rename = "n")]
     pub(super) total: u64,
     #[serde(rename = "a")]
     pub(super) first_seen_ms: u64,
     #[serde(rename = "z")]
     pub(super) last_seen_ms: u64,
-    /// When the latest errors were stored, at most the threshold, while no incident is open.
+    /// Times of the latest errors, at most the threshold, while no incident is open.
     #[serde(rename = "w", default, skip_serializing_if = "Times::is_empty")]
     latest: Times,
     #[serde(rename = "b")]
@@ -62,15 +68,15 @@ pub(super) struct Cell {
     pub(super) samples: Vec<ShortSample>,
     #[serde(rename = "u", default, skip_serializing_if = "Users::is_none")]
     pub(super) users: Users,
-    /// How often it opened.
+    /// Openings so far.
     #[serde(rename = "g")]
     pub(super) generation: u64,
-    /// When the incident before was over.
+    /// End of the incident before, in milliseconds since 1970.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub(super) resolved_ms: Option<u64>,
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     pub(super) open: Option<Open>,
-    /// The number of the rule that holds, which follows from the rest.
+    /// Number of the rule that holds, which follows from the rest.
     #[serde(skip)]
     pub(super) rule: usize,
 }
@@ -82,25 +88,24 @@ pub(super) struct Open {
     pub(super) started_ms: u64,
     #[serde(rename = "o")]
     pub(super) opened_ms: u64,
-    /// The sequence of the error that opened it, which tells it from every other of its
-    /// fingerprint.
+    /// Sequence of the error that opened it, which tells it from every other of its fingerprint.
     #[serde(rename = "q")]
     pub(super) opened_seq: u64,
-    /// Errors in it.
+    /// Errors in the incident.
     #[serde(rename = "c")]
     pub(super) count: u64,
-    /// Errors that were told of.
+    /// Errors already reported.
     #[serde(rename = "t")]
     pub(super) told: u64,
-    /// The count at which it is told of again.
+    /// Count at which growth is reported again.
     #[serde(rename = "n")]
     next: u64,
-    /// The worst that was told.
+    /// Worst severity reported.
     #[serde(rename = "v")]
     pub(super) severity: Severity,
-    /// Who has taken it on.
+    /// Acknowledgement, once someone has taken it on.
     #[serde(rename = "k", default, skip_serializing_if = "Option::is_none")]
-    pub(super) acknowledged: Option<Said>,
+    pub(super) acknowledged: Option<OperatorAction>,
 }
 
 impl Cell {
@@ -139,10 +144,10 @@ impl Cell {
         }
     }
 
-    /// What rules go by. Only what is kept, so that a restart under other rules decides as if they
-    /// had always held.
-    pub(super) fn about(&self) -> About<'_> {
-        About {
+    /// Returns the facts that rules match; only those that are kept, so that a restart under other
+    /// rules decides as if they had always held.
+    pub(super) fn about(&self) -> Facts<'_> {
+        Facts {
             code: &self.code,
             service: self.services.first().map_or("", String::as_str),
             stage: self.stage.as_deref(),
@@ -151,18 +156,18 @@ impl Cell {
         }
     }
 
-    /// How many times are kept of it.
+    /// Number of error times kept.
     #[cfg(test)]
     pub(super) fn latest_len(&self) -> usize {
         self.latest.len()
     }
 
-    /// When its quiet period is over, where an incident is open.
+    /// End of its quiet period, where an incident is open.
     pub(super) fn due_ms(&self, terms: &Terms) -> Option<u64> {
         self.open.as_ref().map(|_| self.last_seen_ms.saturating_add(terms.quiet_ms))
     }
 
-    /// Notes an error, before it is known which rule holds; true where another may.
+    /// Notes an error, before the rule that holds is known; true where another rule may hold now.
     pub(super) fn note(&mut self, report: &Report<'_>, at_ms: u64, terms: &Terms) -> bool {
         let (before, is_new) = (self.severity, self.total == 0);
         // What was before so long a pause can open nothing any more, and says nothing of what comes
@@ -190,7 +195,7 @@ impl Cell {
         is_new || self.severity != before
     }
 
-    /// Keeps the errors that led to an incident, not the oldest ever.
+    /// Keeps the error as a sample: those that led to an incident, not the oldest ever.
     fn sample(&mut self, report: &Report<'_>, at_ms: u64) {
         if self.samples.len() >= SAMPLES_MAX {
             if self.open.is_some() {
@@ -207,7 +212,7 @@ impl Cell {
         });
     }
 
-    /// Counts the error that was just noted, and says what becomes of its incident.
+    /// Counts the error that was just noted, and returns the change of its incident.
     pub(super) fn count(&mut self, at_ms: u64, seq: u64, terms: &Terms) -> Option<Change> {
         let severity = self.severity_by(terms, self.open.as_ref().map_or(0, |open| open.count + 1));
         if let Some(open) = &mut self.open {
@@ -243,7 +248,7 @@ impl Cell {
         Some(if self.generation == 1 { Change::Opened } else { Change::Reopened })
     }
 
-    /// How bad an incident of so many errors is.
+    /// Severity of an incident of so many errors.
     fn severity_by(&self, terms: &Terms, count: u64) -> Severity {
         let mut severity = terms.severity.or(self.severity).unwrap_or(terms.otherwise);
         let mut next = (terms.threshold as u64).saturating_mul(terms.escalate);
@@ -254,8 +259,8 @@ impl Cell {
         severity
     }
 
-    /// Notes that someone has taken the incident on; true where that is news.
-    pub(super) fn acknowledge(&mut self, said: Said) -> bool {
+    /// Acknowledges the incident; true unless the same person had.
+    pub(super) fn acknowledge(&mut self, said: OperatorAction) -> bool {
         let Some(open) = &mut self.open else { return false };
         if open.acknowledged.as_ref().is_some_and(|before| before.by == said.by) {
             return false;
@@ -264,14 +269,14 @@ impl Cell {
         true
     }
 
-    /// Ends the incident; what comes is counted anew.
+    /// Resolves the incident; later errors are counted anew.
     pub(super) fn close(&mut self, at_ms: u64) {
         self.open = None;
         self.resolved_ms = Some(at_ms);
         self.forget_errors();
     }
 
-    /// Forgets what the errors so far said.
+    /// Forgets times, samples, users and severity of the errors so far.
     fn forget_errors(&mut self) {
         self.latest.clear();
         self.samples.clear();

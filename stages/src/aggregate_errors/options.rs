@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::rules::Part;
-use crate::{Problem, World, incident::Severity, units::Period};
+use super::part::Part;
+use crate::{Problem, World, channel_names::channel_problems, incident::Severity, units::Period};
 
 /// The largest threshold: so many times are kept per fingerprint.
 const THRESHOLD_MAX: usize = 1000;
@@ -123,11 +123,7 @@ impl Options {
         for (n, rule) in read.rule.iter().enumerate() {
             let n = n.to_string();
             rule.check(&["rule", &n], &mut problems);
-            problems.extend(crate::alert::channel_problems(
-                &["rule", &n, "channels"],
-                &rule.channels,
-                world,
-            ));
+            problems.extend(channel_problems(&["rule", &n, "channels"], &rule.channels, world));
         }
         if problems.is_empty() { Ok(read) } else { Err(problems) }
     }

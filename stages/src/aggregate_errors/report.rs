@@ -8,37 +8,35 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::rules::About;
 use crate::{incident::Severity, text::excerpt};
 
-/// What is read of an error event. The rest of it, a stack trace above all, is passed over without
-/// a copy.
+/// Parts read of an error event; the rest, a stack trace above all, is skipped without a copy.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report<'a> {
-    /// What sort of error it is.
+    /// Error code.
     #[serde(borrow)]
     pub(super) error_code: Cow<'a, str>,
-    /// What happened, for people.
+    /// Message for people.
     #[serde(borrow)]
     pub(super) message: Cow<'a, str>,
-    /// Who reports it.
+    /// Service that reports it.
     #[serde(borrow)]
     pub(super) service_name: Cow<'a, str>,
-    /// How bad its reporter finds it: any word, or nothing.
+    /// Severity by its reporter: any word, or nothing.
     #[serde(borrow, default)]
     severity: Loose<'a>,
-    /// Whom it happened to.
+    /// User affected.
     #[serde(borrow, default)]
     user_id: Loose<'a>,
-    /// All of the metadata, for those who look for more in it.
+    /// Metadata unparsed, for fingerprints made of other keys.
     #[serde(borrow, default, rename = "metadata")]
     raw: Option<&'a RawValue>,
     #[serde(skip)]
     pub(super) metadata: Metadata<'a>,
 }
 
-/// What is read of `metadata`. Where they are no object, nothing is.
+/// Parts read of `metadata`; all empty where it is no object.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Metadata<'a> {
@@ -54,13 +52,13 @@ pub(super) struct Metadata<'a> {
     stage: Loose<'a>,
 }
 
-/// A text or a number, as text; nothing where it is anything else. Optional fields are no reason to
+/// A text or a number, as text; empty for anything else, since no optional field is a reason to
 /// refuse an error.
 #[derive(Debug, Default)]
 pub(super) struct Loose<'a>(Option<Cow<'a, str>>);
 
 impl Loose<'_> {
-    /// The text, if there is any.
+    /// Returns the text, unless it is empty.
     pub(super) fn text(&self) -> Option<&str> {
         self.0.as_deref().filter(|text| !text.is_empty())
     }
@@ -76,35 +74,35 @@ impl<'a> Report<'a> {
         if report.error_code.is_empty() { Err("errorCode is empty".to_owned()) } else { Ok(report) }
     }
 
-    /// How bad its reporter finds it, if it says so in a word we know.
+    /// Severity by its reporter, if in a word we know.
     pub(super) fn severity(&self) -> Option<Severity> {
         self.severity.text().and_then(Severity::meant_by)
     }
 
-    /// Whom it happened to.
+    /// User affected.
     pub(super) fn user(&self) -> Option<&str> {
         self.user_id.text()
     }
 
-    /// The stage whose attempt failed.
+    /// Stage whose attempt failed.
     pub(super) fn stage(&self) -> Option<&str> {
         self.metadata.stage.text()
     }
 
-    /// The tenant of the event that failed.
+    /// Tenant of the event that failed.
     pub(super) fn tenant(&self) -> Option<&str> {
         self.metadata.tenant_id.text()
     }
 
-    /// A text or a number in `metadata`, by its key. They are read anew for it.
+    /// Returns a text or a number of `metadata` by its key; parses all of `metadata` again.
     pub(super) fn in_metadata(&self, key: &str) -> Option<String> {
         let all: HashMap<String, Loose<'_>> = serde_json::from_str(self.raw?.get()).ok()?;
         all.get(key)?.text().map(str::to_owned)
     }
 
-    /// What rules go by.
-    pub(super) fn about(&self) -> About<'_> {
-        About {
+    /// Returns the facts that rules match.
+    pub(super) fn about(&self) -> Facts<'_> {
+        Facts {
             code: &self.error_code,
             service: &self.service_name,
             stage: self.stage(),
@@ -114,7 +112,19 @@ impl<'a> Report<'a> {
     }
 }
 
-/// What keeps a body from being an error event, with the name of the field where one is to blame.
+/// Facts that rules match, of an incoming error or of a known fingerprint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Facts<'a> {
+    pub(super) code: &'a str,
+    pub(super) service: &'a str,
+    /// Stage, of a failed attempt.
+    pub(super) stage: Option<&'a str>,
+    pub(super) tenant: Option<&'a str>,
+    /// Severity that was reported.
+    pub(super) severity: Option<Severity>,
+}
+
+/// Reason why a body is no error event, with the name of the field where one is to blame.
 fn wrong(body: &[u8], error: &serde_json::Error) -> String {
     let document = match serde_json::from_slice::<Value>(body) {
         Ok(Value::Object(document)) => document,

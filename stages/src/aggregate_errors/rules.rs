@@ -1,129 +1,35 @@
-//! Rules: which exception holds for an error, and what makes errors the same error.
-
-use std::borrow::Cow;
+//! Rules: exceptions by their conditions, and the terms and fingerprint parts of each.
 
 use super::{
-    ms,
     options::{Options, Rule},
-    report::Report,
+    part::Part,
+    report::{Facts, Report},
 };
-use crate::{fingerprint::Hasher, incident::Severity, retry::glob_matches};
+use crate::{incident::Severity, retry::glob_matches, units::ms};
 
-/// The longest key of `metadata` that may be part of a fingerprint, in bytes.
-const KEY_BYTES_MAX: usize = 64;
-
-/// One thing that a fingerprint is made of.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
-    Code,
-    Service,
-    Message,
-    Stage,
-    Type,
-    Tenant,
-    Severity,
-    User,
-    /// A text or a number in `metadata`.
-    Metadata(String),
-}
-
-impl Part {
-    /// The names of those that have one.
-    pub(super) const NAMES: [&str; 8] =
-        ["code", "service", "message", "stage", "type", "tenant", "severity", "user"];
-
-    /// The part of this name.
-    pub(super) fn named(name: &str) -> Option<Self> {
-        const NAMED: [Part; 8] = [
-            Part::Code,
-            Part::Service,
-            Part::Message,
-            Part::Stage,
-            Part::Type,
-            Part::Tenant,
-            Part::Severity,
-            Part::User,
-        ];
-        if let Some(key) = name.strip_prefix("metadata.") {
-            let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
-            return ((1..=KEY_BYTES_MAX).contains(&key.len()) && key.chars().all(fits))
-                .then(|| Self::Metadata(key.to_owned()));
-        }
-        let at = Self::NAMES.iter().position(|known| *known == name)?;
-        Some(NAMED[at].clone())
-    }
-
-    /// Its name, which is also the label it becomes.
-    pub(super) fn name(&self) -> Cow<'static, str> {
-        Cow::Borrowed(match self {
-            Self::Code => "code",
-            Self::Service => "service",
-            Self::Message => "message",
-            Self::Stage => "stage",
-            Self::Type => "type",
-            Self::Tenant => "tenant",
-            Self::Severity => "severity",
-            Self::User => "user",
-            Self::Metadata(key) => return Cow::Owned(format!("metadata.{key}")),
-        })
-    }
-
-    /// Whether it becomes a label that every incident does not have anyway.
-    pub(super) const fn is_extra(&self) -> bool {
-        matches!(self, Self::Type | Self::Tenant | Self::User | Self::Metadata(_))
-    }
-
-    /// Its value in an error; absent is empty.
-    pub(super) fn value<'a>(&self, report: &'a Report<'_>, message: &'a str) -> Cow<'a, str> {
-        Cow::Borrowed(match self {
-            Self::Code => &report.error_code,
-            Self::Service => &report.service_name,
-            Self::Message => message,
-            Self::Stage => report.stage().unwrap_or_default(),
-            Self::Type => report.metadata.event_type.text().unwrap_or_default(),
-            Self::Tenant => report.tenant().unwrap_or_default(),
-            Self::Severity => report.severity().map_or("", Severity::as_str),
-            Self::User => report.user().unwrap_or_default(),
-            Self::Metadata(key) => return Cow::Owned(report.in_metadata(key).unwrap_or_default()),
-        })
-    }
-}
-
-/// What holds for the incidents of a fingerprint.
+/// Terms of a fingerprint: when its incidents open and resolve, how severe, to which channels.
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
     pub(super) threshold: usize,
     pub(super) window_ms: u64,
     pub(super) quiet_ms: u64,
-    /// The severity that a rule sets.
+    /// Severity that a rule sets.
     pub(super) severity: Option<Severity>,
-    /// The severity where nothing else says.
+    /// Severity where neither a rule nor an error sets one.
     pub(super) otherwise: Severity,
     pub(super) escalate: u64,
     pub(super) channels: Vec<String>,
 }
 
-/// What rules go by: of an error that comes in, or of a fingerprint that is kept.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct About<'a> {
-    pub(super) code: &'a str,
-    pub(super) service: &'a str,
-    /// The stage, of a failed attempt.
-    pub(super) stage: Option<&'a str>,
-    pub(super) tenant: Option<&'a str>,
-    /// What was said of how bad it is.
-    pub(super) severity: Option<Severity>,
-}
-
-/// The rules of a stage, ready to be asked.
+/// Rules of a stage, ready to be matched.
 #[derive(Debug)]
 pub(super) struct Rules {
     rules: Vec<Rule>,
-    /// The terms of each rule, and at the end those that hold where no rule does.
+    /// Terms of each rule, and last those that hold where no rule matches.
     terms: Vec<Terms>,
-    /// The fingerprint of each rule in the same way.
+    /// Fingerprint parts of each rule, in the same order.
     parts: Vec<Vec<Part>>,
-    /// Whether a rule has a fingerprint of its own.
+    /// True where some rule has a fingerprint of its own.
     parts_differ: bool,
 }
 
@@ -157,17 +63,17 @@ impl Rules {
         }
     }
 
-    /// The number of the first rule that matches; past the last rule where none does.
-    pub(super) fn number(&self, about: &About<'_>) -> usize {
+    /// Returns the number of the first rule that matches; one past the last where none does.
+    pub(super) fn number(&self, about: &Facts<'_>) -> usize {
         self.rules.iter().position(|rule| rule.matches(about)).unwrap_or(self.rules.len())
     }
 
-    /// What holds by rule number `number`.
+    /// Returns the terms of rule number `number`.
     pub(super) fn terms(&self, number: usize) -> &Terms {
         &self.terms[number]
     }
 
-    /// The parts that an error's fingerprint is made of.
+    /// Returns the parts that an error's fingerprint is made of.
     pub(super) fn parts(&self, report: &Report<'_>) -> &[Part] {
         let number =
             if self.parts_differ { self.number(&report.about()) } else { self.rules.len() };
@@ -176,7 +82,7 @@ impl Rules {
 }
 
 impl Rule {
-    fn matches(&self, about: &About<'_>) -> bool {
+    fn matches(&self, about: &Facts<'_>) -> bool {
         let fits = |globs: &[String], text: Option<&str>| {
             globs.is_empty()
                 || text.is_some_and(|text| globs.iter().any(|glob| glob_matches(glob, text)))
@@ -189,18 +95,4 @@ impl Rule {
             && (self.reported.is_empty()
                 || about.severity.is_some_and(|said| self.reported.contains(&said)))
     }
-}
-
-/// The fingerprint that these parts of an error make. That of code, service and message is
-/// [`crate::fingerprint::fingerprint`].
-pub(super) fn key(parts: &[Part], report: &Report<'_>, message: &str) -> u64 {
-    let mut hasher = Hasher::new();
-    let usual = matches!(parts, [Part::Code, Part::Service, Part::Message]);
-    for part in parts {
-        if !usual {
-            hasher.add(&part.name());
-        }
-        hasher.add(&part.value(report, message));
-    }
-    hasher.finish()
 }

@@ -1,56 +1,21 @@
-//! State: the keys of `aggregate-errors` in its checkpoint: `page.<n>`, a few cells each, and
-//! `totals`.
+//! State: keys of `aggregate-errors` in its checkpoint: `page.<n>`, a few cells each, and `totals`.
 
-use serde::{Deserialize, Serialize};
-
-use super::{AggregateErrors, cell::Cell, options::FINGERPRINTS_MAX, place};
-use crate::incident::Change;
+use super::{
+    AggregateErrors,
+    cell::{CELLS_PER_PAGE, Cell},
+    options::FINGERPRINTS_MAX,
+    place,
+};
 
 const TOTALS: &str = "totals";
 const PAGE: &str = "page.";
-/// Cells of a page. In a flood every page changes between two commits, and few large keys are
-/// cheaper than many small ones; at other times one cell changes, and what is written in vain are a
-/// few KiB.
-pub(super) const CELLS_PER_PAGE: u32 = 8;
-/// Keys of the version before slots. It counted apart from everything that is known now.
+/// Prefixes of the keys of the version before slots, whose counts do not combine with today's.
 const LEGACY: [&str; 2] = ["fp.", "forgotten"];
-/// So many of them are deleted in one commit, which has room for more.
+/// Legacy keys deleted in one commit, which has room for more.
 const LEGACY_PER_COMMIT: usize = 500;
 
-/// What was counted ever.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Totals {
-    /// Errors: as many as were on the streams and were error events.
-    #[serde(rename = "n")]
-    pub(super) errors: u64,
-    /// What was told, in the order of [`Change::ALL`].
-    #[serde(rename = "e")]
-    told: [u64; Change::ALL.len()],
-    #[serde(rename = "f")]
-    pub(super) fingerprints_forgotten: u64,
-    /// The errors of forgotten fingerprints.
-    #[serde(rename = "x")]
-    pub(super) errors_forgotten: u64,
-}
-
-impl Totals {
-    pub(super) const fn told(&mut self, change: Change) {
-        self.told[change as usize] += 1;
-    }
-
-    pub(super) const fn times_told(&self, change: Change) -> u64 {
-        self.told[change as usize]
-    }
-
-    /// Notes that a fingerprint with so many errors was forgotten.
-    pub(super) const fn forgot(&mut self, errors: u64) {
-        self.fingerprints_forgotten += 1;
-        self.errors_forgotten += errors;
-    }
-}
-
 impl AggregateErrors {
-    /// Puts back one key of the state.
+    /// Restores one key of the state.
     pub(super) fn restored(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
         let unread =
             |error: serde_json::Error| format!("cannot read the state under \"{key}\": {error}");
@@ -83,12 +48,12 @@ impl AggregateErrors {
         Ok(())
     }
 
-    /// How many keys of the earlier version the next commit deletes.
+    /// Number of legacy keys that the next commit deletes.
     pub(super) fn legacy_due(&self) -> usize {
         self.legacy.len().min(LEGACY_PER_COMMIT)
     }
 
-    /// Takes what changed since it was last taken.
+    /// Takes the keys changed since the last call, each with its value, or `None` to delete it.
     pub(super) fn changes(&mut self) -> Vec<(String, Option<Vec<u8>>)> {
         let cells = &self.cells;
         let write = |ids: Vec<u64>| {

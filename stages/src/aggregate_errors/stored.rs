@@ -1,22 +1,20 @@
-//! Stored: the parts of a cell in few bytes, since a cell is written at every commit in which it
-//! changed.
+//! Stored: parts of a cell in few bytes: a cell is written at every commit in which it changed.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use crate::{
-    fingerprint::hex,
-    incident::{Sample, timestamp},
-};
+use crate::incident::{Sample, timestamp};
 
-/// Minutes that are told apart.
+/// Minutes counted apart.
 pub(super) const MINUTES: usize = 10;
 const MINUTE_MS: u64 = 60_000;
-/// Different users that are told apart.
+/// Different users counted at the most.
 const USERS_MAX: usize = 100;
 
-/// A number as the 16 digits of a fingerprint.
+/// Serde form of a number: the 16 digits of a fingerprint.
 pub(super) mod digits {
-    use super::{Deserialize, Deserializer, Error, Serializer, hex};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::fingerprint::hex;
 
     pub(in super::super) fn serialize<S: Serializer>(
         number: &u64,
@@ -33,12 +31,12 @@ pub(super) mod digits {
     }
 }
 
-/// When the latest errors were stored, in order: the first, then the gaps.
+/// Times at which the latest errors were stored, in order; written as the first, then the gaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Times(std::collections::VecDeque<u64>);
 
 impl Times {
-    /// Adds a time. At most the `most` latest stay.
+    /// Adds a time and keeps the `most` latest.
     pub(super) fn add(&mut self, at_ms: u64, most: usize) {
         // Several streams may bring errors a little out of order.
         let place = self.0.partition_point(|ms| *ms <= at_ms);
@@ -48,7 +46,7 @@ impl Times {
         }
     }
 
-    /// The first and the last.
+    /// Returns the first and the last.
     pub(super) fn ends(&self) -> Option<(u64, u64)> {
         Some((*self.0.front()?, *self.0.back()?))
     }
@@ -61,7 +59,7 @@ impl Times {
         self.0.is_empty()
     }
 
-    /// Forgets them, and the room they took.
+    /// Forgets the times, and frees their memory.
     pub(super) fn clear(&mut self) {
         self.0 = Default::default();
     }
@@ -85,7 +83,7 @@ impl<'de> Deserialize<'de> for Times {
     }
 }
 
-/// Errors in each of the last minutes of the clock up to the last error, the latest first.
+/// Errors in each minute of the clock, back from that of the last error.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Minutes([u64; MINUTES]);
 
@@ -104,7 +102,7 @@ impl Minutes {
         }
     }
 
-    /// The counts, the oldest first.
+    /// Returns the counts, the oldest first.
     pub(super) fn oldest_first(&self) -> Vec<u64> {
         self.0.iter().rev().copied().collect()
     }
@@ -126,13 +124,12 @@ impl<'de> Deserialize<'de> for Minutes {
     }
 }
 
-/// The different users it happened to, by a hash of 32 bits. Which they were is of no use once they
-/// are too many to count.
+/// Different users affected, each as a hash of 32 bits; dropped once they are too many to count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Users {
-    /// In order.
+    /// Hashes, in order.
     Told(Vec<u32>),
-    /// As many as are counted, or more.
+    /// [`USERS_MAX`] or more.
     Many,
 }
 

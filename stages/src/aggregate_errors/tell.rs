@@ -1,5 +1,4 @@
-//! Tell: an incident as it is told: what is known of its fingerprint, put together for who reads
-//! it.
+//! Tell: an incident as it is published, put together from the cell of its fingerprint.
 
 use super::{
     cell::{Cell, Open},
@@ -9,18 +8,19 @@ use super::{
 use crate::{
     Emission,
     fingerprint::{hash, hex},
-    incident::{Change, Incident, Said, Sample, Trend, timestamp},
+    incident::{Change, Incident, OperatorAction, Sample, Trend, timestamp},
 };
 
-/// When an incident was over, and who said so, if someone did.
+/// End of an incident: the time, and who resolved it, if someone did.
 #[derive(Debug, Clone)]
 pub(super) struct End {
     pub(super) at_ms: u64,
-    pub(super) by: Option<Said>,
+    pub(super) by: Option<OperatorAction>,
 }
 
 impl Cell {
-    /// Tells what became of the open incident.
+    /// Returns the emission that reports a change of the open incident, and counts its errors as
+    /// reported.
     pub(super) fn tell(
         &mut self,
         change: Change,
@@ -42,14 +42,12 @@ impl Cell {
         };
         // A fingerprint that was forgotten begins with generation 1 again, hence the time, and the
         // sequence where it comes back within the same millisecond.
-        Some(Emission {
-            id: format!("{}.{}.{}.{what}", incident.incident_id, open.opened_ms, open.opened_seq),
-            route: change.as_str().to_owned(),
-            body: serde_json::to_vec(&incident).expect("an incident is plain data"),
-        })
+        let id = format!("{}.{}.{}.{what}", incident.incident_id, open.opened_ms, open.opened_seq);
+        let body = serde_json::to_vec(&incident).expect("an incident is plain data");
+        Some(Emission::new(id, change.as_str().to_owned(), body))
     }
 
-    /// The open incident as it is now.
+    /// Returns the open incident as it is now.
     pub(super) fn incident(
         &self,
         change: Change,
@@ -105,7 +103,7 @@ impl Cell {
         format!("{}-{}", hex(self.key), self.generation)
     }
 
-    /// Errors a minute from the first of the incident to the last, to one digit.
+    /// Errors a minute from the first of the incident to the last, to one decimal.
     fn rate_per_minute(&self, open: &Open) -> f64 {
         // Three errors within a second are three a minute, as long as nobody knows what the rest of
         // the minute brings.
@@ -115,7 +113,7 @@ impl Cell {
     }
 }
 
-/// The later half of the minutes against the earlier.
+/// Returns the trend: the later half of the minutes against the earlier.
 fn trend(oldest_first: &[u64]) -> Trend {
     let (before, now) = oldest_first.split_at(MINUTES / 2);
     let (before, now): (u64, u64) = (before.iter().sum(), now.iter().sum());

@@ -1,4 +1,4 @@
-//! Tests of `aggregate-errors`: what it accepts, what it tells, and what it keeps.
+//! Tests of `aggregate-errors`: accepted input, emissions, and stored state.
 
 mod bounds;
 mod incidents;
@@ -14,7 +14,7 @@ use super::*;
 
 const MINUTE: u64 = 60_000;
 
-/// A stage with these options, which are right.
+/// Builds a stage with these options, which are right.
 fn stage(options: &Value) -> AggregateErrors {
     let channels = crate::testing::Memory::default();
     AggregateErrors::build(options, &channels).unwrap()
@@ -24,11 +24,15 @@ fn error(message: &str) -> Value {
     json!({ "errorCode": "REDIS_CONNECTION_FAILED", "serviceName": "cart", "message": message })
 }
 
-/// A failed attempt, as the engine reports it.
+/// Returns a failed attempt, as the engine reports it.
 fn attempt(class: &str, message: &str) -> Value {
     json!({
-        "errorCode": class, "serviceName": "shop/orders", "message": message, "severity": "low", "timestamp": "x",
-        "metadata": { "eventId": "e1", "eventType": "order.created", "tenantId": "acme", "stage": "orders", "attempt": 1 },
+        "errorCode": class, "serviceName": "shop/orders", "message": message, "severity": "low",
+        "timestamp": "x",
+        "metadata": {
+            "eventId": "e1", "eventType": "order.created", "tenantId": "acme", "stage": "orders",
+            "attempt": 1,
+        },
     })
 }
 
@@ -40,7 +44,8 @@ fn input<'a>(at_ms: u64, key: Option<&'a str>, body: &'a Bytes) -> Input<'a> {
         key,
         at_ms,
         now_ms: at_ms,
-        traceparent: None,
+        envelope: None,
+        headers: crate::HeaderLookup::none(),
         body,
     }
 }
@@ -60,7 +65,7 @@ fn apply(stage: &mut AggregateErrors, at_ms: u64, body: &Value) -> Vec<Incident>
     read(&emitted(stage, at_ms, None, body))
 }
 
-/// What an operator does to an incident.
+/// Applies an operator's action to an incident.
 fn act(stage: &mut AggregateErrors, at_ms: u64, id: &str, action: &str, by: &str) -> Vec<Emission> {
     let at = crate::incident::timestamp(at_ms);
     let body =
@@ -83,10 +88,10 @@ fn read(out: &[Emission]) -> Vec<Incident> {
     out.iter().map(read).collect()
 }
 
-/// What the stage keeps in its bucket.
+/// Stored keys of a stage.
 type Bucket = BTreeMap<String, Vec<u8>>;
 
-/// Writes what changed.
+/// Writes the keys that changed.
 fn commit(stage: &mut AggregateErrors, bucket: &mut Bucket) {
     let due = stage.dirty_len();
     let changes = stage.take_dirty();
@@ -99,7 +104,7 @@ fn commit(stage: &mut AggregateErrors, bucket: &mut Bucket) {
     }
 }
 
-/// The stage as another worker takes it over.
+/// Builds the stage as another worker takes it over.
 fn restarted(options: &Value, bucket: &Bucket) -> AggregateErrors {
     let mut stage = stage(options);
     for (key, value) in bucket {
@@ -108,7 +113,7 @@ fn restarted(options: &Value, bucket: &Bucket) -> AggregateErrors {
     stage
 }
 
-/// A tally by its name and the value of its label.
+/// Returns a tally by its name and the value of its label.
 fn tally(stage: &AggregateErrors, name: &str, label: &str) -> u64 {
     let is_it = |tally: &&Tally| {
         tally.name == name && tally.labels.first().map_or("", |(_, value)| value) == label
@@ -116,7 +121,7 @@ fn tally(stage: &AggregateErrors, name: &str, label: &str) -> u64 {
     stage.tallies().iter().find(is_it).unwrap().value
 }
 
-/// What went wrong with options, a line each.
+/// Returns the problems of options, a line each.
 fn problems(options: &Value) -> String {
     let problems = AggregateErrors::build(options, &crate::testing::Memory::default()).unwrap_err();
     let line = |problem: Problem| {

@@ -1,5 +1,4 @@
-//! Accounts: what was sent to each channel and what was held back from it, counted and, if wanted,
-//! listed.
+//! Accounts: changes sent to each channel and held back from it, counted and, if wanted, listed.
 
 use std::collections::BTreeMap;
 
@@ -11,32 +10,32 @@ use crate::{
     notification::{Held, Hold},
 };
 
-/// Decisions that are listed, at the most; the rest is only counted.
+/// Most decisions that are listed; the rest is only counted.
 const EXPLAINED_MAX: usize = 100_000;
 
-/// Why a change of an incident was not told by itself.
+/// A change of an incident that was held back, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explained {
-    /// When that was decided, in milliseconds since 1970.
+    /// Time of the decision, in milliseconds since 1970.
     pub at_ms: u64,
-    /// The channel it was held back from; empty where its route has none.
+    /// Channel it was held back from; empty where its route has none.
     pub channel: String,
-    /// Which incident.
+    /// Id of the incident.
     pub incident_id: String,
-    /// The code of its errors.
+    /// Code of its errors.
     pub code: String,
-    /// How bad it is.
+    /// Severity of the incident.
     pub severity: Severity,
-    /// What had become of it.
+    /// Change that was held back.
     pub event: Change,
-    /// The reason.
+    /// Reason.
     pub hold: Hold,
-    /// The reason in a few words: which silence, which incident, which time.
+    /// Reason in a few words: which silence, which incident, which time.
     pub why: String,
 }
 
-/// What is counted for each channel. It is one key of the state.
+/// Counts of each channel; one key of the state.
 #[derive(Debug, Default)]
 pub(super) struct Accounts {
     counts: BTreeMap<String, Counts>,
@@ -53,8 +52,8 @@ struct Counts {
 }
 
 impl Accounts {
-    /// Begins a count for each channel that is declared, so that a metric is there before it counts
-    /// anything.
+    /// Begins with a zero for each declared channel, so that its metrics exist before anything is
+    /// counted.
     pub(super) fn new<'a>(channels: impl Iterator<Item = &'a str>) -> Self {
         Self {
             counts: channels.map(|name| (name.to_owned(), Counts::default())).collect(),
@@ -62,7 +61,7 @@ impl Accounts {
         }
     }
 
-    /// Puts back what was counted; a channel that is no longer declared is forgotten.
+    /// Restores the counts; a channel that is no longer declared is forgotten.
     pub(super) fn restore(&mut self, value: &[u8]) -> Result<(), serde_json::Error> {
         let stored: BTreeMap<String, Counts> = serde_json::from_slice(value)?;
         self.counts.extend(
@@ -89,7 +88,7 @@ impl Accounts {
         counts.digests += u64::from(digest);
     }
 
-    /// Counts changes of an incident that a channel is not told.
+    /// Counts changes of an incident that are held back from a channel.
     #[expect(clippy::too_many_arguments, reason = "what is held back, from whom, when and why")]
     pub(super) fn hold(
         &mut self,

@@ -1,4 +1,4 @@
-//! Arrive: what becomes of an incident reaches the groups of the routes that take it.
+//! Arrive: a change of an incident reaches the groups of the routes that take it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,12 +8,13 @@ use super::{
 };
 use crate::{
     Emission,
+    channel_names::CHANNELS_MAX,
     fingerprint::{hash, hex},
     incident::{Change, Incident},
     notification::Hold,
 };
 
-/// A group that an incident belongs to, by its route, channels and labels.
+/// Group that an incident belongs to, by its route, channels and labels.
 pub(super) struct Target {
     route: u64,
     channels: BTreeSet<String>,
@@ -61,7 +62,7 @@ impl Target {
 }
 
 impl Alert {
-    /// Takes in what became of an incident.
+    /// Takes in a change of an incident.
     pub(super) fn arrive(
         &mut self,
         incident: Incident,
@@ -113,7 +114,7 @@ impl Alert {
         }
     }
 
-    /// Someone has taken an incident on. One that is not known needs nothing.
+    /// Acknowledges an incident; one that is not known needs nothing.
     fn acknowledge(&mut self, id: u64, incident: Incident) {
         let Some(known) = self.known.get_mut(&id).filter(|known| !known.incident.is_over()) else {
             return;
@@ -133,15 +134,15 @@ impl Alert {
         }
     }
 
-    /// Counts what became of an incident by a route that has no channel.
+    /// Counts a change of an incident on a route that has no channel.
     fn hold_unwanted(&mut self, target: &Target, incident: &Incident) {
         let path = self.tree.get(target.route).map_or("a route", |route| &route.path);
         let why = || format!("{path} has no channel");
         self.accounts.hold("", incident, incident.event, 1, Hold::Unwanted, self.now_ms, &why);
     }
 
-    /// Counts the end of an incident where no group knows that it began: by such a route nothing of
-    /// it was told, or all was.
+    /// Counts the end of an incident on routes without a group that knows it: nothing of it was
+    /// sent there, or all was.
     fn hold_unknown_end(&mut self, id: u64, incident: &Incident, targets: &[Target]) {
         let keys = self.known.get(&id).map(|known| known.groups.as_slice()).unwrap_or_default();
         let routes: BTreeSet<u64> =
@@ -162,8 +163,8 @@ impl Alert {
         }
     }
 
-    /// Remembers an incident as it is now; past the bound, the one that has been quiet for longest
-    /// is forgotten.
+    /// Stores an incident as it is now; past the bound, the one that has been quiet for longest is
+    /// forgotten.
     fn know(&mut self, id: u64, incident: Incident, acked: bool, at_ms: u64) {
         if let Some(before) = self.known.get(&id) {
             self.inhibits.remove(id, &before.incident.labels);
@@ -182,7 +183,7 @@ impl Alert {
         self.known_slots.touch(id);
     }
 
-    /// Forgets an incident. What was not told of it yet is counted as held back.
+    /// Forgets an incident. Its pending changes are counted as held back.
     pub(super) fn forget(&mut self, id: u64) {
         for key in self.known.get(&id).map(|known| known.groups.clone()).unwrap_or_default() {
             self.drop_member(key, id);
@@ -196,7 +197,7 @@ impl Alert {
     }
 
     /// Notes that an incident is no longer in a group. One that is over and in none is forgotten a
-    /// little later: a group may have told the end of more incidents than one step may write.
+    /// little later: one flush may have ended more incidents than one step may write.
     pub(super) fn leave(&mut self, id: u64, key: u64) {
         if let Some(known) = self.known.get_mut(&id) {
             known.groups.retain(|group| *group != key);
@@ -206,7 +207,7 @@ impl Alert {
         }
     }
 
-    /// Takes an incident out of a group; what is pending of it is counted as held back.
+    /// Takes an incident out of a group; its pending changes are counted as held back.
     fn drop_member(&mut self, key: u64, id: u64) {
         self.hold_pending(key, id);
         self.leave(id, key);
@@ -226,17 +227,12 @@ impl Alert {
         Some(*group)
     }
 
-    /// The groups that an incident belongs to. Its own channels, as far as they are declared, go
-    /// before those of its routes.
+    /// Returns the groups that an incident belongs to. Its own channels, as far as they are
+    /// declared, go before those of its routes.
     pub(super) fn targets(&self, incident: &Incident) -> Vec<Target> {
         let declared = |name: &&String| self.outboxes.contains_key(*name);
-        let own: BTreeSet<String> = incident
-            .channels
-            .iter()
-            .filter(declared)
-            .take(super::route::CHANNELS_MAX)
-            .cloned()
-            .collect();
+        let own: BTreeSet<String> =
+            incident.channels.iter().filter(declared).take(CHANNELS_MAX).cloned().collect();
         let targets = self.tree.takers(&incident.labels).into_iter().map(|route| {
             let all = route.terms.group_by == ["..."];
             let value = |label: &String| {
@@ -261,9 +257,9 @@ impl Alert {
 
     /// Puts an incident into the groups it belongs to now.
     ///
-    /// Its labels may have changed since, or the routes. What a group was told of it is kept: a
-    /// group of its own becomes the new one, under the name that receivers know it by; and in a
-    /// group with others it stays until its end is told.
+    /// Labels or routes may have changed since. Its notifications so far are kept: a group of its
+    /// own becomes the new one, under the id that receivers know it by; and in a group with others
+    /// it stays until its end is notified.
     pub(super) fn reroute(&mut self, id: u64, targets: Vec<Target>, at_ms: u64) {
         let groups = self.known.get(&id).map(|known| known.groups.clone()).unwrap_or_default();
         let is_in = |target: &Target, alert: &Self| {
@@ -282,7 +278,7 @@ impl Alert {
             .into_iter()
             .filter(|target| !target.channels.is_empty() && !is_in(target, self))
             .collect();
-        // What is known of it by the channels that were told of it.
+        // Channels that were notified of it, and the severity they know.
         let mut told = Vec::new();
         for key in left {
             let Some(group) = self.groups.get(&key) else { continue };
@@ -312,7 +308,7 @@ impl Alert {
         }
     }
 
-    /// Counts as held back what is pending of an incident in a group that will not tell it.
+    /// Counts the pending changes of an incident as held back, in a group that will not send them.
     fn hold_pending(&mut self, key: u64, id: u64) {
         let (mut pending, mut channels) = (BTreeMap::new(), BTreeSet::new());
         self.change(key, |group| {
@@ -344,7 +340,7 @@ impl Alert {
         }
     }
 
-    /// Makes a group with one member the group of another route.
+    /// Moves a group with one member to another route.
     fn rename(&mut self, key: u64, target: Target) {
         let Some(before) = self.drop_group(key) else { return };
         let new = target.key(0);

@@ -1,4 +1,4 @@
-//! Flush: what a group has to say now, to whom, and what of it is held back and why.
+//! Flush: messages of a group to its channels, and the changes held back, with reasons.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,23 +16,23 @@ use crate::{
     notification::{Held, Hold, Why},
 };
 
-/// A reason, and the same in a few words.
+/// Reason for holding back, and the same in a few words.
 type Reason = (Hold, String);
 
-/// What a look at the members of a group has found.
+/// Findings of a look at the members of a group.
 #[derive(Default)]
 struct Found {
-    /// What is told, with the incident, and whether that tells a change that was not counted
+    /// Members with news, with the incident to send, and true where that sends a change not counted
     /// before.
     news: Vec<(u64, Incident, bool)>,
-    /// What was told, goes on, and nothing is in its way.
+    /// Members already notified that go on, with nothing in the way.
     rest: Vec<u64>,
-    /// What the group need not remember.
+    /// Members that the group need not remember.
     gone: Vec<u64>,
     changed: bool,
 }
 
-/// Where what is held back is noted: in the accounts, and for the next message to each channel.
+/// Record of changes held back: in the accounts, and for the next message to each channel.
 struct Holder<'a> {
     accounts: &'a mut Accounts,
     held: &'a mut BTreeMap<String, Held>,
@@ -41,7 +41,7 @@ struct Holder<'a> {
 }
 
 impl Holder<'_> {
-    /// Holds back all that is pending of a member.
+    /// Holds back all pending changes of a member.
     fn all(&mut self, member: &mut Member, incident: &Incident, hold: Hold, why: &str) {
         for (change, count) in std::mem::take(&mut member.pending) {
             for channel in self.channels {
@@ -65,8 +65,8 @@ impl Holder<'_> {
 }
 
 impl Alert {
-    /// Tells what is new in a group, or what has to be told again, and forgets what is over. Where
-    /// there is nothing to tell, the state stays as it is.
+    /// Sends the news of a group, or repeats it, and forgets the incidents that are over. Where
+    /// there is nothing to send, the state stays as it is.
     pub(super) fn flush(&mut self, key: u64, out: &mut Vec<Emission>) {
         let Some(mut group) = self.groups.remove(&key) else { return };
         self.unlist(key, &mut group);
@@ -120,7 +120,7 @@ impl Alert {
         }
     }
 
-    /// Looks at every member, and holds back what is not to be told.
+    /// Looks at every member, and holds back the changes that are not to be sent.
     fn look(
         &mut self,
         group: &mut Group,
@@ -211,12 +211,12 @@ impl Alert {
                 }
             }
         }
-        // Those that tell a change come first: the digest counts so many as changes.
+        // Changes not counted before come first: the digest counts so many as changes.
         found.news.sort_by_key(|(_, _, counts)| !counts);
         found
     }
 
-    /// Why nothing is told by this route now.
+    /// Reason why nothing is sent on this route now: the name of a `mute` or `active` time.
     fn muted(&self, terms: &Terms) -> Option<String> {
         let holds = |name: &&String| self.times.holds(name, self.now_ms);
         if let Some(name) = terms.mute.iter().find(holds) {
@@ -226,7 +226,7 @@ impl Alert {
         inactive.then(|| format!("the route is active only in \"{}\"", terms.active.join("\", \"")))
     }
 
-    /// Says something to some channels: news, or else why nothing new is said.
+    /// Sends one message to some channels: news, or, with `why`, nothing new.
     #[expect(clippy::too_many_arguments, reason = "the parts of one message")]
     fn say(
         &mut self,
@@ -302,8 +302,8 @@ impl Alert {
         group.number += 1;
     }
 
-    /// Takes the steps of the escalation that are due, if something that was told is still not
-    /// acknowledged.
+    /// Takes the steps of the escalation that are due, if an incident that was notified is still
+    /// not acknowledged.
     fn escalate(
         &mut self,
         group: &mut Group,
@@ -329,7 +329,7 @@ impl Alert {
     }
 }
 
-/// An incident of which nothing is new: one that someone has taken on is told as one that has
+/// Returns an incident without news as it is sent: one that someone has taken on as one that has
 /// grown.
 fn as_told(incident: Incident) -> Incident {
     let event =
@@ -337,7 +337,7 @@ fn as_told(incident: Incident) -> Incident {
     Incident { event, ..incident }
 }
 
-/// Why news is told: the weightiest of it.
+/// Reason of a message with news: the weightiest of it.
 fn why_of(news: &[(Incident, bool)], rest: &[Incident]) -> Why {
     let ordered = [Change::Opened, Change::Reopened, Change::Escalated, Change::Updated];
     match ordered

@@ -1,4 +1,4 @@
-//! Group: incidents that are told together, what of each was told, and when the next of it is due.
+//! Group: incidents that are notified together, the state of each, and the time of the next look.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::route::Terms;
 use crate::{
-    aggregate_errors::ms,
     incident::{Change, Severity},
     notification::Held,
+    units::ms,
 };
 
 /// Incidents of one group, at the most; more of the same make another group.
@@ -19,40 +19,40 @@ pub(super) const MEMBERS_MAX: usize = 1000;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Group {
-    /// The id of its route.
+    /// Id of its route.
     pub(super) route: u64,
     pub(super) by: BTreeMap<String, String>,
     pub(super) channels: BTreeSet<String>,
-    /// Channels that came later, by escalation or from a group that this one continues.
+    /// Channels added later, by escalation or from a group that this one continues.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) also: BTreeSet<String>,
-    /// Which of the groups that are one too large for one key.
+    /// Number among the groups that are one, split as too large for one key.
     #[serde(default)]
     pub(super) shard: u32,
-    /// What tells it from a group of the same incidents before and after it.
+    /// Hash that tells it from a group of the same incidents before and after it.
     pub(super) life: u64,
     pub(super) born_ms: u64,
     /// Messages so far.
     #[serde(default)]
     pub(super) number: u64,
-    /// When news of it was last told.
+    /// Time of its last news or repeat, in milliseconds since 1970.
     #[serde(default)]
     pub(super) told_ms: Option<u64>,
-    /// Since when people know of something that nobody has acknowledged.
+    /// Time since which people know of an incident that nobody has acknowledged.
     #[serde(default)]
     pub(super) since_ms: Option<u64>,
-    /// Steps of the escalation that are done.
+    /// Steps of the escalation done.
     #[serde(default)]
     pub(super) steps: usize,
-    /// Boxed: most groups have one, and a map has room for eleven from the first.
+    /// Incidents by id. Boxed: most groups have one, and a map has room for eleven from the first.
     pub(super) members: BTreeMap<u64, Box<Member>>,
-    /// What was held back since the last message to each channel.
+    /// Changes held back since the last message to each channel.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) held: BTreeMap<String, Held>,
-    /// When it was last looked at. It is not stored: looking changes nothing.
+    /// Time it was last looked at. Not stored: looking changes nothing.
     #[serde(skip)]
     pub(super) checked_ms: u64,
-    /// Under which time it stands in the list of what is due.
+    /// Time under which it is in the list of groups that are due.
     #[serde(skip)]
     pub(super) listed_ms: Option<u64>,
 }
@@ -61,25 +61,25 @@ pub(super) struct Group {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Member {
-    /// What became of it since it was told, or counted as held back.
+    /// Changes since it was notified, or counted as held back.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) pending: BTreeMap<Change, u64>,
-    /// Something became of it since the group was last looked at.
+    /// True where it changed since the group was last looked at.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) fresh: bool,
-    /// Its errors since it was last told.
+    /// Errors since it was last notified.
     #[serde(default)]
     pub(super) errors: u64,
-    /// How bad it was told to be, if it was told.
+    /// Severity at its last notification, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) told: Option<Severity>,
     pub(super) severity: Severity,
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) over: bool,
-    /// Someone has taken it on.
+    /// True while someone has taken it on.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) acked: bool,
-    /// It goes by another route now; here only its end is told.
+    /// True where it goes by another route now; here only its end is sent.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) stale: bool,
 }
@@ -103,7 +103,7 @@ impl Member {
         }
     }
 
-    /// Notes what became of it.
+    /// Adds a change.
     pub(super) fn note(&mut self, change: Change, severity: Severity, errors: u64) {
         *self.pending.entry(change).or_default() += 1;
         self.fresh = true;
@@ -112,12 +112,12 @@ impl Member {
         self.over = change == Change::Resolved;
     }
 
-    /// Whether it goes on, was told, and nobody has taken it on.
+    /// True if it goes on, was notified, and nobody has taken it on.
     pub(super) fn alarms(&self) -> bool {
         self.told.is_some() && !self.over && !self.acked && !self.stale
     }
 
-    /// Whether there is something to tell as soon as nothing is in the way.
+    /// True if there is something to send as soon as nothing is in the way.
     pub(super) fn waits(&self) -> bool {
         if self.over {
             return true;
@@ -129,14 +129,14 @@ impl Member {
         self.told.is_none() || !self.pending.is_empty()
     }
 
-    /// Whether it is worse than it was told to be.
+    /// True if it is worse than it was at its last notification.
     pub(super) fn is_worse(&self) -> bool {
         self.told.is_some_and(|told| {
             self.severity > told || self.pending.contains_key(&Change::Escalated)
         })
     }
 
-    /// Takes out one change to be told, the weightiest; what is left is held back.
+    /// Takes out one change to send, the weightiest; the rest is held back.
     pub(super) fn take_told(&mut self) -> Option<Change> {
         let weight = |change: &Change| match change {
             Change::Acknowledged => 0,
@@ -157,17 +157,17 @@ impl Member {
 }
 
 impl Group {
-    /// Every channel it has.
+    /// Returns every channel of the group.
     pub(super) fn all_channels(&self) -> BTreeSet<String> {
         self.channels.union(&self.also).cloned().collect()
     }
 
-    /// The worst that was told and whose end was not.
+    /// Worst severity notified of a member whose end was not.
     fn worst(&self) -> Option<Severity> {
         self.members.values().filter_map(|member| member.told).max()
     }
 
-    /// Whether some news is too bad to wait for the interval.
+    /// True if some news is too bad to wait for the interval.
     fn is_urgent(&self) -> bool {
         let worst = self.worst();
         self.members.values().filter(|member| member.fresh && !member.over && !member.stale).any(
@@ -179,18 +179,18 @@ impl Group {
         )
     }
 
-    /// When the next step of its escalation comes.
+    /// Time of the next step of its escalation.
     pub(super) fn step_due_ms(&self, terms: &Terms) -> Option<u64> {
         let (after, _) = terms.escalate.get(self.steps)?;
         Some(self.since_ms?.saturating_add(ms(*after)))
     }
 
-    /// When it is told again although nothing is new.
+    /// Time of its next repeat.
     pub(super) fn repeat_due_ms(&self, terms: &Terms) -> Option<u64> {
         Some(self.told_ms?.saturating_add(ms(terms.repeat_interval)))
     }
 
-    /// When it has to be looked at next.
+    /// Time at which it has to be looked at next.
     pub(super) fn due_ms(&self, terms: &Terms) -> Option<u64> {
         if self.members.is_empty() {
             return Some(0);
@@ -198,8 +198,8 @@ impl Group {
         let interval = ms(terms.group_interval);
         let first = self.born_ms.saturating_add(ms(terms.group_wait));
         let next = self.told_ms.map_or(first, |told| told.saturating_add(interval));
-        // What was in the way is looked at again: by a worker that has just taken over, as soon as
-        // the group may be told.
+        // Held members are looked at again: by a worker that has just taken over, as soon as the
+        // group may send.
         let again = self.checked_ms.saturating_add(interval).max(next);
         let mut due = Vec::new();
         if self.members.values().any(|member| member.fresh) {

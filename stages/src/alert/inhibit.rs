@@ -1,14 +1,14 @@
-//! Inhibit: which incidents explain which others, as Alertmanager's `inhibit_rules`.
+//! Inhibit: incidents that explain others, as Alertmanager's `inhibit_rules`.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
+    labels::{label_problems, matchers},
     options::InhibitOptions,
-    route::{label_problems, matchers},
 };
 use crate::{Problem, fingerprint::hash, matcher::Matchers};
 
-/// The rules of a stage, at the most.
+/// Most rules of a stage.
 const RULES_MAX: usize = 200;
 
 /// Every rule, with the incidents that go on and fit its source.
@@ -20,7 +20,7 @@ struct Rule {
     source: Matchers,
     target: Matchers,
     equal: Vec<String>,
-    /// By the values of the equal labels: the incidents, and whether each fits the target too.
+    /// Incidents by the values of the equal labels, each with true where it fits the target too.
     sources: HashMap<u64, BTreeMap<u64, bool>>,
 }
 
@@ -32,7 +32,7 @@ impl Rule {
 }
 
 impl Inhibits {
-    /// The rules as written; what is wrong with them is added to the problems.
+    /// Reads the rules; adds every problem of them.
     pub(super) fn checked(options: &[InhibitOptions], problems: &mut Vec<Problem>) -> Self {
         if options.len() > RULES_MAX {
             problems
@@ -80,7 +80,7 @@ impl Inhibits {
         }
     }
 
-    /// An incident that inhibits this one.
+    /// Returns an incident that inhibits this one.
     pub(super) fn by(&self, id: u64, labels: &BTreeMap<String, String>) -> Option<u64> {
         self.0.iter().filter(|rule| rule.target.match_all(labels)).find_map(|rule| {
             let sources = rule.sources.get(&rule.values(labels))?;
@@ -113,7 +113,10 @@ mod tests {
     #[test]
     fn a_target_is_inhibited_while_a_source_with_equal_values_goes_on() {
         let mut inhibits = inhibits(json!([
-            { "source": ["severity=critical"], "target": ["severity!=critical"], "equal": ["service", "zone"] },
+            {
+                "source": ["severity=critical"], "target": ["severity!=critical"],
+                "equal": ["service", "zone"],
+            },
         ]));
         let source = labels(&[("severity", "critical"), ("service", "cart")]);
         inhibits.add(1, &source);

@@ -1,5 +1,4 @@
-//! Limit: how many notifications a minute a channel is sent, by governor, on a clock and a state of
-//! ours.
+//! Limit: rate of notifications to a channel, by governor, on a clock and a state of ours.
 
 use std::{
     num::NonZeroU32,
@@ -18,7 +17,7 @@ use governor::{
     state::{NotKeyed, StateStore},
 };
 
-/// The rate of a channel. What it has let through is one number, which can be stored and put back.
+/// Rate limiter of a channel; its state is one number, which can be stored and restored.
 pub(super) struct Limit {
     limiter: RateLimiter<NotKeyed, Taken, FakeRelativeClock, NoOpMiddleware<Nanos>>,
     taken: Taken,
@@ -26,9 +25,9 @@ pub(super) struct Limit {
     burst: u32,
 }
 
-/// How much must remain for what is more pressing.
+/// Urgency of a notification: the share of the burst that must remain for more pressing ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Need {
+pub(super) enum Urgency {
     /// Half of what may go at once must remain.
     Ordinary,
     /// A quarter must remain.
@@ -37,8 +36,8 @@ pub(super) enum Need {
     Urgent,
 }
 
-/// Where governor keeps its one number: the theoretical arrival time, in nanoseconds since 1970; 0
-/// at first.
+/// State of governor, one number: the theoretical arrival time, in nanoseconds since 1970; 0 at
+/// first.
 #[derive(Clone)]
 struct Taken(Arc<AtomicU64>);
 
@@ -73,8 +72,8 @@ impl Limit {
         Self { limiter, taken, every_ns, burst: burst.get() }
     }
 
-    /// Takes one, if there is one for such a need.
-    pub(super) fn take(&self, need: Need, now_ms: u64) -> bool {
+    /// Takes a token, if there is one for such a need.
+    pub(super) fn take(&self, need: Urgency, now_ms: u64) -> bool {
         let now = Nanos::from(Duration::from_millis(now_ms));
         // A worker whose clock was ahead may have left a time that lies further ahead than a full
         // bucket: it would stop the channel.
@@ -88,20 +87,20 @@ impl Limit {
         self.limiter.check().is_ok()
     }
 
-    /// When there will be one for such a need, in milliseconds since 1970, if nothing is taken
-    /// until then.
-    pub(super) fn earliest_ms(&self, need: Need) -> u64 {
+    /// Time of the next token for such a need, in milliseconds since 1970, if none is taken until
+    /// then.
+    pub(super) fn earliest_ms(&self, need: Urgency) -> u64 {
         let remains = match need {
-            Need::Ordinary => self.burst / 2,
-            Need::Opening => self.burst / 4,
-            Need::Urgent => 0,
+            Urgency::Ordinary => self.burst / 2,
+            Urgency::Opening => self.burst / 4,
+            Urgency::Urgent => 0,
         };
         let bucket =
             self.every_ns.saturating_mul(u64::from(self.burst - 1 - remains.min(self.burst - 1)));
         self.taken().saturating_sub(bucket).div_ceil(1_000_000)
     }
 
-    /// What it has let through, to be stored.
+    /// Returns the state to store, in nanoseconds since 1970.
     pub(super) fn taken(&self) -> u64 {
         self.taken.0.load(Relaxed)
     }
@@ -115,7 +114,7 @@ mod tests {
 
     fn taken_at_once(per_minute: u32) -> [usize; 3] {
         let limit = Limit::per_minute(per_minute, 0);
-        [Need::Ordinary, Need::Opening, Need::Urgent]
+        [Urgency::Ordinary, Urgency::Opening, Urgency::Urgent]
             .map(|need| (0..99).take_while(|_| limit.take(need, NOW)).count())
     }
 
@@ -130,8 +129,8 @@ mod tests {
     #[test]
     fn the_earliest_time_is_when_it_can_be_taken() {
         let limit = Limit::per_minute(20, 0);
-        while limit.take(Need::Urgent, NOW) {}
-        for need in [Need::Urgent, Need::Opening, Need::Ordinary] {
+        while limit.take(Urgency::Urgent, NOW) {}
+        for need in [Urgency::Urgent, Urgency::Opening, Urgency::Ordinary] {
             let at = limit.earliest_ms(need);
             assert!(at > NOW && !limit.take(need, at - 1) && limit.take(need, at), "{need:?}");
         }
@@ -140,8 +139,8 @@ mod tests {
     #[test]
     fn a_clock_that_was_ahead_does_not_stop_the_channel() {
         let limit = Limit::per_minute(20, (NOW + 86_400_000) * 1_000_000);
-        assert!(!limit.take(Need::Urgent, NOW));
-        assert!(limit.earliest_ms(Need::Urgent) < NOW + 4000);
+        assert!(!limit.take(Urgency::Urgent, NOW));
+        assert!(limit.earliest_ms(Urgency::Urgent) < NOW + 4000);
     }
 
     proptest::proptest! {
@@ -152,7 +151,8 @@ mod tests {
         ) {
             let (limit, mut now_ms, mut taken) = (Limit::per_minute(most, 0), NOW, Vec::new());
             for (need, wait) in steps {
-                let need = [Need::Ordinary, Need::Opening, Need::Urgent, Need::Urgent][usize::from(need)];
+                let needs = [Urgency::Ordinary, Urgency::Opening, Urgency::Urgent, Urgency::Urgent];
+                let need = needs[usize::from(need)];
                 now_ms += wait;
                 // Whatever can be taken is taken.
                 while limit.take(need, now_ms) {
@@ -161,7 +161,12 @@ mod tests {
             }
             for (n, from) in taken.iter().enumerate() {
                 let within = taken[n..].iter().take_while(|at| *at - from < 60_000).count();
-                proptest::prop_assert!(within <= most as usize, "{} within a minute of {}", within, most);
+                proptest::prop_assert!(
+                    within <= most as usize,
+                    "{} within a minute of {}",
+                    within,
+                    most
+                );
             }
         }
     }

@@ -1,11 +1,10 @@
-//! Outbox: the way to one channel: its rate, what has the first claim on it, and the digest of what
-//! exceeds it.
+//! Outbox: sender to one channel, within its rate, urgent messages first, and the rest in a digest.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::limit::{Limit, Need};
+use super::limit::{Limit, Urgency};
 use crate::{
     ChannelTerms, Emission,
     fingerprint::{hash, hex},
@@ -13,35 +12,35 @@ use crate::{
     notification::{Digest, GROUP_INCIDENTS_MAX, Grouped, Held, Notification, Why},
 };
 
-/// A digest waits at least so long, so that a flood becomes few of them.
+/// Least wait of a digest, so that a flood becomes few of them.
 const DIGEST_WAIT_MS: u64 = 15_000;
-/// One that something urgent has joined waits no longer than this.
+/// Longest wait of a digest that something urgent has joined.
 const URGENT_WAIT_MS: u64 = 1_000;
-/// One that has waited so long is urgent itself.
+/// Wait after which a digest is urgent itself.
 const PATIENCE_MS: u64 = 60_000;
 
-/// The way to one channel. It is one key of the state.
+/// Outbox of one channel; one key of the state.
 pub(super) struct Outbox {
     channel: String,
     limit: Limit,
-    /// Whether it is told of ends.
+    /// True where the channel is sent ends.
     pub(super) send_resolved: bool,
     waiting: Option<Waiting>,
 }
 
-/// What exceeded the rate.
+/// Digest of the messages that exceeded the rate, and its times.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Waiting {
     since_ms: u64,
     not_before_ms: u64,
     urgent: bool,
-    /// Made of the ids of all that joined it.
+    /// Hash of the ids of all messages that joined it.
     content: u64,
     digest: Digest,
 }
 
-/// An outbox as it is stored.
+/// Stored form of an outbox.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Stored {
@@ -49,30 +48,30 @@ struct Stored {
     waiting: Option<Waiting>,
 }
 
-/// What a group has to say to a channel.
+/// A message of a group to a channel.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
-    /// The life of the group, in hexadecimal digits.
+    /// Life of the group, in hexadecimal digits.
     pub(super) life: String,
-    /// Which message of the group it is.
+    /// Number of the message in its group.
     pub(super) number: u64,
     pub(super) why: Why,
-    /// The labels by which the group is one.
+    /// Labels by which the group is one.
     pub(super) by: BTreeMap<String, String>,
-    /// Incidents of which something is new, as they are told.
+    /// Incidents with news, as they are sent.
     pub(super) news: Vec<Incident>,
-    /// How many changes that tells: what is told late was counted before.
+    /// Number of changes in `news`, without those sent late, which were counted before.
     pub(super) changes: u64,
     /// Others that go on, each without new errors.
     pub(super) rest: Vec<Incident>,
     pub(super) held: Held,
 }
 
-/// What became of a message.
+/// Outcome of sending a message.
 pub(super) enum Sent {
-    /// It is sent.
+    /// Sent by itself.
     Alone(Emission),
-    /// It waits in the digest.
+    /// Added to the waiting digest.
     Waits,
 }
 
@@ -86,7 +85,7 @@ impl Outbox {
         }
     }
 
-    /// An outbox as it was stored. Of what an earlier version stored, the digest is kept if it can be
+    /// Reads a stored outbox. Of one stored by an earlier version, the digest is kept if it can be
     /// read.
     pub(super) fn restored(terms: &ChannelTerms, value: &[u8]) -> Result<Self, serde_json::Error> {
         let mut outbox = Self::new(terms);
@@ -122,10 +121,10 @@ impl Outbox {
         let need = message.need();
         let passes = match &self.waiting {
             None => true,
-            Some(waiting) => need == Need::Urgent && !waiting.is_urgent(now_ms),
+            Some(waiting) => need == Urgency::Urgent && !waiting.is_urgent(now_ms),
         };
         if passes && self.limit.take(need, now_ms) {
-            return Sent::Alone(emission(message.told(&self.channel, now_ms)));
+            return Sent::Alone(emission(message.notification(&self.channel, now_ms)));
         }
         let first = message.news.first().or(message.rest.first());
         let Some(first) = first else { return Sent::Waits };
@@ -136,7 +135,7 @@ impl Outbox {
             content: 0,
             digest: Digest::since(first, timestamp(now_ms)),
         });
-        if need == Need::Urgent && !waiting.urgent {
+        if need == Urgency::Urgent && !waiting.urgent {
             waiting.urgent = true;
             waiting.not_before_ms =
                 waiting.not_before_ms.min(now_ms.saturating_add(URGENT_WAIT_MS));
@@ -146,15 +145,15 @@ impl Outbox {
         Sent::Waits
     }
 
-    /// When the digest may go, if nothing is sent before.
+    /// Time at which the digest may go, if nothing is sent before.
     pub(super) fn due_ms(&self) -> Option<u64> {
         let waiting = self.waiting.as_ref()?;
         let soonest = |need, not_before: u64| not_before.max(self.limit.earliest_ms(need));
-        let urgent = |not_before| soonest(Need::Urgent, not_before);
+        let urgent = |not_before| soonest(Urgency::Urgent, not_before);
         Some(if waiting.urgent {
             urgent(waiting.not_before_ms)
         } else {
-            soonest(Need::Ordinary, waiting.not_before_ms)
+            soonest(Urgency::Ordinary, waiting.not_before_ms)
                 .min(urgent(waiting.since_ms.saturating_add(PATIENCE_MS)))
         })
     }
@@ -164,8 +163,11 @@ impl Outbox {
         if self.due_ms()? > now_ms {
             return None;
         }
-        let need =
-            if self.waiting.as_ref()?.is_urgent(now_ms) { Need::Urgent } else { Need::Ordinary };
+        let need = if self.waiting.as_ref()?.is_urgent(now_ms) {
+            Urgency::Urgent
+        } else {
+            Urgency::Ordinary
+        };
         if !self.limit.take(need, now_ms) {
             return None;
         }
@@ -184,21 +186,22 @@ impl Waiting {
 }
 
 impl Message {
-    fn need(&self) -> Need {
+    fn need(&self) -> Urgency {
         let critical = |incident: &Incident| {
             incident.severity == Severity::Critical
                 && (incident.event.begins() || incident.event == Change::Escalated)
         };
         if self.why == Why::Unacknowledged || self.news.iter().any(critical) {
-            Need::Urgent
+            Urgency::Urgent
         } else if self.news.iter().any(|incident| incident.event.begins()) {
-            Need::Opening
+            Urgency::Opening
         } else {
-            Need::Ordinary
+            Urgency::Ordinary
         }
     }
 
-    /// The same for the same news, however often it is worked out, and for nothing else.
+    /// Id of the notification: the same for the same news, however often it is worked out, and for
+    /// nothing else.
     fn id(&self, channel: &str) -> String {
         let mut news = vec![self.why.as_str().to_owned()];
         for incident in &self.news {
@@ -209,7 +212,7 @@ impl Message {
         format!("{channel}.{}.{}.{}", self.life, self.number, hex(hash(&news)))
     }
 
-    fn told(self, channel: &str, now_ms: u64) -> Notification {
+    fn notification(self, channel: &str, now_ms: u64) -> Notification {
         let (id, at, changes) = (self.id(channel), timestamp(now_ms), self.changes);
         let Self { life, why, by, news, mut rest, held, .. } = self;
         let mut list = news;
@@ -238,9 +241,6 @@ impl Message {
 }
 
 fn emission(notification: Notification) -> Emission {
-    Emission {
-        body: serde_json::to_vec(&notification).expect("a notification is plain data"),
-        id: notification.notification_id,
-        route: notification.channel,
-    }
+    let body = serde_json::to_vec(&notification).expect("a notification is plain data");
+    Emission::new(notification.notification_id, notification.channel, body)
 }

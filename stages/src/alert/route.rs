@@ -1,66 +1,63 @@
-//! Route: the tree that says where incidents go, how they are grouped and how often they are told.
+//! Route: tree that decides the channels, groups and intervals of incidents.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    channel_problems,
+    labels::{label_problems, matchers},
     options::{Options, RouteOptions, StepOptions},
     times::Times,
 };
 use crate::{
     Problem, World,
+    channel_names::{CHANNELS_MAX, channel_problems},
     fingerprint::{hash, hex},
-    matcher::{Matcher, Matchers, is_label},
+    matcher::{Matcher, Matchers},
     units::Period,
 };
 
-/// How deep routes may be nested.
+/// Deepest nesting of routes.
 const DEPTH_MAX: usize = 8;
-/// The routes of a stage, at the most.
+/// Most routes of a stage.
 const ROUTES_MAX: usize = 200;
-/// The routes that may say `continue`: an incident is in one group more than these at the most, and
-/// each is a key of the state.
+/// Most routes with `continue`: an incident is in one group more than these at the most, and each
+/// is a key of the state.
 const CONTINUE_MAX: usize = 40;
-/// The channels of one route, those of its escalation included: each is a key of the state when the
-/// route's groups are told.
-pub(super) const CHANNELS_MAX: usize = 32;
-/// The shortest interval. A shorter one is a storm:
-/// <https://github.com/grafana/grafana/issues/126401>.
+/// Shortest interval. A shorter one is a storm: <https://github.com/grafana/grafana/issues/126401>.
 const INTERVAL_MIN: Period = Period::seconds(1);
 
-/// What holds for the groups of a route, all of it filled in.
+/// Terms of the groups of a route, all of them filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
-    /// Where its incidents go.
+    /// Channels of its incidents.
     pub channels: Vec<String>,
-    /// The labels by which they are grouped; `...` is every label.
+    /// Labels by which they are grouped; `...` is every label.
     pub group_by: Vec<String>,
-    /// How long a new group waits for more.
+    /// Wait of a new group for more incidents.
     pub group_wait: Period,
-    /// How often news of a group is told, at the most.
+    /// Least time between two messages with news of a group.
     pub group_interval: Period,
-    /// After how long it is told again.
+    /// Time after which a message is repeated.
     pub repeat_interval: Period,
-    /// The times within which nothing is told.
+    /// Times within which nothing is sent.
     pub mute: Vec<String>,
-    /// The times outside of which nothing is told.
+    /// Times outside of which nothing is sent.
     pub active: Vec<String>,
-    /// Who else is told when nobody acknowledges, and after how long.
+    /// Steps of the escalation: time without an acknowledgement, and channels then added.
     pub escalate: Vec<(Period, Vec<String>)>,
 }
 
-/// A route that was looked at for an incident.
+/// Route that was looked at for an incident.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Visited {
-    /// Where it stands: `root`, `route 0`, `route 0 > route 1`.
+    /// Place in the tree: `root`, `route 0`, `route 0 > route 1`.
     pub path: String,
-    /// Its conditions; empty: it has none.
+    /// Conditions; empty where it has none.
     pub matchers: String,
-    /// Whether they hold.
+    /// True where they hold.
     pub matched: bool,
-    /// Whether the incident ends in it: it is in a group of this route.
+    /// True where the incident ends in it: it is in a group of this route.
     pub takes: bool,
-    /// What holds for its groups.
+    /// Terms of its groups.
     pub terms: Terms,
 }
 
@@ -74,7 +71,7 @@ pub(super) struct Tree {
 /// One route.
 #[derive(Debug)]
 pub(super) struct Route {
-    /// The same as long as its conditions and those above it are, wherever it stands.
+    /// Hash of its conditions and those above it, the same wherever it stands.
     pub(super) id: u64,
     pub(super) path: String,
     matchers: Matchers,
@@ -84,7 +81,7 @@ pub(super) struct Route {
 }
 
 impl Tree {
-    /// The routes as written; what is wrong with them is added to the problems.
+    /// Reads the routes; adds every problem of them.
     pub(super) fn checked(
         options: &Options,
         world: &dyn World,
@@ -132,17 +129,17 @@ impl Tree {
         tree
     }
 
-    /// The route of this id, if there is one still.
+    /// Returns the route of this id, if there is one still.
     pub(super) fn get(&self, id: u64) -> Option<&Route> {
         self.by_id.get(&id).map(|at| &self.routes[*at])
     }
 
-    /// The root.
+    /// Returns the root.
     pub(super) fn root(&self) -> &Route {
         &self.routes[0]
     }
 
-    /// The routes that take an incident with these labels: at least one.
+    /// Returns the routes that take an incident with these labels: at least one.
     pub(super) fn takers(&self, labels: &BTreeMap<String, String>) -> Vec<&Route> {
         let mut takers = Vec::new();
         self.walk(0, labels, &mut |route, _, takes| {
@@ -153,7 +150,7 @@ impl Tree {
         takers
     }
 
-    /// Every route that is looked at for an incident with these labels, in order.
+    /// Returns every route that is looked at for an incident with these labels, in order.
     pub(super) fn visited(&self, labels: &BTreeMap<String, String>) -> Vec<Visited> {
         let mut visited: Vec<Visited> = Vec::new();
         self.walk(0, labels, &mut |route, matched, takes| {
@@ -169,8 +166,8 @@ impl Tree {
         visited
     }
 
-    /// Tells of a route, whether it matches and whether it takes the incident. Returns whether it
-    /// matches.
+    /// Calls `tell` for each route looked at, with true where it matches and true where it takes
+    /// the incident; returns true if this one matches.
     fn walk<'a>(
         &'a self,
         at: usize,
@@ -198,7 +195,7 @@ impl Tree {
     }
 }
 
-/// What is at hand while the routes are checked.
+/// Check of the routes, with everything it needs.
 struct Check<'a> {
     world: &'a dyn World,
     times: &'a Times,
@@ -331,7 +328,7 @@ impl Check<'_> {
     }
 }
 
-/// The terms of a route below another.
+/// Returns the terms of a route below another.
 fn below(above: &Terms, options: &RouteOptions) -> Terms {
     Terms {
         channels: options.channels.clone().unwrap_or_else(|| above.channels.clone()),
@@ -349,7 +346,7 @@ fn steps(steps: &[StepOptions]) -> Vec<(Period, Vec<String>)> {
     steps.iter().map(|step| (step.after, step.channels.clone())).collect()
 }
 
-/// The conditions of a route: its matchers, and its short forms as matchers.
+/// Returns the conditions of a route: its matchers, and its short forms as matchers.
 fn conditions(options: &RouteOptions, at: &[&str], problems: &mut Vec<Problem>) -> Matchers {
     let mut matchers = matchers(&options.matchers, &[at, &["matchers"]].concat(), problems);
     let severities: Vec<String> =
@@ -369,35 +366,4 @@ fn conditions(options: &RouteOptions, at: &[&str], problems: &mut Vec<Problem>) 
         }
     }
     matchers
-}
-
-/// The matchers at `at`, or what is wrong with each.
-pub(super) fn matchers(texts: &[String], at: &[&str], problems: &mut Vec<Problem>) -> Matchers {
-    let mut read = Vec::new();
-    for (n, text) in texts.iter().enumerate() {
-        match text.parse::<Matcher>() {
-            Ok(matcher) => read.push(matcher),
-            Err(why) => problems.push(Problem::new(&[at, &[&n.to_string()]].concat(), why)),
-        }
-    }
-    Matchers(read)
-}
-
-/// What is wrong with the names of labels at `at`.
-pub(super) fn label_problems(at: &[&str], labels: &[String], all_allowed: bool) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for (n, label) in labels.iter().enumerate() {
-        let all = all_allowed && label == "...";
-        if !all && !is_label(label) {
-            let problem = Problem::new(
-                &[at, &[&n.to_string()]].concat(),
-                format!("\"{label}\" is not the name of a label"),
-            );
-            problems.push(problem.hint("such as code, service, severity, stage or fingerprint"));
-        }
-        if all && labels.len() > 1 {
-            problems.push(Problem::new(at, "\"...\" is every label, and stands alone"));
-        }
-    }
-    problems
 }

@@ -1,17 +1,17 @@
-//! Silences: what people have asked not to be told, copied from the keys that they write.
+//! Silences: notifications that nobody wants for a while, copied from the keys that people write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::operator::Silence;
 
-/// Silences at once, at the most.
+/// Most silences at once.
 const SILENCES_MAX: usize = 1000;
-/// Silences that are forgotten in one step because they have ended: each is a key of the state.
+/// Most ended silences forgotten in one step: each is a key of the state.
 pub(super) const EXPIRED_AT_ONCE_MAX: usize = 20;
-/// The longest id of a silence: it is part of a key.
+/// Longest id of a silence: it is part of a key.
 const ID_BYTES_MAX: usize = 128;
 
-/// The silences that have not ended.
+/// Silences that have not ended.
 #[derive(Debug, Default)]
 pub(super) struct Silences {
     all: BTreeMap<String, Silence>,
@@ -20,7 +20,8 @@ pub(super) struct Silences {
 }
 
 impl Silences {
-    /// Takes in what someone wrote under a key of this id; an empty body: it was removed.
+    /// Applies the value that someone wrote under the key of this id; an empty body removes the
+    /// silence.
     ///
     /// # Errors
     /// What is wrong with it; nothing is changed.
@@ -52,13 +53,13 @@ impl Silences {
         Ok(())
     }
 
-    /// Puts back what was stored.
+    /// Restores a stored silence.
     pub(super) fn restore(&mut self, id: &str, value: &[u8]) -> Result<(), serde_json::Error> {
         self.put(id, serde_json::from_slice(value)?);
         Ok(())
     }
 
-    /// Forgets those that have ended, at most so many.
+    /// Forgets silences that have ended, at most so many.
     pub(super) fn expire(&mut self, now_ms: u64, most: usize) {
         for _ in 0..most {
             match self.ends.first() {
@@ -68,19 +69,19 @@ impl Silences {
         }
     }
 
-    /// When the next ends.
+    /// Time of the next end.
     pub(super) fn next_end_ms(&self) -> Option<u64> {
         self.ends.first().map(|(end, _)| *end)
     }
 
-    /// A silence that holds for these labels.
+    /// Returns a silence that holds for these labels.
     pub(super) fn of(&self, labels: &BTreeMap<String, String>, now_ms: u64) -> Option<&Silence> {
         self.all
             .values()
             .find(|silence| silence.holds_at(now_ms) && silence.matchers.match_all(labels))
     }
 
-    /// How many hold.
+    /// Number of silences that hold.
     pub(super) fn active(&self, now_ms: u64) -> usize {
         self.all.values().filter(|silence| silence.holds_at(now_ms)).count()
     }
@@ -112,7 +113,7 @@ impl Silences {
     }
 }
 
-/// When it ends, in milliseconds since 1970, rounded up.
+/// End of a silence, in milliseconds since 1970, rounded up.
 fn end_ms(silence: &Silence) -> u64 {
     u64::try_from(silence.ends_at.as_nanosecond().div_euclid(1_000_000) + 1).unwrap_or(0)
 }

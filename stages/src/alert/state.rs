@@ -1,4 +1,4 @@
-//! State: how an alert stage is stored, key by key, and what is made of it when it comes back.
+//! State: keys of an `alert` stage in its checkpoint, and the indices made when they are restored.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -12,7 +12,7 @@ const SILENCE: &str = "silence.";
 const TALLY: &str = "tally";
 
 impl Alert {
-    /// Puts back one key.
+    /// Restores one key of the state.
     pub(super) fn restore_key(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
         let unread =
             |error: serde_json::Error| format!("cannot read the state under \"{key}\": {error}");
@@ -54,7 +54,7 @@ impl Alert {
         Ok(())
     }
 
-    /// Makes the indices of what was restored.
+    /// Makes the indices of the restored groups and incidents.
     pub(super) fn index_restored(&mut self) {
         if !std::mem::take(&mut self.restored) {
             return;
@@ -92,8 +92,8 @@ impl Alert {
         }
     }
 
-    /// Puts the next incident that was restored where it belongs by the options of now. Where those
-    /// are the same, nothing changes.
+    /// Puts the next restored incident into its groups by the options of now. Where those are the
+    /// same, nothing changes.
     pub(super) fn place_stray(&mut self) {
         let Some(id) = self.strays.pop_front() else { return };
         let Some(known) = self.known.get(&id).filter(|known| !known.incident.is_over()) else {
@@ -103,7 +103,7 @@ impl Alert {
         self.reroute(id, targets, at_ms);
     }
 
-    /// The keys that changed, each with its new value.
+    /// Takes the keys that changed, each with its new value.
     pub(super) fn stored_changes(&mut self) -> Vec<(String, Option<Vec<u8>>)> {
         let mut taken = Vec::with_capacity(super::Reduce::dirty_len(self));
         let (groups, known, outboxes) = (&self.groups, &self.known, &self.outboxes);
@@ -134,7 +134,7 @@ impl Alert {
     }
 }
 
-/// No slot of a stage has a higher number: it never remembers so many things at once.
+/// Bound of slot numbers: a stage never remembers so many things at once.
 const SLOTS_MAX: u32 = 1_000_000;
 
 /// A group with its key.

@@ -1,4 +1,4 @@
-//! Testing: a stage on a clock that the test moves, and what it has told by then.
+//! Testing: an alert stage on a clock that the test moves, and the notifications it has sent.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,18 +11,18 @@ use serde_json::{Value, json};
 use super::{Alert, Explained};
 use crate::{
     ChannelTerms, Emission, Handler, Input, KEYS_PER_STEP_MAX, Problem, Reduce, World,
-    incident::{Change, Incident, Said, Severity, Trend, timestamp},
+    incident::{Change, Incident, OperatorAction, Severity, Trend, timestamp},
     notification::Notification,
     operator::Silence,
     units::Period,
 };
 
-/// 2026-11-27 00:00 UTC, a Friday: when every scene begins.
+/// Begin of every scene: 2026-11-27 00:00 UTC, a Friday.
 pub(super) const BEGIN: u64 = 1_795_737_600_000;
 pub(super) const MINUTE: u64 = 60;
 pub(super) const HOUR: u64 = 3600;
 
-/// A world in which these channels are declared: name, rate, whether ends are wanted.
+/// World in which these channels are declared: name, rate, true where ends are wanted.
 pub(super) struct Channels(pub(super) Vec<(&'static str, u32, bool)>);
 
 impl World for Channels {
@@ -44,8 +44,8 @@ impl World for Channels {
     }
 }
 
-/// The channels of most tests: no rate is in the way of `log`, `ops` and `boss`; `quiet` does not
-/// want ends; `slow` has a rate of 20.
+/// Channels of most tests: no rate is in the way of `log`, `ops` and `boss`; `quiet` does not want
+/// ends; `slow` has a rate of 20.
 pub(super) fn channels() -> Channels {
     Channels(vec![
         ("log", 6000, true),
@@ -56,7 +56,7 @@ pub(super) fn channels() -> Channels {
     ])
 }
 
-/// What becomes of the incident of this number, whose code is `CODE_<n>`.
+/// Returns a change of the incident of this number, whose code is `CODE_<n>`.
 pub(super) fn incident(n: u64, event: Change, severity: Severity, count: u64) -> Incident {
     let labels = [
         ("code", format!("CODE_{n}")),
@@ -95,7 +95,7 @@ pub(super) fn incident(n: u64, event: Change, severity: Severity, count: u64) ->
     }
 }
 
-/// A stage, the clock, what is stored of it, and what it has told.
+/// A stage, the clock, its stored state, and the notifications it has sent.
 pub(super) struct Scene {
     pub(super) alert: Alert,
     pub(super) now_ms: u64,
@@ -136,7 +136,7 @@ impl Scene {
         self
     }
 
-    /// Something becomes of an incident.
+    /// Gives the stage a change of an incident.
     pub(super) fn incident(&mut self, incident: &Incident) -> &mut Self {
         let body = Bytes::from(serde_json::to_vec(incident).unwrap());
         self.input(None, &body);
@@ -153,16 +153,17 @@ impl Scene {
         self.incident(&incident(n, event, severity, count))
     }
 
-    /// Someone takes an incident on.
+    /// Acknowledges an incident.
     pub(super) fn acknowledge(&mut self, n: u64, severity: Severity) -> &mut Self {
-        let said = Said { by: "ann".to_owned(), at: timestamp(self.now_ms), reason: None };
+        let said =
+            OperatorAction { by: "ann".to_owned(), at: timestamp(self.now_ms), reason: None };
         self.incident(&Incident {
             acknowledged: Some(said),
             ..incident(n, Change::Acknowledged, severity, 9)
         })
     }
 
-    /// Someone asks for silence between two times, in seconds after the beginning.
+    /// Adds a silence between two times, in seconds after the beginning.
     pub(super) fn silence(&mut self, id: &str, matcher: &str, from: u64, to: u64) -> &mut Self {
         let silence = Silence {
             id: id.to_owned(),
@@ -188,7 +189,8 @@ impl Scene {
                 key,
                 at_ms: now_ms,
                 now_ms,
-                traceparent: None,
+                envelope: None,
+                headers: crate::HeaderLookup::none(),
                 body,
             };
             alert.apply(&input, out).unwrap();
@@ -212,7 +214,7 @@ impl Scene {
         }
     }
 
-    /// Writes what changed, as the engine does.
+    /// Writes the keys that changed, as the engine does.
     pub(super) fn checkpoint(&mut self) -> usize {
         let taken = self.alert.take_dirty();
         assert_eq!(self.alert.dirty_len(), 0);
@@ -226,14 +228,14 @@ impl Scene {
         taken.len()
     }
 
-    /// Another worker takes over, with these options.
+    /// Hands the stage to another worker, with these options, after a checkpoint.
     pub(super) fn restart_with(&mut self, options: Value, world: &Channels) -> &mut Self {
         self.checkpoint();
         self.options = options;
         self.takes_over(world)
     }
 
-    /// Another worker takes over from the last checkpoint.
+    /// Hands the stage to another worker, from the last checkpoint.
     pub(super) fn takes_over(&mut self, world: &Channels) -> &mut Self {
         self.alert = Alert::build(&self.options, world).unwrap();
         self.alert.explain();
@@ -247,7 +249,7 @@ impl Scene {
         self.restart_with(self.options.clone(), &channels())
     }
 
-    /// What was told since the last call, a line each.
+    /// Returns the notifications since the last call, a line each.
     pub(super) fn shown(&mut self) -> String {
         let line = |n: &Notification| {
             let after = u64::try_from(n.at.as_millisecond()).unwrap() - BEGIN;
@@ -265,7 +267,7 @@ impl Scene {
         lines
     }
 
-    /// Why what was not told was not told, a line each.
+    /// Returns the changes held back since the last call with reasons, a line each.
     pub(super) fn explained(&mut self) -> String {
         let line = |e: Explained| {
             let after = Period(std::time::Duration::from_millis(e.at_ms - BEGIN));
@@ -281,7 +283,7 @@ impl Scene {
         self.alert.take_explained().into_iter().map(line).collect()
     }
 
-    /// Tallies of this name, by their labels.
+    /// Returns the tallies of this name, by their labels.
     pub(super) fn tally(&self, name: &str) -> BTreeMap<String, u64> {
         let labels = |labels: Vec<(&str, String)>| {
             labels.into_iter().map(|(_, v)| v).collect::<Vec<_>>().join(" ")
@@ -291,7 +293,7 @@ impl Scene {
     }
 }
 
-/// What is wrong with options, a line each.
+/// Returns the problems of options, a line each.
 pub(super) fn problems(options: Value) -> String {
     let line = |p: Problem| {
         let hint = p.hint.map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Tests of `alert`: what is told when, and that nothing is lost from the accounts.
+//! Tests of `alert`: notifications by time and channel, and accounts that lose nothing.
 
 mod bounds;
 mod holds;

@@ -11,9 +11,9 @@ use jiff::{
 use super::options::TimeOptions;
 use crate::{Problem, incident::timestamp};
 
-/// The tables of an alert stage, at the most.
+/// Most tables of an alert stage.
 const TIMES_MAX: usize = 200;
-/// The ranges of one list, at the most.
+/// Most ranges of one list.
 const RANGES_MAX: usize = 100;
 const WEEKDAYS: [&str; 7] =
     ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
@@ -32,7 +32,7 @@ const MONTHS: [&str; 12] = [
     "december",
 ];
 
-/// Every interval by its name, each with its alternatives.
+/// Intervals by name, each with its alternatives.
 #[derive(Debug, Default)]
 pub(super) struct Times(BTreeMap<String, Vec<Interval>>);
 
@@ -49,7 +49,7 @@ struct Interval {
 }
 
 impl Times {
-    /// The tables as written, or everything that is wrong with them.
+    /// Reads the tables; adds every problem of them.
     pub(super) fn checked(tables: &[TimeOptions], problems: &mut Vec<Problem>) -> Self {
         let mut times = Self::default();
         if tables.len() > TIMES_MAX {
@@ -67,17 +67,17 @@ impl Times {
         times
     }
 
-    /// Whether there is one of this name.
+    /// True if there is an interval of this name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }
 
-    /// The names there are.
+    /// Returns the names of all intervals.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// Whether a time lies within the interval of this name.
+    /// True if a time lies within the interval of this name.
     pub(super) fn holds(&self, name: &str, at_ms: u64) -> bool {
         self.0
             .get(name)
@@ -175,7 +175,7 @@ impl Interval {
     }
 }
 
-/// The number of a name, from 1: all of it or its first three letters.
+/// Returns the number of a name, from 1, given whole or as its first three letters.
 fn one_of(names: &[&str], text: &str) -> Option<i32> {
     let text = text.to_ascii_lowercase();
     let number = || text.parse::<i32>().ok();
@@ -282,7 +282,10 @@ mod tests {
             &["2026-11-27T08:59:59Z", "2026-11-27T17:00:00Z", "2026-11-28T12:00:00Z"],
         );
         check(
-            json!({ "name": "t", "days": ["1-2", "-1"], "months": ["12", "jan-mar", "February"], "years": ["2026"] }),
+            json!({
+                "name": "t", "days": ["1-2", "-1"], "months": ["12", "jan-mar", "February"],
+                "years": ["2026"],
+            }),
             &["2026-12-31T00:00:00Z", "2026-02-28T12:00:00Z", "2026-03-02T00:00:00Z"],
             &[
                 "2026-11-30T00:00:00Z",
@@ -361,8 +364,9 @@ mod tests {
     #[test]
     fn what_is_no_range_says_so() {
         let (_, problems) = times(json!([{
-            "name": "", "times": ["9-17", "09:00-09:00", "24:01-25:00"], "weekdays": ["fri-mon", "8", "maybe"],
-            "days": ["0", "5-1", "-1-5"], "months": ["13", "dec-jan"], "years": ["26"], "zone": "Europe/Bonn",
+            "name": "", "times": ["9-17", "09:00-09:00", "24:01-25:00"],
+            "weekdays": ["fri-mon", "8", "maybe"], "days": ["0", "5-1", "-1-5"],
+            "months": ["13", "dec-jan"], "years": ["26"], "zone": "Europe/Bonn",
         }]));
         expect![[r#"
             time.0.name: a time needs a name (-)

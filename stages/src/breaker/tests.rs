@@ -1,4 +1,4 @@
-//! Tests of the breaker: what opens it, how long it waits, and its decisions against a naive model.
+//! Tests of the breaker: causes of an opening, waits, and its decisions against a naive model.
 
 use std::collections::BTreeSet;
 
@@ -16,12 +16,12 @@ fn at(ms: u64) -> Duration {
     MS * u32::try_from(ms).unwrap()
 }
 
-/// A first attempt that took no time.
+/// Returns a first attempt that took no time.
 fn call(event_id: &str, began: Duration) -> Call<'_> {
     Call { event_id, attempt: 1, began }
 }
 
-/// Opened at 0 by the first failures of as many events.
+/// Returns a breaker opened at 0 by the first failures of as many events.
 fn opened() -> Breaker {
     let mut breaker = Breaker::new(Settings::default());
     let verdicts: Vec<Verdict> = (0..5)
@@ -171,7 +171,7 @@ fn what_another_worker_found_holds_from_when_it_is_seen() {
     );
 }
 
-/// What may happen to a breaker.
+/// A step in the life of a breaker.
 #[derive(Debug, Clone)]
 enum Step {
     Succeeded { took_ms: u64 },
@@ -185,16 +185,20 @@ fn steps() -> impl Strategy<Value = Vec<(u64, Step)>> {
     let failure = prop_oneof![
         4 => Just(down()),
         1 => Just(Failure::defer("Maintenance", "")),
-        1 => (0..1000_u64).prop_map(|s| Failure::retry(class::RATE_LIMITED, "").after(Duration::from_secs(s))),
+        1 => (0..1000_u64)
+            .prop_map(|s| Failure::retry(class::RATE_LIMITED, "").after(Duration::from_secs(s))),
         1 => Just(Failure::retry(class::HANDLER, "")),
         1 => Just(Failure::reject(class::HTTP_CLIENT, "")),
     ];
     let step = prop_oneof![
         4 => (0..600_u64).prop_map(|took_ms| Step::Succeeded { took_ms }),
         8 => (0..6_u8, prop_oneof![3 => Just(1), 1 => 2..9_u32], 0..600_u64, failure)
-            .prop_map(|(event, attempt, took_ms, failure)| Step::Failed { event, attempt, took_ms, failure }),
+            .prop_map(|(event, attempt, took_ms, failure)| {
+                Step::Failed { event, attempt, took_ms, failure }
+            }),
         2 => Just(Step::Tick),
-        1 => (0..20_000_u64, 0..9_u32).prop_map(|(wait_ms, opens)| Step::AdoptOpen { wait_ms, opens }),
+        1 => (0..20_000_u64, 0..9_u32)
+            .prop_map(|(wait_ms, opens)| Step::AdoptOpen { wait_ms, opens }),
         1 => Just(Step::AdoptClosed),
     ];
     proptest::collection::vec((0..400_u64, step), 0..300)
@@ -213,12 +217,12 @@ fn settings() -> impl Strategy<Value = Settings> {
     )
 }
 
-/// Every call since it last opened or closed: when it ended and began, and how.
+/// Calls since it last opened or closed: end, begin and outcome of each.
 struct Model {
     settings: Settings,
     state: State,
     calls: Vec<(Duration, Duration, Ended)>,
-    /// When it last succeeded, over all openings.
+    /// Time of the last success, over all openings.
     succeeded_at: Option<Duration>,
     since: Duration,
     answers: u32,
@@ -378,7 +382,8 @@ proptest! {
                 }
                 Step::Failed { event, attempt, took_ms, failure } => {
                     let began = now.saturating_sub(at(took_ms));
-                    let verdict = breaker.failed(now, Call { event_id: &event.to_string(), attempt, began }, &failure);
+                    let event_id = &event.to_string();
+                    let verdict = breaker.failed(now, Call { event_id, attempt, began }, &failure);
                     prop_assert_eq!(verdict, model.failed(now, began, event, attempt, &failure));
                 }
                 Step::Tick => {
@@ -402,7 +407,8 @@ proptest! {
             }
             prop_assert_eq!(breaker.state(), model.state);
             prop_assert_eq!(breaker.opens(), model.opens);
-            prop_assert_eq!(breaker.probe_at(), (model.state == State::Open).then_some(model.until));
+            let until = (model.state == State::Open).then_some(model.until);
+            prop_assert_eq!(breaker.probe_at(), until);
             prop_assert!(breaker.wait() <= longest);
             prop_assert!(breaker.streak.len() <= breaker.settings.failures as usize);
         }
@@ -410,7 +416,8 @@ proptest! {
 
     #[test]
     fn one_event_alone_never_opens_it(
-        settings in settings().prop_filter("one failure opens it", |settings| settings.failures > 1),
+        settings in settings()
+            .prop_filter("one failure opens it", |settings| settings.failures > 1),
         waits in proptest::collection::vec(0..300_u64, 0..500),
     ) {
         let mut breaker = Breaker::new(settings);

@@ -1,13 +1,13 @@
-//! Scan: one pass over a message that replaces what varies and keeps what identifies the failure.
+//! Scan: one pass over a message that puts placeholders for all that varies between occurrences.
 
 use super::{
     SCANNED_BYTES_MAX, cut,
     shape::{self, Shape},
 };
 
-/// What stands for a number or an id. They are one, since an id in hexadecimal may be all digits.
+/// Placeholder of a number or an id: one for both, since an id in hexadecimal may be all digits.
 const NUMBER: &str = "<n>";
-/// A name longer than this, between quotes, is data.
+/// Longest quoted name, in bytes; a longer one is data.
 const NAME_BYTES_MAX: usize = 64;
 
 /// Words whose number says what failed: `status 502`, `os error 24`, `errno: 110`, `signal 9`.
@@ -60,7 +60,7 @@ const NAMED: &[&str] = &[
 const SAID: &[&str] =
     &["err", "error", "msg", "message", "reason", "cause", "desc", "detail", "description"];
 
-/// A message without what varies between occurrences of the same failure.
+/// Returns a message without the parts that vary between occurrences of the same failure.
 ///
 /// `connect to 10.0.0.7:5432 failed after 30s (request 3f2a9c01-…)` becomes
 /// `connect to <ip> failed after <n> (request <n>)`. White space is one space, and a run of equal
@@ -82,7 +82,7 @@ pub fn normalise(message: &str) -> String {
     scan.out.text
 }
 
-/// The text so far, and where its last placeholder ends.
+/// Text so far, and the end of its last placeholder.
 #[derive(Default)]
 struct Out {
     text: String,
@@ -110,7 +110,7 @@ impl Out {
         }
     }
 
-    /// Whether a number ended just before, with at most a space since.
+    /// True if a number ended just before, with at most a space since.
     fn after_number(&self) -> bool {
         self.last.is_some_and(|(last, end)| last == NUMBER && matches!(&self.text[end..], "" | " "))
     }
@@ -118,13 +118,13 @@ impl Out {
 
 struct Scan<'a> {
     rest: &'a str,
-    /// The character before `rest`.
+    /// Character before `rest`.
     before: char,
-    /// The last two names, the latest second; a number or the end of a clause clears them.
+    /// Last two names, the latest second; a number or the end of a clause clears them.
     said: [&'a str; 2],
-    /// The quotes that do not close any more: asked once each, so that the scan stays linear.
+    /// Quotes that do not close any more: looked for once each, so that the scan stays linear.
     unclosed: String,
-    /// Whether it is inside a quoted message. One level is read, so that the scan stays linear.
+    /// True inside a quoted message. One level is read, so that the scan stays linear.
     nested: bool,
     out: Out,
 }
@@ -133,7 +133,7 @@ impl<'a> Scan<'a> {
     /// Keeps the code that a server's answer begins with: `550 5.1.1 …`, `404 Not Found`.
     fn opening_code(&mut self) {
         let Some((code, rest)) = self.rest.split_at_checked(3) else { return };
-        let is_code = matches!(code.as_bytes(), [b'4' | b'5', a, b] if a.is_ascii_digit() && b.is_ascii_digit());
+        let is_code = code.starts_with(['4', '5']) && code.bytes().all(|b| b.is_ascii_digit());
         let Some(text) = rest.strip_prefix([' ', '-']).filter(|_| is_code) else { return };
         let enhanced = text.split(' ').next().filter(|word| shape::is_enhanced_status(word));
         if enhanced.is_some() || text.starts_with(|c: char| c.is_uppercase()) {
@@ -175,7 +175,8 @@ impl<'a> Scan<'a> {
         true
     }
 
-    /// What is between the quotes that begin here with `quote`, and the length of both and it.
+    /// Returns the text between the quotes that begin here with `quote`, and its length with both
+    /// quotes.
     fn quotation(&mut self, quote: char) -> Option<(&'a str, usize)> {
         let close: &[char] = match quote {
             '"' => &['"'],
@@ -243,7 +244,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Keeps whom a URL speaks to, not what about.
+    /// Keeps scheme and host of a URL, not its path.
     fn url(&mut self, length: usize) -> usize {
         let (scheme, rest) = self.rest[..length].split_once("://").expect("a url has \"://\"");
         self.out.text.push_str(scheme);
@@ -297,14 +298,15 @@ impl<'a> Scan<'a> {
         self.out.text.push_str(tail);
     }
 
-    /// Whether a word of letters may belong to a number or an id beside it.
+    /// True if a word of letters may belong to a number or an id beside it.
     fn may_go(&self, word: &str) -> bool {
         self.out.after_number()
             || shape::is_currency(word)
             || word.len() == 5 && self.out.text.ends_with("<n>-")
     }
 
-    /// Writes a word of which all varies, unless what stands before says that it tells what failed.
+    /// Writes a placeholder for a word that varies as a whole, unless the words before it make it a
+    /// code that identifies the failure.
     fn whole(&mut self, shape: Shape, word: &'a str) {
         if shape == Shape::Number && self.tells(word) {
             return self.keep(word);
@@ -363,7 +365,7 @@ impl<'a> Scan<'a> {
         self.out.text.push_str(rest);
     }
 
-    /// Whether this number tells what failed, by the words before it.
+    /// True if this number identifies the failure, by the words before it.
     fn tells(&self, number: &str) -> bool {
         let [earlier, last] = self.said;
         if last.eq_ignore_ascii_case("sqlstate") {
@@ -390,7 +392,7 @@ fn is_one_of(word: &str, words: &[&str]) -> bool {
     words.iter().any(|known| known.eq_ignore_ascii_case(word))
 }
 
-/// The length of the URL that `text` begins with.
+/// Returns the length of the URL that `text` begins with.
 fn url(text: &str) -> Option<usize> {
     let scheme = text.bytes().take(16).position(|b| !b.is_ascii_alphanumeric() && b != b'+')?;
     if scheme == 0 || !text[scheme..].starts_with("://") {

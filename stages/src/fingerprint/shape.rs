@@ -1,8 +1,8 @@
-//! Shape: what a word of a message is by its looks: a number, an id, an address, a time, a path.
+//! Shape: class of a word by its looks: a number, an id, an address, a time, a path.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// What a whole word may be.
+/// Class of a whole word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     Number,
@@ -43,7 +43,7 @@ pub(super) fn is_currency(word: &str) -> bool {
     word.len() == 3 && CURRENCIES.contains(&word)
 }
 
-/// What a whole word is, if all of it varies.
+/// Returns the class of a word that varies as a whole.
 pub(super) fn whole(word: &str) -> Option<Shape> {
     let digits = word.bytes().any(|b| b.is_ascii_digit());
     if digits && is_hex_number(word) || is_hex_pairs(word) {
@@ -68,7 +68,7 @@ pub(super) fn whole(word: &str) -> Option<Shape> {
     (digits && is_number(word)).then_some(Shape::Number)
 }
 
-/// A UUID, or `0x` and hexadecimal digits, with a sign or without.
+/// True for a UUID, or `0x` and hexadecimal digits, with a sign or without.
 fn is_hex_number(word: &str) -> bool {
     let bare = word.trim_start_matches(['+', '-']).strip_prefix("0x");
     is_uuid(word)
@@ -83,7 +83,7 @@ fn is_uuid(word: &str) -> bool {
         })
 }
 
-/// `04:8f:1a`: the serial of a certificate, a MAC address; but not a time of day.
+/// True for `04:8f:1a`: the serial of a certificate, a MAC address; but not a time of day.
 fn is_hex_pairs(word: &str) -> bool {
     let pairs = || word.split(':');
     pairs().nth(1).is_some()
@@ -103,7 +103,7 @@ fn is_address(word: &str) -> bool {
         || (word.starts_with("::") && with_port())
 }
 
-/// The length of `[::1]` or `[::1]:6379` at the start of a text.
+/// Returns the length of `[::1]` or `[::1]:6379` at the start of a text.
 pub(super) fn bracketed_address(text: &str) -> Option<usize> {
     let inside = text.strip_prefix('[')?;
     // An address with its zone is shorter than this.
@@ -116,7 +116,7 @@ pub(super) fn bracketed_address(text: &str) -> Option<usize> {
     Some(end + 2 + if port > 0 { port + 1 } else { 0 })
 }
 
-/// `2026-11-21`, `2026/11/21`, `12:30:45.123Z`, `2026-11-21T12:30:45+01:00`.
+/// True for `2026-11-21`, `2026/11/21`, `12:30:45.123Z`, `2026-11-21T12:30:45+01:00`.
 fn is_time(word: &str) -> bool {
     if !has_shape(word, "0000-00-00") && !has_shape(word, "0000/00/00") {
         return is_clock(word);
@@ -126,7 +126,7 @@ fn is_time(word: &str) -> bool {
     rest.is_empty() || rest.strip_prefix(['T', 't', '_', '-']).is_some_and(clock)
 }
 
-/// `12:30:45`, with or without a fraction and an offset.
+/// True for `12:30:45`, with or without a fraction and an offset.
 fn is_clock(word: &str) -> bool {
     if !has_shape(word, "00:00:00") {
         return false;
@@ -144,7 +144,7 @@ fn is_clock(word: &str) -> bool {
         })
 }
 
-/// Whether a text begins as the shape does, in which `0` is any digit.
+/// True if a text begins as the shape does, in which `0` is any digit.
 fn has_shape(text: &str, shape: &str) -> bool {
     text.len() >= shape.len()
         && text
@@ -153,7 +153,7 @@ fn has_shape(text: &str, shape: &str) -> bool {
             .all(|(b, s)| if s == b'0' { b.is_ascii_digit() } else { b == s })
 }
 
-/// An absolute path, or one of several parts with a file at its end.
+/// True for an absolute path, or one of several parts with a file at its end.
 fn is_path(word: &str) -> bool {
     if !word.contains(['/', '\\']) {
         return false;
@@ -168,7 +168,8 @@ fn is_path(word: &str) -> bool {
     absolute || drive || parts > 2 || (parts == 2 && file)
 }
 
-/// Digits with signs, points and units: `-1.5`, `30s`, `99.9%`, `10MiB`, `1.2.3`, `1m30.5s`.
+/// True for digits with signs, points and units: `-1.5`, `30s`, `99.9%`, `10MiB`, `1.2.3`,
+/// `1m30.5s`.
 fn is_number(word: &str) -> bool {
     let mut rest = word.trim_start_matches(['+', '-', '$', '.']);
     let mut parts = 0;
@@ -192,7 +193,7 @@ fn is_number(word: &str) -> bool {
     false
 }
 
-/// `ORA-00942`, `E11000`: the number of an error in a catalogue.
+/// True for the number of an error in a catalogue: `ORA-00942`, `E11000`.
 pub(super) fn is_error_number(word: &str) -> bool {
     if !word.ends_with(|c: char| c.is_ascii_digit())
         || !word.starts_with(|c: char| c.is_ascii_uppercase())
@@ -207,7 +208,7 @@ pub(super) fn is_error_number(word: &str) -> bool {
         && ERROR_PREFIXES.contains(&prefix)
 }
 
-/// An enhanced status code of a mail server (RFC 3463): `5.1.1`.
+/// True for an enhanced status code of a mail server (RFC 3463): `5.1.1`.
 pub(super) fn is_enhanced_status(word: &str) -> bool {
     let mut parts = word.split('.');
     matches!(parts.next(), Some("2" | "4" | "5"))
@@ -216,15 +217,15 @@ pub(super) fn is_enhanced_status(word: &str) -> bool {
         && word.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
-/// What ends the name of a Kubernetes pod, `<deployment>-<hash>-<five letters or digits>`: the
-/// alphabet has no vowels.
+/// True for the end of the name of a Kubernetes pod, `<deployment>-<hash>-<five letters or
+/// digits>`: the alphabet has no vowels.
 ///
 /// Source: `SafeEncodeString` and `alphanums` in k8s.io/apimachinery/pkg/util/rand.
 pub(super) fn is_pod_suffix(name: &str) -> bool {
     name.len() == 5 && name.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b))
 }
 
-/// Whether letters and digits are mixed as in an id, and not as in a name such as `Base64Decoder`.
+/// True if letters and digits are mixed as in an id, and not as in a name such as `Base64Decoder`.
 pub(super) fn is_id(text: &str) -> bool {
     let length = text.len();
     if length < 4 || !text.bytes().all(|b| b.is_ascii_alphanumeric()) {

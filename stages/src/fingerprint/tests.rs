@@ -1,4 +1,4 @@
-//! Tests of the fingerprint: what merges, what does not, and what it costs.
+//! Tests of the fingerprint: failures that merge, failures that do not, and the cost.
 
 use super::*;
 use expect_test::expect;

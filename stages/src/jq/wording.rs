@@ -1,4 +1,4 @@
-//! Wording: what is wrong with a text that is not a jq filter, as people say it.
+//! Wording: messages, in plain words, about a text that is not a jq filter.
 
 use jaq_core::{compile, load};
 
@@ -9,13 +9,13 @@ use crate::text::excerpt;
 const MISSING: &[&str] =
     &["input", "inputs", "input_filename", "input_line_number", "$ENV", "$__prog_args"];
 
-/// The error that stands first in the text.
+/// Returns the error that stands first in the text.
 pub(super) fn first(text: &str, errors: impl Iterator<Item = JqError>) -> JqError {
     let unknown = || JqError { message: "not a jq filter".to_owned(), offset: text.len() };
     errors.min_by_key(|error| error.offset).unwrap_or_else(unknown)
 }
 
-/// What is wrong with a text that cannot be read as jq.
+/// Returns the error of a text that cannot be read as jq.
 pub(super) fn loading(text: &str, error: &load::Error<&str>) -> JqError {
     let at =
         |found: &str, message: String| JqError { message, offset: load::span(text, found).start };
@@ -33,7 +33,7 @@ pub(super) fn loading(text: &str, error: &load::Error<&str>) -> JqError {
     }
 }
 
-/// What is wrong with characters that make no token.
+/// Returns the message about characters that make no token.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "jaq's enum: the rest are told alike, in its own words"
@@ -53,7 +53,7 @@ fn lexing(expected: &load::lex::Expect<&str>, found: &str) -> String {
     }
 }
 
-/// What is wrong with a token where it stands.
+/// Returns the message about a token that is out of place.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "jaq's enum: the rest are told alike, in its own words"
@@ -69,7 +69,7 @@ fn parsing(expected: &load::parse::Expect<&str>, found: &str) -> String {
     format!("expected {expected}, found {}", named(found))
 }
 
-/// What was found, quoted.
+/// Quotes the text that was found.
 fn named(found: &str) -> String {
     match excerpt(found, 20) {
         found if found.is_empty() => "the end".to_owned(),
@@ -77,7 +77,7 @@ fn named(found: &str) -> String {
     }
 }
 
-/// What is wrong with a name that means nothing.
+/// Returns the error of a name that means nothing.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "jaq's enum: the rest are told alike, in its own words"

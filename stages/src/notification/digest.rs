@@ -1,4 +1,4 @@
-//! Digest: what exceeded the rate of a channel, added up, with its worst incidents.
+//! Digest: notifications that exceeded the rate of a channel, added up, with the worst incidents.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 use super::Held;
 use crate::incident::{Change, Incident, Severity};
 
-/// The incidents that a digest names.
+/// Number of incidents that a digest names.
 pub const TOP: usize = 5;
 
-/// What exceeded the rate of a channel, added up.
+/// Notifications that exceeded the rate of a channel, added up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Digest {
-    /// The first incident in it.
+    /// Id of the first incident in it.
     pub first_incident_id: String,
-    /// When it began.
+    /// Time at which it began.
     pub since: Timestamp,
     /// Incidents that opened.
     pub opened: u64,
@@ -29,11 +29,11 @@ pub struct Digest {
     pub ongoing: u64,
     /// Errors that these events are about, each counted once.
     pub errors: u64,
-    /// The worst severity.
+    /// Worst severity.
     pub severity: Severity,
-    /// The five worst incidents.
+    /// Worst incidents, at most [`TOP`].
     pub top: Vec<Line>,
-    /// What else was held back until now.
+    /// Other changes held back until now.
     #[serde(default, skip_serializing_if = "Held::is_empty")]
     pub held: Held,
 }
@@ -42,22 +42,22 @@ pub struct Digest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Line {
-    /// How bad it is.
+    /// Severity of the incident.
     pub severity: Severity,
-    /// Errors in it.
+    /// Errors in the incident.
     pub count: u64,
-    /// Which incident.
+    /// Id of the incident.
     pub incident_id: String,
-    /// What has become of it.
+    /// Last change of the incident.
     pub event: Change,
-    /// The code of its errors.
+    /// Code of its errors.
     pub code: String,
-    /// The message that its errors share.
+    /// Message that its errors share.
     pub message: String,
 }
 
 impl Digest {
-    /// An empty digest that begins with this incident.
+    /// Returns an empty digest that begins with this incident.
     pub fn since(incident: &Incident, at: Timestamp) -> Self {
         Self {
             first_incident_id: incident.incident_id.clone(),
@@ -73,13 +73,13 @@ impl Digest {
         }
     }
 
-    /// Adds what became of an incident, and what was held back before it.
+    /// Adds a change of an incident, and the changes held back before it.
     pub fn add(&mut self, incident: &Incident, held: &Held) {
         self.add_all(std::slice::from_ref(incident), 1, &[], held);
     }
 
-    /// Adds what became of some incidents, of which so many are changes that were not counted
-    /// before; others that only go on; and what was held back before all of these.
+    /// Adds incidents with news, of which the first `changes` are changes not counted before;
+    /// others that only go on; and the changes held back before all of these.
     pub fn add_all(&mut self, news: &[Incident], changes: u64, rest: &[Incident], held: &Held) {
         for (n, incident) in (1..).zip(news) {
             match incident.event {
@@ -116,13 +116,13 @@ impl Digest {
         self.top.truncate(TOP);
     }
 
-    /// What became of incidents, that this digest is about: the held back not counted.
+    /// Number of changes that this digest reports, without those held back.
     pub fn events(&self) -> u64 {
         self.opened + self.updated + self.resolved
     }
 }
 
-/// `38 incidents opened, 2 resolved`: what there is none of is not said.
+/// Returns the counts in words, without zeros: `38 incidents opened, 2 resolved`.
 pub(super) fn added_up(digest: &Digest) -> String {
     let Digest { opened, updated, resolved, ongoing, .. } = *digest;
     let parts = [

@@ -1,14 +1,14 @@
-//! Held: what was not told by itself, counted by the reason why.
+//! Held: changes that were not sent by themselves, counted by reason.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Why something that became of an incident was not told by itself.
+/// Reason why a change of an incident was not sent by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hold {
-    /// A later change told it, or its incident was over before its group was told.
+    /// A later change covered it, or its incident was over before its group was notified.
     Repeated,
     /// A silence matches it.
     Silenced,
@@ -20,7 +20,7 @@ pub enum Hold {
     Acknowledged,
     /// The rate of the channel was exceeded: it is in a digest.
     Digested,
-    /// Its route has no channel, or the channel does not want ends.
+    /// The route has no channel, or the channel does not want ends.
     Unwanted,
 }
 
@@ -36,7 +36,7 @@ impl Hold {
         Self::Unwanted,
     ];
 
-    /// The word for it in JSON, in labels and in text.
+    /// Returns the word for it in JSON, in labels and in text.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Repeated => "repeated",
@@ -50,13 +50,13 @@ impl Hold {
     }
 }
 
-/// How much was held back, by reason.
+/// Number of changes held back, by reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Held(pub BTreeMap<Hold, u64>);
 
 impl Held {
-    /// Adds to what was held back for a reason.
+    /// Adds changes held back for a reason.
     pub fn add(&mut self, hold: Hold, count: u64) {
         if count > 0 {
             *self.0.entry(hold).or_default() += count;
@@ -68,18 +68,17 @@ impl Held {
         other.0.iter().for_each(|(hold, count)| self.add(*hold, *count));
     }
 
-    /// All of it.
+    /// Returns the sum over all reasons.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
 
-    /// Whether nothing was.
+    /// True if nothing was held back.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// `and 3 more changes that were held back: 2 repeated, 1 silenced`, a line; nothing where
-    /// nothing was.
+    /// Returns a line, `held back until now: 2 repeated, 1 silenced`; empty where nothing was.
     pub(super) fn said(&self) -> String {
         if self.is_empty() {
             return String::new();

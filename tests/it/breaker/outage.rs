@@ -1,4 +1,4 @@
-//! Outage: the service behind a stage goes away and comes back, and nobody does anything.
+//! Outage: a service behind a stage that goes away and comes back, without an operator.
 
 use std::{
     collections::BTreeSet,
@@ -34,7 +34,7 @@ use crate::support::{DEADLINE, Mill, eventually, scanned};
 const EVENTS: usize = 1500;
 const PER_SECOND: u32 = 300;
 
-/// An HTTP service whose port stays when it goes.
+/// HTTP service whose port stays when it goes.
 struct Service {
     address: SocketAddr,
     books: Arc<Books>,
@@ -62,12 +62,12 @@ impl Service {
         self.task = Some(tokio::spawn(async move { axum::serve(listener, routes).await.unwrap() }));
     }
 
-    /// Answers 503 from now on, or no longer.
+    /// Sets if it answers 503 from now on.
     fn breaks(&self, broken: bool) {
         self.books.broken.store(broken, Ordering::SeqCst);
     }
 
-    /// Takes no connection any more, and drops those there are.
+    /// Stops: takes no connection any more, and drops those there are.
     async fn goes(&mut self) {
         let task = self.task.take().unwrap();
         task.abort();
@@ -101,7 +101,7 @@ async fn answer(State(books): State<Arc<Books>>, headers: HeaderMap) -> StatusCo
     StatusCode::NO_CONTENT
 }
 
-/// A fleet of two workers on the service, before anything was published.
+/// Fleet of two workers on the service, before anything was published.
 async fn fleet(service: &Service) -> (Mill, Worker) {
     let toml = format!(
         r#"
@@ -128,7 +128,7 @@ async fn fleet(service: &Service) -> (Mill, Worker) {
     (one, two)
 }
 
-/// Publishes evenly; whoever publishes waits for no one.
+/// Publishes all events evenly, without waiting for the workers.
 fn publish(mill: &Mill) -> JoinHandle<()> {
     let broker = mill.broker.clone();
     tokio::spawn(async move {
@@ -138,14 +138,18 @@ fn publish(mill: &Mill) -> JoinHandle<()> {
                 began + Duration::from_secs(1) * u32::try_from(n).unwrap() / PER_SECOND,
             )
             .await;
-            let event = json!({ "eventId": format!("e-{n}"), "eventType": "order.created", "eventData": {} });
+            let event = json!({
+                "eventId": format!("e-{n}"),
+                "eventType": "order.created",
+                "eventData": {},
+            });
             let subject = "events.order.created".to_owned();
             broker.publish(Outgoing::new(subject, event.to_string())).await.unwrap();
         }
     })
 }
 
-/// Waits until the fleet says so of the breaker.
+/// Waits until the record of the breaker is as `wanted`.
 async fn breaker_is(mill: &Mill, wanted: impl Fn(&BreakerRecord) -> bool) {
     let key = Names::breaker_key("work");
     eventually(|| async {
@@ -155,7 +159,7 @@ async fn breaker_is(mill: &Mill, wanted: impl Fn(&BreakerRecord) -> bool) {
     .await;
 }
 
-/// Once every event is done: no letter, and at most a handful of attempts were spent.
+/// Checks, once every event is done, that there is no letter and few attempts were spent.
 async fn nothing_was_lost(mill: &Mill, service: &Service) {
     let end = Instant::now() + DEADLINE;
     while service.accepted() < EVENTS {
@@ -190,7 +194,7 @@ async fn an_outage_of_the_service_costs_no_letter_and_a_handful_of_attempts() {
     service.breaks(false);
     publishing.await.unwrap();
     nothing_was_lost(&one, &service).await;
-    // What both workers have in hand when it begins, and then a probe of each from time to time.
+    // Events in flight in both workers when it begins, and then a probe of each from time to time.
     assert!(refused < 2 * 64 + 40, "the service was asked {refused} times while it was down");
     drop(two);
 }

@@ -1,5 +1,5 @@
-//! Alertmanager: ours in a real one, where there is one, and always in one that checks what the v2
-//! API asks for.
+//! Alertmanager: the channel against a real one, where there is one, and always against one that
+//! checks what the v2 API asks for.
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +20,13 @@ use millstream::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{channel, context, hostile, notification, send, told};
-use crate::support::{Running, eventually};
+use super::{channel, context, hostile, notification, outcome, send};
+use crate::{
+    reaper::Start as _,
+    support::{Running, eventually},
+};
 
-/// Where Debian has it, and where others do.
+/// Programs that may be it: the name in Debian, and the name elsewhere.
 const PROGRAMS: [&str; 2] = ["prometheus-alertmanager", "alertmanager"];
 
 fn program() -> Option<PathBuf> {
@@ -40,7 +43,7 @@ fn ours(base: &str) -> Deliver {
     )
 }
 
-/// What the Alertmanager at `base` has that goes on, by name and severity.
+/// Active alerts of the Alertmanager at `base`, by name and severity.
 async fn active(base: &str) -> BTreeMap<(String, String), Value> {
     let alerts: Vec<Value> =
         reqwest_get(&format!("{base}/api/v2/alerts?active=true&silenced=true&inhibited=true"))
@@ -64,7 +67,7 @@ fn incident(code: &str, severity: Severity) -> Incident {
     sample::incident(code, severity, "shop", Timestamp::now())
 }
 
-/// What must hold of any Alertmanager.
+/// Checks everything that must hold with any Alertmanager.
 async fn holds(base: &str) {
     let ours = ours(base);
     let names = async || active(base).await.into_keys().collect::<Vec<_>>();
@@ -73,7 +76,9 @@ async fn holds(base: &str) {
     // It opens.
     let mut redis = incident("REDIS_DOWN", Severity::High);
     redis.labels.insert("tenant.id".to_owned(), "acme".to_owned());
-    send(&ours, &sample::notification("ops", sample::About::Firing, redis.clone())).await.unwrap();
+    send(&ours, &sample::notification("ops", sample::SampleKind::Firing, redis.clone()))
+        .await
+        .unwrap();
     assert_eq!(names().await, [pair("REDIS_DOWN", "high")]);
     let alert = &active(base).await[&pair("REDIS_DOWN", "high")];
     assert_eq!(
@@ -92,7 +97,7 @@ async fn holds(base: &str) {
         incident.event = Change::Escalated;
         incident
     };
-    send(&ours, &sample::notification("ops", sample::About::Firing, worse(redis.clone())))
+    send(&ours, &sample::notification("ops", sample::SampleKind::Firing, worse(redis.clone())))
         .await
         .unwrap();
     eventually(async || (names().await == [pair("REDIS_DOWN", "critical")]).then_some(())).await;
@@ -101,8 +106,11 @@ async fn holds(base: &str) {
     let mut over = worse(redis);
     over.event = Change::Resolved;
     over.resolved_at = Some(Timestamp::now());
-    let mut group =
-        sample::notification("ops", sample::About::Group, incident("DISK_FULL", Severity::Low));
+    let mut group = sample::notification(
+        "ops",
+        sample::SampleKind::Group,
+        incident("DISK_FULL", Severity::Low),
+    );
     let About::Group { incidents } = &mut group.about else {
         unreachable!("the sample is of a group")
     };
@@ -113,7 +121,11 @@ async fn holds(base: &str) {
     // A digest is one alert, and hostile text does not keep an alert from being taken.
     send(
         &ours,
-        &sample::notification("ops", sample::About::Digest, incident("MANY", Severity::Medium)),
+        &sample::notification(
+            "ops",
+            sample::SampleKind::Digest,
+            incident("MANY", Severity::Medium),
+        ),
     )
     .await
     .unwrap();
@@ -141,7 +153,7 @@ async fn alerts_open_become_worse_and_end_in_an_alertmanager() {
 #[tokio::test]
 async fn an_alertmanager_that_does_not_take_an_alert_says_why() {
     let base = Strict::start().await;
-    let mut empty = notification(sample::About::Firing);
+    let mut empty = notification(sample::SampleKind::Firing);
     let About::Incident { incident } = &mut empty.about else {
         unreachable!("the sample is of one incident")
     };
@@ -153,7 +165,7 @@ async fn an_alertmanager_that_does_not_take_an_alert_says_why() {
     send(&ours(&base), &empty).await.unwrap();
     let wrong = ours(&format!("{base}/nowhere"));
     assert_eq!(
-        told(&send(&wrong, &empty).await),
+        outcome(&send(&wrong, &empty).await),
         "reject HttpClientError: channel \"ops\": http 404"
     );
     assert!(
@@ -166,7 +178,7 @@ async fn an_alertmanager_that_does_not_take_an_alert_says_why() {
     );
 }
 
-/// A real Alertmanager, until it is dropped.
+/// Real Alertmanager, until it is dropped.
 struct Real {
     base: String,
     _process: Running,
@@ -188,7 +200,7 @@ impl Real {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let real = Self {
             base: format!("http://{address}"),
-            _process: Running(command.spawn().unwrap()),
+            _process: Running(command.start()),
             _folder: folder,
         };
         eventually(async || tokio::net::TcpStream::connect(address).await.ok()).await;
@@ -198,7 +210,7 @@ impl Real {
 
 type Known = Arc<Mutex<BTreeMap<BTreeMap<String, String>, Value>>>;
 
-/// What the v2 API asks of an alert, and keeps of it.
+/// Server that checks each alert as the v2 API does, and keeps it.
 ///
 /// Source: Alertmanager 0.28, `api/v2/api.go` (`postAlertsHandler`), `types.go` (`Alert.Validate`)
 /// and `openapi.yaml`.

@@ -1,10 +1,10 @@
-//! Live: browsers at the websocket channel of a pipeline at work: told of incidents and
+//! Live: browsers at the websocket channel of a pipeline at work, notified of incidents and
 //! notifications, kept out, left, taken over.
 
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use millstream::{broker::Outgoing, channels::sample::About, config::Pipeline};
+use millstream::{broker::Outgoing, channels::sample::SampleKind, config::Pipeline};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
@@ -50,7 +50,7 @@ fn shop(port: u16) -> String {
     )
 }
 
-/// A request of a browser, or of what is none.
+/// Connects as a browser does, or as what is none; the HTTP status if it is refused.
 async fn connect(port: u16, headers: &[(&'static str, &str)]) -> Result<Browser, u16> {
     let mut request = format!("ws://127.0.0.1:{port}/live").into_client_request().unwrap();
     for (name, value) in headers {
@@ -72,20 +72,20 @@ async fn connect(port: u16, headers: &[(&'static str, &str)]) -> Result<Browser,
     }
 }
 
-/// A browser that was let in and greeted.
+/// Browser that was let in and greeted.
 async fn page(port: u16) -> Browser {
     let protocols = format!("millstream, bearer.{TOKEN}");
     let headers =
         [("sec-websocket-protocol", protocols.as_str()), ("origin", "https://ops.example.com")];
     let mut browser = eventually(async || connect(port, &headers).await.ok()).await;
-    let hello = told(&mut browser).await;
+    let hello = received(&mut browser).await;
     assert_eq!((&hello["type"], &hello["pipeline"]), (&json!("hello"), &json!("shop")));
     assert!(hello["version"].is_string());
     browser
 }
 
-/// The next thing that a browser is told.
-async fn told(browser: &mut Browser) -> Value {
+/// Next message to a browser.
+async fn received(browser: &mut Browser) -> Value {
     loop {
         match tokio::time::timeout(DEADLINE, browser.next())
             .await
@@ -102,7 +102,7 @@ async fn told(browser: &mut Browser) -> Value {
     }
 }
 
-/// The code that a connection ends with.
+/// Code that a connection ends with.
 async fn closed(browser: &mut Browser) -> CloseCode {
     loop {
         match tokio::time::timeout(DEADLINE, browser.next())
@@ -122,7 +122,7 @@ async fn closed(browser: &mut Browser) -> CloseCode {
     }
 }
 
-/// An error report, as any service publishes it.
+/// Error report, as any service publishes it.
 fn report(message: &str) -> String {
     json!({ "errorCode": CODE, "severity": "critical", "message": message, "serviceName": "till" })
         .to_string()
@@ -136,7 +136,7 @@ async fn an_error_reaches_every_browser_as_an_incident_and_as_a_notification() {
     let began = Instant::now();
     mill.publish("errors.till", report("no connection\u{1b}[31m")).await;
     for browser in [&mut first, &mut second] {
-        let incident = told(browser).await;
+        let incident = received(browser).await;
         assert_eq!(
             (&incident["type"], &incident["incident"]["code"]),
             (&json!("incident"), &json!(CODE)),
@@ -144,7 +144,7 @@ async fn an_error_reaches_every_browser_as_an_incident_and_as_a_notification() {
         );
         println!("error to websocket: {:?}", began.elapsed());
         assert!(!incident.to_string().contains("\\u001b"), "{incident}");
-        let notification = told(browser).await;
+        let notification = received(browser).await;
         assert_eq!(notification["type"], "notification");
         assert_eq!(notification["notification"]["incident"]["code"], CODE, "{notification:#}");
     }
@@ -204,7 +204,7 @@ async fn a_second_worker_takes_the_address_over_when_the_first_ends() {
     assert_eq!(closed(&mut browser).await, CloseCode::Away);
     let mut browser = page(port).await;
     mill.publish("errors.till", report("no connection")).await;
-    assert_eq!(told(&mut browser).await["type"], "incident");
+    assert_eq!(received(&mut browser).await["type"], "incident");
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn a_browser_that_does_not_read_is_left_and_the_others_are_told() {
     let (mut slow, mut quick) = (page(port).await, page(port).await);
     let ops = mill.pipeline.channels.iter().find(|channel| channel.name == "ops").unwrap();
     let deliver = Pipeline::deliver(&mill.pipeline, ops, Some(mill.broker.clone())).unwrap();
-    let mut large = notification(About::Firing);
+    let mut large = notification(SampleKind::Firing);
     large.text = "x".repeat(16_000);
     // A thousand times 16 kB is more than the system holds for a connection, and than waits in the
     // queue.
@@ -222,7 +222,7 @@ async fn a_browser_that_does_not_read_is_left_and_the_others_are_told() {
         large.notification_id = format!("ops.{n}");
         send(&deliver, &large).await.unwrap();
         assert_eq!(
-            told(&mut quick).await["notification"]["notificationId"],
+            received(&mut quick).await["notification"]["notificationId"],
             large.notification_id.as_str()
         );
     }
@@ -236,6 +236,6 @@ async fn what_is_no_notification_is_told_to_nobody() {
     let mut browser = page(port).await;
     mill.broker.announce(Outgoing::new("shop.live.ops", "{\"type\":\"hello\"}")).await.unwrap();
     mill.publish("errors.till", report("no connection")).await;
-    assert_eq!(told(&mut browser).await["type"], "incident");
+    assert_eq!(received(&mut browser).await["type"], "incident");
     tokio::time::timeout(Duration::from_millis(1), browser.close(None)).await.ok();
 }

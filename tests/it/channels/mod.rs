@@ -1,5 +1,4 @@
-//! Channels: what every kind must do, one table of kinds and one of behaviours, against real
-//! servers.
+//! Channels: duties of every kind, one table of kinds and one of behaviours, against real servers.
 
 mod alertmanager;
 mod email;
@@ -19,10 +18,11 @@ use millstream::{
         incident::Severity,
         notification::{About, Notification},
     },
+    wire::Names,
 };
 use serde_json::Value;
 
-/// A channel called `ops` of the pipeline `shop`, which nothing is sent over the broker by.
+/// Channel called `ops` of the pipeline `shop`, without a broker.
 fn channel(kind: &str, options: &Value) -> Deliver {
     built(kind, options, &context()).unwrap_or_else(|problems| panic!("{kind}: {problems:#?}"))
 }
@@ -38,9 +38,8 @@ fn built(
 fn context() -> ChannelContext {
     ChannelContext {
         name: "ops".to_owned(),
-        pipeline: "shop".to_owned(),
         base: Path::new(env!("CARGO_MANIFEST_DIR")).to_owned(),
-        live: "shop.live.ops".to_owned(),
+        names: Names::new("shop"),
         incidents: vec!["shop.out.errors.>".to_owned()],
         broker: None,
     }
@@ -51,21 +50,23 @@ fn delivery() -> Delivery {
     Delivery { stage: "notify-ops".to_owned(), attempt: 1, now: SystemTime::now(), traceparent }
 }
 
-/// The code of every sample's incidents.
+/// Code of the incidents of every sample.
 const CODE: &str = "REDIS_CONNECTION_FAILED";
 
-fn notification(about: sample::About) -> Notification {
+fn notification(about: sample::SampleKind) -> Notification {
     let incident = sample::incident(CODE, Severity::High, "shop", jiff::Timestamp::now());
     sample::notification("ops", about, incident)
 }
 
-/// What someone writes who would like to be more than text, in one chat, mail or page or another.
-const HOSTILE: &str = "<!channel> <@U1> @here @all <http://evil.example|click> [click](http://evil.example) \
-                       <script>alert(1)</script> \"}],\"x\":{ **b** # h\r\nBcc: evil@evil.example\r\n\r\nX\u{0}\u{1b}[31m\u{202e}";
+/// Text that would like to be more than text, in one chat, mail or page or another.
+const HOSTILE: &str = "<!channel> <@U1> @here @all <http://evil.example|click> \
+                       [click](http://evil.example) <script>alert(1)</script> \
+                       \"}],\"x\":{ **b** # h\r\nBcc: evil@evil.example\r\n\r\nX\u{0}\
+                       \u{1b}[31m\u{202e}";
 
-/// A notification whose every text is hostile.
+/// Notification whose every text is hostile.
 fn hostile() -> Notification {
-    let mut notification = notification(sample::About::Firing);
+    let mut notification = notification(sample::SampleKind::Firing);
     notification.title = HOSTILE.to_owned();
     notification.text = format!("{HOSTILE}\n# {HOSTILE}\n{}", "é".repeat(20_000));
     notification.notification_id = format!("ops.{HOSTILE}");
@@ -88,8 +89,8 @@ async fn send(channel: &Deliver, notification: &Notification) -> Result<(), Fail
     channel.send(notification, &delivery()).await
 }
 
-/// An answer in a few words.
-fn told(answer: &Result<(), Failure>) -> String {
+/// Answer of a channel in a few words.
+fn outcome(answer: &Result<(), Failure>) -> String {
     match answer {
         Ok(()) => "delivered".to_owned(),
         Err(failure) => {
@@ -106,7 +107,7 @@ fn told(answer: &Result<(), Failure>) -> String {
     }
 }
 
-/// Every text in a value.
+/// Texts in a value, all of them.
 fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],

@@ -1,5 +1,5 @@
-//! Peer: servers that channels post to: one that writes down what it is sent and answers as it is
-//! told, one that speaks no HTTP.
+//! Peer: servers that channels post to, one that notes what it is sent and answers as it is set to,
+//! one that speaks no HTTP.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// How a peer answers.
+/// Answer of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum How {
-    /// As the provider does when all is well.
+    /// The answer of the provider when all is well.
     Fine,
     /// 429 with `Retry-After: 7`.
     Busy,
@@ -40,13 +40,13 @@ pub(super) enum How {
     Garbage,
     /// 200 with this in the body.
     Says(&'static str),
-    /// Not at all.
+    /// No answer at all.
     Hang,
     /// 200, with a body that never ends.
     Endless,
 }
 
-/// What a peer was sent.
+/// Request that a peer was sent.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
     pub(super) uri: Uri,
@@ -59,7 +59,7 @@ impl Sent {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// The parameters of the query.
+    /// Parameters of the query.
     pub(super) fn query(&self) -> BTreeMap<String, String> {
         let url = reqwest::Url::parse(&format!("http://peer{}", self.uri)).unwrap();
         url.query_pairs().into_owned().collect()
@@ -72,7 +72,7 @@ struct Books {
     sent: Mutex<Vec<Sent>>,
 }
 
-/// An HTTP server, until it is dropped.
+/// HTTP server, until it is dropped.
 pub(super) struct Peer {
     pub(super) address: SocketAddr,
     books: Arc<Books>,
@@ -80,7 +80,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// A peer that answers this when all is well.
+    /// Starts a peer that answers this when all is well.
     pub(super) async fn start(status: u16, fine: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -95,7 +95,7 @@ impl Peer {
         *self.books.how.lock().unwrap() = how;
     }
 
-    /// What it was sent since it was last asked.
+    /// Requests that it was sent since the last call.
     pub(super) fn sent(&self) -> Vec<Sent> {
         std::mem::take(&mut self.books.sent.lock().unwrap())
     }
@@ -141,12 +141,12 @@ async fn answer(
     }
 }
 
-/// A server that takes a connection, answers these bytes whatever it is sent, and closes.
+/// Server that takes a connection, answers these bytes whatever it is sent, and closes.
 pub(super) async fn raw(bytes: &'static [u8]) -> SocketAddr {
     speaking(bytes, false).await
 }
 
-/// The same, and it does not wait to be spoken to.
+/// Server as [`raw`], which does not wait to be spoken to.
 pub(super) async fn raw_first(bytes: &'static [u8]) -> SocketAddr {
     speaking(bytes, true).await
 }
@@ -169,7 +169,7 @@ async fn speaking(bytes: &'static [u8], first: bool) -> SocketAddr {
     address
 }
 
-/// An address that nobody listens on.
+/// Address that nobody listens on.
 pub(super) fn nobody() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,5 +1,5 @@
-//! Pipeline: channels of a pipeline at work: a bad one delays no other, and ends in dead letters;
-//! no secret is shown anywhere.
+//! Pipeline: channels of a pipeline at work, of which a bad one delays no other and ends in dead
+//! letters, and no secret is shown anywhere.
 
 use std::{
     process::{Command, Stdio},
@@ -13,9 +13,12 @@ use super::{
     CODE,
     peer::{How, Peer},
 };
-use crate::support::{DEADLINE, Mill, Running, TestServer, eventually};
+use crate::{
+    reaper::Start as _,
+    support::{DEADLINE, Mill, Running, TestServer, eventually},
+};
 
-/// A pipeline whose errors go to the channels `good` and `bad`, and as many `bad` retries as are
+/// Pipeline whose errors go to the channels `good` and `bad`, with as many `bad` retries as are
 /// needed to see it fail.
 fn two(good: &str, bad: &str) -> String {
     format!(
@@ -53,8 +56,13 @@ fn two(good: &str, bad: &str) -> String {
 fn report(n: usize) -> String {
     // A letter makes it an error of its own: numbers are taken for the same.
     let letter = char::from(b'a' + u8::try_from(n).unwrap());
-    json!({ "errorCode": format!("{CODE}_{letter}"), "severity": "critical", "message": "down", "serviceName": "till" })
-        .to_string()
+    json!({
+        "errorCode": format!("{CODE}_{letter}"),
+        "severity": "critical",
+        "message": "down",
+        "serviceName": "till",
+    })
+    .to_string()
 }
 
 #[tokio::test]
@@ -64,7 +72,8 @@ async fn a_channel_that_hangs_or_answers_garbage_delays_no_other_and_ends_in_dea
         bad.answer(how);
         let keys = |peer: &Peer, timeout: &str| {
             format!(
-                "kind = \"slack\"\nurl = \"http://{}/hook\"\nallow_private = true\ntimeout = \"{timeout}\"",
+                "kind = \"slack\"\nurl = \"http://{}/hook\"\nallow_private = true\n\
+                 timeout = \"{timeout}\"",
                 peer.address
             )
         };
@@ -96,7 +105,7 @@ async fn a_channel_that_hangs_or_answers_garbage_delays_no_other_and_ends_in_dea
     }
 }
 
-/// Everything secret below begins with this.
+/// Beginning of everything secret below.
 const SECRET: &str = "s3cr3t";
 
 #[tokio::test]
@@ -202,7 +211,7 @@ async fn no_secret_of_a_channel_is_in_a_log_an_error_check_a_letter_or_a_metric(
     let log = std::fs::File::create(folder.path().join("log")).unwrap();
     let mut worker =
         run(&["run", "--log", "millstream=trace,reqwest=debug,hyper=debug,lettre=trace"]);
-    let _worker = Running(worker.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    let _worker = Running(worker.stdout(log.try_clone().unwrap()).stderr(log).start());
     let broker = server.connect().await;
     eventually(async || {
         broker.publish(millstream::broker::Outgoing::new("errors.till", report(0))).await.ok()

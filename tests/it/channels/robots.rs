@@ -1,15 +1,15 @@
-//! Robots: what DingTalk and WeCom say in codes, how DingTalk's requests are signed, and what
-//! PagerDuty is told.
+//! Robots: codes in the answers of DingTalk and WeCom, signatures for DingTalk, and the events that
+//! PagerDuty is sent.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use expect_test::expect;
-use millstream::{channels::sample::About, stages::incident::Change};
+use millstream::{channels::sample::SampleKind, stages::incident::Change};
 use serde_json::json;
 
 use super::{
-    channel, notification,
+    channel, notification, outcome,
     peer::{How, Peer},
-    send, told,
+    send,
 };
 
 #[tokio::test]
@@ -29,8 +29,10 @@ async fn a_robot_says_later_or_never_in_a_code() {
             "[]",
         ] {
             peer.answer(How::Says(says));
-            lines +=
-                &format!("{kind}: {}\n", told(&send(&channel, &notification(About::Firing)).await));
+            lines += &format!(
+                "{kind}: {}\n",
+                outcome(&send(&channel, &notification(SampleKind::Firing)).await)
+            );
         }
     }
     expect![[r#"
@@ -57,7 +59,7 @@ async fn dingtalk_is_sent_a_signature_of_this_moment_and_mentions() {
     let url = format!("http://{}/robot/send?access_token=t", peer.address);
     let options =
         json!({ "url": url, "secret": "SEC0123", "at": ["13800000000"], "allow_private": true });
-    send(&channel("dingtalk", &options), &notification(About::Firing)).await.unwrap();
+    send(&channel("dingtalk", &options), &notification(SampleKind::Firing)).await.unwrap();
     let sent = peer.sent().remove(0);
     let query = sent.query();
     let at = &query["timestamp"];
@@ -71,8 +73,7 @@ async fn dingtalk_is_sent_a_signature_of_this_moment_and_mentions() {
 }
 
 #[tokio::test]
-async fn pagerduty_opens_acknowledges_and_resolves_one_incident_and_says_why_it_does_not_take_an_event()
- {
+async fn pagerduty_opens_acknowledges_and_resolves_one_incident_and_says_why_it_takes_no_event() {
     let peer = Peer::start(202, r#"{"status":"success"}"#).await;
     let url = format!("http://{}/v2/enqueue", peer.address);
     let channel = channel(
@@ -80,16 +81,16 @@ async fn pagerduty_opens_acknowledges_and_resolves_one_incident_and_says_why_it_
         &json!({ "url": url, "routing_key": "k0123456789", "allow_private": true }),
     );
     let mut keys = Vec::new();
-    let mut acknowledged = notification(About::Firing);
+    let mut acknowledged = notification(SampleKind::Firing);
     if let millstream::stages::notification::About::Incident { incident } = &mut acknowledged.about
     {
         incident.event = Change::Acknowledged;
     }
     let sent = [
-        notification(About::Firing),
+        notification(SampleKind::Firing),
         acknowledged,
-        notification(About::Resolved),
-        notification(About::Digest),
+        notification(SampleKind::Resolved),
+        notification(SampleKind::Digest),
     ];
     for (notification, action) in sent.iter().zip(["trigger", "acknowledge", "resolve", "trigger"])
     {
@@ -107,10 +108,13 @@ async fn pagerduty_opens_acknowledges_and_resolves_one_incident_and_says_why_it_
     assert_eq!(keys[3], "shop/ops/digest");
 
     peer.answer(How::Repeat);
-    assert!(told(&send(&channel, &sent[0]).await).starts_with("reject ValidationError"));
+    assert!(outcome(&send(&channel, &sent[0]).await).starts_with("reject ValidationError"));
     let refusing = Peer::start(
         400,
-        r#"{"status":"invalid event","message":"Event object is invalid","errors":["'payload.source' is missing"]}"#,
+        concat!(
+            r#"{"status":"invalid event","message":"Event object is invalid","#,
+            r#""errors":["'payload.source' is missing"]}"#
+        ),
     )
     .await;
     let url = format!("http://{}/v2/enqueue", refusing.address);
@@ -118,5 +122,8 @@ async fn pagerduty_opens_acknowledges_and_resolves_one_incident_and_says_why_it_
         "pagerduty",
         &json!({ "url": url, "routing_key": "k0123456789", "allow_private": true }),
     );
-    expect![[r#"reject ValidationError: channel "ops": PagerDuty does not take the event: Event object is invalid: 'payload.source' is missing"#]].assert_eq(&told(&send(&refused, &sent[0]).await));
+    expect![[
+        r#"reject ValidationError: channel "ops": PagerDuty does not take the event: Event object is invalid: 'payload.source' is missing"#
+    ]]
+    .assert_eq(&outcome(&send(&refused, &sent[0]).await));
 }

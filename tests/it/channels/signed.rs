@@ -1,5 +1,5 @@
-//! Signed: a webhook's body as its template says, its signature as the shipped example verifies it;
-//! wording; NATS.
+//! Signed: bodies of webhooks by their templates, signatures that the shipped example verifies,
+//! wording, and NATS.
 
 use std::{
     io::Write as _,
@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::StreamExt as _;
 use millstream::{
-    channels::{Deliver, Words, sample::About},
+    channels::{Deliver, Words, sample::SampleKind},
     stages::{Disposition, Envelope, Event, Map as _, event::Identity},
 };
 use serde_json::{Value, json};
@@ -19,19 +19,18 @@ use super::{
     peer::{Peer, Sent},
     send,
 };
-use crate::support::TestServer;
+use crate::{reaper::Start as _, support::TestServer};
 
 const SECRET: &str = "a-secret-of-enough-bytes";
 
-/// Whether the shipped example takes it for ours.
+/// True if the shipped example verifies the signature.
 fn verified(sent: &Sent, body: &[u8]) -> bool {
     let header = |name| sent.headers[name].to_str().unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/verify_webhook.py");
     let mut python = Command::new("python3")
         .args([script, SECRET, header("millstream-timestamp"), header("millstream-signature")])
         .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .start();
     python.stdin.take().unwrap().write_all(body).unwrap();
     python.wait().unwrap().success()
 }
@@ -68,8 +67,8 @@ async fn a_channel_has_words_of_its_own() {
         ),
     };
     let deliver = Deliver::build("slack", &options, &words, &context()).unwrap();
-    send(&deliver, &notification(About::Firing)).await.unwrap();
-    send(&deliver, &notification(About::Digest)).await.unwrap();
+    send(&deliver, &notification(SampleKind::Firing)).await.unwrap();
+    send(&deliver, &notification(SampleKind::Digest)).await.unwrap();
     let sent: Vec<Value> = peer.sent().iter().map(Sent::json).collect();
     assert_eq!(sent[0]["text"], "HIGH: REDIS_CONNECTION_FAILED");
     assert_eq!(sent[0]["attachments"][0]["text"], "HIGH: REDIS_CONNECTION_FAILED opened\n- 5");
@@ -97,7 +96,7 @@ async fn notifications_are_delivered_on_a_subject_and_anything_else_is_rejected(
         };
         Event::new(identity, Envelope::Raw, body.into())
     };
-    for about in About::ALL {
+    for about in SampleKind::ALL {
         let sent = serde_json::to_value(notification(about)).unwrap();
         assert_eq!(deliver.apply(&event(sent.to_string()), &delivery()).await.unwrap().len(), 0);
         let message =

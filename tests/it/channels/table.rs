@@ -1,30 +1,30 @@
-//! Table: kinds of channels that speak HTTP, and what each must do with each answer; what all kinds
-//! must do.
+//! Table: kinds of channels that speak HTTP, with the duty of each for each answer, and the duties
+//! of all kinds.
 
 use std::{net::SocketAddr, time::Duration};
 
 use expect_test::expect;
-use millstream::channels::{CHANNELS, sample::About};
+use millstream::channels::{CHANNELS, sample::SampleKind};
 use serde_json::{Value, json};
 
 use super::{
-    CODE, built, channel, context, hostile, notification,
+    CODE, built, channel, context, hostile, notification, outcome,
     peer::{How, Peer, nobody, raw},
-    send, texts, told,
+    send, texts,
 };
 
-/// A kind of channel that posts to a server.
+/// Kind of channel that posts to a server.
 struct Kind {
     name: &'static str,
-    /// Its keys, for a server at this address.
+    /// Keys of the channel, for a server at this address.
     options: fn(&str) -> Value,
-    /// What the provider answers when all is well.
+    /// Answer of the provider when all is well.
     fine: (u16, &'static str),
-    /// The keys under which it says what happened.
+    /// Places in the body where it says what happened.
     says: &'static [&'static str],
 }
 
-/// Everything in the keys of the table that must never be shown begins with this.
+/// Beginning of everything in the keys of the table that must never be shown.
 const SECRET: &str = "s3cr3t";
 
 const KINDS: [Kind; 6] = [
@@ -32,7 +32,8 @@ const KINDS: [Kind; 6] = [
         name: "webhook",
         options: |url| {
             json!({
-                "url": format!("{url}/s3cr3t-path?key=s3cr3t-query"), "secret": "s3cr3t-to-sign-with",
+                "url": format!("{url}/s3cr3t-path?key=s3cr3t-query"),
+                "secret": "s3cr3t-to-sign-with",
                 "headers": { "authorization": "Bearer s3cr3t-header" },
             })
         },
@@ -47,13 +48,24 @@ const KINDS: [Kind; 6] = [
     },
     Kind {
         name: "pagerduty",
-        options: |url| json!({ "url": format!("{url}/v2/enqueue"), "routing_key": "s3cr3t0123456789" }),
+        options: |url| {
+            json!({
+                "url": format!("{url}/v2/enqueue"),
+                "routing_key": "s3cr3t0123456789",
+            })
+        },
         fine: (202, r#"{"status":"success","message":"Event processed","dedup_key":"x"}"#),
         says: &["/payload/summary", "/payload/custom_details/text"],
     },
     Kind {
         name: "dingtalk",
-        options: |url| json!({ "url": format!("{url}/robot/send?access_token=s3cr3t-query"), "secret": "s3cr3t-SEC", "at": ["13800000000"] }),
+        options: |url| {
+            json!({
+                "url": format!("{url}/robot/send?access_token=s3cr3t-query"),
+                "secret": "s3cr3t-SEC",
+                "at": ["13800000000"],
+            })
+        },
         fine: (200, r#"{"errcode":0,"errmsg":"ok"}"#),
         says: &["/markdown/title", "/markdown/text"],
     },
@@ -65,7 +77,13 @@ const KINDS: [Kind; 6] = [
     },
     Kind {
         name: "alertmanager",
-        options: |url| json!({ "url": format!("{url}/s3cr3t-path/"), "user": "shop", "password": "s3cr3t-password" }),
+        options: |url| {
+            json!({
+                "url": format!("{url}/s3cr3t-path/"),
+                "user": "shop",
+                "password": "s3cr3t-password",
+            })
+        },
         fine: (200, ""),
         says: &["/0/annotations/summary", "/0/annotations/description"],
     },
@@ -89,7 +107,7 @@ async fn every_kind_delivers_what_opens_what_is_over_groups_and_digests_as_it_sa
     for kind in KINDS {
         let peer = kind.peer().await;
         let channel = channel(kind.name, &kind.options_at(peer.address));
-        for about in About::ALL {
+        for about in SampleKind::ALL {
             let notification = notification(about);
             send(&channel, &notification)
                 .await
@@ -103,7 +121,7 @@ async fn every_kind_delivers_what_opens_what_is_over_groups_and_digests_as_it_sa
                 kind.says.iter().filter_map(|at| body.pointer(at)?.as_str()).collect();
             assert_eq!(said.len(), kind.says.len(), "{} {about:?}: {body:#}", kind.name);
             let all = texts(&body).join("\n");
-            let word = if about == About::Digest { "opened" } else { CODE };
+            let word = if about == SampleKind::Digest { "opened" } else { CODE };
             assert!(all.contains(word), "{} {about:?}: {body:#}", kind.name);
 
             let preview: Value =
@@ -113,7 +131,7 @@ async fn every_kind_delivers_what_opens_what_is_over_groups_and_digests_as_it_sa
     }
 }
 
-/// A body without what depends on when it is sent, and without what a preview does not show.
+/// Body without all that depends on when it is sent, and that a preview does not show.
 fn steady(body: &Value) -> Value {
     let mut body = body.clone();
     for alert in body.as_array_mut().into_iter().flatten() {
@@ -136,8 +154,9 @@ async fn every_kind_knows_what_an_answer_means() {
         lines += &format!("{}\n", kind.name);
         for how in [How::Busy, How::Down, How::Gone, How::Moved, How::Garbage, How::Hang] {
             peer.answer(how);
-            let answer = send(&channel, &notification(About::Firing)).await;
-            lines += &format!("  {how:?}: {}\n", told(&answer).replace(['\u{0}', '\u{1b}'], "?"));
+            let answer = send(&channel, &notification(SampleKind::Firing)).await;
+            lines +=
+                &format!("  {how:?}: {}\n", outcome(&answer).replace(['\u{0}', '\u{1b}'], "?"));
             // Once: a redirect was not followed, and nothing is tried again here.
             assert_eq!(peer.sent().len(), 1, "{} {how:?}", kind.name);
         }
@@ -199,10 +218,12 @@ async fn every_kind_retries_where_nobody_answers_or_no_http_is_spoken_and_reads_
             ("half", raw(b"HTTP/1.1 200 OK\r\ncontent-le").await),
         ];
         for (what, address) in places {
-            let answer =
-                send(&channel(kind.name, &kind.options_at(address)), &notification(About::Firing))
-                    .await;
-            let said = told(&answer);
+            let answer = send(
+                &channel(kind.name, &kind.options_at(address)),
+                &notification(SampleKind::Firing),
+            )
+            .await;
+            let said = outcome(&answer);
             assert!(
                 said.starts_with("retry ConnectionError: could not reach channel \"ops\""),
                 "{} {what}: {said}",
@@ -213,11 +234,11 @@ async fn every_kind_retries_where_nobody_answers_or_no_http_is_spoken_and_reads_
         let peer = kind.peer().await;
         peer.answer(How::Endless);
         let (channel, notification) =
-            (channel(kind.name, &kind.options_at(peer.address)), notification(About::Firing));
+            (channel(kind.name, &kind.options_at(peer.address)), notification(SampleKind::Firing));
         let endless = send(&channel, &notification);
         let endless =
             tokio::time::timeout(Duration::from_secs(5), endless).await.expect("it stops reading");
-        assert!(told(&endless).len() < 600, "{}: {}", kind.name, told(&endless));
+        assert!(outcome(&endless).len() < 600, "{}: {}", kind.name, outcome(&endless));
     }
 }
 
@@ -229,8 +250,8 @@ async fn no_kind_shows_a_secret_even_if_it_is_repeated_to_it() {
         assert!(options.to_string().contains(SECRET), "{} has no secret in the table", kind.name);
         let channel = channel(kind.name, &options);
         peer.answer(How::Repeat);
-        let failure = send(&channel, &notification(About::Firing)).await.unwrap_err();
-        let preview = channel.preview(&notification(About::Firing)).unwrap();
+        let failure = send(&channel, &notification(SampleKind::Firing)).await.unwrap_err();
+        let preview = channel.preview(&notification(SampleKind::Firing)).unwrap();
         let shown = format!("{failure} {failure:?} {channel:?} {preview}");
         assert!(failure.message.contains("you sent"), "{}: it repeats: {failure}", kind.name);
         assert!(!shown.contains(SECRET), "{}: {shown}", kind.name);
@@ -251,7 +272,8 @@ async fn no_kind_reaches_a_private_address_unless_it_may() {
         assert!(!format!("{problems:?}").contains(SECRET), "{}: {problems:?}", kind.name);
 
         let named = (kind.options)(&format!("http://localhost:{port}"));
-        let said = told(&send(&channel(kind.name, &named), &notification(About::Firing)).await);
+        let said =
+            outcome(&send(&channel(kind.name, &named), &notification(SampleKind::Firing)).await);
         assert!(
             said.contains("private address") && !said.contains(SECRET),
             "{}: {said}",

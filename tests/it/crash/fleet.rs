@@ -1,5 +1,5 @@
-//! Fleet: `millstream run` processes, and a publisher in Python. None is left behind, however the
-//! test ends.
+//! Fleet: `millstream run` processes and a publisher in Python, none left behind however the test
+//! ends.
 
 use std::{
     fs::{self, File},
@@ -17,11 +17,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::ledger::Published;
-use crate::support::{DEADLINE, Running, python_package};
+use crate::{
+    reaper::Start as _,
+    support::{DEADLINE, Running, python_package},
+};
 
 const NATS_PY: &str = "nats-py==2.16.0";
 
-/// Workers of one pipeline. Dropping it kills them.
+/// Workers of one pipeline; dropping it kills them.
 pub(super) struct Fleet {
     pub(super) folder: TempDir,
     set: Vec<(String, String)>,
@@ -85,7 +88,7 @@ impl Fleet {
 
     fn spawn(&self, n: usize) -> Running {
         let log = File::options().create(true).append(true).open(self.log(n)).unwrap();
-        Running(self.command("run").stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
+        Running(self.command("run").stdout(log.try_clone().unwrap()).stderr(log).start())
     }
 
     fn log(&self, n: usize) -> PathBuf {
@@ -102,7 +105,7 @@ impl Fleet {
         self.workers[n] = self.spawn(n);
     }
 
-    /// Starts those again that have died. Says how many.
+    /// Starts workers again that have died; returns how many.
     pub(super) fn revive(&mut self) -> usize {
         let dead: Vec<usize> = (0..self.workers.len())
             .filter(|n| self.workers[*n].0.try_wait().unwrap().is_some())
@@ -148,14 +151,14 @@ async fn ended(child: &mut Child) -> ExitStatus {
     }
 }
 
-/// The publisher in Python, under way.
+/// Publisher in Python, under way.
 pub(super) struct Publisher {
     process: Running,
     ledger: PathBuf,
 }
 
 impl Publisher {
-    /// Starts it: `count` events, at most `rate` a second.
+    /// Starts a publisher of `count` events, at most `rate` a second.
     pub(super) fn start(folder: &Path, url: &str, count: usize, rate: u32, more: &[&str]) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/crash/publish.py");
         let ledger = folder.join("acknowledged");
@@ -167,13 +170,10 @@ impl Publisher {
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::null());
         let log = File::create(folder.join("publisher.log")).unwrap();
-        Self {
-            process: Running(command.stdout(Stdio::null()).stderr(log).spawn().unwrap()),
-            ledger,
-        }
+        Self { process: Running(command.stdout(Stdio::null()).stderr(log).start()), ledger }
     }
 
-    /// Waits until all are acknowledged, and reads what they were.
+    /// Waits until all events are acknowledged, and returns them.
     pub(super) async fn acknowledged(mut self) -> Vec<Published> {
         let status = ended(&mut self.process.0).await;
         let log = fs::read_to_string(self.ledger.with_file_name("publisher.log")).unwrap();

@@ -1,4 +1,4 @@
-//! Ledger: what was acknowledged, against what became of it.
+//! Ledger: acknowledged events against their outcomes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -15,15 +15,15 @@ use millstream::{
 };
 use serde_json::Value;
 
-/// How long the fleet may take to finish, once nothing is killed any more.
+/// Longest time for the fleet to finish, once nothing is killed any more.
 const HEAL: Duration = Duration::from_secs(90);
 
 /// One publish that was acknowledged.
 pub(super) struct Published {
     pub(super) id: String,
-    /// What the publisher meant it to be; see `publish.py`.
+    /// Kind that the publisher meant it to be; see `publish.py`.
     pub(super) kind: String,
-    /// Where it is stored.
+    /// Place where it is stored: stream and sequence.
     pub(super) source: String,
     pub(super) body: Vec<u8>,
 }
@@ -34,7 +34,7 @@ pub(super) struct Letter {
     pub(super) body: Vec<u8>,
 }
 
-/// What became of the events, in numbers.
+/// Outcomes of the events, in numbers.
 #[derive(Debug, Default)]
 #[expect(dead_code, reason = "some are only printed")]
 pub(super) struct Totals {
@@ -63,13 +63,13 @@ impl Published {
         Self { id, kind, source, body: body.map(byte).collect() }
     }
 
-    /// Whether the service accepts it, sooner or later.
+    /// True if the service accepts it, sooner or later.
     fn is_innocent(&self) -> bool {
         ["fine", "flaky"].contains(&self.kind.as_str())
     }
 }
 
-/// Waits until nothing is under way any more: nothing pending, in hand, parked, or unread.
+/// Waits until nothing is under way any more: nothing pending, in flight, parked, or unread.
 pub(super) async fn settled(broker: &Broker, pipeline: &Pipeline) {
     let began = Instant::now();
     let mut calm = 0;
@@ -140,7 +140,7 @@ async fn under_way(broker: &Broker, pipeline: &Pipeline) -> Result<Vec<String>, 
     Ok(busy)
 }
 
-/// Every dead letter. No subject has two: it names the life of one event at one stage.
+/// Dead letters; no subject has two, since it names the life of one event at one stage.
 pub(super) async fn letters(broker: &Broker, pipeline: &Pipeline) -> Vec<Letter> {
     let names = pipeline.names();
     let found: Vec<StoredMessage> =
@@ -153,8 +153,8 @@ pub(super) async fn letters(broker: &Broker, pipeline: &Pipeline) -> Vec<Letter>
         .collect()
 }
 
-/// Holds what was acknowledged against what was accepted and what was given up on. Every breach is
-/// a line of the panic.
+/// Compares acknowledged events with accepted ones and those given up on; every breach is a line of
+/// the panic.
 pub(super) fn balance(
     published: &[Published],
     accepted: &HashMap<String, u32>,
@@ -220,8 +220,8 @@ pub(super) fn balance(
     totals
 }
 
-/// Whether a letter may say this of an event of this kind. Whoever is unlucky five times has
-/// crashed.
+/// True if a letter may have this reason for an event of this kind; an event that is unlucky five
+/// times has crashed.
 fn reason_fits(kind: &str, reason: &str) -> bool {
     let expected = match kind {
         "refused" | "invalid" => "rejected",
@@ -232,8 +232,8 @@ fn reason_fits(kind: &str, reason: &str) -> bool {
     reason == expected || reason == "crashed"
 }
 
-/// The errors that the incidents count; they must be those on the streams, less those that could
-/// not be read.
+/// Number of errors that the incidents count; it must be that on the streams, less the errors that
+/// could not be read.
 pub(super) async fn count_errors(broker: &Broker, pipeline: &Pipeline, letters: &[Letter]) -> u64 {
     let names = pipeline.names();
     let tallies = snapshot::tallies(broker, pipeline).await.unwrap();

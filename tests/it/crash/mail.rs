@@ -1,4 +1,4 @@
-//! Mail: a server that takes every mail, so that no notification of the example is given up on.
+//! Mail: server that takes every mail, so that no notification of the example is given up on.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// The server, until it is dropped.
+/// Mail server, until it is dropped.
 pub(super) struct Mail {
     pub(super) address: SocketAddr,
     task: JoinHandle<()>,

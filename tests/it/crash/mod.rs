@@ -1,4 +1,4 @@
-//! Crash: real processes are killed while they work, and every acknowledged event still ends once.
+//! Crash: real processes that are killed at work, and acknowledged events that still end once each.
 
 mod fleet;
 mod ledger;
@@ -16,17 +16,17 @@ use ledger::Totals;
 use mail::Mail;
 use service::Service;
 
-/// These tests keep every core busy: side by side they would measure one another.
+/// Lock of these tests, which keep every core busy: side by side they would measure one another.
 async fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::const_new(());
     ONE.lock().await
 }
 
-/// A generator of numbers that a printed seed repeats (SplitMix64).
+/// Generator of numbers that a printed seed repeats (SplitMix64).
 struct Chance(u64);
 
 impl Chance {
-    /// From the variable SEED, else from the clock; printed either way.
+    /// Seeds it from the variable SEED, else from the clock; printed either way.
     fn new() -> Self {
         let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
         let seed = std::env::var("SEED").ok().map_or_else(clock, |seed| seed.parse().unwrap());
@@ -43,7 +43,7 @@ impl Chance {
     }
 }
 
-/// The shipped example at work: a server, the service, and a fleet.
+/// Shipped example at work: a server, the service, and a fleet.
 struct Shop {
     fleet: Fleet,
     service: Service,
@@ -94,7 +94,7 @@ impl Shop {
         Publisher::start(self.fleet.folder.path(), self.server.server.url(), count, rate, more)
     }
 
-    /// Waits until all is settled, and holds the books against each other.
+    /// Waits until all is settled, and compares the accounts of publisher, service and letters.
     async fn close(&self, publisher: Publisher) -> Totals {
         let published = publisher.acknowledged().await;
         let pipeline = self.fleet.pipeline();
@@ -193,7 +193,7 @@ async fn a_poison_event_becomes_one_letter_and_takes_no_other_along() {
 const EVENTS: usize = 50;
 const POISON: usize = 20;
 
-/// A handler that kills its worker, on one event.
+/// Pipeline with a handler that kills its worker, on one event.
 const POISONED: &str = r#"
 [pipeline]
 name = "mill"

@@ -1,5 +1,4 @@
-//! Service: the HTTP service that the fleet hands its events to, and its ledger of what it
-//! accepted.
+//! Service: HTTP service that the fleet hands its events to, with its ledger of accepted events.
 
 use std::{
     collections::HashMap,
@@ -20,17 +19,17 @@ use axum::{
 };
 use serde_json::Value;
 
-/// The service, until it is dropped.
+/// HTTP service, until it is dropped.
 pub(super) struct Service {
     pub(super) address: SocketAddr,
-    books: Arc<Books>,
+    books: Arc<Accounts>,
     task: tokio::task::JoinHandle<()>,
 }
 
-struct Books {
-    /// How long each event takes.
+struct Accounts {
+    /// Time that each event takes.
     takes: Duration,
-    /// How often each event was accepted.
+    /// Times that each event was accepted, by its id.
     accepted: Mutex<HashMap<String, u32>>,
     calls: AtomicUsize,
 }
@@ -40,7 +39,7 @@ impl Service {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let books =
-            Arc::new(Books { takes, accepted: Mutex::default(), calls: AtomicUsize::new(0) });
+            Arc::new(Accounts { takes, accepted: Mutex::default(), calls: AtomicUsize::new(0) });
         let routes = Router::new()
             .route("/orders", post(handle))
             .route("/payments", post(handle))
@@ -52,7 +51,7 @@ impl Service {
         Self { address, books, task }
     }
 
-    /// How often each event was accepted, by its id.
+    /// Times that each event was accepted so far, by its id.
     pub(super) fn accepted(&self) -> HashMap<String, u32> {
         self.books.accepted.lock().unwrap().clone()
     }
@@ -74,8 +73,8 @@ impl Drop for Service {
     }
 }
 
-/// The event's note says how it is answered.
-async fn handle(State(books): State<Arc<Books>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+/// Answers an event as its note asks.
+async fn handle(State(books): State<Arc<Accounts>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let header = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let attempt: u32 = header("millstream-attempt").parse().unwrap();
     books.calls.fetch_add(1, Ordering::Relaxed);

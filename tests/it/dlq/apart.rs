@@ -3,10 +3,10 @@
 use millstream::stages::headers;
 use serde_json::{Value, json};
 
-use super::{Shell, letter, publish, scanned, still};
-use crate::support::Mill;
+use super::{Shell, letter, publish, still};
+use crate::support::{Mill, scanned};
 
-/// Payloads of the dead-letter stream that are kept apart, by how long they are.
+/// Payloads of the dead-letter stream that are kept apart: name and length of each.
 async fn kept_apart(mill: &Mill) -> Vec<(String, usize)> {
     let all = scanned(&mill.broker, &mill.names.dlq_stream()).await;
     all.iter()

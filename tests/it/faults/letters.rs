@@ -1,5 +1,4 @@
-//! Letters: that they fit, that there is room for them, that they may be written, and that they are
-//! true.
+//! Letters: size of letters, room for them, permission to write them, and their truth.
 
 use millstream::{
     broker::{Outgoing, StoredMessage},
@@ -17,15 +16,15 @@ use expect_test::expect;
 use serde_json::json;
 
 use super::{
-    Calls, EDGE, PIPELINE, afterwards, exhaust, header, later, on_edge, outgoing, routed, still,
-    stored, told,
+    Calls, EDGE, PIPELINE, afterwards, exhaust, findings, header, later, on_edge, outgoing, routed,
+    still, stored,
 };
 use crate::support::{Mill, TestServer, eventually, failure};
 
-/// The server's own `max_payload`.
+/// Default `max_payload` of the server, in bytes.
 const MAX: usize = 1 << 20;
 
-/// Puts an event of so many bytes on the edge and gives up on it. Returns the payload and its
+/// Puts an event of so many bytes on the edge and gives up on it; returns the payload and its
 /// letter.
 async fn given_up(mill: &Mill, bytes: usize) -> (Vec<u8>, StoredMessage) {
     let body = vec![b'x'; bytes];
@@ -145,7 +144,11 @@ async fn a_dead_letter_stream_that_is_full_holds_what_fails_and_loses_nothing() 
     };
     let error = failure(letter::store(&mill.broker, refused).await);
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    expect!["the dead-letter stream is full (dlq_max_bytes in [storage]): redrive or drop letters (`millstream dlq`), or raise it and `millstream apply`"].assert_eq(&cause);
+    expect![
+        "the dead-letter stream is full (dlq_max_bytes in [storage]): redrive or drop letters \
+         (`millstream dlq`), or raise it and `millstream apply`"
+    ]
+    .assert_eq(&cause);
     // With room again, what was held is written by itself.
     let seen = RefCell::new(Vec::new());
     eventually(async || {
@@ -181,7 +184,7 @@ async fn where_letters_may_not_be_written_the_event_stays_and_the_operator_is_to
     assert_eq!((mill.letters().await.len(), stored(&mill, EDGE.0).await), (0, 1));
     // Granted, it is written.
     super::swept(&mill).await;
-    assert_eq!(told(&mill).await.len(), 1);
+    assert_eq!(findings(&mill).await.len(), 1);
 }
 
 #[tokio::test]

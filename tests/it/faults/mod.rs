@@ -1,5 +1,4 @@
-//! Faults: what goes wrong around the workers, and that no event is lost or given up on twice by
-//! it.
+//! Faults: failures around the workers, by which no event is lost or given up on twice.
 
 mod letters;
 mod shared;
@@ -24,7 +23,7 @@ use serde_json::json;
 
 use crate::support::{Mill, TestServer, domain, eventually};
 
-/// A source, a stage that feeds another, and no waiting.
+/// Pipeline of a source, a stage that feeds another, and no waiting.
 const PIPELINE: &str = r#"
     [pipeline]
     name = "shop"
@@ -44,17 +43,17 @@ const PIPELINE: &str = r#"
     ack_wait = "1s"
 "#;
 
-/// The edge that `work` reads, and its consumer there.
+/// Edge that `work` reads, and its consumer there.
 const EDGE: (&str, &str) = ("shop-out-first", "shop-work");
-/// What `work` is given again, and its consumer there.
+/// Stream of the retries of `work`, and its consumer there.
 const RETRY: (&str, &str) = ("shop-retry", "shop-work");
 
-/// The ids that a handler was called with.
+/// Ids of the events that a handler was called with.
 #[derive(Clone, Default)]
 struct Calls(Arc<Mutex<Vec<String>>>);
 
 impl Calls {
-    /// A handler named `told`: it rejects an event where `eventData.reject` is set.
+    /// Handler named `told`, which rejects an event where `eventData.reject` is set.
     fn registry(&self) -> Registry {
         let calls = self.clone();
         let handler = handler_fn(move |event, delivery| {
@@ -75,13 +74,13 @@ impl Calls {
     }
 }
 
-/// A pipeline without a worker.
+/// Pipeline without a worker.
 async fn still(toml: &str) -> (Mill, Calls) {
     let calls = Calls::default();
     (Mill::still(TestServer::start().await, toml, calls.registry()).await, calls)
 }
 
-/// An event as a stage or a redrive publishes it.
+/// Event as a stage or a redrive publishes it.
 fn outgoing(subject: &str, id: &str, source_seq: u64) -> Outgoing {
     Outgoing::new(subject, domain(id, "order.created", json!({})))
         .header("Millstream-Event-Id", id)
@@ -106,8 +105,8 @@ fn spec(mill: &Mill, (stream, consumer): (&str, &str)) -> ConsumerSpec {
     all.into_iter().find(|spec| spec.stream == stream && spec.name == consumer).unwrap()
 }
 
-/// Has all that a consumer holds delivered twice, as often as it then may, and settled never: what
-/// workers that die do, without the wait. The server is done with them when this returns.
+/// Exhausts all that a consumer holds, delivered twice, as often as it then may, and never settled,
+/// as by workers that die, without the wait; the server is done with them when this returns.
 async fn exhaust(mill: &Mill, (stream, consumer): (&str, &str)) {
     let whole = spec(mill, (stream, consumer));
     mill.broker.update_consumer(&ConsumerSpec { max_deliver: Some(2), ..whole }).await.unwrap();
@@ -137,12 +136,12 @@ fn afterwards(mill: &Mill) -> Burial {
     }
 }
 
-/// When everything that is there now is old.
+/// Time at which everything that is there now is old.
 fn later() -> SystemTime {
     SystemTime::now() + Duration::from_secs(3600)
 }
 
-/// Two rounds of a sweep, an hour from now.
+/// Runs two rounds of a sweep, an hour from now.
 async fn swept(mill: &Mill) {
     let mut sweep = Sweep::new(afterwards(mill));
     sweep.round(later()).await;
@@ -153,8 +152,8 @@ async fn records(mill: &Mill) -> Vec<LetterRecord> {
     mill.letters().await.iter().map(LetterRecord::of).collect()
 }
 
-/// The letters as `<stage> <event id> <reason> <class>: <message>`.
-async fn told(mill: &Mill) -> Vec<String> {
+/// Letters as `<stage> <event id> <reason> <class>: <message>`.
+async fn findings(mill: &Mill) -> Vec<String> {
     let line = |letter: LetterRecord| {
         let LetterRecord { stage, reason, error_class, error_message, .. } = letter;
         format!(
@@ -173,7 +172,7 @@ fn header<'a>(message: &'a StoredMessage, name: &str) -> &'a str {
     message.headers.get(name).map_or("", |value| value.as_str())
 }
 
-/// Gives up on a message of `work` as the router does when it hears of it.
+/// Gives up on a message of `work` as the router does at an advisory.
 async fn routed(mill: &Mill, (stream, consumer): (&str, &str), seq: u64) {
     Router(afterwards(mill)).give_up("work", stream, consumer, seq, 2).await.unwrap();
 }

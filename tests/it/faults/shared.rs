@@ -1,6 +1,6 @@
-//! Shared: one stream, several stages, of which some give up.
+//! Shared: one stream read by several stages, of which some give up.
 
-use super::{PIPELINE, exhaust, later, on_edge, routed, still, stored, swept, told};
+use super::{PIPELINE, exhaust, findings, later, on_edge, routed, still, stored, swept};
 use crate::support::eventually;
 use millstream::exhausted::{router::Router, sweep::Sweep};
 
@@ -20,15 +20,15 @@ async fn of_two_readers_the_one_that_gave_up_gets_the_letter_and_the_other_none(
     on_edge(&mill, "e-1", 7).await;
     exhaust(&mill, WORK).await;
     swept(&mill).await;
-    assert!(told(&mill).await.is_empty(), "the other has still to read it");
+    assert!(findings(&mill).await.is_empty(), "the other has still to read it");
     let mut pull = mill.broker.pull(OTHER.0, OTHER.1, 1).await.unwrap();
     let in_hand = pull.next().await.unwrap().unwrap();
     swept(&mill).await;
-    assert!(told(&mill).await.is_empty(), "the other has it in hand");
+    assert!(findings(&mill).await.is_empty(), "the other has it in hand");
     in_hand.ack().await;
     mill.idle("beside").await;
     swept(&mill).await;
-    let told = told(&mill).await;
+    let told = findings(&mill).await;
     assert_eq!(told.len(), 1);
     assert!(told[0].starts_with("work e-1 crashed"), "{told:?}");
     eventually(async || (stored(&mill, WORK.0).await == 0).then_some(())).await;
@@ -51,7 +51,7 @@ async fn two_readers_that_both_gave_up_get_a_letter_each_whoever_notices() {
         sweep.round(later()).await;
     }
     let mut told: Vec<String> =
-        told(&mill).await.iter().map(|line| line[..12].trim().to_owned()).collect();
+        findings(&mill).await.iter().map(|line| line[..12].trim().to_owned()).collect();
     told.sort();
     assert_eq!(told, ["beside e-1 c", "beside e-2 c", "work e-1 cra", "work e-2 cra"]);
     assert_eq!(

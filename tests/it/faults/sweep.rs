@@ -1,21 +1,22 @@
-//! Sweep: events that the server gave up on while nobody heard its notice.
+//! Sweep: events that the server gave up on while nobody heard its advisory.
 
 use expect_test::expect;
 use millstream::{
     broker::{Expects, StreamSpec},
     dead_letter::{Letter, letter::Identity},
-    exhausted::{orphans::Shelf, router::Router, sweep::Sweep},
+    exhausted::{orphans::ReadStream, router::Router, sweep::Sweep},
     stages::{Failure, settle::Reason},
     topology::Topology,
 };
 
 use super::{
-    EDGE, PIPELINE, RETRY, afterwards, exhaust, header, later, on_edge, on_retry, outgoing,
-    records, routed, spec, still, stored, swept, told,
+    EDGE, PIPELINE, RETRY, afterwards, exhaust, findings, header, later, on_edge, on_retry,
+    outgoing, records, routed, spec, still, stored, swept,
 };
 use crate::support::{Mill, eventually};
 
-const UNHEARD: &str = "crashed WorkerCrashed: the server gave it up without a notice that was heard; it may have completed";
+const UNHEARD: &str = "crashed WorkerCrashed: the server gave it up without a notice that was \
+                       heard; it may have completed";
 
 #[tokio::test]
 async fn with_the_advisory_stream_deleted_what_is_given_up_on_becomes_one_letter_all_the_same() {
@@ -28,7 +29,10 @@ async fn with_the_advisory_stream_deleted_what_is_given_up_on_becomes_one_letter
     assert_eq!(orphans(&mill).await, ["work shop-out-first 1", "work shop-retry 1"]);
     swept(&mill).await;
     swept(&mill).await;
-    assert_eq!(told(&mill).await, [format!("work e-1 {UNHEARD}"), format!("work r-1 {UNHEARD}")]);
+    assert_eq!(
+        findings(&mill).await,
+        [format!("work e-1 {UNHEARD}"), format!("work r-1 {UNHEARD}")]
+    );
     let letter = mill.letters().await.swap_remove(0);
     assert_eq!(letter.subject, format!("shop.dlq.work.shop-out-first.{}", edge.seq));
     assert_eq!(
@@ -49,12 +53,11 @@ async fn with_the_advisory_stream_full_too() {
     exhaust(&mill, EDGE).await;
     assert_eq!(stored(&mill, "shop-advisories").await, 0, "no notice was kept");
     swept(&mill).await;
-    assert_eq!(told(&mill).await, [format!("work e-1 {UNHEARD}")]);
+    assert_eq!(findings(&mill).await, [format!("work e-1 {UNHEARD}")]);
 }
 
 #[tokio::test]
-async fn a_fleet_that_boots_without_the_advisory_stream_works_and_its_router_goes_on_once_it_is_there()
- {
+async fn a_fleet_that_boots_without_the_advisory_stream_works_and_its_router_goes_on_with_it() {
     let (mut mill, calls) = still(PIPELINE).await;
     mill.broker.delete_stream("shop-advisories").await.unwrap();
     on_edge(&mill, "e-1", 7).await;
@@ -63,7 +66,7 @@ async fn a_fleet_that_boots_without_the_advisory_stream_works_and_its_router_goe
     on_edge(&mill, "e-2", 8).await;
     eventually(async || calls.has("work e-2").then_some(())).await;
     swept(&mill).await;
-    assert_eq!(told(&mill).await, [format!("work e-1 {UNHEARD}")]);
+    assert_eq!(findings(&mill).await, [format!("work e-1 {UNHEARD}")]);
     mill.drain().await;
     mill.make().await;
     on_edge(&mill, "e-3", 9).await;
@@ -74,7 +77,7 @@ async fn a_fleet_that_boots_without_the_advisory_stream_works_and_its_router_goe
     eventually(async || (stored(&mill, "shop-out-first").await == 0).then_some(())).await;
     mill.drain().await;
     expect!["work e-3 crashed WorkerCrashed: 2 deliveries and no settlement"]
-        .assert_eq(&told(&mill).await[1]);
+        .assert_eq(&findings(&mill).await[1]);
 }
 
 #[tokio::test]
@@ -151,7 +154,7 @@ async fn what_is_in_hand_or_waits_or_is_young_is_left_alone() {
         sweep.round(later()).await;
     }
     assert_eq!(
-        told(&mill).await,
+        findings(&mill).await,
         Vec::<String>::new(),
         "which of three it is that was given up on cannot be told"
     );
@@ -164,12 +167,12 @@ async fn what_is_in_hand_or_waits_or_is_young_is_left_alone() {
     for _ in 0..3 {
         young.round(std::time::SystemTime::now()).await;
     }
-    assert_eq!(told(&mill).await, Vec::<String>::new(), "an ack may be on its way");
+    assert_eq!(findings(&mill).await, Vec::<String>::new(), "an ack may be on its way");
     let mut sweep = Sweep::new(afterwards(&mill));
     sweep.round(later()).await;
-    assert_eq!(told(&mill).await, Vec::<String>::new(), "once seen is not enough");
+    assert_eq!(findings(&mill).await, Vec::<String>::new(), "once seen is not enough");
     sweep.round(later()).await;
-    assert_eq!(told(&mill).await, [format!("work given-up {UNHEARD}")]);
+    assert_eq!(findings(&mill).await, [format!("work given-up {UNHEARD}")]);
     assert_eq!(stored(&mill, EDGE.0).await, 1, "what was never delivered is left alone");
 }
 
@@ -184,11 +187,11 @@ async fn on_a_stage_that_is_never_idle_what_stays_for_much_longer_than_it_may_is
         on_edge(&mill, &format!("e-{n}"), 10 + n).await;
         let mut pull = mill.broker.pull(EDGE.0, EDGE.1, 1).await.unwrap();
         let in_hand = pull.next().await.unwrap().unwrap();
-        assert_eq!(told(&mill).await, Vec::<String>::new());
+        assert_eq!(findings(&mill).await, Vec::<String>::new());
         sweep.round(later() + n as u32 * std::time::Duration::from_secs(500)).await;
         in_hand.nak(std::time::Duration::from_secs(30)).await;
     }
-    assert_eq!(told(&mill).await, [format!("work given-up {UNHEARD}")]);
+    assert_eq!(findings(&mill).await, [format!("work given-up {UNHEARD}")]);
     assert_eq!(stored(&mill, EDGE.0).await, 3);
 }
 
@@ -202,7 +205,7 @@ async fn what_is_delivered_again_by_a_consumer_made_anew_is_not_given_up_on() {
     mill.broker.delete_consumer(RETRY.0, RETRY.1).await.unwrap();
     mill.make().await;
     sweep.round(later()).await;
-    assert_eq!(told(&mill).await, Vec::<String>::new());
+    assert_eq!(findings(&mill).await, Vec::<String>::new());
     mill.work().await;
     eventually(async || calls.has("work r-1").then_some(())).await;
     mill.idle("work").await;
@@ -222,7 +225,7 @@ async fn notices_about_what_is_no_longer_there_are_not_tried_for_ever() {
     routed(&mill, EDGE, edge.seq).await;
     routed(&mill, RETRY, 1).await;
     expect![[r#"["work r-1 crashed WorkerCrashed: 2 deliveries and no settlement"]"#]]
-        .assert_eq(&format!("{:?}", told(&mill).await));
+        .assert_eq(&format!("{:?}", findings(&mill).await));
 }
 
 #[tokio::test]
@@ -239,7 +242,7 @@ async fn a_restart_of_the_broker_hides_nothing_that_was_given_up_on() {
     eventually(async || mill.broker.stream_state("shop-retry").await.ok()).await;
     assert_eq!(orphans(&mill).await, ["work shop-out-first 1", "work shop-retry 1"]);
     swept(&mill).await;
-    let mut told = told(&mill).await;
+    let mut told = findings(&mill).await;
     told.sort();
     assert_eq!(told, [format!("work e-1 {UNHEARD}"), format!("work r-1 {UNHEARD}")]);
 }
@@ -274,7 +277,7 @@ async fn a_letter_says_what_its_worker_had_recorded_before_it_died() {
     expect![[r#"
         work e-2 crashed WorkerCrashed: 2 deliveries and no settlement; before that Flaky: no answer in 5s
         work e-1 exhausted TimeoutError: no answer in 5s"#]]
-    .assert_eq(&told(&mill).await.join("\n"));
+    .assert_eq(&findings(&mill).await.join("\n"));
     for record in records(&mill).await {
         assert_eq!(
             (record.attempts, record.first_failed_at.as_str()),
@@ -298,14 +301,14 @@ async fn an_event_whose_worker_died_between_parking_and_settling_it_lives_on_wit
     assert_eq!((stored(&mill, EDGE.0).await, stored(&mill, "shop-retry").await), (0, 1));
 }
 
-/// The feeds with orphans, as `<stage> <stream> <how many>`.
+/// Feeds with orphans, as `<stage> <stream> <how many>`.
 async fn orphans(mill: &Mill) -> Vec<String> {
     let mut lines = Vec::new();
-    for shelf in Shelf::all(&mill.broker, &Topology::of(&mill.pipeline)).await.unwrap() {
-        for reader in &shelf.readers {
-            match shelf.orphans(&mill.broker, reader).await.unwrap() {
+    for read_stream in ReadStream::all(&mill.broker, &Topology::of(&mill.pipeline)).await.unwrap() {
+        for reader in &read_stream.readers {
+            match read_stream.orphans(&mill.broker, reader).await.unwrap() {
                 Some(orphans) if orphans > 0 => {
-                    lines.push(format!("{} {} {orphans}", reader.feed.stage, shelf.stream));
+                    lines.push(format!("{} {} {orphans}", reader.feed.stage, read_stream.stream));
                 }
                 Some(_) | None => {}
             }
@@ -332,7 +335,7 @@ async fn on_a_source_what_was_given_up_on_is_counted_until_it_is_settled() {
     });
     sweep.round(later()).await;
     sweep.round(later()).await;
-    assert_eq!(told(&mill).await.len(), 1, "nothing tells which they are");
+    assert_eq!(findings(&mill).await.len(), 1, "nothing tells which they are");
     let shown = metrics.render();
     assert!(
         shown.contains("millstream_orphans{stage=\"first\",stream=\"shop-in-events\"} 2"),

@@ -1,11 +1,11 @@
-//! Waiting: what is in the retry stream for too long.
+//! Waiting: events that are in the retry stream for too long.
 
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
 use millstream::{exhausted::sweep::Sweep, stages::settle::Reason, wire::rfc3339};
 
-use super::{PIPELINE, RETRY, afterwards, header, on_retry, outgoing, still, stored, told};
+use super::{PIPELINE, RETRY, afterwards, findings, header, on_retry, outgoing, still, stored};
 use crate::support::{Mill, eventually};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -40,7 +40,7 @@ async fn what_waits_for_a_retry_longer_than_it_may_becomes_an_expired_letter() {
     expect![[r#"
         work old expired ExpiredError: waited in the retry stream for longer than 7d
         work parked expired ExpiredError: waited in the retry stream for longer than 7d"#]]
-    .assert_eq(&told(&mill).await.join("\n"));
+    .assert_eq(&findings(&mill).await.join("\n"));
     let letter = mill.letters().await.swap_remove(1);
     assert_eq!(letter.subject, "shop.dlq.work.shop-in-events.7", "its life is what it was");
     assert_eq!(header(&letter, "Millstream-Attempts"), "2");

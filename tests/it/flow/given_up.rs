@@ -1,5 +1,4 @@
-//! Given up: dead letters whoever writes them, redrives, and what is taken away from under a
-//! worker.
+//! Given up: dead letters whoever writes them, redrives, and streams taken away from a worker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,12 +11,12 @@ use millstream::{
 };
 use serde_json::{Value, json};
 
-use super::{Calls, SOURCE, WORK, header, headers, take_and_die, told};
+use super::{Calls, SOURCE, WORK, header, headers, started, take_and_die};
 use crate::support::{Mill, TestServer, domain, eventually};
 
 #[tokio::test]
 async fn a_rejected_event_is_a_letter_at_the_first_attempt_with_every_header_of_the_contract() {
-    let (mut mill, calls) = told(WORK).await;
+    let (mut mill, calls) = started(WORK).await;
     let mut event: Value = serde_json::from_str(&domain(
         "e-1",
         "order.created",
@@ -74,7 +73,7 @@ async fn a_rejected_event_is_a_letter_at_the_first_attempt_with_every_header_of_
 
 #[tokio::test]
 async fn an_exhausted_event_is_one_letter_and_each_attempt_an_error_event() {
-    let (mut mill, calls) = told(WORK).await;
+    let (mut mill, calls) = started(WORK).await;
     mill.event("e-1", "order.created", json!({ "fails": 99 })).await;
     let (record, _) = mill.next_dead_letter().await;
     mill.idle("work").await;
@@ -116,7 +115,9 @@ async fn a_message_that_nobody_settles_is_one_crashed_letter_however_often_the_s
     // One attempt, and four more for the worker that notices: all die. The server says that it is
     // over when someone asks for a sixth.
     let advisory = tokio::select! {
-        () = take_and_die(&mill, "shop-in-events", "shop-work", 6) => panic!("it was handed out six times"),
+        () = take_and_die(&mill, "shop-in-events", "shop-work", 6) => {
+            panic!("it was handed out six times")
+        }
         mut advisories = mill.messages("shop-advisories", 1) => advisories.swap_remove(0),
     };
     for _ in 0..2 {
@@ -161,7 +162,9 @@ async fn a_crashed_letter_of_the_router_says_whose_event_it_is_and_a_redrive_kee
     let stored =
         mill.broker.publish(Outgoing::new("events.order.created", "[1]").id("m-1")).await.unwrap();
     tokio::select! {
-        () = take_and_die(&mill, &stored.stream, "shop-work", 6) => panic!("it was handed out six times"),
+        () = take_and_die(&mill, &stored.stream, "shop-work", 6) => {
+            panic!("it was handed out six times")
+        }
         _ = mill.messages("shop-advisories", 1) => {}
     }
     mill.work().await;
@@ -190,15 +193,14 @@ async fn a_delivery_beyond_the_attempts_is_dead_lettered_as_crashed_and_not_exec
 }
 
 #[tokio::test]
-async fn a_redrive_reaches_the_failed_stage_only_and_a_second_failure_is_a_letter_of_the_same_source()
- {
+async fn a_redrive_reaches_the_failed_stage_only_and_failing_again_is_a_letter_of_that_source() {
     let beside = r#"
         [stage.beside]
         kind = "handle"
         inputs = ["source.events"]
         handler = { rust = "told" }
     "#;
-    let (mut mill, calls) = told(&format!("{WORK}{beside}")).await;
+    let (mut mill, calls) = started(&format!("{WORK}{beside}")).await;
     for n in 0..3 {
         mill.event(&format!("e-{n}"), "order.created", json!({ "reject": "no" })).await;
     }
@@ -258,7 +260,7 @@ async fn a_letter_of_a_reduce_stage_is_not_redriven_into_nowhere() {
         kind = "aggregate-errors"
         inputs = ["source.errors"]
     "#;
-    let (mut mill, _) = told(&format!("{WORK}{errors}")).await;
+    let (mut mill, _) = started(&format!("{WORK}{errors}")).await;
     // The second is larger than its letter may be.
     mill.publish("errors.cart", "not an error").await;
     mill.publish("errors.cart", vec![b'x'; (1 << 20) - 100]).await;
@@ -270,7 +272,10 @@ async fn a_letter_of_a_reduce_stage_is_not_redriven_into_nowhere() {
     );
     assert_eq!((letters[1].body.len(), header(&letters[1], "Millstream-Body")), (0, "apart"));
     let error = resend::redrive(&mill.broker, &mill.names, &letters[0]).await.unwrap_err();
-    expect![[r#"letter 1 cannot be redriven: nothing brings stage "errors" its redriven events (a reduce stage takes none; for any other, `millstream apply` creates the consumer)"#]].assert_eq(&error.to_string());
+    expect![[
+        r#"letter 1 cannot be redriven: nothing brings stage "errors" its redriven events (a reduce stage takes none; for any other, `millstream apply` creates the consumer)"#
+    ]]
+    .assert_eq(&error.to_string());
     assert_eq!(mill.letters().await.len(), 2);
     assert_eq!(mill.broker.stream_state("shop-retry").await.unwrap().messages, 0);
     mill.drain().await;

@@ -11,7 +11,7 @@ use millstream::{
 };
 use serde_json::{Value, json};
 
-use super::{Calls, SOURCE, WORK, answer, header, listen, told};
+use super::{Calls, SOURCE, WORK, answer, header, listen, started};
 use crate::support::{Mill, domain, eventually};
 
 #[tokio::test]
@@ -37,7 +37,8 @@ async fn an_event_passes_validate_and_handle_byte_for_byte() {
     let (client, mut requests) = listen(&mill, "svc.ship").await;
     // Spaces, key order, escapes, a number that no double holds, a repeated key: all travel as they
     // are.
-    let body = "{ \"eventData\" :{\"n\":1.10,\"big\":123456789012345678901234567890,\"a\":1,\"a\":2}, \
+    let body = "{ \"eventData\" :{\"n\":1.10,\"big\":123456789012345678901234567890,\
+                \"a\":1,\"a\":2}, \
                 \"eventType\":\"\\u0074hing.done\",\t\"eventId\":\"e-1\" ,\"tenantId\":\"acme\"}";
     mill.publish("events.any", body).await;
     let request = answer(&client, &mut requests).await;
@@ -57,7 +58,7 @@ async fn an_event_passes_validate_and_handle_byte_for_byte() {
 
 #[tokio::test]
 async fn a_retried_event_comes_back_after_its_waits_and_is_done() {
-    let (mut mill, calls) = told(WORK).await;
+    let (mut mill, calls) = started(WORK).await;
     mill.event("e-1", "order.created", json!({ "fails": 2 })).await;
     eventually(async || (calls.of("e-1").len() == 3).then_some(())).await;
     mill.idle("work").await;
@@ -146,9 +147,12 @@ async fn a_chain_has_no_stream_between_and_fails_as_one() {
     let registry = calls.registry().with(
         "second",
         handler_fn(move |event, delivery| {
-            second.0.lock().unwrap().push(("second".into(), event.id.clone(), delivery.attempt, Instant::now()));
+            let call = ("second".into(), event.id.clone(), delivery.attempt, Instant::now());
+            second.0.lock().unwrap().push(call);
             let fails = delivery.attempt == 1;
-            async move { if fails { Err(Failure::retry("Flaky", "once")) } else { Ok(Reply::Pass) } }
+            async move {
+                if fails { Err(Failure::retry("Flaky", "once")) } else { Ok(Reply::Pass) }
+            }
         }),
     );
     let mut mill = Mill::with(&format!("{SOURCE}{WORK}{chain}"), registry).await;
@@ -184,7 +188,7 @@ async fn results_fan_out_to_every_reader_and_failures_fan_in() {
         inputs = ["work.failed", "left.failed", "right.failed"]
         handler = { nats = "svc.mourn" }
     "#;
-    let (mut mill, _) = told(&format!("{WORK}{stages}")).await;
+    let (mut mill, _) = started(&format!("{WORK}{stages}")).await;
     let (client, mut left) = listen(&mill, "svc.left").await;
     let (_, mut right) = listen(&mill, "svc.right").await;
     let (_, mut mourn) = listen(&mill, "svc.mourn").await;
@@ -206,7 +210,7 @@ async fn results_fan_out_to_every_reader_and_failures_fan_in() {
 
 #[tokio::test]
 async fn types_on_a_source_are_checked_by_the_worker() {
-    let (mut mill, calls) = told(&format!("{WORK}types = [\"order.*\"]\n")).await;
+    let (mut mill, calls) = started(&format!("{WORK}types = [\"order.*\"]\n")).await;
     mill.publish("events.wrong.subject", domain("other", "payment.captured", json!({}))).await;
     mill.publish("events.payment.captured", domain("ours", "order.created", json!({}))).await;
     eventually(async || (calls.of("ours").len() == 1).then_some(())).await;
@@ -279,7 +283,7 @@ async fn dedup_on_an_edge_drops_the_results_of_an_event_that_runs_again() {
         inputs = ["work"]
         handler = { rust = "told" }
     "#;
-    let (mut mill, calls) = told(&format!("{WORK}{second}")).await;
+    let (mut mill, calls) = started(&format!("{WORK}{second}")).await;
     mill.event("e-1", "order.created", json!({})).await;
     eventually(async || (calls.of("e-1").len() == 2).then_some(())).await;
     mill.idle("second").await;

@@ -1,4 +1,4 @@
-//! Flow: the life of an event through the map engine, on a real server.
+//! Flow: life of an event through the map engine, on a real server.
 
 mod given_up;
 mod life;
@@ -19,7 +19,7 @@ use millstream::{
 
 use crate::support::Mill;
 
-/// A source, and retries that take no time to speak of.
+/// Source, and retries that take no time to speak of.
 const SOURCE: &str = r#"
     [pipeline]
     name = "shop"
@@ -30,7 +30,7 @@ const SOURCE: &str = r#"
     backoff = { fixed = "50ms" }
 "#;
 
-/// One stage, `work`, that does what the event says; see [`Calls`].
+/// Stage `work`, which does what the event says; see [`Calls`].
 const WORK: &str = r#"
     [stage.work]
     kind = "handle"
@@ -38,15 +38,15 @@ const WORK: &str = r#"
     handler = { rust = "told" }
 "#;
 
-/// What a handler was called with: stage, event id, attempt, and when.
+/// Call of a handler: stage, event id, attempt, and time.
 type Call = (String, String, u32, Instant);
 
-/// The calls of the handlers of a test.
+/// Calls of the handlers of a test.
 #[derive(Clone, Default)]
 struct Calls(Arc<Mutex<Vec<Call>>>);
 
 impl Calls {
-    /// A handler named `told`: it fails the first `eventData.fails` attempts, and rejects the event
+    /// Handler named `told`, which fails the first `eventData.fails` attempts, and rejects an event
     /// where `eventData.reject` is set.
     fn registry(&self) -> Registry {
         let calls = self.clone();
@@ -74,7 +74,7 @@ impl Calls {
         )
     }
 
-    /// The calls of an event so far, as `<stage> <attempt>`.
+    /// Calls of an event so far, as `<stage> <attempt>`.
     fn of(&self, id: &str) -> Vec<String> {
         let calls = self.0.lock().unwrap();
         calls
@@ -89,7 +89,7 @@ impl Calls {
     }
 }
 
-async fn told(toml: &str) -> (Mill, Calls) {
+async fn started(toml: &str) -> (Mill, Calls) {
     let calls = Calls::default();
     (Mill::with(&format!("{SOURCE}{toml}"), calls.registry()).await, calls)
 }
@@ -98,7 +98,7 @@ fn header<'a>(message: &'a StoredMessage, name: &str) -> &'a str {
     message.headers.get(name).map_or("", |value| value.as_str())
 }
 
-/// Headers as `name: value` lines, sorted; what differs from run to run is shown as `…`.
+/// Headers as `name: value` lines, sorted, with `…` for all that differs from run to run.
 fn headers(all: &Headers) -> String {
     const PASSING: [&str; 6] = [
         "Millstream-Config",
@@ -119,7 +119,7 @@ fn headers(all: &Headers) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Listens on a plain subject: what the `nats` handlers of a test send to.
+/// Listens on a plain subject, to which the `nats` handlers of a test send.
 async fn listen(mill: &Mill, subject: &str) -> (async_nats::Client, async_nats::Subscriber) {
     let client = async_nats::connect(mill.server.server.url()).await.unwrap();
     let requests = client.subscribe(subject.to_owned()).await.unwrap();

@@ -1,5 +1,5 @@
-//! Parked: events in a long backoff leave the consumer, and come back as they were whatever happens
-//! meanwhile.
+//! Parked: events in a long backoff that leave the consumer, and come back as they were whatever
+//! happens meanwhile.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Calls, SOURCE, WORK, header};
 use crate::support::{Mill, TestServer, eventually, scanned};
 
-/// Retries that are parked, since every wait is longer than the consumer is to hold.
+/// Retry policy whose retries are parked: every wait is longer than a consumer is to hold.
 const PARKING: &str = "park_after = \"100ms\"\n    backoff = { fixed = \"3s\" }";
 
 #[tokio::test]
@@ -46,8 +46,7 @@ async fn parked_events_survive_the_server_and_their_consumer_and_come_back_with_
 }
 
 #[tokio::test]
-async fn what_fails_to_the_end_after_being_parked_is_a_letter_of_the_first_failure_and_all_its_attempts()
- {
+async fn what_fails_to_the_end_after_a_park_is_a_letter_of_the_first_failure_and_all_attempts() {
     let toml = format!("{SOURCE}{WORK}").replace("backoff = { fixed = \"50ms\" }", PARKING);
     let toml = toml.replace("3s", "300ms");
     let calls = Calls::default();

@@ -1,5 +1,4 @@
-//! Past: what a delivery goes by when the one before it ended badly, and that only failures on
-//! record cost attempts.
+//! Past: deliveries after one that ended badly, and attempts that only failures on record cost.
 
 use std::{
     sync::{
@@ -20,7 +19,7 @@ use serde_json::json;
 use super::{Calls, SOURCE, WORK, take_and_die};
 use crate::support::{Mill, TestServer, domain, eventually};
 
-/// A worker whose user may not publish on `deny`, and a mill without a worker of its own.
+/// Worker whose user may not publish on `deny`, and a mill without a worker of its own.
 async fn denied(deny: &str, calls: &Calls) -> (Mill, Worker) {
     let server = TestServer::denying(deny).await;
     let mill =
@@ -36,8 +35,7 @@ async fn dies_of_it(worker: Worker) {
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_between_the_letter_and_the_term_leaves_one_letter_and_runs_nothing_twice()
- {
+async fn a_worker_that_dies_between_letter_and_term_leaves_one_letter_and_runs_nothing_twice() {
     let calls = Calls::default();
     let (mut mill, worker) = denied("$JS.ACK.shop-in-events.>", &calls).await;
     mill.event("e-1", "order.created", json!({ "reject": "no" })).await;

@@ -1,4 +1,4 @@
-//! The `exec` handler, with children that behave, die, lie, hang and shout.
+//! Exec: the `exec` handler, with children that behave, die, lie, hang and shout.
 
 use std::{
     path::Path,
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{build, call, context};
 
-/// How long anything may take that a test waits for.
+/// Longest wait of a test for anything.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn sh(script: &str) -> Value {
@@ -22,7 +22,7 @@ fn python(script: &str) -> Value {
     json!({ "exec": ["python3", "-uc", script] })
 }
 
-/// One handler, called once per body; the outcomes, a line each.
+/// Calls one handler once per body, and checks the outcomes, a line each.
 async fn check(options: Value, bodies: &[&str], expect: Expect) {
     let handler = build(&options);
     let mut outcomes = String::new();
@@ -58,9 +58,15 @@ async fn the_example_in_python_handles_events() {
 #[tokio::test]
 async fn the_child_is_told_which_event_it_is_given() {
     let options = sh(r#"read -r line; echo "{\"ok\": true, \"outputs\": [$line]}""#);
-    check(options, &["{\"big\":\n12345678901234567890123}"], expect![[r#"
+    let body = "{\"big\":\n12345678901234567890123}";
+    check(
+        options,
+        &[body],
+        expect![[r#"
         replace ["{\"id\":\"e1\",\"type\":\"order.created\",\"version\":\"1\",\"tenant\":null,\"attempt\":3,\"event\":{\"big\": 12345678901234567890123}}"]
-    "#]]).await;
+    "#]],
+    )
+    .await;
     check(
         sh("exit"),
         &["not json"],
@@ -140,7 +146,8 @@ async fn what_is_no_reply_is_a_failure_and_the_process_is_not_trusted_any_more()
 #[tokio::test]
 async fn a_child_that_speaks_unasked_is_replaced_before_the_next_event() {
     // It answers twice: the second answer must not be taken for that to the next event.
-    let twice = "import sys\nfor line in sys.stdin:\n  print('{\"ok\": true}\\n{\"ok\": true, \"outputs\": [\"stale\"]}')";
+    let twice = "import sys\nfor line in sys.stdin:\n  \
+                 print('{\"ok\": true}\\n{\"ok\": true, \"outputs\": [\"stale\"]}')";
     let handler = build(&python(twice));
     for _ in 0..3 {
         assert_eq!(call(handler.as_ref(), "1").await, "pass");
@@ -153,7 +160,8 @@ async fn a_call_that_is_given_up_takes_its_process_along_with_what_that_started(
     let pids = folder.path().join("pids");
     // The first event hangs in a grandchild; the next has a new process.
     let script = format!(
-        r#"read -r line; case "$line" in *hang*) sleep 1000 & echo $$ $! > {}; wait ;; esac; echo '{{"ok": true}}'"#,
+        "read -r line; case \"$line\" in *hang*) sleep 1000 & echo $$ $! > {}; wait ;; esac; \
+         echo '{{\"ok\": true}}'",
         pids.display()
     );
     let handler = build(&sh(&script));
@@ -201,7 +209,9 @@ async fn a_line_without_end_is_not_read_to_its_end() {
 
 #[tokio::test]
 async fn a_child_that_floods_standard_error_is_not_held_up() {
-    let flood = "import sys\nfor line in sys.stdin:\n  sys.stderr.write('y' * 5_000_000 + '\\n' + 'z\\n' * 100_000)\n  print('{\"ok\": true}')";
+    let flood = "import sys\nfor line in sys.stdin:\n  \
+                 sys.stderr.write('y' * 5_000_000 + '\\n' + 'z\\n' * 100_000)\n  \
+                 print('{\"ok\": true}')";
     check(
         python(flood),
         &["1", "2"],
@@ -216,7 +226,10 @@ async fn a_child_that_floods_standard_error_is_not_held_up() {
 #[tokio::test]
 async fn a_large_event_is_handed_over_while_the_child_already_answers() {
     // It writes more than a pipe holds before it reads, as do we.
-    let script = "import sys\nsys.stdout.write('{\"ok\": true, \"outputs\": [\"' + 'a' * 300_000)\nsys.stdout.flush()\nline = sys.stdin.readline()\nprint(len(line), '\"]}', sep='')";
+    let script = "import sys\n\
+                  sys.stdout.write('{\"ok\": true, \"outputs\": [\"' + 'a' * 300_000)\n\
+                  sys.stdout.flush()\nline = sys.stdin.readline()\n\
+                  print(len(line), '\"]}', sep='')";
     let body = format!("\"{}\"", "b".repeat(1 << 20));
     let outcome = call(build(&python(script)).as_ref(), &body).await;
     assert!(
@@ -244,7 +257,8 @@ async fn a_child_starts_in_the_pipelines_folder_with_its_environment_and_ends_wi
     let folder = TempDir::new().unwrap();
     std::fs::write(
         folder.path().join("run.sh"),
-        "#!/bin/sh\nread -r l; echo \"{\\\"ok\\\": true, \\\"outputs\\\": [\\\"$GREETING $PWD\\\", $$]}\"; read -r l",
+        "#!/bin/sh\nread -r l; \
+         echo \"{\\\"ok\\\": true, \\\"outputs\\\": [\\\"$GREETING $PWD\\\", $$]}\"; read -r l",
     )
     .unwrap();
     std::os::unix::fs::symlink("/bin/sh", folder.path().join("shell")).unwrap();

@@ -1,4 +1,4 @@
-//! The `http` handler, against services that answer in every way, and in none.
+//! HTTP: the `http` handler, against services that answer in every way, and in none.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{build, call};
 
-/// A service that does what the path of a request says.
+/// Service that does what the path of a request says.
 async fn service() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
@@ -58,7 +58,7 @@ async fn answer(method: Method, uri: Uri, headers: HeaderMap, body: String) -> R
     }
 }
 
-/// Calls once; `ORIGIN` stands for where the service is.
+/// Calls a handler once and checks the outcome; `ORIGIN` stands for the address of the service.
 async fn check(options: serde_json::Value, origin: &str, expect: &Expect) {
     let outcome = call(build(&options).as_ref(), r#"{"amount": 1.0}"#).await;
     expect.assert_eq(&outcome.replace(origin, "ORIGIN"));
@@ -88,7 +88,17 @@ async fn the_status_of_an_answer_decides_what_becomes_of_the_event() {
         .await;
     check(at("/429"), &origin, &expect!["retry after 7s: RateLimited: http 429: slow down"]).await;
     check(at("/429-soon"), &origin, &expect!["retry: RateLimited: http 429"]).await;
-    check(at("/500"), &origin, &expect!["retry: HttpServerError: http 500: xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"]).await;
+    check(
+        at("/500"),
+        &origin,
+        &expect![
+            "retry: HttpServerError: http 500: \
+             xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
+             xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\
+             xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…"
+        ],
+    )
+    .await;
     check(at("/503"), &origin, &expect!["retry after 120s: HttpServerError: http 503"]).await;
 }
 
@@ -103,7 +113,10 @@ async fn a_reply_passes_on_where_that_is_asked_for() {
     check(
         at("/text"),
         &origin,
-        &expect!["retry: HandlerError: the reply is not JSON (expected value at line 1 column 1): done  and dusted"],
+        &expect![
+            "retry: HandlerError: the reply is not JSON (expected value at line 1 column 1): \
+             done  and dusted"
+        ],
     )
     .await;
     check(
@@ -147,13 +160,24 @@ async fn a_service_that_is_not_there_or_does_not_answer_is_tried_again() {
         ],
     )
     .await;
-    check(json!({ "http": "http://nowhere.invalid/" }), "http://nowhere.invalid", &expect!["retry: ConnectionError: could not connect to ORIGIN: failed to lookup address information: Name or service not known"]).await;
+    check(
+        json!({ "http": "http://nowhere.invalid/" }),
+        "http://nowhere.invalid",
+        &expect![
+            "retry: ConnectionError: could not connect to ORIGIN: \
+             failed to lookup address information: Name or service not known"
+        ],
+    )
+    .await;
 
     let half = hangs_up_after("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"a\":").await;
     check(
         json!({ "http": &half, "output": "reply" }),
         &half,
-        &expect!["retry: ConnectionError: lost the connection to ORIGIN: end of file before message length reached"],
+        &expect![
+            "retry: ConnectionError: lost the connection to ORIGIN: \
+             end of file before message length reached"
+        ],
     )
     .await;
     let garbage = hangs_up_after("220 mail.example.com ESMTP\r\n").await;
@@ -169,7 +193,10 @@ async fn a_service_that_is_not_there_or_does_not_answer_is_tried_again() {
     check(
         json!({ "http": &nothing }),
         &nothing,
-        &expect!["retry: ConnectionError: lost the connection to ORIGIN: connection closed before message completed"],
+        &expect![
+            "retry: ConnectionError: lost the connection to ORIGIN: \
+             connection closed before message completed"
+        ],
     )
     .await;
     let not_tls = nothing.replace("http:", "https:");
@@ -181,7 +208,7 @@ async fn a_service_that_is_not_there_or_does_not_answer_is_tried_again() {
     .await;
 }
 
-/// A server that says this to whoever connects, and hangs up.
+/// Server that says this to whoever connects, and hangs up.
 async fn hangs_up_after(says: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());

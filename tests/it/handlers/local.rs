@@ -1,4 +1,4 @@
-//! The handlers that call nobody: `jq`, `log`, `rust`; and what is wrong with a handler's table.
+//! Local: handlers that call no service (`jq`, `log`, `rust`), and problems of a handler's table.
 
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,8 @@ fn what_is_wrong_with_a_table_is_said_with_its_key() {
     check(
         json!({}),
         &expect![
-            ": the table does not say which handler it is (name one of: http, nats, exec, jq, log, rust)"
+            ": the table does not say which handler it is \
+             (name one of: http, nats, exec, jq, log, rust)"
         ],
     );
     check(
@@ -203,7 +204,12 @@ fn the_schema_of_a_handler_accepts_what_can_be_built_and_explains_every_option()
     let schema = handlers::options_schema().to_value();
     let compiled = jsonschema::validator_for(&schema).unwrap();
     for good in [
-        json!({ "http": "http://127.0.0.1:9000/orders", "timeout": "5s", "headers": { "a": "b" }, "output": "reply" }),
+        json!({
+            "http": "http://127.0.0.1:9000/orders",
+            "timeout": "5s",
+            "headers": { "a": "b" },
+            "output": "reply",
+        }),
         json!({ "exec": ["python3", "x.py"], "processes": 2 }),
         json!({ "nats": "orders.enrich" }),
         json!({ "jq": "." }),

@@ -1,4 +1,4 @@
-//! Handlers, against the services and processes that they call.
+//! Handlers: each kind against the services and processes that it calls.
 
 mod exec;
 mod http;
@@ -13,7 +13,7 @@ use millstream::{
 };
 use serde_json::Value;
 
-/// The repository's root: where the examples are.
+/// Context at the repository's root, where the examples are.
 fn context() -> HandlerContext {
     HandlerContext { base: PathBuf::from(env!("CARGO_MANIFEST_DIR")), ..HandlerContext::default() }
 }
@@ -23,7 +23,7 @@ fn build(options: &Value) -> Arc<dyn Handler> {
         .unwrap_or_else(|problems| panic!("{options}: {problems:?}"))
 }
 
-/// An event of type `order.created`, with this body.
+/// Event of type `order.created`, with this body.
 fn event(body: &str) -> Event {
     let identity = Identity {
         id: "e1".to_owned(),
@@ -44,7 +44,7 @@ fn delivery() -> Delivery {
     }
 }
 
-/// One call, its outcome in one line.
+/// Outcome of one call, in one line.
 async fn call(handler: &dyn Handler, body: &str) -> String {
     outcome(handler.call(&event(body), &delivery()).await)
 }

@@ -1,4 +1,4 @@
-//! The `nats` handler, against a service on a real server.
+//! NATS: the `nats` handler, against a service on a real server.
 
 use async_nats::HeaderMap;
 use expect_test::{Expect, expect};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::call;
 use crate::support::TestServer;
 
-/// A service that does what the last token of a subject below `svc` says.
+/// Service that does what the last token of a subject below `svc` says.
 async fn serve(url: &str) {
     let client = async_nats::connect(url).await.unwrap();
     let mut requests = client.subscribe("svc.*").await.unwrap();
@@ -136,5 +136,11 @@ async fn the_answer_of_a_service_decides_what_becomes_of_the_event() {
         ],
     )
     .await;
-    check(&broker, reply("told"), "{}", expect![[r#"replace ["\"Idempotency-Key: e1/orders\"", "\"Millstream-Attempt: 3\"", "\"Millstream-Envelope: domain\"", "\"Millstream-Event-Id: e1\"", "\"Millstream-Event-Type: order.created\"", "\"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\""]"#]]).await;
+    check(
+        &broker,
+        reply("told"),
+        "{}",
+        expect![[r#"replace ["\"Idempotency-Key: e1/orders\"", "\"Millstream-Attempt: 3\"", "\"Millstream-Envelope: domain\"", "\"Millstream-Event-Id: e1\"", "\"Millstream-Event-Type: order.created\"", "\"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\""]"#]],
+    )
+    .await;
 }

@@ -1,5 +1,5 @@
-//! Tidy: rooms use only what is below them, and files say what they are. Each message says what to
-//! do.
+//! Tidy: rules of the source tree, such as rooms that use only those below them; each message says
+//! what to do.
 
 mod uses;
 
@@ -10,14 +10,14 @@ use std::{
 
 use uses::Uses;
 
-/// The longest file, in lines. Aim at 400.
+/// Longest file, in lines; aim at 400.
 const LINES_MAX: usize = 700;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust file of a folder, with its path from the root of the repository, and its text.
+/// Rust files of a folder: path from the root of the repository, and text of each.
 fn sources(folder: &str) -> Vec<(String, String)> {
     let (mut folders, mut found) = (vec![root().join(folder)], Vec::new());
     while let Some(folder) = folders.pop() {
@@ -48,7 +48,7 @@ fn mentions<'a>(text: &'a str, what: &'a str) -> impl Iterator<Item = usize> + '
     code.filter(move |(_, line)| line.contains(what)).map(|(at, _)| at + 1)
 }
 
-/// The rooms of `src`, each above all that it uses: from the ground up.
+/// Rooms of `src`, each above all that it uses: from the ground up.
 const ROOMS: &[&str] = &[
     "limits",
     "error_chain",
@@ -161,4 +161,36 @@ fn no_file_is_too_long_and_each_says_what_it_is() {
         }
     }
     none(found);
+}
+
+/// Columns of code and comments; raw strings, which are snapshots and files, may be wider.
+const COLUMNS_MAX: usize = 100;
+
+#[test]
+fn code_and_comments_fit_their_columns() {
+    let mut found = Vec::new();
+    let folders =
+        ["src", "stages/src", "stages/tests", "bench/src", "xtask/src", "tests", "examples"];
+    for (path, text) in folders.into_iter().flat_map(sources) {
+        let mut is_raw = false;
+        for (at, line) in text.lines().enumerate() {
+            let opens = line.contains("r#\"") || line.contains("r##\"");
+            let is_text = is_raw || opens || is_literal(line);
+            is_raw = if opens {
+                !line.rsplit("r#").next().is_some_and(|rest| rest.contains("\"#"))
+            } else {
+                is_raw && !line.contains("\"#")
+            };
+            let columns = line.chars().count();
+            if columns > COLUMNS_MAX && !is_text {
+                found.push(format!("{path}:{} has {columns} columns: break it", at + 1));
+            }
+        }
+    }
+    none(found);
+}
+
+/// True for a line that is one literal, or a snapshot of one.
+fn is_literal(line: &str) -> bool {
+    line.trim_start().starts_with('"') || line.contains("expect![\"")
 }

@@ -1,4 +1,4 @@
-//! Uses: which file of a crate takes names from which other, by its `use` lines and `crate::` paths.
+//! Uses: names that files of a crate take from each other, by `use` lines and `crate::` paths.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +16,7 @@ pub(super) struct Uses {
 }
 
 impl Uses {
-    /// Reads the files of a crate below `folder`. Tests inside files are left out.
+    /// Reads the files of a crate below `folder`; tests inside files are left out.
     pub(super) fn read(folder: &str, sources: &[(String, String)]) -> Self {
         let code = sources.iter().filter(|(path, _)| !is_test(path));
         let files: BTreeMap<Module, String> =
@@ -51,7 +51,7 @@ impl Uses {
         }
     }
 
-    /// The path from the crate's root of what `me` writes as `path`; `None` for another crate's.
+    /// Path from the crate's root of what `me` writes as `path`; `None` for another crate's.
     fn absolute(&self, me: &Module, path: &[String]) -> Option<Module> {
         let rest = |n: usize| path[n..].to_vec();
         match path.first()?.as_str() {
@@ -68,7 +68,7 @@ impl Uses {
         }
     }
 
-    /// The module in which a name is defined, whoever handed it on.
+    /// Module in which a name is defined, whoever handed it on.
     fn defined_in(&self, path: &Module) -> Module {
         let mut path = path.clone();
         for _ in 0..10 {
@@ -83,7 +83,7 @@ impl Uses {
         path
     }
 
-    /// Each pair of files of which the first takes a name from the second, as modules.
+    /// Pairs of files of which the first takes a name from the second, as modules.
     pub(super) fn arrows(&self) -> BTreeSet<(Module, Module)> {
         let mut arrows = BTreeSet::new();
         for (me, paths) in &self.taken {
@@ -151,7 +151,7 @@ fn without_tests(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The `use` items of a file, each with whether it hands names on.
+/// `use` items of a file, each with true if it hands names on.
 fn use_items(text: &str) -> Vec<(bool, String)> {
     let mut items = Vec::new();
     let mut rest = text;
@@ -170,7 +170,7 @@ fn use_items(text: &str) -> Vec<(bool, String)> {
     items
 }
 
-/// Each path of a `use` tree.
+/// Paths of a `use` tree.
 fn leaves(tree: &str) -> Vec<Vec<String>> {
     let tree = tree.trim();
     let parts = |text: &str| -> Vec<String> {

@@ -1,4 +1,4 @@
-//! What is kept: how much of it, in how many keys, and what an earlier version left.
+//! Tests of the state: its bounds, its keys, and the keys of an earlier version.
 
 use expect_test::expect;
 

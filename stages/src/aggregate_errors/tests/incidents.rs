@@ -1,10 +1,10 @@
-//! The life of an incident: opened, grown, worse, taken on, over, back.
+//! Tests of the life of an incident: opened, grown, worse, taken on, over, back.
 
 use expect_test::{Expect, expect};
 
 use super::*;
 
-/// Compares what was told, a line each.
+/// Compares the emissions, a line each.
 #[track_caller]
 fn check(told: &[Incident], expect: &Expect) {
     let line = |i: &Incident| {

@@ -1,5 +1,4 @@
-//! The state machine against a naive model, which keeps every error and works everything out from
-//! them anew.
+//! Model: the state machine against a naive one, which works everything out anew from all errors.
 
 use proptest::prelude::*;
 
@@ -8,7 +7,7 @@ use super::*;
 const NAMES: [&str; 5] = ["ant", "bee", "cow", "dog", "eel"];
 const START: u64 = 1_700_000_000_000;
 
-/// The options that differ from case to case.
+/// Options that differ from case to case.
 #[derive(Debug, Clone, Copy)]
 struct Knobs {
     threshold: u64,
@@ -21,7 +20,8 @@ struct Knobs {
 impl Knobs {
     fn options(&self) -> Value {
         json!({
-            "threshold": self.threshold, "window": format!("{}ms", self.window), "quiet": format!("{}ms", self.quiet),
+            "threshold": self.threshold, "window": format!("{}ms", self.window),
+            "quiet": format!("{}ms", self.quiet),
             "escalate": self.escalate, "severity": "low",
             // Holds while the worst that was said is "critical".
             "rule": [{ "reported": ["critical"], "quiet": "70ms" }],
@@ -35,29 +35,33 @@ impl Knobs {
     }
 }
 
-/// One thing that happens.
+/// A step of a case.
 #[derive(Debug, Clone)]
 enum Step {
     /// An error, stored so many milliseconds before now.
     Error { name: usize, late: u64, severity: Option<Severity> },
-    /// The clock is looked at.
+    /// A tick.
     Tick,
-    /// Someone acts on the latest incident of a name.
+    /// An operator's action on the latest incident of a name.
     Act { name: usize, action: Action, by: &'static str },
-    /// Another worker takes over from the checkpoint.
+    /// A takeover by another worker from the checkpoint.
     Restart,
-    /// The worker dies, and what it did since the checkpoint is done again.
+    /// A crash of the worker; all since the checkpoint is done again.
     Crash,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let severity = prop_oneof![
-        6 => Just(None), 1 => Just(Some(Severity::Low)), 1 => Just(Some(Severity::High)), 1 => Just(Some(Severity::Critical))
+        6 => Just(None),
+        1 => Just(Some(Severity::Low)),
+        1 => Just(Some(Severity::High)),
+        1 => Just(Some(Severity::Critical)),
     ];
     let late = prop_oneof![4 => Just(0), 1 => 0..40_u64];
     let action = prop_oneof![Just(Action::Acknowledge), Just(Action::Resolve)];
     prop_oneof![
-        20 => (0..NAMES.len(), late, severity).prop_map(|(name, late, severity)| Step::Error { name, late, severity }),
+        20 => (0..NAMES.len(), late, severity)
+            .prop_map(|(name, late, severity)| Step::Error { name, late, severity }),
         3 => Just(Step::Tick),
         2 => (0..NAMES.len(), action, prop_oneof![Just("ann"), Just("bob")])
             .prop_map(|(name, action, by)| Step::Act { name, action, by }),
@@ -67,7 +71,13 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn gap() -> impl Strategy<Value = u64> {
-    prop_oneof![4 => Just(0), 8 => 0..20_u64, 4 => 0..200_u64, 2 => 0..2000_u64, 1 => Just(31_536_000_000)]
+    prop_oneof![
+        4 => Just(0),
+        8 => 0..20_u64,
+        4 => 0..200_u64,
+        2 => 0..2000_u64,
+        1 => Just(31_536_000_000),
+    ]
 }
 
 fn knobs() -> impl Strategy<Value = Knobs> {
@@ -88,19 +98,19 @@ fn knobs() -> impl Strategy<Value = Knobs> {
         })
 }
 
-/// What an emission says that the model says too.
+/// Fields of an emission that the model predicts too.
 type News = (String, u64, Change, u64, Severity);
 
-/// Everything that is known of one fingerprint: its errors, and which of them belong to what.
+/// All errors of one fingerprint, and the bounds of its incident among them.
 #[derive(Debug, Clone, Default)]
 struct Past {
     errors: Vec<(u64, Option<Severity>)>,
-    /// The first error that counts: those before belong to an incident that is over, or to nothing.
+    /// First error that counts: those before belong to an incident that is over, or to nothing.
     since: usize,
     generation: u64,
-    /// How many errors there were when the incident opened, that one included, and when it was.
+    /// Number of errors when the incident opened, that one included.
     open: Option<usize>,
-    /// The worst that was told.
+    /// Worst severity reported.
     told: Option<Severity>,
     by: Option<&'static str>,
 }
@@ -122,7 +132,7 @@ impl Past {
         self.open.map(|_| self.last() + self.quiet(knobs))
     }
 
-    /// The threshold's worth of errors that opened it, and all that came after.
+    /// Returns the errors of the incident: as many as the threshold, and all after them.
     fn count(&self, knobs: &Knobs) -> u64 {
         self.open.map_or(0, |at| knobs.threshold + (self.errors.len() - at) as u64)
     }
@@ -199,7 +209,7 @@ impl Model {
         self.past.get_mut(print).unwrap().close();
     }
 
-    /// Resolves what is due by now, in order.
+    /// Resolves the incidents that are due by now, in order.
     fn tick(&mut self, now: u64, knobs: &Knobs) {
         let due =
             self.past.iter().filter_map(|(print, past)| Some((past.due(knobs)?, print.clone())));
@@ -268,7 +278,7 @@ impl Model {
     }
 }
 
-/// One thing that was given to the machine, to be given again.
+/// A call of the state machine, to be repeated.
 #[derive(Debug, Clone)]
 enum Given {
     Input(u64, u64, Option<String>, Bytes),
@@ -286,13 +296,18 @@ fn give(stage: &mut AggregateErrors, given: &Given, out: &mut Vec<Emission>) {
 
 proptest! {
     #[test]
-    fn it_tells_what_a_naive_model_tells(knobs in knobs(), steps in prop::collection::vec((step(), gap()), 0..250)) {
+    fn it_tells_what_a_naive_model_tells(
+        knobs in knobs(),
+        steps in prop::collection::vec((step(), gap()), 0..250),
+    ) {
         let (mut bucket, mut model) = (Bucket::new(), Model::default());
         let mut running = knobs.stage(&bucket);
         let (mut told, mut since) = (Vec::new(), (Vec::<Given>::new(), 0));
         // Before a clock is looked at, all that was stored until then is taken in.
         let (mut now, mut ticked) = (START, 0);
-        let print = |name: usize| crate::fingerprint::fingerprint("REDIS_CONNECTION_FAILED", "cart", NAMES[name]);
+        let print = |name: usize| {
+            crate::fingerprint::fingerprint("REDIS_CONNECTION_FAILED", "cart", NAMES[name])
+        };
         for (seq, (step, gap)) in (1..).zip(steps) {
             now += gap;
             let given = match step {
@@ -311,9 +326,11 @@ proptest! {
                     let print = print(name);
                     let generation = model.past.get(&print).map_or(1, |past| past.generation);
                     model.act(&print, generation, action, by, now, &knobs);
-                    let (id, at) = (format!("{print}-{generation}"), crate::incident::timestamp(now));
+                    let id = format!("{print}-{generation}");
+                    let at = crate::incident::timestamp(now);
                     let body = json!({ "incidentId": id, "action": action, "by": by, "at": at });
-                    Given::Input(seq, now, Some(format!("incident.{id}")), Bytes::from(body.to_string()))
+                    let key = Some(format!("incident.{id}"));
+                    Given::Input(seq, now, key, Bytes::from(body.to_string()))
                 }
                 Step::Restart => {
                     commit(&mut running, &mut bucket);
@@ -329,14 +346,16 @@ proptest! {
                     prop_assert_eq!(&again, &told[since.1..]);
                     // Where no clock is looked at the same is told, if later.
                     let (mut clockless, mut late) = (knobs.stage(&bucket), Vec::new());
-                    since.0.iter().filter(|g| matches!(g, Given::Input(..))).for_each(|g| give(&mut clockless, g, &mut late));
+                    let inputs = since.0.iter().filter(|g| matches!(g, Given::Input(..)));
+                    inputs.for_each(|g| give(&mut clockless, g, &mut late));
                     clockless.tick(now, &mut late);
                     running.tick(now, &mut told);
                     ticked = now;
                     model.tick(now, &knobs);
                     since.0.push(Given::Tick(now));
                     let ids = |told: &[Emission]| {
-                        let mut ids: Vec<String> = told.iter().map(|emission| emission.id.clone()).collect();
+                        let mut ids: Vec<String> =
+                            told.iter().map(|emission| emission.id.clone()).collect();
                         ids.sort();
                         ids
                     };
@@ -347,7 +366,8 @@ proptest! {
             give(&mut running, &given, &mut told);
             since.0.push(given);
             prop_assert!(running.cells.len() <= knobs.fingerprints_max);
-            prop_assert!(running.cells.values().all(|cell| cell.latest_len() <= knobs.threshold as usize));
+            let threshold = knobs.threshold as usize;
+            prop_assert!(running.cells.values().all(|cell| cell.latest_len() <= threshold));
         }
         model.tick(now + 2000, &knobs);
         running.tick(now + 2000, &mut told);
@@ -358,11 +378,17 @@ proptest! {
             .map(|i| (i.fingerprint.clone(), i.generation, i.event, i.count, i.severity))
             .collect();
         prop_assert_eq!(news, model.news);
-        let totals = ["errors_counted_total", "fingerprints", "fingerprints_forgotten_total", "errors_forgotten_total"]
-            .map(|name| tally(&running, name, ""));
+        let totals = [
+            "errors_counted_total",
+            "fingerprints",
+            "fingerprints_forgotten_total",
+            "errors_forgotten_total",
+        ]
+        .map(|name| tally(&running, name, ""));
         let (fingerprints, errors) = model.forgotten;
         prop_assert_eq!(totals, [model.errors, model.past.len() as u64, fingerprints, errors]);
-        prop_assert_eq!(running.cells.values().map(|cell| cell.total).sum::<u64>() + errors, model.errors);
+        let known: u64 = running.cells.values().map(|cell| cell.total).sum();
+        prop_assert_eq!(known + errors, model.errors);
         // What is new adds up, and no two pieces of news have one id.
         let mut sums = BTreeMap::<&str, (u64, u64)>::new();
         for (emission, incident) in told.iter().zip(&incidents) {

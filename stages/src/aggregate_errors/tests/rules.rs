@@ -1,4 +1,4 @@
-//! Error events, options and rules: what is accepted, and what holds for which error.
+//! Tests of error events, options and rules: accepted input, and the terms of an error.
 
 use expect_test::expect;
 
@@ -97,9 +97,13 @@ fn options_that_cannot_hold_are_problems() {
          hint: expected one of code, service, message, stage, type, tenant, severity, user or metadata.KEY
     "#]]
     .assert_eq(&problems(&json!({
-        "threshold": 0, "window": "0s", "quiet": "0s", "escalate": 1, "fingerprints_max": 99, "fingerprint": [],
+        "threshold": 0, "window": "0s", "quiet": "0s", "escalate": 1, "fingerprints_max": 99,
+        "fingerprint": [],
         "rule": [
-            { "threshold": 1001, "window": "0s", "quiet": "0s", "escalate": 1, "channels": ["pager"] },
+            {
+                "threshold": 1001, "window": "0s", "quiet": "0s", "escalate": 1,
+                "channels": ["pager"],
+            },
             { "fingerprint": ["code", "massage", "metadata.", "metadata.a b", "metadata.zone"] },
         ],
     })));
@@ -110,7 +114,9 @@ fn options_that_cannot_hold_are_problems() {
 
 #[test]
 fn severity_comes_from_the_rule_then_the_errors_then_the_stage() {
-    let options = json!({ "threshold": 1, "severity": "low", "rule": [{ "code": ["RULED"], "severity": "high" }] });
+    let options = json!({
+        "threshold": 1, "severity": "low", "rule": [{ "code": ["RULED"], "severity": "high" }],
+    });
     let mut stage = stage(&options);
     for (code, said, severity) in [
         ("RULED", Some("fatal"), Severity::High),
@@ -125,7 +131,7 @@ fn severity_comes_from_the_rule_then_the_errors_then_the_stage() {
     }
 }
 
-/// The threshold that holds for an error, which tells the rule.
+/// Returns the threshold that holds for an error, which tells the rule.
 fn threshold(rule: &Value, body: &Value) -> u64 {
     let mut rule = rule.clone();
     rule["threshold"] = json!(1);

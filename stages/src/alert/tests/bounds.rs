@@ -1,4 +1,5 @@
-//! What is bounded: keys in a step, groups, incidents, the members of a group; and what is refused.
+//! Tests of the bounds: keys of a step, groups, incidents, members of a group; and of refused
+//! inputs.
 
 use bytes::Bytes;
 use serde_json::json;
@@ -92,7 +93,8 @@ fn what_is_no_incident_and_no_silence_is_refused_and_changes_nothing() {
             key,
             at_ms: BEGIN,
             now_ms: BEGIN,
-            traceparent: None,
+            envelope: None,
+            headers: crate::HeaderLookup::none(),
             body: &body,
         };
         let failure = scene.alert.apply(&input, &mut Vec::new()).unwrap_err();

@@ -1,5 +1,4 @@
-//! What is in the way of news: inhibition, silences, muted times, acknowledgement; and what happens
-//! when nobody acknowledges.
+//! Tests of holds: inhibition, silences, muted times, acknowledgement; and of escalation.
 
 use crate::{
     alert::testing::{HOUR, MINUTE, Scene, options},
@@ -11,7 +10,10 @@ use serde_json::json;
 #[test]
 fn what_a_worse_incident_explains_is_told_when_that_is_over() {
     let mut scene = Scene::new(options(json!({
-        "inhibit": [{ "source": ["severity=critical"], "target": ["severity=~\"high|medium\""], "equal": ["service"] }],
+        "inhibit": [{
+            "source": ["severity=critical"], "target": ["severity=~\"high|medium\""],
+            "equal": ["service"],
+        }],
     })));
     scene.event(1, Opened, Critical, 5);
     scene.until(10).event(2, Opened, High, 5);
@@ -96,10 +98,16 @@ fn a_route_is_muted_at_night_and_active_by_day_in_its_own_zone() {
     let mut scene = Scene::new(options(json!({
         "time": [
             { "name": "night", "times": ["22:00-06:00"], "zone": "Europe/Berlin" },
-            { "name": "office", "times": ["09:00-17:00"], "weekdays": ["mon-fri"], "zone": "Europe/Berlin" },
+            {
+                "name": "office", "times": ["09:00-17:00"], "weekdays": ["mon-fri"],
+                "zone": "Europe/Berlin",
+            },
         ],
         "mute": ["night"],
-        "route": [{ "severity": ["critical"] }, { "severity": ["low"], "active": ["office"], "channels": ["ops"] }],
+        "route": [
+            { "severity": ["critical"] },
+            { "severity": ["low"], "active": ["office"], "channels": ["ops"] },
+        ],
     })));
     scene.event(1, Opened, High, 5).event(2, Opened, Critical, 5).event(3, Opened, Low, 5);
     scene.until(HOUR).event(1, Updated, High, 10);
@@ -182,7 +190,10 @@ fn what_someone_has_taken_on_is_quiet_until_it_is_worse_or_over() {
 #[test]
 fn when_nobody_acknowledges_others_are_told_step_by_step_and_then_belong_to_it() {
     let mut scene = Scene::new(options(json!({
-        "escalate": [{ "after": "15m", "channels": ["ops"] }, { "after": "30m", "channels": ["boss", "log"] }],
+        "escalate": [
+            { "after": "15m", "channels": ["ops"] },
+            { "after": "30m", "channels": ["boss", "log"] },
+        ],
     })));
     scene.event(1, Opened, High, 5);
     scene.until(10 * MINUTE).event(1, Updated, High, 10);

@@ -1,4 +1,4 @@
-//! Laws: no minute holds more than the rate, and every change is told once or counted once.
+//! Laws: no minute holds more than the rate, and every change is sent once or counted once.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::{
     notification::{Hold, Why},
 };
 
-/// What happens to a stage.
+/// A step in the life of a stage.
 #[derive(Debug, Clone)]
 enum Step {
     Incident(u64, Change, Severity),
@@ -33,7 +33,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         20 => (0..14_u64, prop::sample::select(Change::ALL.to_vec()), severity)
             .prop_map(|(n, change, severity)| Step::Incident(n, change, severity)),
-        2 => (0..3_u64, 0..500_u64, 1..1000_u64).prop_map(|(id, from, to)| Step::Silence(id, from, from + to)),
+        2 => (0..3_u64, 0..500_u64, 1..1000_u64)
+            .prop_map(|(id, from, to)| Step::Silence(id, from, from + to)),
         1 => (0..3_u64).prop_map(Step::Unsilence),
         1 => Just(Step::Restart),
         1 => Just(Step::Checkpoint),
@@ -50,22 +51,34 @@ fn world() -> Channels {
     ])
 }
 
-/// By code, so that what an incident reaches does not depend on what became of it.
+/// Options that route by code, so that the channels of an incident do not depend on its changes.
 fn options() -> serde_json::Value {
     json!({
         "channels": ["log", "ops"], "group_interval": "30s", "repeat_interval": "5m",
         "route": [
-            { "code": ["CODE_1", "CODE_2"], "channels": ["fast", "quiet"], "group_by": ["service"], "group_wait": "10s", "continue": true },
-            { "code": ["CODE_2", "CODE_3", "CODE_4"], "mute": ["night"], "channels": ["quiet", "ops"] },
-            { "code": ["CODE_5", "CODE_6", "CODE_7"], "group_by": ["service"], "escalate": [{ "after": "1m", "channels": ["boss"] }] },
+            {
+                "code": ["CODE_1", "CODE_2"], "channels": ["fast", "quiet"],
+                "group_by": ["service"], "group_wait": "10s", "continue": true,
+            },
+            {
+                "code": ["CODE_2", "CODE_3", "CODE_4"], "mute": ["night"],
+                "channels": ["quiet", "ops"],
+            },
+            {
+                "code": ["CODE_5", "CODE_6", "CODE_7"], "group_by": ["service"],
+                "escalate": [{ "after": "1m", "channels": ["boss"] }],
+            },
             { "code": ["CODE_8"], "channels": [] },
         ],
-        "inhibit": [{ "source": ["severity=critical"], "target": ["severity!=critical"], "equal": ["service"] }],
+        "inhibit": [{
+            "source": ["severity=critical"], "target": ["severity!=critical"],
+            "equal": ["service"],
+        }],
         "time": [{ "name": "night", "times": ["00:05-00:10", "00:15-00:20"] }],
     })
 }
 
-/// The channels that each event reaches, as the options above say.
+/// Returns the channels that each event reaches, as the options above say.
 fn reaches(n: u64) -> &'static [&'static str] {
     match n {
         1 => &["fast", "quiet"],
@@ -81,7 +94,10 @@ proptest! {
 
     #[test]
     fn no_minute_holds_more_than_the_rate_and_every_change_is_told_or_counted_once(
-        steps in prop::collection::vec((step(), prop_oneof![0..100_u64, 0..20_000_u64, 0..200_000_u64]), 1..200),
+        steps in prop::collection::vec(
+            (step(), prop_oneof![0..100_u64, 0..20_000_u64, 0..200_000_u64]),
+            1..200,
+        ),
     ) {
         let mut scene = Scene::with(options(), &world());
         let mut reached: BTreeMap<&str, u64> = BTreeMap::new();
@@ -94,13 +110,17 @@ proptest! {
                     event.labels.insert("service".to_owned(), format!("s{}", n % 3));
                     scene.incident(&event);
                     if change != Change::Acknowledged {
-                        reaches(n).iter().for_each(|channel| *reached.entry(channel).or_default() += 1);
+                        for channel in reaches(n) {
+                            *reached.entry(channel).or_default() += 1;
+                        }
                     }
                 }
                 Step::Silence(id, from, to) => {
                     scene.silence(&format!("s{id}"), &format!("code=~\"CODE_1?{id}\""), from, to);
                 }
-                Step::Unsilence(id) => scene.input(Some(&format!("silence.s{id}")), &bytes::Bytes::new()),
+                Step::Unsilence(id) => {
+                    scene.input(Some(&format!("silence.s{id}")), &bytes::Bytes::new());
+                }
                 Step::Restart => {
                     explained += scene.alert.take_explained().len() as u64;
                     scene.restart_with(options(), &world());
@@ -121,7 +141,9 @@ proptest! {
 
         let held = scene.tally("notifications_held_total");
         prop_assert_eq!(held.values().sum::<u64>(), explained);
-        let count = |channel: &str, hold: Hold| held.get(&format!("{channel} {}", hold.as_str())).copied().unwrap_or(0);
+        let count = |channel: &str, hold: Hold| {
+            held.get(&format!("{channel} {}", hold.as_str())).copied().unwrap_or(0)
+        };
         for (channel, rate, _) in world().0 {
             let sent: Vec<_> = scene.told.iter().filter(|n| n.channel == channel).collect();
             let times: Vec<_> = sent.iter().map(|n| n.at.as_millisecond()).collect();
@@ -129,12 +151,17 @@ proptest! {
                 let within = times.iter().filter(|at| (0..60_000).contains(&(*at - from))).count();
                 prop_assert!(within <= rate as usize, "{} in a minute of {}", within, channel);
             }
-            let news = |digests: bool| sent.iter().filter(|n| (n.why == Why::Digest) == digests).map(|n| n.news).sum::<u64>();
+            let news = |digests: bool| {
+                let some = sent.iter().filter(|n| (n.why == Why::Digest) == digests);
+                some.map(|n| n.news).sum::<u64>()
+            };
             prop_assert_eq!(news(true), count(channel, Hold::Digested));
             prop_assert_eq!(sent.len() as u64, scene.tally("notifications_total")[channel]);
-            let others: u64 = Hold::ALL.iter().filter(|hold| **hold != Hold::Digested).map(|hold| count(channel, *hold)).sum();
+            let others = Hold::ALL.iter().filter(|hold| **hold != Hold::Digested);
+            let others: u64 = others.map(|hold| count(channel, *hold)).sum();
             if channel != "boss" {
-                prop_assert_eq!(news(false) + news(true) + others, reached.get(channel).copied().unwrap_or(0), "{}", channel);
+                let due = reached.get(channel).copied().unwrap_or(0);
+                prop_assert_eq!(news(false) + news(true) + others, due, "{}", channel);
             }
             // What a notification says was held back was counted, and nothing is said twice.
             let said: u64 = sent.iter().map(|n| n.held.total()).sum();

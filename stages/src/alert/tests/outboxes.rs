@@ -1,4 +1,4 @@
-//! The rate of a channel: digests, and what passes them.
+//! Tests of the rate of a channel: digests, and urgent messages that pass them.
 
 use crate::{
     alert::testing::{BEGIN, HOUR, Scene, options},
@@ -85,9 +85,11 @@ fn every_critical_incident_is_told_within_five_seconds_at_twenty_a_minute() {
     for n in (49..600).step_by(50) {
         let opened = BEGIN + n / 10 * 1000;
         let id = format!("{n:016x}-1");
-        let told = scene.told.iter().find(|told| {
-            told.incidents().iter().any(|incident| incident.incident_id == id)
-                || matches!(&told.about, About::Digest { digest } if digest.top.iter().any(|line| line.incident_id == id))
+        let told = scene.told.iter().find(|told| match &told.about {
+            About::Digest { digest } => digest.top.iter().any(|line| line.incident_id == id),
+            About::Incident { .. } | About::Group { .. } => {
+                told.incidents().iter().any(|incident| incident.incident_id == id)
+            }
         });
         let at = u64::try_from(told.unwrap().at.as_millisecond()).unwrap();
         assert!(at - opened <= 5000, "{n} was told {} ms late", at - opened);
@@ -97,7 +99,8 @@ fn every_critical_incident_is_told_within_five_seconds_at_twenty_a_minute() {
 #[test]
 fn an_escalation_and_a_repeat_that_exceed_the_rate_are_in_the_digest_as_going_on() {
     let mut scene = Scene::new(options(json!({
-        "channels": ["slow"], "repeat_interval": "1h", "escalate": [{ "after": "30m", "channels": ["boss", "slow"] }],
+        "channels": ["slow"], "repeat_interval": "1h",
+        "escalate": [{ "after": "30m", "channels": ["boss", "slow"] }],
     })));
     for n in 0..8 {
         scene.event(n, Opened, High, 5);

@@ -1,4 +1,4 @@
-//! Another worker takes over, with the same options or with others, from now or from before.
+//! Tests of a takeover by another worker, with the same options or others, from now or from before.
 
 use crate::{
     Reduce as _,
@@ -12,7 +12,8 @@ use serde_json::json;
 fn a_restart_changes_nothing_of_what_is_told() {
     let told = |restarts: bool| {
         let mut scene = Scene::new(options(json!({
-            "channels": ["log", "slow"], "group_by": ["service"], "group_wait": "20s", "repeat_interval": "1h",
+            "channels": ["log", "slow"], "group_by": ["service"], "group_wait": "20s",
+            "repeat_interval": "1h",
             "escalate": [{ "after": "15m", "channels": ["boss"] }],
             "inhibit": [{ "source": ["code=CODE_3"], "target": ["code=CODE_4"] }],
         })));
@@ -132,7 +133,8 @@ fn what_an_earlier_version_stored_is_dropped_but_for_its_digest() {
     let world = Channels(vec![("log", 10, true)]);
     let mut scene = Scene::with(options(json!({})), &world);
     let digest = json!({
-        "firstIncidentId": "a-1", "since": "2026-11-26T23:59:00Z", "opened": 3, "updated": 0, "resolved": 0, "errors": 9,
+        "firstIncidentId": "a-1", "since": "2026-11-26T23:59:00Z", "opened": 3, "updated": 0,
+        "resolved": 0, "errors": 9,
         "severity": "high", "top": [], "suppressed": 0,
     });
     let outbox =

@@ -1,4 +1,4 @@
-//! Where incidents go, and what is wrong with routes.
+//! Tests of routes: the channels and groups of incidents, and the problems of options.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +18,18 @@ fn tree() -> Value {
         "group_interval": "10m",
         "escalate": [{ "after": "1h", "channels": ["boss"] }],
         "route": [
-            { "matchers": ["severity=critical"], "channels": ["ops"], "continue": true, "mute": ["night"], "route": [
-                { "code": ["CODE_1*"], "channels": ["boss"], "escalate": [] },
-                { "matchers": ["code=CODE_2"] },
-            ]},
-            { "matchers": ["code=~\"CODE_(2|3)\"", "service!=shop"], "channels": ["quiet"], "group_wait": "10s" },
+            {
+                "matchers": ["severity=critical"], "channels": ["ops"], "continue": true,
+                "mute": ["night"],
+                "route": [
+                    { "code": ["CODE_1*"], "channels": ["boss"], "escalate": [] },
+                    { "matchers": ["code=CODE_2"] },
+                ],
+            },
+            {
+                "matchers": ["code=~\"CODE_(2|3)\"", "service!=shop"], "channels": ["quiet"],
+                "group_wait": "10s",
+            },
             { "severity": ["low"], "channels": [] },
             { "code": ["CODE_*"], "severity": ["medium", "high"], "group_by": ["..."] },
         ],
@@ -182,7 +189,8 @@ fn an_incident_that_becomes_worse_goes_by_its_new_route_under_its_name() {
 #[test]
 fn everything_that_is_wrong_is_said_with_its_place() {
     let bad = json!({
-        "channels": ["lgo"], "group_by": ["1st", "..."], "group_interval": "100ms", "mute": ["nigth"],
+        "channels": ["lgo"], "group_by": ["1st", "..."], "group_interval": "100ms",
+        "mute": ["nigth"],
         "escalate": [{ "after": "15m", "channels": ["boss"] }, { "after": "10m", "channels": [] }],
         "route": [
             { "channels": ["ops", "pager"], "repeat_interval": "1s", "group_interval": "5m" },
@@ -238,7 +246,9 @@ fn everything_that_is_wrong_is_said_with_its_place() {
           hint: an incident would be in too many groups: put several channels on one route
     "#]]
     .assert_eq(&(many(201, json!({})) + &many(41, json!({ "continue": true }))));
-    let long = json!({ "channels": vec!["log"; 31], "escalate": [{ "after": "1m", "channels": ["log", "ops"] }] });
+    let long = json!({
+        "channels": vec!["log"; 31], "escalate": [{ "after": "1m", "channels": ["log", "ops"] }],
+    });
     expect![[r#"
         escalate: expected at most 32 channels, those of the route included
     "#]]

@@ -1,4 +1,4 @@
-//! When a group is told: wait, interval, repeats, what breaks through, ends.
+//! Tests of the times of a group: wait, interval, repeats, urgent news, ends.
 
 use crate::{
     Reduce as _,

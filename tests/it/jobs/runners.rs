@@ -1,0 +1,97 @@
+//! Runners: jobs that a worker takes, takes over, and stops when they are cancelled; their list.
+
+use std::time::{Duration, SystemTime};
+
+use millstream::{
+    dead_letter::LetterFilter,
+    redrive::{
+        job::{Job, Kind, State},
+        store::Jobs,
+    },
+};
+
+use super::{PIPELINE, Service, broken, ended, job, of_work, plain};
+use crate::support::{Mill, TestServer, eventually};
+
+#[tokio::test]
+async fn a_worker_takes_a_job_that_nobody_runs_and_counts_what_it_sends() {
+    let (mut mill, service) = broken(plain(30)).await;
+    let job = job(&mill, of_work()).await;
+    Jobs::new(&mill.broker, &mill.names).create(&job).await.unwrap();
+    let done = ended(&mill, &job.id).await;
+    assert_eq!((done.state, done.counts.redriven), (State::Done, 30));
+    eventually(async || (service.calls().len() == 30).then_some(())).await;
+    let metrics = mill.worker.as_ref().unwrap().metrics().render();
+    assert!(
+        metrics.contains(r#"millstream_events_reprocessed_total{stage="work"} 30"#),
+        "{metrics}"
+    );
+    mill.drain().await;
+    assert!(mill.letters().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_job_whose_runner_fell_silent_is_taken_over_at_its_cursor() {
+    let (mut mill, service) = broken(plain(40)).await;
+    let mut job = job(&mill, of_work()).await;
+    // As a command line leaves it that was killed: half of it done, a runner that says nothing any
+    // more.
+    for letter in mill.letters().await.iter().take(20) {
+        millstream::redrive::resend::redrive(&mill.broker, &mill.names, letter).await.unwrap();
+    }
+    (job.cursor, job.counts.redriven, job.runner) = (20, 20, Some("me@here (gone)".into()));
+    Jobs::new(&mill.broker, &mill.names).create(&job).await.unwrap();
+    let done = ended(&mill, &job.id).await;
+    assert_eq!((done.state, done.counts.redriven), (State::Done, 40));
+    mill.idle("work").await;
+    mill.drain().await;
+    assert_eq!(service.calls().len(), 40);
+}
+
+#[tokio::test]
+async fn a_cancelled_job_stops_within_a_second_and_can_be_resumed() {
+    let (mut mill, service) = broken(plain(40)).await;
+    let jobs = Jobs::new(&mill.broker, &mill.names);
+    let slow = Job { per_second: Some(10.0), ..job(&mill, of_work()).await };
+    jobs.create(&slow).await.unwrap();
+    eventually(async || (service.calls().len() >= 3).then_some(())).await;
+    jobs.cancel(&slow.id, "me@here").await.unwrap();
+    // The runner gives the job back once it has seen it.
+    let cancelled = eventually(async || {
+        let (job, _) = jobs.get(&slow.id).await.unwrap();
+        (job.runner.is_none()).then_some(job)
+    })
+    .await;
+    assert_eq!(
+        (cancelled.state, cancelled.why.as_deref()),
+        (State::Cancelled, Some("cancelled by me@here"))
+    );
+    assert!(cancelled.counts.redriven < 40, "{:?}", cancelled.counts);
+    assert_eq!(mill.letters().await.len() as u64, 40 - cancelled.counts.redriven);
+    let error = jobs.cancel(&slow.id, "me@here").await.unwrap_err().to_string();
+    assert_eq!(error, format!("job \"{}\" has ended already: it is cancelled", slow.id));
+    let claim = jobs.resume(&slow.id, None).await.unwrap();
+    assert!(claim.job().is_open());
+    let done = ended(&mill, &slow.id).await;
+    assert_eq!((done.state, done.counts.redriven), (State::Done, 40));
+    mill.idle("work").await;
+    mill.drain().await;
+    assert_eq!(service.calls().len(), 40);
+}
+
+#[tokio::test]
+async fn jobs_are_listed_as_they_were_made_whatever_their_names_are() {
+    let mill =
+        Mill::still(TestServer::start().await, PIPELINE, Service::default().registry()).await;
+    let jobs = Jobs::new(&mill.broker, &mill.names);
+    let now = SystemTime::now();
+    let ids = ["work-9", "work-10", "beside-11"];
+    for (n, id) in ids.into_iter().enumerate() {
+        let made = now + Duration::from_millis(n as u64);
+        let job = Job::new(id.to_owned(), Kind::Recover, LetterFilter::default(), 0, "me", made);
+        jobs.create(&job).await.unwrap().unwrap();
+    }
+    let listed: Vec<String> =
+        jobs.list().await.unwrap().into_iter().map(|(job, _)| job.id).collect();
+    assert_eq!(listed, ids);
+}
