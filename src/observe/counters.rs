@@ -8,7 +8,8 @@ use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use super::{
     bounded::Bounded,
     durations::{DurationCounts, Durations},
-    families::{Counters, Families, as_gauge},
+    families::{Counters, Families},
+    gauges::as_gauge,
     tallies::Tallies,
 };
 use crate::limits;

@@ -127,7 +127,3 @@ impl Families {
         registry.register("events_settling_duration_seconds", help, self.settling.clone());
     }
 }
-
-pub(super) fn as_gauge(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}

@@ -12,10 +12,7 @@ use super::bounded::Bounded;
 use crate::{
     config::Pipeline,
     limits,
-    observe::{
-        ReduceMetrics, StageMetrics, StageSnapshot,
-        families::{Families, as_gauge},
-    },
+    observe::{ReduceMetrics, StageMetrics, StageSnapshot, families::Families, gauges::as_gauge},
 };
 
 /// Everything that one worker counts.

@@ -5,6 +5,7 @@ mod bounded;
 mod counters;
 pub mod durations;
 mod families;
+mod gauges;
 pub mod heartbeat;
 pub mod http;
 pub mod logs;

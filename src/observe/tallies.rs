@@ -69,7 +69,7 @@ impl Collector for Tallies {
                 let series = family.encode_family(&labels)?;
                 match name.ends_with("_total") {
                     true => ConstCounter::new(value).encode(series)?,
-                    false => ConstGauge::new(super::families::as_gauge(value)).encode(series)?,
+                    false => ConstGauge::new(super::gauges::as_gauge(value)).encode(series)?,
                 }
             }
         }
