@@ -14,6 +14,8 @@ pub fn is_secret(keys: &[&str]) -> bool {
     });
     match keys {
         ["nats", ..] => named,
+        // A filter over events, not a misspelt nkey.
+        ["stage", _, "key"] => false,
         ["channel", _, "url" | "headers" | "webhook", ..] => true,
         ["channel", _, ..] => named,
         _ => keys.contains(&"headers") || (named && keys.len() > 2),
@@ -45,6 +47,7 @@ mod tests {
         assert!(!is_secret(&["channel", "ops", "rate"]));
         assert!(!is_secret(&["stage", "orders", "inputs"]));
         assert!(!is_secret(&["stage", "token"]));
+        assert!(!is_secret(&["stage", "once", "key"]) && is_secret(&["nats", "key"]));
         assert!(may_hold_one("nats = { user = \"shop\", password = hunter2"));
         assert!(!may_hold_one("subjects = [\"events.>\""));
     }
