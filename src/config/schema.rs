@@ -12,6 +12,7 @@ use super::{
         ChannelTable, NatsTable, ObserveTable, PipelineTable, SourceTable, StageTable, StorageTable,
     },
 };
+use crate::channels;
 
 /// The tables at the top of the file.
 pub const SECTIONS: &[&str] =
@@ -53,7 +54,12 @@ impl Schemas {
             (kind.name, joined(&stage, tidy((kind.options)().to_value()), kind.name, kind.about))
         });
         let channels = catalogue.channels.iter().map(|kind| {
-            (kind.name, joined(&channel, tidy((kind.options)().to_value()), kind.name, kind.about))
+            let own = tidy((kind.options)().to_value());
+            let mut schema = joined(&channel, own, kind.name, kind.about);
+            let rate = &mut schema["properties"]["rate"]["description"];
+            let about = rate.as_str().unwrap_or_default();
+            *rate = format!("{about} Here: {}/min.", channels::per_minute(kind.name)).into();
+            (kind.name, schema)
         });
         let handlers = catalogue.handlers.iter().map(|kind| {
             let mut schema = tidy((kind.options)().to_value());

@@ -176,9 +176,8 @@ pub enum BreakerTable {
 pub struct ChannelTable {
     /// Where its notifications go.
     pub kind: Option<String>,
-    /// Notifications at the most; what exceeds it is folded into a digest. Unless told, what the
-    /// provider takes: 20/min for dingtalk and wecom, 30/min for email, 60/min for log, webhook and
-    /// slack, 120/min for pagerduty, 600/min for nats and alertmanager, 1200/min for websocket.
+    /// Notifications at the most; what exceeds it is folded into a digest. Unless told, under what
+    /// the provider of the kind takes.
     pub rate: Option<Rate>,
     /// A template of the title, such as `{{ severity|upper }}: {{ title }}`. It sees the
     /// notification as JSON, `incident` (the first one; null in a digest), and `incidents`.

@@ -3,7 +3,7 @@
 mod given_up;
 mod life;
 mod parked;
-mod past;
+mod prior_delivery;
 
 use std::{
     sync::{Arc, Mutex},
