@@ -171,7 +171,12 @@ async fn act(
     if args.json {
         println!(
             "{}",
-            serde_json::json!({ "incidentId": id, "action": action, "by": by, "takenIn": wait_until_applied })
+            serde_json::json!({
+                "incidentId": id,
+                "action": action,
+                "by": by,
+                "takenIn": wait_until_applied,
+            })
         );
     } else if wait_until_applied {
         println!("{} {word} by {}", short_id(incident), printable(&by));

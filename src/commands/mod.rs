@@ -179,8 +179,8 @@ pub fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size().map(|(width, _)| usize::from(width.0))
 }
 
-/// Text from outside, made fit for a terminal: control characters, and those that turn the direction
-/// of the text around them, are shown as escapes; line ends stay.
+/// Text from outside, made fit for a terminal: control characters, and those that turn the
+/// direction of the text around them, are shown as escapes; line ends stay.
 pub fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {

@@ -30,8 +30,8 @@ const CUTS: [(usize, usize); 2] = [(16, 28), (8, LAST_MIN)];
 /// Width at which a last column of text can be read.
 const LAST_MIN: usize = 16;
 
-/// Width to which the first column may be cut, so that the numbers are on the screen: the id of a job
-/// that a person made fits it.
+/// Width to which the first column may be cut, so that the numbers are on the screen: the id of a
+/// job that a person made fits it.
 const FIRST_MIN: usize = 24;
 
 impl Table {
@@ -73,7 +73,8 @@ impl Table {
         }
     }
 
-    /// Removes these columns, one after the other, while the last one cannot be read within `width`.
+    /// Removes these columns, one after the other, while the last one cannot be read within
+    /// `width`.
     pub(super) fn spare(&mut self, width: Option<usize>, headings: &[&str]) {
         let Some(width) = width else { return };
         for heading in headings {

@@ -8,7 +8,7 @@
 //! - [`finding`]: error event of the monitor
 //! - [`subject_pattern`]: subjects with wildcards: match, cover, overlap
 //! - [`trace_context`]: W3C trace context
-//! - [`rfc3339`]: times as text
+//! - [`mod@rfc3339`]: times as text
 
 pub mod attempt_record;
 pub mod breaker_record;

@@ -306,7 +306,6 @@ impl Reduce for Dedupe {
         let mut changed: Vec<_> = self
             .slots
             .take_dirty()
-            .into_iter()
             .map(|(slot, number)| {
                 let page = number.and_then(|number| Some((number, pages.get(&number)?)));
                 (format!("{PAGE}{slot}"), page.map(|(number, page)| page.written(number)))

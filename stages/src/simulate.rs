@@ -111,7 +111,7 @@ impl Simulation {
     /// Gives incident events to the alert stages that read them.
     fn incidents(&mut self, from: &str, out: Vec<Emission>) {
         for emission in out {
-            let body = Bytes::from(emission.body);
+            let body = emission.body;
             self.seq += 1;
             for at in 0..self.alerts.len() {
                 if !self.alerts[at].0.iter().any(|read| read == from) {

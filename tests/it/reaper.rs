@@ -26,6 +26,7 @@ done
 for one in $pids; do kill -9 "$one" 2>/dev/null; done
 "#;
 
+#[expect(clippy::zombie_processes, reason = "it outlives this process")]
 static REAPER: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
     let mut reaper = Command::new("sh");
     reaper.args(["-c", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -24,7 +24,7 @@ use crate::{
 /// Columns that a terminal needs to show how an incident goes, beside what it is.
 const WIDE: usize = 130;
 
-/// What `incidents ls` takes.
+/// Arguments of `incidents ls`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Those that are over, too

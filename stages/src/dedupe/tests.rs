@@ -231,9 +231,7 @@ proptest! {
             given.apply(&mut *stage, &mut out).unwrap();
             keep(&mut kept, given.key, out);
         }
-        if first.len() == committed {
-            commit(&mut *stage, &mut stored);
-        } else if crash_after == 0 {
+        if first.len() == committed || crash_after == 0 {
             commit(&mut *stage, &mut stored);
         }
         // The next leader: the checkpoint, then the rest in another order.

@@ -107,34 +107,34 @@ async fn a_page_says_the_command_for_the_next_one() {
         .check(
             &class,
             expect![[r#"
-        exit 1
-        LETTER  DEAD AT                   STAGE  REASON     CLASS         EVENT  TYPE  TRIES  ERROR
-        5       2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t     0      no answer
-        4       2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t     0      no answer
-        2 shown; next: millstream dlq ls --class 'Time*' --limit 2 --before 4
-    "#]],
+                exit 1
+                LETTER  DEAD AT                   STAGE  REASON     CLASS         EVENT  TYPE  TRIES  ERROR
+                     5  2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t         0  no answer
+                     4  2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t         0  no answer
+                2 shown; next: millstream dlq ls --class 'Time*' --limit 2 --before 4
+            "#]],
         )
         .await;
     shell
         .check(
             &[&class[..], &["--before", "2"]].concat(),
             expect![[r#"
-        exit 1
-        LETTER  DEAD AT                   STAGE  REASON     CLASS         EVENT  TYPE  TRIES  ERROR
-        1       2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t     0      no answer
-    "#]],
+                exit 1
+                LETTER  DEAD AT                   STAGE  REASON     CLASS         EVENT  TYPE  TRIES  ERROR
+                     1  2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t         0  no answer
+            "#]],
         )
         .await;
     shell
         .check(
             &["ls", "--oldest", "--limit", "2", "--after", "2", "--stage", "work"],
             expect![[r#"
-        exit 1
-        LETTER  DEAD AT                   STAGE  REASON     CLASS         EVENT  TYPE  TRIES  ERROR
-        3       2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t     0      no answer
-        4       2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t     0      no answer
-        2 of 5 shown; next: millstream dlq ls --stage work --oldest --limit 2 --after 4
-    "#]],
+                exit 1
+                LETTER  DEAD AT                   STAGE  REASON     CLASS         EVENT  TYPE  TRIES  ERROR
+                     3  2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t         0  no answer
+                     4  2026-11-21T08:00:00.000Z  work   exhausted  TimeoutError  e      t         0  no answer
+                2 of 5 shown; next: millstream dlq ls --stage work --oldest --limit 2 --after 4
+            "#]],
         )
         .await;
     shell
@@ -158,7 +158,7 @@ async fn a_page_says_the_command_for_the_next_one() {
     shell.check(&["groups"], expect![[r#"
         exit 1
         COUNT  GROUP     STAGE  CLASS         FIRST                     LAST                      TYPES  SAMPLE  MESSAGE
-        5      abcd1234  work   TimeoutError  2026-11-21T08:00:00.000Z  2026-11-21T08:00:00.000Z  t      5       no answer
+            5  abcd1234  work   TimeoutError  2026-11-21T08:00:00.000Z  2026-11-21T08:00:00.000Z  t           5  no answer
 
         5 letters in 1 group
         look:    millstream dlq ls --fingerprint abcd1234
@@ -169,18 +169,18 @@ async fn a_page_says_the_command_for_the_next_one() {
         .check(
             &["stats"],
             expect![[r#"
-        exit 1
-        5 dead letters, 0 in the last hour, 0 in the last 24 h
-        oldest 2026-11-21T08:00:00.000Z, newest 2026-11-21T08:00:00.000Z; payloads 10B, the stream 2235B
+                exit 1
+                5 dead letters, 0 in the last hour, 0 in the last 24 h
+                oldest 2026-11-21T08:00:00.000Z, newest 2026-11-21T08:00:00.000Z; payloads 10B, the stream 2235B
 
-        STAGE  ALL  EXHAUSTED
-        work   5    5
+                STAGE  ALL  EXHAUSTED
+                work     5          5
 
-        CLASS         LETTERS
-        TimeoutError  5
+                CLASS         LETTERS
+                TimeoutError        5
 
-        what went wrong: millstream dlq groups
-    "#]],
+                what went wrong: millstream dlq groups
+            "#]],
         )
         .await;
 }

@@ -1,4 +1,4 @@
-//! Past: deliveries after one that ended badly, and attempts that only failures on record cost.
+//! Prior delivery: deliveries after one that ended badly; only failures on record cost attempts.
 
 use std::{
     sync::{

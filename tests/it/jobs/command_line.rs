@@ -65,8 +65,8 @@ async fn the_command_line_says_what_it_would_do_does_it_and_keeps_the_record() {
         program.run(&["dlq", "redrive", "--all", "--dry-run", "--rate", "2/s"]).await;
     expect_test::expect![[r#"
         STAGE  CLASS  LETTERS
-        work   A      4
-        work   B      2
+        work   A            4
+        work   B            2
 
         would redrive 6 letters
         at this rate it takes 3s
