@@ -41,7 +41,7 @@ struct Args {
 enum What {
     /// One hop of the `validate` stage: parse, check against a JSON Schema, forward
     Hop(hop::Args),
-    /// How long it takes to store a dead letter or a retry, and how fast letters are redriven
+    /// Time to store a dead letter or a retry, and the rate at which letters are redriven
     Letters(letters::Args),
     /// Fresh events while tens of thousands are parked, and that those survive a restart of the
     /// server
@@ -52,11 +52,11 @@ enum What {
     Reading(reading::Args),
     /// The memory of a worker beside a million letters and 50 000 parked events
     Memory(memory::Args),
-    /// A million errors in a minute: are counts exact, rates held, criticals told, and is the rest
+    /// A million errors in a minute: are counts exact, rates held, criticals sent, and is the rest
     /// of the pipeline undisturbed?
     Storm(storm::Args),
-    /// How long it takes from an error to its incident, to a WebSocket, to a mail server; and the
-    /// memory of the alerting worker
+    /// Time from an error to its incident, to a WebSocket, to a mail server; and the memory of the
+    /// alerting worker
     Alerting(alerting::Args),
     /// A worker by itself, to be measured from outside
     #[command(hide = true)]

@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Events published a second, all the while
     #[arg(long, default_value_t = 1000)]
     rate: u64,
-    /// How long the service is away, in seconds
+    /// Length of the outage, in seconds
     #[arg(long, default_value_t = 120)]
     seconds: u64,
 }

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     /// Errors in the storm
     #[arg(long, default_value_t = 1_000_000)]
     errors: u64,
-    /// How long the storm lasts, in seconds
+    /// Length of the storm, in seconds
     #[arg(long, default_value_t = 60)]
     seconds: u64,
     /// Different failures among them
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Events a second that are handled meanwhile
     #[arg(long, default_value_t = 1000)]
     rate: u64,
-    /// How long it is calm before, in seconds
+    /// Length of the calm before it, in seconds
     #[arg(long, default_value_t = 20)]
     calm: u64,
 }

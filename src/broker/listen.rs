@@ -1,6 +1,6 @@
 //! Listen: core NATS messages on a subject as they come, without a stream.
 //!
-//! Who is not there misses them.
+//! A subscriber that is not connected misses them.
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;

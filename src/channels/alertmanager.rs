@@ -49,18 +49,18 @@ struct Options {
     /// Headers to add, such as `authorization = "Bearer ${TOKEN}"`. Their values are never shown.
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    /// When an alert ends of which nothing more is heard. Longer than the `repeat_interval` of the
+    /// Time without news after which an alert ends. Longer than the `repeat_interval` of the
     /// routes that lead here: an alert that goes on is sent again that often. (Alertmanager itself
     /// would end it after its `resolve_timeout`, 5 minutes.)
     #[serde(default = "default_expire")]
     expire: Period,
-    /// Where an alert's link leads, such as a dashboard.
+    /// URL behind an alert's link, such as a dashboard's.
     #[serde(default)]
     link: Option<String>,
-    /// How long a call may take.
+    /// Time limit of a call.
     #[serde(default = "default_timeout")]
     timeout: Period,
-    /// Whether the URL may lead to loopback, link-local and private addresses.
+    /// Allows the URL to lead to loopback, link-local and private addresses.
     #[serde(default)]
     allow_private: bool,
 }

@@ -59,10 +59,10 @@ struct Options {
     /// The mobile numbers of those who are mentioned.
     #[serde(default)]
     at: Vec<String>,
-    /// How long a call may take.
+    /// Time limit of a call.
     #[serde(default = "default_timeout")]
     timeout: Period,
-    /// Whether the URL may lead to loopback, link-local and private addresses.
+    /// Allows the URL to lead to loopback, link-local and private addresses.
     #[serde(default)]
     allow_private: bool,
 }

@@ -37,13 +37,13 @@ const SUMMARY_BYTES_MAX: usize = 1024;
 struct Options {
     /// The integration key of the service, 32 characters. It is never shown.
     routing_key: String,
-    /// Where events go, if not to PagerDuty's own address.
+    /// URL that events are sent to, if not PagerDuty's own.
     #[serde(default = "default_url")]
     url: String,
-    /// How long a call may take.
+    /// Time limit of a call.
     #[serde(default = "default_timeout")]
     timeout: Period,
-    /// Whether the URL may lead to loopback, link-local and private addresses.
+    /// Allows the URL to lead to loopback, link-local and private addresses.
     #[serde(default)]
     allow_private: bool,
 }

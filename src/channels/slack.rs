@@ -38,10 +38,10 @@ const TEXT_BYTES_MAX: usize = 3500;
 struct Options {
     /// The URL of the incoming webhook. It is a secret: nothing shows it.
     url: String,
-    /// How long a call may take.
+    /// Time limit of a call.
     #[serde(default = "default_timeout")]
     timeout: Period,
-    /// Whether the URL may lead to loopback, link-local and private addresses.
+    /// Allows the URL to lead to loopback, link-local and private addresses.
     #[serde(default)]
     allow_private: bool,
 }

@@ -48,10 +48,10 @@ struct Options {
     /// Headers to add, such as `authorization = "Bearer ${TOKEN}"`. Their values are never shown.
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    /// How long a call may take.
+    /// Time limit of a call.
     #[serde(default = "default_timeout")]
     timeout: Period,
-    /// Whether the URL may lead to loopback, link-local and private addresses.
+    /// Allows the URL to lead to loopback, link-local and private addresses.
     #[serde(default)]
     allow_private: bool,
     /// A template of the whole body, such as `{"text": {{ title }}}`; absent: the notification as

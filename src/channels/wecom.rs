@@ -42,10 +42,10 @@ const CONTENT_BYTES_MAX: usize = 4096;
 struct Options {
     /// The URL of the robot's webhook, key included. It is a secret: nothing shows it.
     url: String,
-    /// How long a call may take.
+    /// Time limit of a call.
     #[serde(default = "default_timeout")]
     timeout: Period,
-    /// Whether the URL may lead to loopback, link-local and private addresses.
+    /// Allows the URL to lead to loopback, link-local and private addresses.
     #[serde(default)]
     allow_private: bool,
 }

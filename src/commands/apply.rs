@@ -13,7 +13,7 @@ Examples:
 
 It refuses what would lose messages, and changes nothing then.";
 
-/// What `apply` takes.
+/// Arguments of `apply`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -40,7 +40,7 @@ Examples:
 It needs nothing and leaves nothing running; what it wrote stays in .millstream/demo \
 for you to look at.";
 
-/// What `demo` takes.
+/// Arguments of `demo`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

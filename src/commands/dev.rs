@@ -36,7 +36,7 @@ Edit pipeline.toml or a schema and save: the pipeline is checked, applied and re
 A file with problems
 changes nothing until it is mended.";
 
-/// What `dev` takes.
+/// Arguments of `dev`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

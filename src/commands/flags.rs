@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::observe::LogFormat;
 
-/// What every command takes.
+/// Arguments of every command.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
     /// The pipeline's file
@@ -16,10 +16,10 @@ pub struct Common {
     /// The nats-server program that `demo` and `dev` start
     #[arg(long, global = true, value_name = "FILE", env = "MILLSTREAM_NATS_SERVER")]
     pub nats_server: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, or a tracing filter
+    /// Log level: error, warn, info, debug, or a tracing filter
     #[arg(long, global = true, value_name = "FILTER", env = "MILLSTREAM_LOG")]
     pub log: Option<String>,
-    /// How to log
+    /// Log format
     #[arg(
         long,
         global = true,

@@ -21,12 +21,12 @@ use crate::config::{
   millstream graph
   millstream graph --format dot | dot -Tsvg > pipeline.svg")]
 pub struct Args {
-    /// How it is drawn
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
 }
 
-/// How a pipeline is drawn.
+/// Output format of a drawn pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// A tree for the terminal

@@ -19,7 +19,7 @@ use crate::{
     limits,
 };
 
-/// What `incidents` takes.
+/// Arguments of `incidents`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream incidents ls                      what goes on now, the worst first
@@ -48,7 +48,7 @@ Exit status: 0 none goes on, 1 some do, 2 could not tell.")]
   millstream incidents show 1fd18fd1
   millstream incidents show 1fd18fd1 --json | jq .incident.samples")]
     Show {
-        /// Its id, as `ls` prints it; the beginning of its fingerprint is enough
+        /// Incident id, as `ls` prints it; the beginning of its fingerprint is enough
         incident: String,
         /// JSON
         #[arg(long)]
@@ -69,12 +69,12 @@ It holds until the incident is worse, over, or back.")]
 
 #[derive(Debug, clap::Args)]
 struct Said {
-    /// Its id, as `ls` prints it; the beginning of its fingerprint is enough
+    /// Incident id, as `ls` prints it; the beginning of its fingerprint is enough
     incident: String,
-    /// Who says so; who is at the keyboard unless told
+    /// Name to record; by default, the user at the keyboard
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
-    /// Why, for those who read it
+    /// Reason, for those who read it
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// JSON

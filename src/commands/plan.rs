@@ -19,7 +19,7 @@ Examples:
 
 Exit status: 0 nothing to do, 1 something to do, 2 could not compare.";
 
-/// What `plan` takes.
+/// Arguments of `plan`.
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

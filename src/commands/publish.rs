@@ -28,7 +28,7 @@ A line whose envelope can be read goes to the source's subject with its event ty
 and carries its event id,
 so that publishing the same file twice within two minutes stores each event once.";
 
-/// What `publish` takes.
+/// Arguments of `publish`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

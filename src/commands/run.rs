@@ -19,11 +19,11 @@ Examples:
   millstream run --stage orders           one stage only; start as many as you like
   millstream run --apply --log-format json
 
-SIGTERM or Ctrl-C drains: it stops pulling, finishes what is in hand, and exits within 30 s. \
+SIGTERM or Ctrl-C drains: it stops pulling, finishes what is in flight, and exits within 30 s. \
 A second one gives
-back what is in hand at once.";
+back what is in flight at once.";
 
-/// What `run` takes.
+/// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -22,7 +22,7 @@ use crate::{
     redrive::job::new_id,
 };
 
-/// What `silence` takes.
+/// Arguments of `silence`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream silence add code=PAYMENT_GATEWAY_UNAVAILABLE --for 2h --reason 'provider maintenance'
@@ -31,7 +31,7 @@ use crate::{
   millstream silence rm s-20261121-101502-ab12
 
 Incidents go on and are counted; `millstream incidents ls` shows them. \
-What still goes on when the silence ends is told then.")]
+Incidents that still go on when the silence ends are sent then.")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -53,16 +53,16 @@ fingerprint, stage (of failed attempts), and what else its fingerprint is made o
         /// Conditions that must all hold, such as severity=high or 'code=~PAY.*'
         #[arg(required = true, value_name = "MATCHER")]
         matchers: Vec<String>,
-        /// For how long, such as 2h
+        /// Duration, such as 2h
         #[arg(long = "for", value_name = "TIME")]
         duration: Period,
-        /// When it begins, RFC 3339; now unless told
+        /// Start time, RFC 3339; by default, now
         #[arg(long, value_name = "TIME")]
         from: Option<Timestamp>,
-        /// Why, for those who wonder why nothing came
+        /// Reason, for those who wonder why nothing came
         #[arg(long, value_name = "TEXT")]
         reason: String,
-        /// Who says so; who is at the keyboard unless told
+        /// Name to record; by default, the user at the keyboard
         #[arg(long, value_name = "NAME")]
         by: Option<String>,
         /// JSON
@@ -76,7 +76,7 @@ fingerprint, stage (of failed attempts), and what else its fingerprint is made o
 
 Exit status: 0 there are none, 1 there are some, 2 could not tell.")]
     Ls {
-        /// Those that are over, too; they stay on record for 7 days
+        /// Include silences that are over; they stay on record for 7 days
         #[arg(long)]
         all: bool,
         /// JSON, one silence per line
@@ -87,7 +87,7 @@ Exit status: 0 there are none, 1 there are some, 2 could not tell.")]
     #[command(after_help = "Examples:
   millstream silence rm s-20261121-101502-ab12")]
     Rm {
-        /// Its id, as `ls` prints it; its beginning is enough
+        /// Silence id, as `ls` prints it; its beginning is enough
         silence: String,
         /// JSON
         #[arg(long)]

@@ -22,7 +22,7 @@ pub struct PipelineTable {
     pub name: Option<String>,
 }
 
-/// How to reach NATS. Without `url`, `demo` and `dev` start a server of their own.
+/// Connection to NATS. Without `url`, `demo` and `dev` start a server of their own.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct NatsTable {
@@ -68,13 +68,13 @@ pub enum OneOrMore {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SourceTable {
-    /// What is captured, with NATS wildcards.
+    /// Subjects to capture, with NATS wildcards.
     pub subjects: Vec<String>,
-    /// How its events are encoded.
+    /// Encoding of its events.
     pub envelope: Envelope,
-    /// How long events are kept.
+    /// Retention time of events.
     pub max_age: Period,
-    /// How much of them is kept.
+    /// Largest total size of the events kept.
     pub max_bytes: Option<Size>,
     /// A stream that is not ours, read in place of one of our own.
     pub external: Option<String>,
@@ -84,47 +84,47 @@ pub struct SourceTable {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StageTable {
-    /// What the stage does.
+    /// The work of the stage, such as `validate`.
     pub kind: Option<String>,
-    /// What it reads: `source.<name>`, a stage, `<stage>.failed`; `*` stands for any name.
+    /// The list of inputs: `source.<name>`, a stage, `<stage>.failed`; `*` stands for any name.
     #[schemars(length(min = 1))]
     pub inputs: Vec<String>,
     /// The event types it reads, with NATS wildcards; none: all.
     pub types: Vec<String>,
-    /// Events in hand at once, per worker. 256 for validate, 64 for handle, 1 for stages that keep
-    /// state.
+    /// Events in flight at once, per worker. 256 for validate, 64 for handle, 1 for stages that
+    /// keep state.
     #[schemars(range(min = 1, max = 10_000))]
     pub concurrency: Option<usize>,
-    /// The retry policy: a `[retry.<name>]` table. `default` unless told.
+    /// The retry policy: a `[retry.<name>]` table; absent: `default`.
     pub retry: Option<String>,
-    /// How long the server waits for a sign of life before it hands an event to another worker.
+    /// Time the server waits for a sign of life before it hands an event to another worker.
     pub ack_wait: Period,
-    /// Deliveries in hand over the whole fleet, waits of retries included.
+    /// Deliveries in flight over the whole fleet, waits of retries included.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_ack_pending: u64,
     /// The window in which the server drops results with a known id.
     pub dedup: Option<Period>,
-    /// When its handler counts as down, so that the stage waits instead of failing its events:
-    /// `false`, `true`, or what opens it. On for handle unless told.
+    /// The circuit breaker: while its handler counts as down, the stage waits instead of failing
+    /// its events. `false`, `true`, or what opens it; on for handle by default.
     pub breaker: Option<BreakerTable>,
-    /// Whether it runs inside the worker of the one stage it reads, with no stream between.
+    /// Runs it inside the worker of the one stage it reads, with no stream between.
     pub chain: bool,
-    /// Which of its dead letters are redriven by themselves when it is up again; `true`: as by
-    /// default.
+    /// Dead letters of this stage that are redriven automatically when it is up again; `true`: by
+    /// the defaults.
     pub recover: Option<RecoverSetting>,
 }
 
-/// `recover` as it is written: switched on or off, or told how.
+/// `recover` as it is written: on, off, or a table of settings.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum RecoverSetting {
     /// On, as by default, or off.
     Switch(bool),
-    /// On, and how.
+    /// On, with these settings.
     Table(RecoverTable),
 }
 
-/// Which dead letters of a stage are redriven when its breaker closes or its health check passes;
+/// Dead letters of a stage that are redriven when its breaker closes or its health check passes;
 /// the rest are marked permanent.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -134,18 +134,18 @@ pub struct RecoverTable {
     pub classes: Vec<String>,
     /// No letter that was given up on longer ago.
     pub max_age: Period,
-    /// How fast.
+    /// Rate of the redrive.
     pub rate: Rate,
     /// No letter whose event was redriven as often.
     #[schemars(range(min = 1, max = 1000))]
     pub max_redrives: u32,
     /// The key-value bucket whose key for a tenant says whether it is active; absent: all are.
     pub tenants: Option<String>,
-    /// What is asked whether the stage is up, besides its breaker.
+    /// Health check of the stage, besides its breaker.
     pub check: Option<CheckTable>,
 }
 
-/// What is asked whether a stage is up: one of `http`, `tcp` and `nats`.
+/// Health check that says whether a stage is up: one of `http`, `tcp` and `nats`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CheckTable {
@@ -155,18 +155,18 @@ pub struct CheckTable {
     pub tcp: Option<String>,
     /// A NATS subject that must answer a request.
     pub nats: Option<String>,
-    /// How often.
+    /// Time between two checks.
     pub every: Period,
 }
 
-/// Whether a stage has a circuit breaker, and what opens it.
+/// Circuit breaker of a stage: on, off, or what opens it.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(inline)]
 pub enum BreakerTable {
-    /// Whether it has one.
+    /// On or off.
     Switch(bool),
-    /// What opens it, and for how long.
+    /// On, with thresholds and waits of its own.
     Settings(breaker::Settings),
 }
 
@@ -174,23 +174,23 @@ pub enum BreakerTable {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChannelTable {
-    /// Where its notifications go.
+    /// The destination of its notifications, such as `slack`.
     pub kind: Option<String>,
-    /// Notifications at the most; what exceeds it is folded into a digest. Unless told, under what
-    /// the provider of the kind takes.
+    /// Highest rate of notifications; what exceeds it is folded into a digest. By default, under
+    /// what the provider of the kind takes.
     pub rate: Option<Rate>,
     /// A template of the title, such as `{{ severity|upper }}: {{ title }}`. It sees the
     /// notification as JSON, `incident` (the first one; null in a digest), and `incidents`.
     pub title: Option<String>,
     /// A template of the text, like `title`.
     pub text: Option<String>,
-    /// Whether it is told when an incident is over.
+    /// Sends a notification when an incident is over.
     pub send_resolved: bool,
-    /// The retry policy of a delivery: a `[retry.<name>]` table. `default` unless told.
+    /// The retry policy of a delivery: a `[retry.<name>]` table; absent: `default`.
     pub retry: Option<String>,
 }
 
-/// How streams are kept.
+/// Storage and retention of streams.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageTable {
@@ -199,21 +199,21 @@ pub struct StorageTable {
     pub replicas: usize,
     /// On disk or in memory.
     pub storage: Medium,
-    /// How long results are kept where a stage that keeps state reads them.
+    /// Retention time of results, where a stage that keeps state reads them.
     pub results_max_age: Period,
-    /// How long failed attempts are kept.
+    /// Retention time of failed attempts.
     pub failed_max_age: Period,
-    /// How long dead letters are kept.
+    /// Retention time of dead letters.
     pub dlq_max_age: Period,
-    /// How much of dead letters is kept. When it is full, workers hold what fails until there is
-    /// room.
+    /// Largest total size of dead letters. When it is reached, workers hold what fails until there
+    /// is room.
     pub dlq_max_bytes: Option<Size>,
-    /// How long an event may wait in the retry stream before it becomes a dead letter; `"0s"`:
+    /// Longest wait of an event in the retry stream before it becomes a dead letter; `"0s"`:
     /// without end.
     pub retry_max_age: Period,
 }
 
-/// What streams are kept on.
+/// Storage medium of streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Medium {
@@ -224,12 +224,12 @@ pub enum Medium {
     Memory,
 }
 
-/// What a worker shows of itself.
+/// Metrics, health checks and traces of a worker.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ObserveTable {
-    /// Where `/metrics`, `/healthz` and `/readyz` are served, such as `127.0.0.1:9464`; absent:
-    /// nowhere.
+    /// Address that serves `/metrics`, `/healthz` and `/readyz`, such as `127.0.0.1:9464`; absent:
+    /// none.
     pub listen: Option<String>,
     /// The OTLP/HTTP endpoint spans go to, such as `http://127.0.0.1:4318`; absent: nowhere.
     pub otlp: Option<String>,

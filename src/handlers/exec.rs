@@ -45,7 +45,7 @@ struct Options {
     /// involved. It runs in the folder of `pipeline.toml`, and relative paths start there.
     #[serde(rename = "exec")]
     command: Vec<String>,
-    /// How many of them run, each with one event at a time.
+    /// Processes that run, each with one event at a time.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 256))]
     processes: usize,

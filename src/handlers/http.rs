@@ -39,13 +39,13 @@ struct Options {
     /// The method.
     #[serde(default)]
     method: Verb,
-    /// How long a call may take, from connecting to the end of the reply.
+    /// Time limit of a call, from connecting to the end of the reply.
     #[serde(default = "options::default_timeout")]
     timeout: Period,
     /// Headers to add, such as `authorization = "Bearer ${TOKEN}"`. Their values are never shown.
     #[serde(default)]
     headers: BTreeMap<String, String>,
-    /// What passes on: the event, or the service's reply in its place.
+    /// Output of the stage: the event, or the service's reply in its place.
     #[serde(default)]
     output: Output,
 }

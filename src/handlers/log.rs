@@ -23,7 +23,7 @@ pub(super) const KIND: HandlerKind = HandlerKind {
 struct Options {
     /// The level of the line.
     log: Level,
-    /// Whether the line shows the event's body: its first 1024 bytes, on one line.
+    /// Shows the event's body in the line: its first 1024 bytes, on one line.
     #[serde(default)]
     body: bool,
 }

@@ -32,10 +32,10 @@ pub(super) const KIND: HandlerKind = HandlerKind {
 struct Options {
     /// The subject the service listens on.
     nats: String,
-    /// How long a call may take.
+    /// Time limit of a call.
     #[serde(default = "options::default_timeout")]
     timeout: Period,
-    /// What passes on: the event, or the service's reply in its place.
+    /// Output of the stage: the event, or the service's reply in its place.
     #[serde(default)]
     output: Output,
 }

@@ -14,15 +14,15 @@ use serde_json::{Value, value::RawValue};
 /// Most bytes of an unreadable reply that go into a message.
 const EXCERPT_BYTES: usize = 200;
 
-/// What passes on after a handler accepted an event.
+/// Output of a stage whose handler accepted an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Output {
     /// The event itself; the reply is not looked at.
     #[default]
     Event,
-    /// What the handler replied, in the event's place: one JSON value, or an array with one value
-    /// per output. No content passes nothing on.
+    /// The handler's reply, in the event's place: one JSON value, or an array with one value per
+    /// output. No content passes nothing on.
     Reply,
 }
 
@@ -95,7 +95,7 @@ fn unknown_key(key: &str, known: &[&str]) -> Problem {
 /// the engine reads `timeout` itself.
 #[derive(Debug, Deserialize, JsonSchema)]
 struct Common {
-    /// How long a call may take.
+    /// Time limit of a call.
     #[serde(default = "default_timeout")]
     #[expect(dead_code, reason = "read by the stage; here for its schema")]
     timeout: Period,

@@ -23,7 +23,7 @@ pub const FILTER_VARIABLE: &str = "MILLSTREAM_LOG";
 /// Default level: our own life cycle, and others' warnings.
 const DEFAULT: LevelFilter = LevelFilter::INFO;
 
-/// How a log line looks.
+/// Format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.

@@ -37,7 +37,7 @@ pub struct Settings {
     pub calls: u32,
     /// The time that `rate` is taken over.
     pub window: Period,
-    /// How long it stays open before the first probe; each probe that fails doubles it.
+    /// Wait before the first probe; each probe that fails doubles it.
     pub wait: Period,
     /// No wait is longer.
     pub max_wait: Period,

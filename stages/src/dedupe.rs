@@ -63,19 +63,17 @@ const KEY_BYTES_SHOWN: usize = 80;
 #[serde(deny_unknown_fields)]
 struct Options {
     /// A jq filter over the whole event that gives what makes two events the same, such as
-    /// `[.tenantId, .eventData.orderId]`; the event's id unless told. An event for which it gives
+    /// `[.tenantId, .eventData.orderId]`; by default, the event's id. An event for which it gives
     /// null or nothing passes.
     key: Option<String>,
-    /// How long a key is remembered, from the first event that had it; duplicates do not lengthen
-    /// it.
+    /// Time a key is remembered, from the first event that had it; duplicates do not lengthen it.
     #[serde(default = "window")]
     window: Period,
-    /// What becomes of an event whose key was seen: `drop` counts it, `letter` makes a dead letter
-    /// of it.
+    /// Action on an event whose key was seen: `drop` counts it, `letter` makes a dead letter of it.
     #[serde(default)]
     on_duplicate: OnDuplicate,
-    /// How many keys are remembered at once, each for about 60 bytes of memory; beyond, the oldest
-    /// are forgotten and counted.
+    /// Most keys remembered at once, each for about 60 bytes of memory; beyond, the oldest are
+    /// forgotten and counted.
     #[serde(default = "keys_max")]
     #[schemars(range(min = 1, max = 10_000_000))]
     keys_max: u32,
@@ -89,14 +87,14 @@ fn keys_max() -> u32 {
     1_000_000
 }
 
-/// What becomes of an event whose key was seen.
+/// Action on an event whose key was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum OnDuplicate {
-    /// It is counted and ends here.
+    /// Counts the event, which ends here.
     #[default]
     Drop,
-    /// It becomes a dead letter of class `Duplicate`.
+    /// Makes it a dead letter of class `Duplicate`.
     Letter,
 }
 

@@ -32,7 +32,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// What is called with each event, and with `timeout` how long it may take (30 s unless told).
+    /// The call made with each event, and its time limit, `timeout` (30 s by default).
     handler: Table<String, Value>,
     /// A jq filter over the event. Only events it is true for are handled; any other ends here,
     /// acked, and nothing passes on, as if `types` had left it out.

@@ -40,7 +40,7 @@ pub struct Rule {
     pub backoff: Option<Backoff>,
 }
 
-/// How the wait grows: `exponential`, `linear` or `fixed`, by the wait after the first attempt.
+/// Growth of the wait: `exponential`, `linear` or `fixed`, by the wait after the first attempt.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Backoff {
@@ -50,12 +50,12 @@ pub struct Backoff {
     pub linear: Option<Period>,
     /// The wait after every attempt.
     pub fixed: Option<Period>,
-    /// By how much an exponential wait grows each time. 2 unless told.
+    /// Factor by which an exponential wait grows each time; by default, 2.
     #[schemars(range(min = 1.0, max = 100.0))]
     pub factor: Option<f32>,
     /// No wait is longer.
     pub max: Option<Period>,
-    /// How far a wait may stray either way, as a share of it: 0.1 is ten per cent.
+    /// Jitter of a wait, either way, as a share of it: 0.1 is ten per cent.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub jitter: Option<f64>,
 }

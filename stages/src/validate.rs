@@ -38,19 +38,19 @@ struct Options {
     /// the event's data. Other `.json` files in it may be referred to by `$ref`. Nothing is ever
     /// fetched.
     schemas: String,
-    /// What becomes of an event that has no schema.
+    /// Action on an event that has no schema.
     #[serde(default)]
     unknown: Unknown,
 }
 
-/// What becomes of an event that has no schema.
+/// Action on an event that has no schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Unknown {
-    /// It is rejected.
+    /// Rejects it.
     #[default]
     Reject,
-    /// It passes on unchecked.
+    /// Passes it on unchecked.
     Pass,
 }
 

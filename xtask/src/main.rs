@@ -1,4 +1,4 @@
-//! Xtask: what people who work on Millstream do often: `cargo xtask files|snapshots|bench|ci`.
+//! Xtask: common tasks of people who work on Millstream: `cargo xtask files|snapshots|bench|ci`.
 
 use std::{
     env, fs,

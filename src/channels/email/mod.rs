@@ -39,7 +39,7 @@ const RECIPIENTS_MAX: usize = 100;
 struct Options {
     /// The mail server, such as `smtp.example.com:587`.
     smtp: String,
-    /// How the connection is encrypted.
+    /// Encryption of the connection.
     #[serde(default)]
     tls: Encryption,
     /// A certificate authority to trust besides the system's: the path of a PEM file.
@@ -51,15 +51,15 @@ struct Options {
     /// The user's password, better written as `${VAR}` or `${file:PATH}`. It is never shown.
     #[serde(default)]
     password: Option<String>,
-    /// Who it is from, such as `Millstream <alerts@example.com>`.
+    /// The sender, such as `Millstream <alerts@example.com>`.
     from: String,
-    /// Who it goes to.
+    /// The list of recipients.
     #[schemars(length(min = 1, max = 100))]
     to: Vec<String>,
-    /// How long sending one mail may take.
+    /// Time limit of sending one mail.
     #[serde(default = "default_timeout")]
     timeout: Period,
-    /// Whether the server may have a loopback, link-local or private address.
+    /// Allows the server to have a loopback, link-local or private address.
     #[serde(default)]
     allow_private: bool,
 }

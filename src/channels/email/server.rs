@@ -38,7 +38,7 @@ pub(super) const LOGIN: &str = "AuthenticationError";
 /// Class of a connection that could not be encrypted, or is to someone else.
 pub(super) const TLS: &str = "TlsError";
 
-/// How a connection is encrypted.
+/// Encryption of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]

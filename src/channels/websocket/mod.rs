@@ -35,16 +35,16 @@ pub(super) const KIND: ChannelKind = ChannelKind {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
-    /// Where browsers connect, an IP address and a port. Behind it belongs a proxy that speaks TLS,
-    /// if they are not on this host.
+    /// The address browsers connect to: an IP address and a port. If they are not on this host,
+    /// they should reach it through a proxy that speaks TLS.
     #[serde(default = "default_listen")]
     listen: String,
     /// The path they connect to.
     #[serde(default = "default_path")]
     path: String,
-    /// What they must say, at least 16 letters, digits, `-`, `.`, `_` or `~`: as `Authorization:
-    /// Bearer <token>`, or, since a browser cannot set headers, as the subprotocol `bearer.<token>`
-    /// beside `millstream`. It is never shown.
+    /// The token that clients present, at least 16 letters, digits, `-`, `.`, `_` or `~`. They
+    /// send it as `Authorization: Bearer <token>`, or, since a browser cannot set headers, as the
+    /// subprotocol `bearer.<token>` beside `millstream`. It is never shown.
     token: String,
     /// The sites whose pages may connect, such as `https://ops.example.com`. What is no browser
     /// says no origin, and needs none.

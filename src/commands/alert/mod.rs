@@ -16,7 +16,7 @@ use crate::{
     config::{Pipeline, pipeline::Channel},
 };
 
-/// What `alert` takes.
+/// Arguments of `alert`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream alert test oncall                             send a sample to a channel

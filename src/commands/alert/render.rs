@@ -7,7 +7,7 @@ use millstream_stages::notification::Notification;
 use super::test::Sample;
 use crate::commands::{App, lines, printable};
 
-/// What `alert render` takes.
+/// Arguments of `alert render`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream alert render                     as any channel is given it

@@ -12,7 +12,7 @@ use crate::{
     incidents::snapshot,
 };
 
-/// What `alert route` takes.
+/// Arguments of `alert route`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream alert route severity=critical code=DATABASE_CONNECTION_FAILED

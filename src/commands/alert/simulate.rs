@@ -27,7 +27,7 @@ use crate::{
     wire::parse_rfc3339,
 };
 
-/// What `alert simulate` takes.
+/// Arguments of `alert simulate`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream alert simulate                                  \
@@ -46,7 +46,7 @@ pub(super) struct Args {
     /// Errors stored at this time or later: RFC 3339, or how long ago
     #[arg(long, value_name = "TIME", default_value = "24h")]
     since: String,
-    /// Errors stored before this time: RFC 3339, or how long ago; now unless told
+    /// Errors stored before this time: RFC 3339, or how long ago; by default, now
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Only what goes to this channel
@@ -55,7 +55,7 @@ pub(super) struct Args {
     /// Each change that was held back, too, with the reason
     #[arg(long)]
     held: bool,
-    /// How many notifications are shown at the most; the last ones
+    /// Most notifications shown; the last ones
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
     /// JSON: one notification, or (with --held) one held change, per line

@@ -13,7 +13,7 @@ use crate::{
     wire::Names,
 };
 
-/// What `alert test` takes.
+/// Arguments of `alert test`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream alert test oncall
@@ -34,13 +34,13 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// What the sample is like.
+/// Properties of the sample.
 #[derive(Debug, clap::Args)]
 pub(super) struct Sample {
-    /// What it is about
+    /// Kind of notification
     #[arg(long, value_enum, default_value = "test")]
     about: Kind,
-    /// How bad it is: low, medium, high or critical
+    /// Severity: low, medium, high or critical
     #[arg(long, default_value = "high", value_parser = ["low", "medium", "high", "critical"])]
     severity: String,
     /// The code of its errors
@@ -56,9 +56,9 @@ enum Kind {
     Resolved,
     /// Two incidents of one group
     Group,
-    /// What exceeded the rate of the channel
+    /// A digest of what exceeded the rate of the channel
     Digest,
-    /// That someone tries the channel
+    /// A test of the channel
     Test,
 }
 

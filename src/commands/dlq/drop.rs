@@ -25,7 +25,7 @@ use crate::{
     limits,
 };
 
-/// What `dlq drop` takes.
+/// Arguments of `dlq drop`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq drop 17 18
@@ -139,7 +139,7 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Number of letters that are meant, and the last sequence that was looked at.
+/// Number of letters that match, and the last sequence that was looked at.
 async fn meant(dlq: &Dlq, selecting: &Selecting, known: Option<u64>) -> anyhow::Result<(u64, u64)> {
     let last = dlq.letters.broker.stream_state(&dlq.letters.stream()).await?.last_seq;
     if let Some(number) = known {

@@ -24,7 +24,7 @@ use crate::{
     wire::Place,
 };
 
-/// What `dlq edit` takes.
+/// Arguments of `dlq edit`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq edit 17                                    in $VISUAL or $EDITOR
@@ -46,12 +46,12 @@ the letter was is kept beside it until it expires, and `show` has it. The letter
 
 Exit status: 0 stored, or nothing was changed, 2 could not.")]
 pub(super) struct Args {
-    /// Its number, as `ls` prints it
+    /// Letter number, as `ls` prints it
     letter: u64,
     /// Set the value at PATH (keys and indices joined by dots); may be given again
     #[arg(id = "path_value", long = "set", value_name = "PATH=VALUE", conflicts_with = "file")]
     set: Vec<String>,
-    /// What --set is for other commands: set one key of the configuration
+    /// Set one key of the configuration, as --set does for other commands
     // It has the id of the flag that all commands share, which so takes its value.
     #[arg(id = "set", long = "config-set", value_name = "KEY=VALUE", value_parser = key_value)]
     config_set: Vec<(String, String)>,

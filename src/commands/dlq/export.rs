@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// What `dlq export` takes.
+/// Arguments of `dlq export`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq export > letters.jsonl
@@ -42,7 +42,7 @@ pub(super) struct Args {
     /// A file to write, which must not be there yet; stdout without it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// How many at the most
+    /// Most letters written
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
 }

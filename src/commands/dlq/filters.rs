@@ -16,9 +16,9 @@ use crate::{
 const REASONS: [Reason; 5] =
     [Reason::Exhausted, Reason::Rejected, Reason::Crashed, Reason::Undecodable, Reason::Expired];
 
-/// Which letters are meant: those that every given flag holds for.
+/// Filters of letters: a letter matches if every given flag holds for it.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Which letters")]
+#[command(next_help_heading = "Filters")]
 pub(super) struct Filters {
     /// Only those of this stage
     #[arg(long)]
@@ -50,7 +50,7 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    /// True if no flag is given: every letter is meant.
+    /// True if no flag is given: every letter matches.
     pub(super) fn is_empty(&self) -> bool {
         self.given().is_empty()
     }
@@ -123,7 +123,7 @@ pub(super) fn quoted(value: &str) -> String {
 /// Compiles a filter.
 ///
 /// # Errors
-/// As [`LetterFilter::compile`], with the flag that is meant.
+/// As [`LetterFilter::compile`], with the flag at fault.
 pub(super) fn compile(filter: &LetterFilter) -> anyhow::Result<Selecting> {
     filter.compile().with_context(|| match &filter.condition {
         Some(condition) => format!("--where '{condition}' cannot be used"),

@@ -12,7 +12,7 @@ use crate::{
 /// Digits of a fingerprint that are shown: enough to tell ten thousand groups apart.
 const SHORT: usize = 8;
 
-/// What `dlq groups` takes.
+/// Arguments of `dlq groups`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq groups                       what went wrong, the most frequent first
@@ -23,7 +23,7 @@ Exit status: 0 there are none, 1 there are some, 2 could not tell.")]
 pub(super) struct Args {
     #[command(flatten)]
     filters: Filters,
-    /// How many groups are shown at the most
+    /// Most groups shown
     #[arg(long, default_value_t = 20, value_name = "N")]
     limit: usize,
     /// JSON

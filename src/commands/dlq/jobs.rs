@@ -17,7 +17,7 @@ use crate::{
 pub(super) use carry_on::carry_on;
 pub(super) use words::guard_line;
 
-/// What `dlq jobs` takes.
+/// Arguments of `dlq jobs`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq jobs ls
@@ -49,7 +49,7 @@ enum Command {
   millstream dlq jobs show r-20261121-101502-ab12
   millstream dlq jobs show r-20261121-101502-ab12 --json | jq .counts")]
     Show {
-        /// Its name, as `ls` prints it
+        /// Job name, as `ls` prints it
         job: String,
         /// JSON
         #[arg(long)]
@@ -59,7 +59,7 @@ enum Command {
     #[command(after_help = "Examples:
   millstream dlq jobs cancel r-20261121-101502-ab12")]
     Cancel {
-        /// Its name, as `ls` prints it
+        /// Job name, as `ls` prints it
         job: String,
         /// JSON
         #[arg(long)]
@@ -72,7 +72,7 @@ enum Command {
 
 Exit status: as that of `dlq redrive`.")]
     Resume {
-        /// Its name, as `ls` prints it
+        /// Job name, as `ls` prints it
         job: String,
         /// Leave it to the workers
         #[arg(long)]

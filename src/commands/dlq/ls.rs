@@ -20,7 +20,7 @@ use crate::{
     limits,
 };
 
-/// What `dlq ls` takes.
+/// Arguments of `dlq ls`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq ls                                     the last 50 dead letters
@@ -33,7 +33,7 @@ Exit status: 0 there are none, 1 there are some, 2 could not tell.")]
 pub(super) struct Args {
     #[command(flatten)]
     filters: Filters,
-    /// How many at the most
+    /// Most letters shown
     #[arg(long, default_value_t = 50, value_name = "N")]
     limit: usize,
     /// Oldest first

@@ -36,7 +36,7 @@ Examples:
   millstream dlq drop --class ValidationError --since 24h
   millstream dlq export --out letters.jsonl";
 
-/// What `dlq` takes.
+/// Arguments of `dlq`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

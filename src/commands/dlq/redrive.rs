@@ -33,7 +33,7 @@ use crate::{
 /// Number of letters above which a redrive on a terminal asks before it sends them.
 const ASKS_ABOVE: u64 = 100;
 
-/// What `dlq redrive` takes.
+/// Arguments of `dlq redrive`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq redrive 17 18
@@ -95,7 +95,7 @@ pub(super) struct Args {
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Count {
-    /// Letters that are meant.
+    /// Letters that match.
     letters: u64,
     /// Letters that would be sent.
     redriven: u64,
@@ -153,7 +153,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     jobs::carry_on(&context, claim, args.json).await
 }
 
-/// Counts the letters that are meant, with a progress bar.
+/// Counts the letters that match, with a progress bar.
 async fn count(dlq: &Dlq, filter: &LetterFilter, last: u64, args: &Args) -> anyhow::Result<Count> {
     let Letters { broker, names } = &dlq.letters;
     let mut counted = Count::default();

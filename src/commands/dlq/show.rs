@@ -19,7 +19,7 @@ use crate::{
     wire::Place,
 };
 
-/// What `dlq show` takes.
+/// Arguments of `dlq show`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq show 17
@@ -31,7 +31,7 @@ or `payloadBase16` if it is not text.
 
 Exit status: 0 it is shown, 2 there is no such letter, or it could not be read.")]
 pub(super) struct Args {
-    /// Its number, as `ls` prints it
+    /// Letter number, as `ls` prints it
     letter: u64,
     /// JSON, with everything that is known
     #[arg(long)]

@@ -15,7 +15,7 @@ use crate::{
     dead_letter::groups::Stats,
 };
 
-/// What `dlq stats` takes.
+/// Arguments of `dlq stats`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   millstream dlq stats

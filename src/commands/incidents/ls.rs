@@ -27,7 +27,7 @@ const WIDE: usize = 130;
 /// Arguments of `incidents ls`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Those that are over, too
+    /// Include incidents that are over
     #[arg(long)]
     all: bool,
     /// With --all: only those that were over at this time or later: RFC 3339, or how long ago

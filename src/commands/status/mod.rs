@@ -44,7 +44,7 @@ Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, \
 events given up on or something that is
 not read, 2 could not tell.";
 
-/// What `status` takes.
+/// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -29,10 +29,10 @@ pub(super) struct Options {
     pub(super) window: Period,
     /// An incident resolves when no error came for so long.
     pub(super) quiet: Period,
-    /// How bad an incident is where neither a rule nor the errors say.
+    /// Severity of an incident where neither a rule nor the errors say.
     pub(super) severity: Severity,
-    /// What makes errors the same error: "code", "service", "message" (without what varies in it),
-    /// "stage", "type", "tenant", "severity", "user", "metadata.KEY".
+    /// Parts of the fingerprint, by which errors are the same error: "code", "service", "message"
+    /// (without what varies in it), "stage", "type", "tenant", "severity", "user", "metadata.KEY".
     pub(super) fingerprint: Vec<String>,
     /// An incident is one step worse when it has so many times its threshold, and again at so many
     /// times that; 0: never.
@@ -62,10 +62,10 @@ pub(super) struct Rule {
     pub(super) service: Vec<String>,
     /// Tenants it is for, with `*` for any text; empty: all, and errors without one too.
     pub(super) tenant: Vec<String>,
-    /// What the errors say of how bad they are, the worst of them since it was last quiet; empty:
-    /// whatever they say.
+    /// Severities it is for, as the errors report them, by the worst since it was last quiet;
+    /// empty: whatever they report.
     pub(super) reported: Vec<Severity>,
-    /// How bad its incidents are, whatever the errors say.
+    /// Severity of its incidents, whatever the errors say.
     pub(super) severity: Option<Severity>,
     /// Errors within the window that open an incident.
     #[schemars(range(min = 1, max = 1000))]
@@ -77,9 +77,9 @@ pub(super) struct Rule {
     /// An incident is one step worse when it has so many times its threshold, and again at so many
     /// times that; 0: never.
     pub(super) escalate: Option<u32>,
-    /// What makes its errors the same error, instead of the stage's `fingerprint`.
+    /// Parts of its errors' fingerprint, instead of the stage's `fingerprint`.
     pub(super) fingerprint: Option<Vec<String>>,
-    /// Where its incidents are sent, before any route of the alert stage.
+    /// Channels its incidents are sent to, before any route of the alert stage.
     pub(super) channels: Vec<String>,
 }
 

@@ -12,32 +12,33 @@ use crate::{incident::Severity, matcher::Matcher, units::Period};
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Options {
-    /// Where incidents go that no route takes. An incident whose own rule (`channels` in a rule of
-    /// `aggregate-errors`) names channels goes to those in place of the channels of whatever route
-    /// it takes.
+    /// Channels for incidents that no route takes. An incident whose own rule (`channels` in a rule
+    /// of `aggregate-errors`) names channels goes to those in place of the channels of whatever
+    /// route it takes.
     pub(super) channels: Vec<String>,
-    /// The labels whose values make incidents one group, which is told together; `["..."]`: every
-    /// label.
+    /// The labels whose values make incidents one group, which is sent together; `["..."]`:
+    /// every label.
     pub(super) group_by: Vec<String>,
-    /// How long a new group waits for more before it is first told. (Alertmanager: 30s.)
+    /// Wait of a new group for more incidents before its first notification. (Alertmanager: 30s.)
     pub(super) group_wait: Period,
-    /// News of a group is told at most so often. What is worse than what was told, and a new
-    /// critical incident, is told at once; and what comes after a longer pause need not wait for
-    /// the next full interval. (In Alertmanager both wait.)
+    /// Shortest time between notifications of a group's changes. What is worse than what was sent,
+    /// and a new critical incident, is sent at once; and what comes after a longer pause need not
+    /// wait for the next full interval. (In Alertmanager both wait.)
     pub(super) group_interval: Period,
-    /// What still goes on is told again after so long, unless someone has acknowledged it.
+    /// Time after which an incident that still goes on is sent again, unless someone has
+    /// acknowledged it.
     pub(super) repeat_interval: Period,
-    /// Nothing is told within these times: names of `time` tables. (In Alertmanager the root has
-    /// none.) The end of what was told before waits until the time is over, where Alertmanager
-    /// forgets it.
+    /// Times within which nothing is sent: names of `time` tables. (In Alertmanager the root has
+    /// none.) The end of an incident that was sent before waits until the time is over, where
+    /// Alertmanager forgets it.
     pub(super) mute: Vec<String>,
-    /// Nothing is told outside of these times: names of `time` tables.
+    /// Times outside of which nothing is sent: names of `time` tables.
     pub(super) active: Vec<String>,
-    /// Who else is told when nobody acknowledges. (Not in Alertmanager.)
+    /// Steps that notify further channels when nobody acknowledges. (Not in Alertmanager.)
     pub(super) escalate: Vec<StepOptions>,
-    /// Where incidents go: the first that fits wins, and of its own routes the first that fits.
+    /// Routes of incidents: the first that fits wins, and of its own routes the first that fits.
     pub(super) route: Vec<RouteOptions>,
-    /// Which incidents explain which others, so that those are not told.
+    /// Inhibitions: incidents that explain others, so that those are not sent.
     pub(super) inhibit: Vec<InhibitOptions>,
     /// Times that `mute` and `active` name. Several tables of one name are alternatives.
     pub(super) time: Vec<TimeOptions>,
@@ -61,7 +62,7 @@ impl Default for Options {
     }
 }
 
-/// Where some incidents go. What it does not set is as in the route above it, except `mute` and
+/// Route of some incidents. Keys it does not set are as in the route above it, except `mute` and
 /// `active`, as in Alertmanager.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -74,23 +75,24 @@ pub(super) struct RouteOptions {
     pub(super) severity: Vec<Severity>,
     /// Error codes it is for, besides, with `*` for any text; empty: all.
     pub(super) code: Vec<String>,
-    /// Where they go; an empty list: nowhere.
+    /// Channels they go to; an empty list: none.
     pub(super) channels: Option<Vec<String>>,
     /// The labels whose values make incidents one group.
     pub(super) group_by: Option<Vec<String>>,
-    /// How long a new group waits for more before it is first told.
+    /// Wait of a new group for more incidents before its first notification.
     pub(super) group_wait: Option<Period>,
-    /// News of a group is told at most so often.
+    /// Shortest time between notifications of a group's changes.
     pub(super) group_interval: Option<Period>,
-    /// What still goes on is told again after so long.
+    /// Time after which an incident that still goes on is sent again.
     pub(super) repeat_interval: Option<Period>,
-    /// Nothing is told within these times. Not inherited.
+    /// Times within which nothing is sent. Not inherited.
     pub(super) mute: Vec<String>,
-    /// Nothing is told outside of these times. Not inherited.
+    /// Times outside of which nothing is sent. Not inherited.
     pub(super) active: Vec<String>,
-    /// Who else is told when nobody acknowledges. Inherited: an empty list ends it.
+    /// Steps that notify further channels when nobody acknowledges. Inherited: an empty list ends
+    /// it.
     pub(super) escalate: Option<Vec<StepOptions>>,
-    /// Whether the routes after it are looked at as well.
+    /// Tries the routes after it as well.
     #[serde(rename = "continue")]
     pub(super) go_on: bool,
     /// Routes below it, for some of its incidents.
@@ -102,13 +104,13 @@ pub(super) struct RouteOptions {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct StepOptions {
-    /// How long after the group was first told, if nobody has acknowledged it by then.
+    /// The time since the group's first notification, if nobody has acknowledged it by then.
     pub(super) after: Period,
-    /// Who is told then, and from then on.
+    /// The channels notified then, and from then on.
     pub(super) channels: Vec<String>,
 }
 
-/// While an incident that fits `source` goes on, those that fit `target` are not told.
+/// Inhibition: while an incident that fits `source` goes on, those that fit `target` are not sent.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
@@ -130,7 +132,7 @@ pub(super) struct InhibitOptions {
 #[serde(deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct TimeOptions {
-    /// What `mute` and `active` call it.
+    /// The name that `mute` and `active` call it by.
     pub(super) name: String,
     /// Times of day, such as `09:00-17:00`, the end not included. One that ends before it begins
     /// passes midnight, and belongs to the day on which it begins. (Alertmanager has no such.)
