@@ -220,6 +220,19 @@ pub const GROUPS_MAX: usize = 10_000;
 /// Stages, classes and types that one group names; classes and stages that `dlq stats` tells apart
 /// a hundred times as many.
 pub const GROUP_NAMES_MAX: usize = 5;
+/// Subjects of the error events of one stage. Each subject costs the server about 200 bytes for as
+/// long as one of its messages is kept (measured, 2.15.1); there may be millions in seven days.
+pub const FAILED_BUCKETS: u64 = 4096;
+/// Error events on the subject of one that is looked for which are read one by one, 60 to 90 us
+/// each; past that it is cheaper to have them sent.
+pub const RECORD_WALK_MAX: usize = 32;
+/// Error events that are looked through for one. Past it the attempt counts as unknown.
+pub const RECORD_SCAN_MAX: usize = 100_000;
+/// Further subjects that are tried for a letter whose own was claimed by another message.
+pub const LETTER_SUBJECTS_MAX: usize = 5;
+/// Interval at which a stream that is followed is asked whether it is still the same one: one that
+/// was made anew below what was read is silent otherwise.
+pub const SAME_STREAM_LOOK: Duration = Duration::from_secs(5);
 /// Failed attempts of one event that `dlq show` reads. Deferred attempts are not limited by a
 /// policy.
 pub const HISTORY_MAX: usize = 1000;

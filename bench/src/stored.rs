@@ -8,7 +8,7 @@ use millstream::{
     broker::{Expects, Headers, Outgoing},
     limits,
     stages::headers,
-    wire::{Names, rfc3339},
+    wire::{Names, Place, rfc3339},
 };
 
 use crate::shop::{Shop, event};
@@ -60,6 +60,7 @@ fn letter(names: &Names, n: u64, of: u64, now: SystemTime, id: &str) -> Outgoing
     ] {
         all.insert(name, value);
     }
-    let subject = names.dlq_subject("work", id, n + 1);
+    let life = Place { stream: id.into(), seq: n + 1, at_ms: 0 };
+    let subject = names.dlq_subject("work", &life);
     Outgoing { subject, headers: all, body: event(n).into(), expects: Expects::Anything }
 }

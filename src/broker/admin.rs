@@ -78,6 +78,9 @@ pub struct StreamState {
     pub subjects: u64,
     /// Consumers.
     pub consumers: usize,
+    /// Time at which the stream was created: another one for each time that it is made anew. One in
+    /// memory keeps it over a restart of the server, and its sequences begin again.
+    pub created: SystemTime,
     /// Time the oldest was stored; meaningless if there is none.
     pub first_at: SystemTime,
     /// Time the last one was stored; meaningless if there never was one.
@@ -236,6 +239,7 @@ impl Broker {
             last_seq: state.last_sequence,
             subjects: state.subjects_count,
             consumers: state.consumer_count,
+            created: opened.cached_info().created.into(),
             first_at: state.first_timestamp.into(),
             last_at: state.last_timestamp.into(),
         })

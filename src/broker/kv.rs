@@ -9,12 +9,11 @@ use async_nats::{
     jetstream::{ErrorCode, response::Response},
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use serde::Deserialize;
 
 use super::{
     AdminError, Broker, Headers,
-    message::StoredMessage,
     read::{End, Reading},
 };
 use crate::limits;
@@ -199,24 +198,6 @@ impl Broker {
         Ok(entries.into_iter().map(|(key, (value, revision))| (key, value, revision)).collect())
     }
 
-    /// Stream of the keys that begin with `prefix` (whole tokens, such as `job.`): each as it is
-    /// now, then each change, for ever. An error is a notice, not an end.
-    pub fn kv_follow(
-        &self,
-        bucket: &str,
-        prefix: &str,
-    ) -> impl Stream<Item = Result<KvChange, AdminError>> + Send + use<> {
-        let root = subject(bucket, "");
-        self.follow(&stream(bucket), &[subject(bucket, &format!("{prefix}>"))], 1).map(
-            move |message| {
-                let StoredMessage { subject, headers, body, seq, stored_at } = message?;
-                let key = subject.strip_prefix(&root).unwrap_or(&subject).to_owned();
-                let value = Some(body).filter(|_| !is_deleted(&headers));
-                Ok(KvChange { key, value, revision: seq, written_at: stored_at })
-            },
-        )
-    }
-
     /// Writes many keys as one: all of them or none, and only if `fence_key` still has the revision
     /// `expected_revision` (0: does not exist). Returns the new revision of the fence.
     ///
@@ -377,14 +358,14 @@ fn failed(
     CommitError::Failed { bucket: bucket.to_owned(), key: key.to_owned(), source: source.into() }
 }
 
-fn stream(bucket: &str) -> String {
+pub(super) fn stream(bucket: &str) -> String {
     format!("KV_{bucket}")
 }
 
-fn subject(bucket: &str, key: &str) -> String {
+pub(super) fn subject(bucket: &str, key: &str) -> String {
     format!("$KV.{bucket}.{key}")
 }
 
-fn is_deleted(headers: &Headers) -> bool {
+pub(super) fn is_deleted(headers: &Headers) -> bool {
     headers.get(OPERATION).is_some_and(|operation| matches!(operation.as_str(), "DEL" | "PURGE"))
 }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use millstream_stages::headers;
 
-use super::amend;
+use super::{amend, store};
 use crate::{
     broker::{AdminError, Broker, PublishError, get},
     limits,
@@ -37,9 +37,8 @@ pub async fn completed_late(
     life: &Place,
     at: SystemTime,
 ) -> Result<bool, CompletedLateError> {
-    let subject = names.dlq_subject(stage, &life.stream, life.seq);
     for _ in 0..limits::AMEND_TRIES {
-        let Some(letter) = broker.last_on_subject(&names.dlq_stream(), &subject).await? else {
+        let Some(letter) = store::letter_of(broker, names, stage, life).await? else {
             return Ok(false);
         };
         if get(&letter.headers, headers::COMPLETED_AT).is_some() {

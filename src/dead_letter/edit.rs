@@ -135,7 +135,7 @@ pub fn read(letter: &StoredMessage, message_id: Option<&str>, body: Bytes) -> Re
     }
 }
 
-/// Checks an event by the schemas on its way from `source`, `<stream>:<seq>`, to `stage`, the stage
+/// Checks an event by the schemas on its way from `source`, a [`Place`], to `stage`, the stage
 /// itself included: it must pass the `validate` stages of one of the ways there are.
 ///
 /// # Errors

@@ -17,10 +17,9 @@ use millstream_stages::{
 use crate::{
     broker::{Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header},
     config::Pipeline,
-    dead_letter::stored::APART,
-    limits,
+    dead_letter::store::store,
     wire::{
-        Names, Origin, TraceContext, attempt_record::Who, identity::IDENTITY, rfc3339,
+        Names, Origin, Place, TraceContext, attempt_record::Who, identity::IDENTITY, rfc3339,
         write_identity,
     },
 };
@@ -67,13 +66,14 @@ impl<'a> Identity<'a> {
     /// Origin and identity of a stored message, by its stream: only our own headers are believed.
     pub fn stored(pipeline: &Pipeline, stream: &str, message: &'a StoredMessage) -> (Origin, Self) {
         let header = |name| get(&message.headers, name);
+        let place = Place::new(stream, message.seq, message.stored_at);
         let Some(source) = pipeline.source_of(stream) else {
             return (
-                Origin::read(stream, message.seq, &message.subject, header),
+                Origin::read(place, &message.subject, header),
                 Self::Headers(&message.headers),
             );
         };
-        let origin = Origin::first(stream, message.seq, &message.subject);
+        let origin = Origin::first(place, &message.subject);
         let carrier = Carrier {
             subject: &message.subject,
             message_id: header(headers::MSG_ID),
@@ -100,7 +100,7 @@ impl<'a> Identity<'a> {
     }
 
     /// Id of the event, where it is known.
-    fn event_id(&self) -> Option<&str> {
+    pub fn event_id(&self) -> Option<&str> {
         match self {
             Self::Event(event) => Some(&event.id),
             Self::Unread(_) => None,
@@ -110,12 +110,12 @@ impl<'a> Identity<'a> {
 }
 
 impl Letter<'_> {
-    /// Publishes the letter: see [`store`].
+    /// Publishes the letter: see [`store`]; true if this one was the first.
     ///
     /// # Errors
     /// The publish did not succeed: the event must not be settled.
     pub async fn publish(&self, broker: &Broker, names: &Names) -> Result<bool, PublishError> {
-        store(broker, self.message(names)).await
+        store(broker, names, self.message(names)).await
     }
 
     /// The letter as a message. It claims its subject: only one letter of one life of an event is
@@ -134,6 +134,7 @@ impl Letter<'_> {
             }
         }
         self.origin.write_source(&mut all);
+        all.insert(headers::LIFE, self.origin.life.to_string());
         all.insert(headers::REDRIVES, self.origin.redrives.to_string());
         let class = headers::clean(&self.failure.class);
         // As the error event of the failure has it: letter and incident share the fingerprint.
@@ -157,60 +158,11 @@ impl Letter<'_> {
                 all.insert(headers::TRACE_ID, header(trace_id));
             }
         }
-        let life = &self.origin.life;
         Outgoing {
-            subject: names.dlq_subject(self.stage, &life.stream, life.seq),
+            subject: names.dlq_subject(self.stage, &self.origin.life),
             headers: all,
             body: self.body.clone(),
             expects: Expects::Nothing,
         }
-    }
-}
-
-/// Stores a letter and waits until it is there; true if this one was the first. Whoever is second
-/// to give up on the same life of an event finds the letter there and writes none.
-///
-/// A payload with which the server would find the letter too large is stored first, by itself, on
-/// [`Names::dlq_body`]. (What it came from is no place to point at: a source forgets sooner than
-/// the letters, and an edge as soon as it is settled.)
-///
-/// # Errors
-/// The publish did not succeed: the event must not be settled.
-pub async fn store(broker: &Broker, mut letter: Outgoing) -> Result<bool, PublishError> {
-    if letter.bytes() + limits::LETTER_RESERVE > broker.max_payload() {
-        let bytes = letter.body.len();
-        // The same bytes, however often they are stored: the last takes the place of those before.
-        let apart =
-            Outgoing::new(Names::dlq_body(&letter.subject), std::mem::take(&mut letter.body));
-        match broker.publish(apart.clone().header("Nats-Rollup", "sub")).await {
-            // It came without headers, and only so it fits.
-            Err(PublishError::TooLarge { .. }) => broker.publish(apart).await,
-            stored => stored,
-        }
-        .map_err(hinted)?;
-        letter =
-            letter.header(headers::BODY, APART).header(headers::BODY_BYTES, &bytes.to_string());
-    }
-    match broker.publish(letter).await {
-        Ok(_) => Ok(true),
-        Err(PublishError::NotFirst { .. }) => Ok(false),
-        Err(error @ (PublishError::TooLarge { .. } | PublishError::Failed { .. })) => {
-            Err(hinted(error))
-        }
-    }
-}
-
-/// Adds what to do to the error of a dead-letter stream that is full.
-fn hinted(error: PublishError) -> PublishError {
-    const FULL: &str = "the dead-letter stream is full (dlq_max_bytes in [storage]): redrive or \
-                        drop letters (`millstream dlq`), or raise it and `millstream apply`";
-    let is_full = error.is_full();
-    match error {
-        PublishError::Failed { subject, .. } if is_full => {
-            PublishError::Failed { subject, source: FULL.into() }
-        }
-        PublishError::Failed { .. }
-        | PublishError::NotFirst { .. }
-        | PublishError::TooLarge { .. } => error,
     }
 }

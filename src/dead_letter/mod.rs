@@ -3,6 +3,7 @@
 //! Touches the broker, and the schema folders that an edit is checked by.
 //!
 //! - [`letter`]: the message; a stable header contract
+//! - [`store`]: a letter put on its subject, and compared with what is there
 //! - [`stored`]: a stored letter and its payload: read, removed
 //! - [`filter`]: conditions on letters
 //! - [`read`]: stored letters that a filter matches, oldest or newest first
@@ -21,6 +22,7 @@ pub mod groups;
 pub mod letter;
 pub mod read;
 pub mod splice;
+pub mod store;
 pub mod stored;
 pub mod timeline;
 

@@ -37,7 +37,7 @@ pub struct LetterRecord {
     pub first_failed_at: String,
     /// Time of giving up, RFC 3339.
     pub dead_at: String,
-    /// Source: the message it was first stored as, `<stream>:<seq>`.
+    /// Source: the message it was first stored as, `<stream>:<seq>@<ms>`.
     pub source: String,
     /// Subject of the source.
     pub source_subject: String,

@@ -1,6 +1,9 @@
 //! Timeline: attempts, redrives and edits of the event of one letter, over all its lives, in order.
 
-use std::{collections::VecDeque, time::SystemTime};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use futures_util::StreamExt as _;
 use millstream_stages::headers;
@@ -9,7 +12,7 @@ use serde_json::Value;
 
 use super::stored::LetterRecord;
 use crate::{
-    broker::{AdminError, Broker, StoredMessage, get},
+    broker::{AdminError, Broker, Scan, StoredMessage, get, unix_ms},
     limits,
     wire::{Names, Place, rfc3339},
 };
@@ -53,7 +56,7 @@ pub struct Moment {
 pub enum What {
     /// The event was published, and stored as this.
     Stored {
-        /// Source: `<stream>:<seq>`.
+        /// Source: `<stream>:<seq>@<ms>`.
         source: String,
     },
     /// An attempt failed.
@@ -100,18 +103,47 @@ pub async fn history(
     letter: &LetterRecord,
 ) -> Result<History, AdminError> {
     let Some(source) = Place::parse(&letter.source) else { return Ok(History::default()) };
-    let mut attempts = VecDeque::new();
-    let mut earlier = 0;
-    let filter = names.failed_of(None, &source.stream, source.seq);
-    let mut messages = Box::pin(broker.scan(&names.failed_stream(), &filter, 1));
+    let (stream, mut history) = (names.failed_stream(), Recent::default());
+    // Those of older versions first: nothing is written there any more.
+    let old = names.failed_before(None, &source, None);
+    let mut messages = Box::pin(broker.scan(&stream, &old, 1));
     while let Some(message) = messages.next().await.transpose()? {
-        attempts.push_back(attempt(&message));
-        if attempts.len() > limits::HISTORY_MAX {
-            attempts.pop_front();
-            earlier += 1;
+        // What is older than the event is of another life of its stream.
+        if unix_ms(message.stored_at) >= source.at_ms {
+            history.add(attempt(&message));
         }
     }
-    Ok(History { attempts: attempts.into(), earlier })
+    let since = UNIX_EPOCH + Duration::from_millis(source.at_ms);
+    let scan = Scan {
+        filter: names.failed_anywhere(&source),
+        from_seq: 1,
+        since: since.checked_sub(limits::CLOCKS_APART_MAX),
+        ..Scan::default()
+    };
+    let mut messages = Box::pin(broker.scan_some(&stream, scan));
+    while let Some(message) = messages.next().await.transpose()? {
+        if get(&message.headers, headers::SOURCE).and_then(Place::parse).as_ref() == Some(&source) {
+            history.add(attempt(&message));
+        }
+    }
+    Ok(History { attempts: history.attempts.into(), earlier: history.earlier })
+}
+
+/// Last attempts of many.
+#[derive(Default)]
+struct Recent {
+    attempts: VecDeque<Attempt>,
+    earlier: u64,
+}
+
+impl Recent {
+    fn add(&mut self, attempt: Attempt) {
+        self.attempts.push_back(attempt);
+        if self.attempts.len() > limits::HISTORY_MAX {
+            self.attempts.pop_front();
+            self.earlier += 1;
+        }
+    }
 }
 
 /// Reads an error event, from its body and its headers.

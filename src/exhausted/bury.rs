@@ -1,16 +1,19 @@
 //! Burial: dead letter of an event whose worker is gone, from its stored message and last record.
 
-use std::{sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use millstream_stages::{Failure, failure::class, headers, settle::Reason};
 
 use crate::{
     broker::{AdminError, Broker, PublishError, StoredMessage, get},
     config::{Pipeline, pipeline::Input},
-    dead_letter::{Letter, letter::Identity},
+    dead_letter::{Letter, letter::Identity, store},
     observe::Metrics,
     wire::{
-        Origin,
+        Origin, Place,
         attempt_record::{AttemptRecord, AttemptReport, Spent},
     },
 };
@@ -73,7 +76,7 @@ impl Burial {
         let (origin, identity) = Identity::stored(&self.pipeline, stream, message);
         let expired = matches!(why, Why::Expired(_));
         if !expired {
-            let parked = names.parked_subject(stage, &origin.life.stream, origin.life.seq);
+            let parked = names.parked_subject(stage, &origin.life);
             if self.broker.last_on_subject(&names.retry_stream(), &parked).await?.is_some() {
                 tracing::info!(
                     stage,
@@ -86,7 +89,7 @@ impl Burial {
         if self.has_letter(stage, stream, message).await? {
             return Ok(Buried::Known);
         }
-        let record = self.record(stage, &origin).await;
+        let record = self.record(stage, &origin, message).await;
         let (reason, failure) = verdict(why, record.as_ref());
         let now = SystemTime::now();
         let spent = record.as_ref().map(|record| record.spent).unwrap_or_default();
@@ -103,12 +106,13 @@ impl Burial {
         let traceparent = get(&message.headers, headers::TRACEPARENT);
         if record.as_ref().is_none_or(|record| record.outcome != reason.as_str()) {
             // Its worker did not live to report it. By the message id only the first is stored.
+            let place = Place::new(stream, message.seq, message.stored_at);
             let report = AttemptReport {
                 stage,
                 failure: &failure,
                 outcome: reason.as_str(),
                 wait: None,
-                delivery_id: &format!("{stream}:{}:given-up", message.seq),
+                delivery_id: &format!("{place}:given-up"),
                 attempt: spent.attempts,
                 spent,
                 origin: &origin,
@@ -160,10 +164,9 @@ impl Burial {
         stream: &str,
         message: &StoredMessage,
     ) -> Result<bool, AdminError> {
-        let names = self.pipeline.names();
-        let (Origin { life, .. }, _) = Identity::stored(&self.pipeline, stream, message);
-        let subject = names.dlq_subject(stage, &life.stream, life.seq);
-        Ok(self.broker.last_on_subject(&names.dlq_stream(), &subject).await?.is_some())
+        let (origin, identity) = Identity::stored(&self.pipeline, stream, message);
+        let (names, id) = (self.pipeline.names(), identity.event_id());
+        store::is_there(&self.broker, &names, stage, &origin, id, &message.body).await
     }
 
     /// True if the last record of this message at `stage` is of a failure after which the event did
@@ -175,15 +178,23 @@ impl Burial {
         message: &StoredMessage,
     ) -> bool {
         let (origin, _) = Identity::stored(&self.pipeline, stream, message);
-        let record = self.record(stage, &origin).await;
+        let record = self.record(stage, &origin, message).await;
         record.is_some_and(|record| !record.comes_back())
     }
 
     /// Last error event of this life at `stage`, or at a stage chained to it. One that cannot be
     /// read makes a letter say less and holds none up.
-    async fn record(&self, stage: &str, origin: &Origin) -> Option<AttemptRecord> {
-        let names = self.pipeline.names();
-        let found = AttemptRecord::last(&self.broker, &names, &self.line(stage), origin).await;
+    async fn record(
+        &self,
+        stage: &str,
+        origin: &Origin,
+        message: &StoredMessage,
+    ) -> Option<AttemptRecord> {
+        let (names, line) = (self.pipeline.names(), self.line(stage));
+        // Its last attempt may have been before it was parked.
+        let since = UNIX_EPOCH + Duration::from_millis(origin.life.at_ms);
+        let since = since.min(message.stored_at);
+        let found = AttemptRecord::last(&self.broker, &names, &line, origin, since).await;
         found.unwrap_or_else(|error| {
             tracing::debug!(
                 stage,

@@ -4,6 +4,8 @@
 //! hints: they may be missing, repeated, or come after the event was settled late. So it looks at
 //! the stored message first, and the letter's subject lets only one writer through.
 
+use std::time::SystemTime;
+
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +73,7 @@ impl Router {
             tracing::warn!(subject = delivered.subject(), "an advisory could not be read");
             return delivered.term("not an advisory").await;
         };
-        match self.route(names, &advisory).await {
+        match self.route(names, &advisory, delivered.stored_at).await {
             Ok(()) => delivered.ack().await,
             Err(error) => {
                 let cause = causes_of(&error);
@@ -87,10 +89,26 @@ impl Router {
         }
     }
 
-    async fn route(&self, names: &Names, advisory: &Advisory) -> Result<(), BuryError> {
+    /// Deals with a notice that the server stored at `at`.
+    async fn route(
+        &self,
+        names: &Names,
+        advisory: &Advisory,
+        at: SystemTime,
+    ) -> Result<(), BuryError> {
         match names.stage_of_consumer(&advisory.consumer) {
             Some(stage) => {
                 let Advisory { stream, consumer, stream_seq, deliveries } = advisory;
+                let there = self.0.broker.message(stream, *stream_seq).await?;
+                if there.is_some_and(|message| message.stored_at > at) {
+                    tracing::info!(
+                        stage,
+                        stream,
+                        stream_seq,
+                        "passing over a notice about a stream that was made anew since"
+                    );
+                    return Ok(());
+                }
                 self.give_up(stage, stream, consumer, *stream_seq, *deliveries).await
             }
             None => Ok(()),

@@ -26,11 +26,11 @@ use crate::{
     error_chain::causes_of,
     limits,
     topology::Topology,
-    wire::Origin,
+    wire::{Origin, Place},
 };
 
-/// Messages found and left for the next round: stream and sequence, and the time first found.
-type Seen = HashMap<(String, u64), SystemTime>;
+/// Messages found and left for the next round, and the time first found.
+type Seen = HashMap<Place, SystemTime>;
 
 /// Sweep of one worker. Every worker runs one; they need not know of each other.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Sweep {
                 left += 1;
                 continue;
             }
-            let key = (read_stream.stream.clone(), message.seq);
+            let key = Place::new(read_stream.stream.as_str(), message.seq, message.stored_at);
             let first = self.seen.get(&key).copied();
             let is_due = first.is_some_and(|first| {
                 let stays = now.duration_since(first).unwrap_or_default();
@@ -300,8 +300,8 @@ fn age(message: &StoredMessage, now: SystemTime) -> Duration {
 
 /// Time that an event has waited in the retry stream, by its header, or else by when it was stored.
 fn waited(stream: &str, message: &StoredMessage, now: SystemTime) -> Duration {
-    let origin =
-        Origin::read(stream, message.seq, &message.subject, |name| get(&message.headers, name));
+    let place = Place::new(stream, message.seq, message.stored_at);
+    let origin = Origin::read(place, &message.subject, |name| get(&message.headers, name));
     now.duration_since(origin.queued_at.unwrap_or(message.stored_at)).unwrap_or_default()
 }
 

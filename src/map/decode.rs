@@ -1,7 +1,5 @@
 //! Decode: event of a delivery, from its headers or its envelope.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use millstream_stages::{
     Envelope, Event, Failure,
@@ -13,7 +11,7 @@ use millstream_stages::{
 use super::stage::Carries;
 use crate::{
     broker::Delivered,
-    wire::{Origin, TraceContext},
+    wire::{Origin, Place, TraceContext},
 };
 
 /// Origin and trace of a delivery, before its payload is looked at.
@@ -29,15 +27,10 @@ impl Arrival {
     /// Reads the headers of a delivery. Only headers that Millstream wrote are believed.
     pub(super) fn of(delivered: &Delivered, carries: Carries) -> Self {
         let origin = match carries {
-            Carries::Envelope(_) => {
-                Origin::first(Arc::clone(&delivered.stream), delivered.seq, delivered.subject())
-            }
-            Carries::Headers => Origin::read(
-                Arc::clone(&delivered.stream),
-                delivered.seq,
-                delivered.subject(),
-                |name| delivered.header(name),
-            ),
+            Carries::Envelope(_) => Origin::first(Place::of(delivered), delivered.subject()),
+            Carries::Headers => Origin::read(Place::of(delivered), delivered.subject(), |name| {
+                delivered.header(name)
+            }),
         };
         let trace = delivered.header(headers::TRACEPARENT).and_then(TraceContext::parse);
         Self { trace, origin }
@@ -70,7 +63,7 @@ pub(super) fn event(delivered: &Delivered, carries: Carries) -> Result<Event, Fa
 }
 
 fn from_envelope(envelope: Envelope, delivered: &Delivered) -> Result<Event, Failure> {
-    let fallback_id = format!("{}:{}", delivered.stream, delivered.seq);
+    let fallback_id = Place::of(delivered).to_string();
     let carrier = Carrier {
         subject: delivered.subject(),
         message_id: delivered.header(headers::MSG_ID),

@@ -39,8 +39,7 @@ impl Parking<'_> {
         let mut all = self.headers();
         all.insert("Nats-Schedule", format!("@at {}", rfc3339(SystemTime::now() + wait)));
         all.insert("Nats-Schedule-Target", stage.names.retry_subject(stage.line.name()));
-        self.store(stage.names.parked_subject(stage.line.name(), &life.stream, life.seq), all)
-            .await?;
+        self.store(stage.names.parked_subject(stage.line.name(), life), all).await?;
         stage.metrics.parked();
         Ok(())
     }

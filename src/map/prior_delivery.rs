@@ -13,7 +13,10 @@ use crate::{
     broker::Delivered,
     error_chain::causes_of,
     limits,
-    wire::attempt_record::{AttemptRecord, Spent},
+    wire::{
+        Place,
+        attempt_record::{AttemptRecord, Spent},
+    },
 };
 
 /// Prior state of a life of an event, as far as it is on record.
@@ -36,9 +39,9 @@ pub(super) enum Decision {
     GiveUp(Reason, Failure),
 }
 
-/// Id of a delivery: `<stream>:<seq>:<deliveries>`.
+/// Id of a delivery: `<place>:<deliveries>`.
 pub(super) fn delivery_id(delivered: &Delivered) -> String {
-    format!("{}:{}:{}", delivered.stream, delivered.seq, delivered.deliveries)
+    format!("{}:{}", Place::of(delivered), delivered.deliveries)
 }
 
 /// Looks up the outcome of the delivery before this one. The first delivery has none.
@@ -52,13 +55,14 @@ pub(super) async fn look_up(stage: &MapStage, arrival: &Arrival, delivered: &Del
     if delivered.deliveries <= 1 {
         return Prior::Known(carried);
     }
-    let Some(record) = last_record(stage, arrival).await else { return Prior::Unknown(carried) };
+    let Some(record) = last_record(stage, arrival, delivered).await else {
+        return Prior::Unknown(carried);
+    };
     let spent = Spent {
         attempts: record.spent.attempts.max(carried.attempts),
         first_failed_at: record.spent.first_failed_at.or(carried.first_failed_at),
     };
-    let here = format!("{}:{}:", delivered.stream, delivered.seq);
-    let Some(deliveries) = record.delivery.strip_prefix(&here) else {
+    let Some(deliveries) = record.delivery_of(&Place::of(delivered)) else {
         return Prior::Unknown(spent);
     };
     // However often it was delivered since: nobody ran it again.
@@ -77,10 +81,14 @@ pub(super) async fn look_up(stage: &MapStage, arrival: &Arrival, delivered: &Del
     }
 }
 
-async fn last_record(stage: &MapStage, arrival: &Arrival) -> Option<AttemptRecord> {
+async fn last_record(
+    stage: &MapStage,
+    arrival: &Arrival,
+    delivered: &Delivered,
+) -> Option<AttemptRecord> {
+    let (line, since) = (stage.line.names(), delivered.stored_at);
     loop {
-        match AttemptRecord::last(&stage.broker, &stage.names, &stage.line.names(), &arrival.origin)
-            .await
+        match AttemptRecord::last(&stage.broker, &stage.names, &line, &arrival.origin, since).await
         {
             Ok(found) => return found,
             Err(error) => {

@@ -67,6 +67,7 @@ pub struct ReduceSnapshot {
 pub struct ReduceMetrics {
     applied: Counter,
     rejected: Counter,
+    restarted: Counter,
     emitted: Bounded<Counter>,
     commits: Counter,
     leading: Gauge,
@@ -308,6 +309,7 @@ impl ReduceMetrics {
         Self {
             applied: families.applied.get_or_create_owned(&labels),
             rejected: families.rejected.get_or_create_owned(&labels),
+            restarted: families.restarted.get_or_create_owned(&labels),
             emitted: Bounded::new(limits::CLASS_LABELS_MAX, move |route| {
                 emitted.get_or_create_owned(&vec![base.clone(), ("route", route.to_owned())])
             }),
@@ -326,6 +328,11 @@ impl ReduceMetrics {
     /// Counts a message that could not be understood.
     pub fn rejected(&self) {
         self.rejected.inc();
+    }
+
+    /// Counts a stream that was another one than before.
+    pub fn restarted(&self) {
+        self.restarted.inc();
     }
 
     /// Counts a published message: its `Emission::route` is a kind of incident event or a channel.

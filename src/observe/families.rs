@@ -37,6 +37,7 @@ pub(super) struct Families {
     pub(super) orphans: Gauges,
     pub(super) applied: Counters,
     pub(super) rejected: Counters,
+    pub(super) restarted: Counters,
     pub(super) emitted: Counters,
     pub(super) commits: Counters,
     pub(super) leading: Gauges,
@@ -79,6 +80,11 @@ impl Families {
                 "reduce_rejected",
                 "Messages that a reduce stage could not understand",
                 &self.rejected,
+            ),
+            (
+                "reduce_streams_restarted",
+                "Times that a stream was another one than before and read from its start",
+                &self.restarted,
             ),
             (
                 "reduce_emitted",

@@ -26,8 +26,11 @@ pub struct Probe {
     pub letter: u64,
     /// The stage it was sent to.
     pub stage: String,
-    /// Source of its event, `<stream>:<seq>`.
+    /// Source of its event, `<stream>:<seq>@<ms>`.
     pub source: String,
+    /// Life that its event began when it was sent: the place of the letter.
+    #[serde(default)]
+    pub life: Option<String>,
     /// Sequence of its event in the retry stream.
     pub retry_seq: u64,
     /// Outcome; `None`: not known yet.
@@ -89,8 +92,14 @@ mod tests {
 
     #[test]
     fn a_canary_is_bad_above_its_share_and_says_how_many_and_how() {
-        let probe =
-            |fate| Probe { letter: 1, stage: "s".into(), source: "a:1".into(), retry_seq: 1, fate };
+        let probe = |fate| Probe {
+            letter: 1,
+            stage: "s".into(),
+            source: "a:1".into(),
+            life: None,
+            retry_seq: 1,
+            fate,
+        };
         let failed = || Some(Fate::Failed("HttpServerError: 503".into()));
         let mut canary = Canary::new(10, 0.2);
         canary.sent = (0..10).map(|n| probe(if n < 2 { failed() } else { None })).collect();

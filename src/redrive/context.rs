@@ -50,6 +50,15 @@ pub enum RunError {
         /// The bucket.
         bucket: String,
     },
+    /// The dead-letter stream is another one than the job was made for.
+    #[error(
+        "stream \"{stream}\" was deleted and made anew since the job was made; its letters are \
+         others: look at them (`millstream dlq ls`) and make another job"
+    )]
+    OtherLetters {
+        /// The stream.
+        stream: String,
+    },
     /// The record could not be renewed for as long as the claim lasts.
     #[error("the broker did not take the job's record for too long")]
     Silent,

@@ -16,7 +16,11 @@ use super::{
     run::{self, Ended},
     store::{self, Claim, Jobs},
 };
-use crate::{broker::KvChange, limits, wire::Names};
+use crate::{
+    broker::{KvChange, KvHeard},
+    limits,
+    wire::Names,
+};
 
 /// A worker's part in the jobs of its pipeline.
 #[derive(Debug)]
@@ -58,7 +62,9 @@ impl Fleet {
         loop {
             tokio::select! {
                 Some(change) = changes.next() => match change {
-                    Ok(change) => watch.saw(change),
+                    Ok(KvHeard::Change(change)) => watch.saw(change),
+                    // What is in the bucket that was made anew comes next; what is not is gone.
+                    Ok(KvHeard::Anew) => watch.open.clear(),
                     // Their runners may not have been able to renew them: they are given their time
                     // anew.
                     Err(_) => watch.open.values_mut().for_each(|seen| seen.since = Instant::now()),

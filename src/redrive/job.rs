@@ -66,6 +66,10 @@ pub struct Job {
     pub cursor: u64,
     /// Sequence of the last letter when the job was made: later ones are not its business.
     pub last: u64,
+    /// Time at which the stream of the letters was created, in Unix milliseconds: in another one
+    /// the sequences are those of other letters. 0: not known, the job was not run yet.
+    #[serde(default)]
+    pub letters_created_ms: u64,
     /// Number of letters that matched when the job was made, where that was counted.
     pub expected: Option<u64>,
     /// True if a letter that the job passed by is still there.
@@ -138,6 +142,7 @@ impl Job {
             rules: None,
             cursor: 0,
             last,
+            letters_created_ms: 0,
             expected: None,
             left_behind: false,
             counts: Counts::default(),

@@ -25,6 +25,7 @@ use crate::{
     broker::{AdminError, PublishError, Stored, StoredMessage, get},
     dead_letter::{LetterFilter, amend, stored},
     limits,
+    wire::Place,
 };
 use millstream_stages::headers;
 
@@ -256,7 +257,9 @@ impl<'a> Pump<'a> {
                 }
                 let (by_run, reread) = (!canary && seq <= self.runs_end, self.reread);
                 let source = get(&letter.headers, headers::SOURCE).unwrap_or_default().to_owned();
-                let probe = Probe { letter: seq, stage, source, retry_seq: 0, fate: None };
+                let life = Place::new(context.names.dlq_stream(), seq, letter.stored_at);
+                let life = Some(life.to_string());
+                let probe = Probe { letter: seq, stage, source, life, retry_seq: 0, fate: None };
                 return Ok(Some((Box::pin(send(context, letter, probe, by_run, reread)), true)));
             }
         }

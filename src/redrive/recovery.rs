@@ -20,7 +20,7 @@ use super::{
     store::{JobError, Jobs},
 };
 use crate::{
-    broker::{AdminError, CommitError, KvChange, Lease},
+    broker::{AdminError, CommitError, KvChange, KvHeard, Lease, unix_ms},
     config::{
         Pipeline,
         pipeline::{Check, Recover},
@@ -46,6 +46,10 @@ struct Down {
     since: Option<String>,
     /// Revision of the breaker's key that showed it.
     revision: u64,
+    /// Time at which that was written, in Unix milliseconds: a bucket that was made anew begins
+    /// with lower revisions.
+    #[serde(default)]
+    written_ms: u64,
 }
 
 /// Reason why a change of a stage could not be dealt with.
@@ -92,8 +96,9 @@ impl Recovery {
             .kv_follow(&self.context.names.state_bucket(), &Names::breaker_key(""));
         let mut changes = std::pin::pin!(changes);
         while let Some(change) = changes.next().await {
-            // An error is a notice: what is next comes all the same.
-            let Ok(change) = change else { continue };
+            // An error is a notice: what is next comes all the same. In a bucket that was made anew
+            // there is nothing that an earlier one left.
+            let Ok(KvHeard::Change(change)) = change else { continue };
             let stage = change.key.strip_prefix(&Names::breaker_key("")).unwrap_or_default();
             let Some((stage, recover)) = self.stages.iter().find(|(name, _)| name == stage) else {
                 continue;
@@ -129,15 +134,18 @@ impl Recovery {
         loop {
             let (down, revision) = self.down(&key).await?;
             // A later change was dealt with already.
-            if change.revision <= down.revision {
+            let (revision_seen, written_ms) = (change.revision, unix_ms(change.written_at));
+            let is_later = down.written_ms > 0 && written_ms > down.written_ms;
+            if revision_seen <= down.revision && !is_later {
                 return Ok(());
             }
+            let shown = Down { since: None, revision: revision_seen, written_ms };
             let now = if is_open {
-                Down { since: Some(rfc3339(change.written_at)), revision: change.revision }
+                Down { since: Some(rfc3339(change.written_at)), ..shown }
             } else if down.since.is_some() {
                 let id = recovery_id(stage, change.revision, change.written_at);
                 self.make_job(stage, recover, id, "its breaker closed").await?;
-                Down { since: None, revision: change.revision }
+                shown
             } else {
                 return Ok(());
             };
@@ -206,7 +214,7 @@ impl Recovery {
                     error,
                     "the health check of a stage fails; its letters wait until it passes"
                 );
-                Down { since: Some(rfc3339(SystemTime::now())), revision: 0 }
+                Down { since: Some(rfc3339(SystemTime::now())), ..Down::default() }
             }
             (Ok(()), Some(since)) => {
                 tracing::info!(stage, since, "the health check of a stage passes again");

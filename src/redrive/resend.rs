@@ -12,7 +12,7 @@ use crate::{
     },
     dead_letter::stored,
     limits,
-    wire::{Names, Origin, rfc3339},
+    wire::{Names, Origin, Place, rfc3339},
 };
 
 /// Redrive that did not succeed. The letter is still there.
@@ -138,7 +138,8 @@ pub(super) async fn send(
     letter: &StoredMessage,
 ) -> Result<Stored, RedriveError> {
     let value = |name| get(&letter.headers, name);
-    let mut origin = Origin::read(names.dlq_stream(), letter.seq, &letter.subject, value);
+    let place = Place::new(names.dlq_stream(), letter.seq, letter.stored_at);
+    let mut origin = Origin::read(place.clone(), &letter.subject, value);
     origin.redrives += 1;
 
     let payload = stored::payload(broker, names, letter).await?;
@@ -165,7 +166,10 @@ pub(super) async fn send(
         }
         origin.write_source(&mut all);
         set(&mut all, headers::QUEUED_AT, queued_at.as_str());
-        set(&mut all, headers::MSG_ID, format!("redrive:{}", letter.seq).as_str());
+        // A new life, which is known before the event is stored: whoever sends it looks by it for
+        // what became of it.
+        set(&mut all, headers::LIFE, place.to_string().as_str());
+        set(&mut all, headers::MSG_ID, format!("redrive:{place}").as_str());
         let subject = names.retry_subject(stage);
         Outgoing { subject, headers: all, body: body.clone(), expects: Expects::Anything }
     };

@@ -11,7 +11,7 @@ use super::{
     store::{Claim, Written},
 };
 use crate::{
-    broker::AdminError,
+    broker::{AdminError, unix_ms},
     error_chain::chain,
     limits,
     redrive::{
@@ -93,7 +93,14 @@ pub async fn run(
             Ended::Job(job)
         }
         (Err(error @ RunError::Redrive(RedriveError::NobodyReads { .. })), _)
-        | (Err(error @ (RunError::Filter(_) | RunError::NoTenants { .. })), _) => {
+        | (
+            Err(
+                error @ (RunError::Filter(_)
+                | RunError::NoTenants { .. }
+                | RunError::OtherLetters { .. }),
+            ),
+            _,
+        ) => {
             job.end(State::Failed, Some(chain(&error)));
             Ended::Job(job)
         }
@@ -163,6 +170,12 @@ async fn work(
     {
         return Err(RunError::NoTenants { bucket });
     }
+    let stream = context.names.dlq_stream();
+    let created_ms = unix_ms(context.broker.stream_state(&stream).await?.created);
+    if ![0, created_ms].contains(&job.letters_created_ms) {
+        return Err(RunError::OtherLetters { stream });
+    }
+    progress.change(|job| job.letters_created_ms = created_ms);
     let mut pump = Pump::new(context, progress, halt, &job)?;
     if let Some(canary) = job.canary.filter(|canary| canary.verdict.is_none()) {
         if canary.failed_from.is_none() {

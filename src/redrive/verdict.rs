@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     broker::{AdminError, StoredMessage, get},
-    dead_letter::LetterRecord,
+    dead_letter::{LetterRecord, store},
     limits,
-    wire::{Names, Place},
+    wire::{Names, Place, attempt_record::AttemptRecord},
 };
 
 /// Outcome of one letter of a canary; `None`: not known yet.
@@ -23,24 +23,33 @@ pub(super) async fn fate(
     let retry = names.retry_stream();
     // A failed attempt is reported before it is settled: so the settlement is looked at first.
     let settled = broker.message(&retry, probe.retry_seq).await?.is_none();
-    let source = Place::parse(&probe.source);
-    if let Some(source) = source {
-        let failed = names.failed_of(Some(&probe.stage), &source.stream, source.seq);
-        if let Some(error) =
-            broker.next_on_subject(&names.failed_stream(), &failed, failed_from + 1).await?
-        {
+    let life = life_of(names, probe);
+    if let Some(source) = Place::parse(&probe.source) {
+        let (stage, origin) = (&probe.stage, (&source, &life));
+        let failed = AttemptRecord::first_after(broker, names, stage, origin, failed_from).await?;
+        if let Some(error) = failed {
             return Ok(Some(Fate::Failed(error_text(&error))));
         }
     }
     if !settled {
         return Ok(None);
     }
-    let letter = names.dlq_subject(&probe.stage, &retry, probe.retry_seq);
-    if let Some(letter) = broker.last_on_subject(&names.dlq_stream(), &letter).await? {
+    if let Some(letter) = store::letter_of(broker, names, &probe.stage, &life).await? {
         let LetterRecord { error_class, error_message, .. } = LetterRecord::of(&letter);
         return Ok(Some(Fate::Failed(format!("{error_class}: {error_message}"))));
     }
     Ok(if waits(context, probe).await? { None } else { Some(Fate::Done) })
+}
+
+/// Life that a letter's event began when it was sent. Versions before 2026-11-28 did not name it:
+/// it was the place of the message that they sent.
+fn life_of(names: &Names, probe: &Probe) -> Place {
+    let named = probe.life.as_deref().and_then(Place::parse);
+    named.unwrap_or_else(|| Place {
+        stream: names.retry_stream().into(),
+        seq: probe.retry_seq,
+        at_ms: 0,
+    })
 }
 
 /// True if the event was given back unhandled, under another sequence: while a breaker is open, or
@@ -48,18 +57,18 @@ pub(super) async fn fate(
 async fn waits(context: &Context, probe: &Probe) -> Result<bool, AdminError> {
     let Context { broker, names, .. } = context;
     let retry = names.retry_stream();
-    let parked = names.parked_subject(&probe.stage, &retry, probe.retry_seq);
+    let life = life_of(names, probe);
+    let parked = names.parked_subject(&probe.stage, &life);
     if broker.last_on_subject(&retry, &parked).await?.is_some() {
         return Ok(true);
     }
-    let life = format!("{retry}:{}", probe.retry_seq);
     for subject in [names.retry_subject(&probe.stage), names.quarantine_subject(&probe.stage)] {
         let mut from = probe.retry_seq + 1;
         for _ in 0..limits::CANARY_WALK_MAX {
             let Some(message) = broker.next_on_subject(&retry, &subject, from).await? else {
                 break;
             };
-            if get(&message.headers, headers::LIFE) == Some(&life) {
+            if life.may_be(get(&message.headers, headers::LIFE)) {
                 return Ok(true);
             }
             from = message.seq + 1;

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::step_down::StepDown;
 use crate::{
-    broker::{Broker, CommitError},
+    broker::{Broker, CommitError, Mark},
     wire::Names,
 };
 
@@ -18,27 +18,68 @@ use crate::{
 pub(super) type Change = (String, Option<Vec<u8>>);
 
 /// Offsets up to which the inputs were applied.
+///
+/// Each names its message beyond the life of its stream, and the life: one that was made anew is
+/// read from its start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Offsets {
-    /// The sequence of the last message applied, by stream.
-    streams: BTreeMap<String, u64>,
+    /// The last message applied, by stream.
+    #[serde(deserialize_with = "marks")]
+    streams: BTreeMap<String, Mark>,
     /// The worker that wrote them.
     writer: String,
 }
 
 impl Offsets {
+    /// The last message of a stream that is applied.
+    pub(super) fn mark(&self, stream: &str) -> Mark {
+        self.streams.get(stream).copied().unwrap_or_default()
+    }
+
     /// The first sequence of a stream that is not applied yet.
     pub(super) fn next(&self, stream: &str) -> u64 {
-        self.streams.get(stream).map_or(1, |seq| seq + 1)
+        self.mark(stream).seq + 1
     }
 
     /// Notes that a message was applied. The note is durable once it is written.
-    pub(super) fn applied(&mut self, stream: &str, seq: u64) {
-        match self.streams.get_mut(stream) {
-            Some(last) => *last = seq,
-            None => _ = self.streams.insert(stream.to_owned(), seq),
-        }
+    pub(super) fn applied(&mut self, stream: &str, seq: u64, at_ms: u64) {
+        let mark = self.of(stream);
+        (mark.seq, mark.at_ms) = (seq, at_ms);
     }
+
+    /// Notes which life of a stream is read; true if that was not known of what is applied.
+    pub(super) fn opened(&mut self, stream: &str, created_ms: u64) -> bool {
+        let mark = self.of(stream);
+        std::mem::replace(&mut mark.created_ms, created_ms) != created_ms && mark.seq > 0
+    }
+
+    /// Notes that a stream is another one, of which nothing is applied yet.
+    pub(super) fn anew(&mut self, stream: &str, created_ms: u64) {
+        *self.of(stream) = Mark { created_ms, ..Mark::default() };
+    }
+
+    fn of(&mut self, stream: &str) -> &mut Mark {
+        if !self.streams.contains_key(stream) {
+            self.streams.insert(stream.to_owned(), Mark::default());
+        }
+        self.streams.get_mut(stream).expect("it was inserted if it was not there")
+    }
+}
+
+/// Offsets as they are written, or as versions before 2026-11-28 wrote them: sequences alone.
+fn marks<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Mark>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Seq(u64),
+        Mark(Mark),
+    }
+    let written = BTreeMap::<String, Written>::deserialize(from)?;
+    let mark = |written| match written {
+        Written::Seq(seq) => Mark { seq, ..Mark::default() },
+        Written::Mark(mark) => mark,
+    };
+    Ok(written.into_iter().map(|(stream, written)| (stream, mark(written))).collect())
 }
 
 /// Checkpoint of one stage, held by its leader.
@@ -104,5 +145,27 @@ impl Checkpoint {
         );
         self.revision = self.broker.commit(&self.bucket, &fence, self.revision, all).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_name_the_life_of_each_stream_and_those_of_older_versions_are_read() {
+        let old = r#"{"streams":{"shop-failed":7},"writer":"w"}"#;
+        let mut offsets: Offsets = serde_json::from_str(old).unwrap();
+        assert_eq!(offsets.mark("shop-failed"), Mark { seq: 7, ..Mark::default() });
+        assert!(offsets.opened("shop-failed", 5) && !offsets.opened("shop-failed", 5));
+        offsets.applied("shop-failed", 8, 1000);
+        let written = serde_json::to_string(&offsets).unwrap();
+        assert_eq!(
+            written,
+            r#"{"streams":{"shop-failed":{"seq":8,"atMs":1000,"createdMs":5}},"writer":"w"}"#
+        );
+        assert_eq!(serde_json::from_str::<Offsets>(&written).unwrap(), offsets);
+        offsets.anew("shop-failed", 6);
+        assert_eq!((offsets.next("shop-failed"), offsets.next("other")), (1, 1));
     }
 }

@@ -15,12 +15,13 @@ use super::{
     batch,
     batch::{Batch, header_of},
     checkpoint::{Checkpoint, Offsets},
+    restarted::{self, Restart},
     step_down::StepDown,
 };
 use crate::{
-    broker::{AdminError, Broker, PublishError, StoredMessage, unix_ms},
+    broker::{AdminError, Broker, Heard, Mark, PublishError, StoredMessage, unix_ms},
     config::{Pipeline, pipeline::Stage},
-    dead_letter::letter::store,
+    dead_letter::store::store,
     error_chain::chain,
     limits,
     observe::ReduceMetrics,
@@ -53,6 +54,8 @@ struct Term<'a> {
     committing: Option<BoxFuture<'a, Result<Committed, StepDown>>>,
     /// Time before which a due timer is not looked at again.
     ask_after: Instant,
+    /// Streams that were found to be others than before, and are not told of yet.
+    restarts: Vec<Restart>,
 }
 
 /// Commit that was written.
@@ -61,7 +64,7 @@ struct Committed {
     tallies: Vec<Tally>,
 }
 
-type Read = (Arc<str>, Result<StoredMessage, AdminError>);
+type Read = (Arc<str>, Result<Heard, AdminError>);
 
 impl<'a> Leader<'a> {
     pub(super) fn new(
@@ -109,10 +112,12 @@ impl<'a> Leader<'a> {
             publishing: FuturesOrdered::new(),
             committing: None,
             ask_after: Instant::now(),
+            restarts: Vec::new(),
         };
         let reads = Topology::of(self.pipeline).reads(&self.stage.name);
         let streams: Vec<(String, Vec<String>)> =
             reads.into_iter().map(|read| (read.stream, read.filters)).collect();
+        self.look(&mut term, &streams).await?;
         self.hear(&mut term, &streams).await?;
         let mut inputs = self.follow(&streams, &term.offsets);
         self.metrics.leading(true);
@@ -133,7 +138,7 @@ impl<'a> Leader<'a> {
                 Some(first) = inputs.next(), if takes_more => {
                     let (mut next, mut taken) = (Some(first), 0);
                     while let Some(read) = next {
-                        self.apply(&mut term, read);
+                        self.take(&mut term, read);
                         taken += 1;
                         let news = !term.batch.emissions.is_empty()
                             && taken >= limits::EMIT_AFTER_INPUTS;
@@ -143,8 +148,46 @@ impl<'a> Leader<'a> {
                         next = inputs.next().now_or_never().flatten();
                     }
                     self.pass_on(&mut term);
+                    self.tell(&mut term).await;
                 }
             }
+        }
+    }
+
+    /// Looks, before anything is read and any timer fires, whether each stream is still the one
+    /// that the offsets are of. One that is not there is looked at when it is opened.
+    async fn look(
+        &self,
+        term: &mut Term<'a>,
+        streams: &[(String, Vec<String>)],
+    ) -> Result<(), StepDown> {
+        for (stream, _) in streams {
+            let was = term.offsets.mark(stream);
+            match self.broker.same_stream(stream, was).await {
+                Ok((Mark { created_ms, .. }, None)) => term.opened(stream, created_ms),
+                Ok((Mark { created_ms, .. }, Some(why))) => {
+                    self.restart(term, Restart { stream: stream.clone(), was, created_ms, why });
+                }
+                Err(AdminError::NoStream { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.tell(term).await;
+        Ok(())
+    }
+
+    /// Reads a stream that is another one than before from its start.
+    fn restart(&self, term: &mut Term<'_>, restart: Restart) {
+        term.offsets.anew(&restart.stream, restart.created_ms);
+        term.batch.begin();
+        self.metrics.restarted();
+        term.restarts.push(restart);
+    }
+
+    /// Tells of streams that are read from their start.
+    async fn tell(&self, term: &mut Term<'_>) {
+        for restart in term.restarts.drain(..) {
+            restarted::tell(self.broker, &self.names, &self.stage.name, &restart).await;
         }
     }
 
@@ -160,7 +203,7 @@ impl<'a> Leader<'a> {
             let said = self.broker.stored(stream, filters, term.offsets.next(stream));
             let mut said = std::pin::pin!(said);
             while let Some(message) = said.try_next().await? {
-                self.apply(term, (name.clone(), Ok(message)));
+                self.apply(term, &name, message);
                 if term.is_full() {
                     self.commit(term).await?;
                 }
@@ -178,31 +221,38 @@ impl<'a> Leader<'a> {
     ) -> BoxStream<'static, Read> {
         let follow = |(stream, filters): &(String, Vec<String>)| {
             let name: Arc<str> = stream.as_str().into();
-            let messages = self.broker.follow(stream, filters, offsets.next(stream));
-            messages.map(move |message| (name.clone(), message)).boxed()
+            let heard = self.broker.follow_lives(stream, filters, offsets.mark(stream));
+            heard.map(move |heard| (name.clone(), heard)).boxed()
         };
         stream::select_all(streams.iter().map(follow)).boxed()
     }
 
-    /// Applies one message. A rejected one becomes a dead letter before the next commit.
-    fn apply(&self, term: &mut Term<'_>, (stream, read): Read) {
-        let message = match read {
-            Ok(message) => message,
+    /// Takes in what was read of a stream.
+    fn take(&self, term: &mut Term<'_>, (stream, read): Read) {
+        match read {
+            Ok(Heard::Message(message)) => self.apply(term, &stream, message),
+            Ok(Heard::Same { created_ms }) => term.opened(&stream, created_ms),
+            Ok(Heard::Anew { was, created_ms, why }) => {
+                self.restart(term, Restart { stream: stream.to_string(), was, created_ms, why });
+            }
             Err(error) => {
                 tracing::warn!(
                     stage = %self.stage.name,
                     error = chain(&error),
                     "reading is interrupted"
                 );
-                return;
             }
-        };
+        }
+    }
+
+    /// Applies one message. A rejected one becomes a dead letter before the next commit.
+    fn apply(&self, term: &mut Term<'_>, stream: &str, message: StoredMessage) {
         let header = |name| header_of(&message.headers, name);
         let input = Input {
-            stream: &stream,
+            stream,
             seq: message.seq,
             subject: &message.subject,
-            key: if *stream == *self.state_stream {
+            key: if *stream == self.state_stream {
                 self.names.state_key(&message.subject)
             } else {
                 None
@@ -212,7 +262,7 @@ impl<'a> Leader<'a> {
             envelope: self
                 .sources
                 .iter()
-                .find(|(source, _)| *source == *stream)
+                .find(|(source, _)| source == stream)
                 .map(|(_, envelope)| *envelope),
             headers: HeaderLookup::new(&header),
             body: &message.body,
@@ -221,7 +271,7 @@ impl<'a> Leader<'a> {
             let (stage, stream_seq) = (&self.stage.name, message.seq);
             tracing::warn!(
                 %stage,
-                %stream,
+                stream,
                 stream_seq,
                 error = %headers::clean(&failure.to_string()),
                 "rejected"
@@ -230,7 +280,7 @@ impl<'a> Leader<'a> {
             term.batch.dead_letters.push(batch::reject(
                 self.pipeline,
                 self.stage,
-                &stream,
+                stream,
                 &message,
                 &failure,
                 now,
@@ -238,7 +288,7 @@ impl<'a> Leader<'a> {
             self.metrics.rejected();
         }
         self.metrics.applied(1);
-        term.offsets.applied(&stream, message.seq);
+        term.offsets.applied(stream, message.seq, unix_ms(message.stored_at));
         term.batch.inputs += 1;
         term.batch.begin();
     }
@@ -312,17 +362,18 @@ impl<'a> Leader<'a> {
         let (mut publishing, offsets) =
             (std::mem::take(&mut term.publishing), term.offsets.clone());
         let (changes, tallies) = (term.reduce.take_dirty(), term.reduce.tallies());
-        let broker = self.broker;
+        let (broker, names) = (self.broker, self.names.clone());
         let commit = async move {
             tokio::task::unconstrained(async {
                 while publishing.try_next().await?.is_some() {}
                 Ok::<_, PublishError>(())
             })
             .await?;
+            let names = &names;
             let letters = batch
                 .dead_letters
                 .into_iter()
-                .map(async |letter| store(broker, letter).await.map(|_| ()));
+                .map(async move |letter| store(broker, names, letter).await.map(|_| ()));
             stream::iter(letters)
                 .buffered(limits::EMISSIONS_IN_FLIGHT_MAX)
                 .try_collect::<()>()
@@ -359,6 +410,13 @@ impl<'a> Leader<'a> {
 }
 
 impl Term<'_> {
+    /// Notes which life of a stream is read.
+    fn opened(&mut self, stream: &str, created_ms: u64) {
+        if self.offsets.opened(stream, created_ms) {
+            self.batch.begin();
+        }
+    }
+
     /// True if one more step might not fit the next commit.
     fn is_full(&self) -> bool {
         self.batch.is_full(self.reduce.dirty_len())

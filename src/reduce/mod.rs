@@ -11,11 +11,13 @@
 //! - `lead`: loop of the worker that leads
 //! - `batch`: inputs applied since the last commit, and outputs to publish before the next
 //! - `checkpoint`: offsets and state as one write
+//! - `restarted`: what is told of a stream that is another one than before
 //! - `step_down`: reasons why a leader stops
 
 mod batch;
 mod checkpoint;
 mod lead;
+mod restarted;
 pub mod run;
 mod step_down;
 

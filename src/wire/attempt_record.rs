@@ -2,17 +2,21 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::TryStreamExt as _;
 use millstream_stages::{Event, Failure, headers};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
     origin::Origin,
+    place::Place,
     rfc3339::{parse_rfc3339, rfc3339},
     subjects::Names,
 };
 use crate::{
-    broker::{AdminError, Broker, Expects, Headers, Outgoing, StoredMessage, get, header, set},
+    broker::{
+        AdminError, Broker, Expects, Headers, Outgoing, Scan, StoredMessage, get, header, set,
+    },
     limits,
 };
 
@@ -27,8 +31,7 @@ pub struct AttemptReport<'a> {
     pub outcome: &'a str,
     /// Wait until the event comes back, from now; `None` where it does not.
     pub wait: Option<Duration>,
-    /// Delivery: `<stream>:<seq>:<deliveries>`. (Deferred attempts repeat their number, this does
-    /// not.)
+    /// Delivery: `<place>:<deliveries>`. (Deferred attempts repeat their number, this does not.)
     pub delivery_id: &'a str,
     /// Number of the attempt.
     pub attempt: u32,
@@ -74,8 +77,8 @@ impl<'a> From<&'a Event> for Who<'a> {
 
 impl AttemptReport<'_> {
     /// Returns the error event. Its id names the delivery: a publish that is repeated because its
-    /// answer was lost is dropped by the server. Its subject names the life, so that the last of it
-    /// is found by one request.
+    /// answer was lost is dropped by the server. Its subject is one of few, by the source;
+    /// its headers name source and life.
     pub fn message(&self, names: &Names) -> Outgoing {
         let body = json!({
             "errorCode": self.failure.class,
@@ -105,14 +108,12 @@ impl AttemptReport<'_> {
             set(&mut all, headers::FIRST_FAILED_AT, rfc3339(at).as_str());
         }
         self.origin.write_source(&mut all);
+        set(&mut all, headers::LIFE, self.origin.life.to_string().as_str());
         if let Some(traceparent) = self.traceparent {
             set(&mut all, headers::TRACEPARENT, header(traceparent));
         }
-        let (class, Origin { source, life, .. }) =
-            (headers::clean(&self.failure.class), self.origin);
-        let subject = names.failed_subject(self.stage, &class, source.parts(), life.parts());
         Outgoing {
-            subject,
+            subject: names.failed_subject(self.stage, &self.origin.source),
             headers: all,
             body: body.to_string().into(),
             expects: Expects::Anything,
@@ -124,7 +125,7 @@ impl AttemptReport<'_> {
 /// Error event that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttemptRecord {
-    /// Delivery: `<stream>:<seq>:<deliveries>:<stage>`.
+    /// Delivery: `<place>:<deliveries>:<stage>`.
     pub delivery: String,
     /// Attempts the event had spent then.
     pub spent: Spent,
@@ -155,6 +156,9 @@ struct Metadata {
 impl AttemptRecord {
     /// Last error event of one life of an event at any of these stages; `None` if there is none.
     ///
+    /// Those that were stored before `since`, the time of the message that failed, are not looked
+    /// for: what parked the message wrote on it how many attempts there were.
+    ///
     /// # Errors
     /// [`AdminError::Read`].
     pub async fn last(
@@ -162,14 +166,59 @@ impl AttemptRecord {
         names: &Names,
         stages: &[&str],
         origin: &Origin,
+        since: SystemTime,
     ) -> Result<Option<Self>, AdminError> {
-        let mut last: Option<StoredMessage> = None;
+        let (stream, mut last) = (names.failed_stream(), None);
         for stage in stages {
-            let filter = names.failed_in_life(stage, origin.source.parts(), origin.life.parts());
-            let found = broker.last_on_subject(&names.failed_stream(), &filter).await?;
-            last = [last, found].into_iter().flatten().max_by_key(|message| message.seq);
+            let subject = names.failed_subject(stage, &origin.source);
+            let found = last_of_life(broker, &stream, &subject, &origin.life, since).await?;
+            last = later(last, found);
+        }
+        if last.is_none() {
+            for stage in stages {
+                let old = names.failed_before(Some(stage), &origin.source, Some(&origin.life));
+                let found = broker.last_on_subject(&stream, &old).await?;
+                // Another life of a stream may have had this sequence.
+                last = later(last, found.filter(|record| record.stored_at >= since));
+            }
         }
         Ok(last.as_ref().map(Self::of))
+    }
+
+    /// First error event of one life of an event at `stage` that is stored after the sequence
+    /// `after`; `None` if there is none, or none among the first [`limits::RECORD_SCAN_MAX`].
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub async fn first_after(
+        broker: &Broker,
+        names: &Names,
+        stage: &str,
+        origin: (&Place, &Place),
+        after: u64,
+    ) -> Result<Option<StoredMessage>, AdminError> {
+        let ((source, life), stream, mut from) = (origin, names.failed_stream(), after + 1);
+        let subject = names.failed_subject(stage, source);
+        for _ in 0..limits::RECORD_SCAN_MAX {
+            let Some(record) = broker.next_on_subject(&stream, &subject, from).await? else {
+                break;
+            };
+            if life.may_be(get(&record.headers, headers::LIFE)) {
+                return Ok(Some(record));
+            }
+            from = record.seq + 1;
+        }
+        // A worker of an older version may have run it.
+        let old = names.failed_before(Some(stage), source, None);
+        broker.next_on_subject(&stream, &old, after + 1).await
+    }
+
+    /// Number of deliveries by then, and the stage, of a record of the message at `place`; `None`
+    /// if it is another message's.
+    pub fn delivery_of(&self, place: &Place) -> Option<&str> {
+        let rest = |place: &Place| self.delivery.strip_prefix(&format!("{place}:"));
+        // As older versions wrote it.
+        rest(place).or_else(|| rest(&place.without_time()))
     }
 
     fn of(message: &StoredMessage) -> Self {
@@ -194,6 +243,63 @@ impl AttemptRecord {
     pub fn comes_back(&self) -> bool {
         self.outcome == "park" || self.outcome == "defer"
     }
+}
+
+/// Last record of a life on a subject that it shares with others, stored since this time.
+///
+/// Mostly it is the last on the subject. If not, what is there since is gone through: by single
+/// reads, and where it is much, by its headers.
+async fn last_of_life(
+    broker: &Broker,
+    stream: &str,
+    subject: &str,
+    life: &Place,
+    since: SystemTime,
+) -> Result<Option<StoredMessage>, AdminError> {
+    let life = life.to_string();
+    let is_ours =
+        |record: &StoredMessage| get(&record.headers, headers::LIFE) == Some(life.as_str());
+    let Some(last) = broker.last_on_subject(stream, subject).await? else { return Ok(None) };
+    if is_ours(&last) {
+        return Ok(Some(last));
+    }
+    // The stream of the message may have another leader, with another clock.
+    let since = since.checked_sub(limits::CLOCKS_APART_MAX).unwrap_or(SystemTime::UNIX_EPOCH);
+    let (mut found, mut from) = (None, 0);
+    for _ in 0..limits::RECORD_WALK_MAX {
+        let next = match from {
+            0 => broker.next_since(stream, subject, since).await?,
+            _ => broker.next_on_subject(stream, subject, from).await?,
+        };
+        let Some(record) = next.filter(|record| record.seq < last.seq) else { return Ok(found) };
+        from = record.seq + 1;
+        found = Some(record).filter(is_ours).or(found);
+    }
+    let scan = Scan {
+        filter: subject.to_owned(),
+        from_seq: from,
+        to_seq: Some(last.seq),
+        headers_only: true,
+        ..Scan::default()
+    };
+    let (mut records, mut looks) = (Box::pin(broker.scan_some(stream, scan)), 0);
+    let mut later = None;
+    while let Some(record) = records.try_next().await? {
+        later = Some(record.seq).filter(|_| is_ours(&record)).or(later);
+        looks += 1;
+        if looks >= limits::RECORD_SCAN_MAX {
+            break;
+        }
+    }
+    Ok(match later {
+        Some(seq) => broker.message(stream, seq).await?.or(found),
+        None => found,
+    })
+}
+
+/// The one that was stored last.
+fn later(one: Option<StoredMessage>, other: Option<StoredMessage>) -> Option<StoredMessage> {
+    [one, other].into_iter().flatten().max_by_key(|record| record.seq)
 }
 
 /// Start of a text, at most `bytes_max` bytes of it, as it is: a JSON string may hold any

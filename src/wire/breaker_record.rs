@@ -76,7 +76,11 @@ impl BreakerRecord {
             severity: Severity::High,
             message: format!("the circuit breaker is open: {}", self.reason),
             stage,
-            id: format!("breaker.{stage}.{revision}"),
+            // Revisions begin at 1 again in a bucket that was made anew.
+            id: format!(
+                "breaker.{stage}.{revision}.{}",
+                self.opened_at.as_deref().unwrap_or_default()
+            ),
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`subjects`]: the name of every stream, subject, consumer and key of a pipeline
 //! - [`identity`]: an event's id, type, version and tenant as headers
+//! - [`place`]: name of a message, beyond the life of its stream
 //! - [`origin`]: source of an event, and its life at a stage
 //! - [`attempt_record`]: error event of a failed attempt
 //! - [`breaker_record`]: state of one circuit breaker, shared by the fleet
@@ -15,6 +16,7 @@ pub mod breaker_record;
 pub mod finding;
 pub mod identity;
 pub mod origin;
+pub mod place;
 pub mod rfc3339;
 pub mod subject_pattern;
 pub mod subjects;
@@ -22,7 +24,8 @@ pub mod trace_context;
 
 pub use finding::Finding;
 pub use identity::write_identity;
-pub use origin::{Origin, Place};
+pub use origin::Origin;
+pub use place::Place;
 pub use rfc3339::{parse_rfc3339, rfc3339};
 pub use subjects::Names;
 pub use trace_context::TraceContext;

@@ -1,10 +1,10 @@
 //! Origin: the source of an event, and its current life at its stage.
 
-use std::{sync::Arc, time::SystemTime};
+use std::time::SystemTime;
 
 use millstream_stages::headers;
 
-use super::rfc3339::parse_rfc3339;
+use super::{place::Place, rfc3339::parse_rfc3339};
 use crate::broker::{Headers, header, set};
 
 /// Origin of an event: its source, and its current life at its stage.
@@ -12,14 +12,14 @@ use crate::broker::{Headers, header, set};
 /// Parking an event and a redrive publish it again, so that its place in a stream changes. The
 /// *source* stays what it was first stored as. The *life* names one run through the attempts at one
 /// stage: parking keeps it, so that whoever gives up on the event writes the same dead letter; a
-/// redrive begins a new one.
+/// redrive begins a new one, which is named by the letter that it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// Stream and sequence the event was first stored as.
+    /// Message the event was first stored as.
     pub source: Place,
     /// Subject it was first stored under.
     pub source_subject: String,
-    /// Stream and sequence this life began as.
+    /// Message this life began as: the first that the stage was given, or the letter of a redrive.
     pub life: Place,
     /// Attempts that this life spent before it was last stored.
     pub attempts_spent: u32,
@@ -31,19 +31,9 @@ pub struct Origin {
     pub queued_at: Option<SystemTime>,
 }
 
-/// Place of a message: `<stream>:<seq>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// Name of the stream.
-    pub stream: Arc<str>,
-    /// Sequence in the stream.
-    pub seq: u64,
-}
-
 impl Origin {
     /// Origin of a message that someone published to us.
-    pub fn first(stream: impl Into<Arc<str>>, seq: u64, subject: &str) -> Self {
-        let place = Place { stream: stream.into(), seq };
+    pub fn first(place: Place, subject: &str) -> Self {
         Self {
             source: place.clone(),
             source_subject: subject.to_owned(),
@@ -56,23 +46,28 @@ impl Origin {
     }
 
     /// Origin of a message that Millstream published, by its headers.
+    ///
+    /// Only what waits in the retry stream, which says since when, goes on with the life that its
+    /// headers name. On an error event and on a letter that is the life of the event that failed: a
+    /// stage that is given them begins a new one.
     pub fn read<'a>(
-        stream: impl Into<Arc<str>>,
-        seq: u64,
+        place: Place,
         subject: &str,
         header: impl Fn(&'static str) -> Option<&'a str>,
     ) -> Self {
-        let first = Self::first(stream, seq, subject);
+        let first = Self::first(place, subject);
         let number = |name| header(name).and_then(|text| text.parse().ok()).unwrap_or(0);
+        let queued_at = header(headers::QUEUED_AT).and_then(parse_rfc3339);
+        let life = header(headers::LIFE).filter(|_| queued_at.is_some());
         Self {
             source: header(headers::SOURCE).and_then(Place::parse).unwrap_or(first.source),
             source_subject: header(headers::SOURCE_SUBJECT)
                 .map_or(first.source_subject, ToOwned::to_owned),
-            life: header(headers::LIFE).and_then(Place::parse).unwrap_or(first.life),
+            life: life.and_then(Place::parse).unwrap_or(first.life),
             attempts_spent: number(headers::ATTEMPTS),
             redrives: number(headers::REDRIVES),
             first_failed_at: header(headers::FIRST_FAILED_AT).and_then(parse_rfc3339),
-            queued_at: header(headers::QUEUED_AT).and_then(parse_rfc3339),
+            queued_at,
         }
     }
 
@@ -86,47 +81,37 @@ impl Origin {
     }
 }
 
-impl Place {
-    /// Stream and sequence, as [`Names`](super::Names) takes them.
-    pub fn parts(&self) -> (&str, u64) {
-        (&self.stream, self.seq)
-    }
-
-    /// Reads `<stream>:<seq>`; `None` for any other text.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (stream, seq) = text.rsplit_once(':')?;
-        Some(Self { stream: stream.into(), seq: seq.parse().ok()? })
-    }
-}
-
-impl std::fmt::Display for Place {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.stream, self.seq)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn place(text: &str) -> Place {
+        Place::parse(text).unwrap()
+    }
+
     #[test]
-    fn parking_keeps_the_life_and_a_redrive_begins_a_new_one() {
+    fn parking_keeps_the_life_and_a_redrive_or_an_error_event_begins_a_new_one() {
         let parked = |name| match name {
-            headers::SOURCE => Some("shop-in-events:7"),
-            headers::LIFE => Some("shop-out-validate:9"),
+            headers::SOURCE => Some("shop-in-events:7@1000"),
+            headers::LIFE => Some("shop-out-validate:9@2000"),
+            headers::QUEUED_AT => Some("2026-11-28T00:00:00.000Z"),
             headers::ATTEMPTS => Some("3"),
             _ => None,
         };
-        let origin = Origin::read("shop-retry", 70, "shop.retry.orders", parked);
+        let origin = Origin::read(place("shop-retry:70@3000"), "shop.retry.orders", parked);
         assert_eq!(
             (origin.source.to_string(), origin.life.to_string()),
-            ("shop-in-events:7".into(), "shop-out-validate:9".into())
+            ("shop-in-events:7@1000".into(), "shop-out-validate:9@2000".into())
         );
         assert_eq!(origin.attempts_spent, 3);
 
+        let report = |name| parked(name).filter(|_| name != headers::QUEUED_AT);
+        let origin = Origin::read(place("shop-failed:5@4000"), "shop.failed.orders.0a3", report);
+        assert_eq!(origin.life.to_string(), "shop-failed:5@4000", "not that of what failed");
+
         let redriven = |name| (name == headers::SOURCE).then_some("shop-in-events:7");
         assert_eq!(
-            Origin::read("shop-retry", 71, "shop.retry.orders", redriven).life.to_string(),
+            Origin::read(place("shop-retry:71"), "shop.retry.orders", redriven).life.to_string(),
             "shop-retry:71"
         );
     }

@@ -4,6 +4,9 @@
 
 use std::fmt::Write as _;
 
+use super::place::Place;
+use crate::limits;
+
 /// Names of one pipeline's objects in NATS.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Names {
@@ -47,27 +50,31 @@ impl Names {
         format!("{}-failed", self.pipeline)
     }
 
-    /// Subject of a failed attempt of the event that was first stored as `source`, in this life of
-    /// it at the stage.
-    pub fn failed_subject(
+    /// Subject of the failed attempts, at `stage`, of the event that was first stored as `source`,
+    /// and of others that share it: [`limits::FAILED_BUCKETS`] hold them all. The headers tell them
+    /// apart.
+    pub fn failed_subject(&self, stage: &str, source: &Place) -> String {
+        format!("{}.failed.{stage}.{:03x}", self.pipeline, bucket(source))
+    }
+
+    /// Subject filter for the failed attempts of an event, and of those that share its subjects, at
+    /// whatever stage: see [`Self::failed_subject`].
+    pub fn failed_anywhere(&self, source: &Place) -> String {
+        self.failed_subject("*", source)
+    }
+
+    /// Subject filter for the failed attempts of an event at `stage`, or at all, as versions before
+    /// 2026-11-28 stored them: in the life of the event that is given, or in every.
+    pub fn failed_before(
         &self,
-        stage: &str,
-        class: &str,
-        source: (&str, u64),
-        life: (&str, u64),
+        stage: Option<&str>,
+        source: &Place,
+        life: Option<&Place>,
     ) -> String {
-        format!("{}.failed.{stage}.{}.{}", self.pipeline, token(class), lived(source, life))
-    }
-
-    /// Subject filter for the failed attempts of one life of an event at a stage.
-    pub fn failed_in_life(&self, stage: &str, source: (&str, u64), life: (&str, u64)) -> String {
-        format!("{}.failed.{stage}.*.{}", self.pipeline, lived(source, life))
-    }
-
-    /// Subject filter for the failed attempts, at `stage` or at all, of the event that was first
-    /// stored as `stream` and `seq`, in all of its lives.
-    pub fn failed_of(&self, stage: Option<&str>, stream: &str, seq: u64) -> String {
-        format!("{}.failed.{}.*.{}.{seq}.*", self.pipeline, stage.unwrap_or("*"), token(stream))
+        let life = life
+            .map_or_else(|| "*".to_owned(), |life| format!("{}-{}", token(&life.stream), life.seq));
+        let (stage, stream) = (stage.unwrap_or("*"), token(&source.stream));
+        format!("{}.failed.{stage}.*.{stream}.{}.{life}", self.pipeline, source.seq)
     }
 
     /// Subject filter for every failed attempt at `stage`.
@@ -107,9 +114,14 @@ impl Names {
         format!("{}-dlq", self.pipeline)
     }
 
-    /// Subject, the only one, of the dead letter of one message at one stage.
-    pub fn dlq_subject(&self, stage: &str, stream: &str, seq: u64) -> String {
-        format!("{}.dlq.{stage}.{}.{seq}", self.pipeline, token(stream))
+    /// Subject, the only one, of the dead letter of one life of an event at one stage.
+    pub fn dlq_subject(&self, stage: &str, life: &Place) -> String {
+        format!("{}.dlq.{stage}.{}.{}", self.pipeline, token(&life.stream), life.token())
+    }
+
+    /// Further subject of a letter, where another message claimed its own.
+    pub fn dlq_beyond(letter_subject: &str, suffix: &str) -> String {
+        format!("{letter_subject}-{suffix}")
     }
 
     /// Subject filter for the dead letters of `stage`, or of all.
@@ -168,8 +180,8 @@ impl Names {
     }
 
     /// Subject of the schedule that holds a parked event; one per life of an event at a stage.
-    pub fn parked_subject(&self, stage: &str, stream: &str, seq: u64) -> String {
-        format!("{}.parked.{stage}-{}-{seq}", self.pipeline, token(stream))
+    pub fn parked_subject(&self, stage: &str, life: &Place) -> String {
+        format!("{}.parked.{stage}-{}-{}", self.pipeline, token(&life.stream), life.token())
     }
 
     /// Stream of the server's advisories that it gave up on a message.
@@ -259,9 +271,13 @@ impl Names {
     }
 }
 
-/// Subject tokens of a source and a life: `<stream>.<seq>.<life stream>-<life seq>`.
-fn lived(source: (&str, u64), life: (&str, u64)) -> String {
-    format!("{}.{}.{}-{}", token(source.0), source.1, token(life.0), life.1)
+/// Bucket of a source: stable, since messages of older versions are found by it (FNV-1a, 64 bits).
+fn bucket(source: &Place) -> u64 {
+    let hash = source.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The low bits of this hash are the weaker ones.
+    (hash ^ (hash >> 32)) % limits::FAILED_BUCKETS
 }
 
 /// Subject token of an outside text: what NATS gives a meaning is percent-encoded.
@@ -306,6 +322,36 @@ mod tests {
         assert_eq!(tokens("order..created"), "order.%.created");
         assert_eq!(Names::new("shop").stage_of_consumer("shop-orders"), Some("orders"));
         assert_eq!(Names::new("shop").stage_of_consumer("shopping-orders"), None);
+    }
+
+    #[test]
+    fn a_letter_and_a_parked_event_have_a_subject_for_each_life_and_error_events_share_some() {
+        let names = Names::new("shop");
+        let [old, one, two] = ["shop-out-a:7", "shop-out-a:7@1000", "shop-out-a:7@2000"]
+            .map(|text| Place::parse(text).unwrap());
+        assert_eq!(names.dlq_subject("work", &old), "shop.dlq.work.shop-out-a.7");
+        assert_eq!(names.dlq_subject("work", &one), "shop.dlq.work.shop-out-a.7-1000");
+        assert_eq!(names.parked_subject("work", &two), "shop.parked.work-shop-out-a-7-2000");
+        let further = Names::dlq_beyond(&names.dlq_subject("work", &one), "0a");
+        assert!(names.is_dlq(&names.dlq_subject("work", &one)) && names.is_dlq(&further));
+        // Stable: a change would hide what is stored.
+        assert_eq!(names.failed_subject("work", &one), "shop.failed.work.e44");
+        assert_eq!(
+            names.failed_before(Some("work"), &one, Some(&two)),
+            "shop.failed.work.*.shop-out-a.7.shop-out-a-7"
+        );
+        assert_eq!(names.failed_before(None, &one, None), "shop.failed.*.*.shop-out-a.7.*");
+    }
+
+    #[test]
+    fn sources_spread_over_all_buckets() {
+        let mut counts = vec![0_u32; usize::try_from(limits::FAILED_BUCKETS).unwrap()];
+        for n in 0..limits::FAILED_BUCKETS * 16 {
+            let source = Place { stream: "shop-in-events".into(), seq: n, at_ms: 1_000 + n / 7 };
+            counts[usize::try_from(bucket(&source)).unwrap()] += 1;
+        }
+        let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+        assert!(*least > 0 && *most < 16 * 4, "between {least} and {most} of 16");
     }
 
     proptest! {

@@ -22,7 +22,7 @@ pub struct Carrier<'a> {
     pub subject: &'a str,
     /// `Nats-Msg-Id`, where it has one; the id of a raw event and of an error report.
     pub message_id: Option<&'a str>,
-    /// Id where there is no `Nats-Msg-Id`: `<stream>:<seq>`.
+    /// Id where there is no `Nats-Msg-Id`: `<stream>:<seq>@<ms>`.
     pub fallback_id: &'a str,
 }
 

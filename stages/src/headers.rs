@@ -16,7 +16,7 @@ pub const ENVELOPE: &str = "Millstream-Envelope";
 pub const TRACE_ID: &str = "Millstream-Trace-Id";
 /// W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
-/// Message the event was first stored as: `<stream>:<seq>`.
+/// Message the event was first stored as: `<stream>:<seq>@<ms>`, with the time of the store.
 pub const SOURCE: &str = "Millstream-Source";
 /// Subject the event was first stored under.
 pub const SOURCE_SUBJECT: &str = "Millstream-Source-Subject";
@@ -46,8 +46,8 @@ pub const CONFIG: &str = "Millstream-Config";
 pub const BODY: &str = "Millstream-Body";
 /// Bytes of a payload that is kept apart.
 pub const BODY_BYTES: &str = "Millstream-Body-Bytes";
-/// Inner: life of the event at its stage, `<stream>:<seq>`. Parking keeps it, a redrive begins a
-/// new one.
+/// Inner: life of the event at its stage, `<stream>:<seq>@<ms>`. Parking keeps it, a redrive begins
+/// a new one. On error events and letters: the life that failed.
 pub const LIFE: &str = "Millstream-Life";
 /// Outcome of a failed attempt, on its error event: `retry`, `park`, `defer`, or the reason of the
 /// dead letter.

@@ -188,6 +188,11 @@ impl<'a> Input<'a> {
         self.headers.get(headers::EVENT_ID).filter(|_| self.envelope.is_none())
     }
 
+    /// Name of the message beyond the life of its stream: `<stream>:<seq>@<ms>`.
+    pub fn place(&self) -> String {
+        format!("{}:{}@{}", self.stream, self.seq, self.at_ms)
+    }
+
     /// The event: from the headers that Millstream wrote, else from the payload in its envelope.
     ///
     /// # Errors
@@ -208,7 +213,7 @@ impl<'a> Input<'a> {
         let carrier = Carrier {
             subject: self.subject,
             message_id: header(headers::MSG_ID),
-            fallback_id: &format!("{}:{}", self.stream, self.seq),
+            fallback_id: &self.place(),
         };
         envelope::decode(envelope, self.body.clone(), &carrier)
     }
@@ -265,7 +270,7 @@ impl Emission {
 
     /// An input's event, passed on unchanged with its identity, origin and trace.
     pub fn pass(input: &Input<'_>, event: Event) -> Self {
-        let place = format!("{}:{}", input.stream, input.seq);
+        let place = input.place();
         let ours = |name| input.headers.get(name).filter(|_| input.envelope.is_none());
         let mut all = vec![
             (headers::EVENT_ID, event.id),

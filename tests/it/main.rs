@@ -14,6 +14,7 @@ mod dlq;
 mod faults;
 mod flow;
 mod handlers;
+mod incarnation;
 mod jobs;
 mod observe;
 mod reaper;

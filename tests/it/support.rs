@@ -21,7 +21,7 @@ use millstream::{
     dead_letter::LetterRecord,
     handlers::{HandlerContext, Registry},
     topology::{self, Topology},
-    wire::Names,
+    wire::{Names, Place},
     worker::{Options, Worker},
 };
 use serde_json::{Value, json};
@@ -220,6 +220,12 @@ impl Mill {
         (LetterRecord::of(&letter), letter)
     }
 
+    /// Place of a stored message.
+    pub(crate) async fn place(&self, stream: &str, seq: u64) -> Place {
+        let message = self.broker.message(stream, seq).await.unwrap().unwrap();
+        Place::new(stream, seq, message.stored_at)
+    }
+
     /// Waits until the consumers of a stage have nothing to deliver and nothing in flight.
     pub(crate) async fn idle(&self, stage: &str) {
         for feed in Topology::of(&self.pipeline).feeds(stage) {
@@ -240,6 +246,22 @@ pub(crate) async fn scanned(broker: &Broker, stream: &str) -> Vec<StoredMessage>
 /// An event in the domain envelope.
 pub(crate) fn domain(id: &str, event_type: &str, data: Value) -> String {
     json!({ "eventId": id, "eventType": event_type, "eventData": data }).to_string()
+}
+
+/// Text without the times in the names of messages: `@` or `-` and thirteen digits.
+pub(crate) fn timeless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['@', '-']) {
+        let after = &rest[at + 1..];
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        out.push_str(&rest[..at]);
+        if digits != 13 {
+            out.push_str(&rest[at..=at]);
+        }
+        rest = if digits == 13 { &after[13..] } else { after };
+    }
+    out + rest
 }
 
 /// Asks until there is an answer, and returns it; fails at the deadline.

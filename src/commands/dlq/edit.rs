@@ -75,7 +75,10 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     let letter = super::letter(broker, names, args.letter).await?;
     let record = LetterRecord::of(&letter);
     let source = match Place::parse(&record.source) {
-        Some(Place { stream, seq }) => broker.message(&stream, seq).await.ok().flatten(),
+        Some(place) => {
+            let found = broker.message(&place.stream, place.seq).await.ok().flatten();
+            found.filter(|message| place.is(message))
+        }
         None => None,
     };
     let payload = stored::payload(broker, names, &letter).await?;

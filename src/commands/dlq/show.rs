@@ -101,15 +101,16 @@ async fn know(dlq: &Dlq, seq: u64) -> anyhow::Result<Known> {
 }
 
 async fn source(dlq: &Dlq, record: &LetterRecord) -> Source {
-    let Some(Place { stream, seq }) = Place::parse(&record.source) else { return Source::Gone };
-    match dlq.letters.broker.stream_state(&stream).await {
+    let Some(place) = Place::parse(&record.source) else { return Source::Gone };
+    match dlq.letters.broker.stream_state(&place.stream).await {
         Ok(_) => {}
         Err(AdminError::NoStream { .. }) => return Source::Gone,
         Err(error) => return Source::Unknown(error),
     }
-    match dlq.letters.broker.message(&stream, seq).await {
-        Ok(Some(message)) => Source::Stored(message),
-        Ok(None) => Source::Gone,
+    match dlq.letters.broker.message(&place.stream, place.seq).await {
+        Ok(Some(message)) if place.is(&message) => Source::Stored(message),
+        // There is none, or one of another life of the stream.
+        Ok(_) => Source::Gone,
         Err(error) => Source::Unknown(error),
     }
 }

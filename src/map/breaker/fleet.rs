@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Breaker;
 use crate::{
-    broker::{Broker, CommitError},
+    broker::{Broker, CommitError, KvHeard},
     config::Pipeline,
     limits,
     observe::Metrics,
@@ -84,7 +84,9 @@ impl Breakers {
         let mut changes = std::pin::pin!(self.broker.kv_follow(&self.bucket, &prefix));
         loop {
             match changes.try_next().await {
-                Ok(Some(change)) => {
+                // What was known of it is of another bucket, whose revisions mean nothing here.
+                Ok(Some(KvHeard::Anew)) => self.of.values().for_each(|breaker| breaker.no_key()),
+                Ok(Some(KvHeard::Change(change))) => {
                     let stage = change.key.strip_prefix(&prefix).unwrap_or_default();
                     if let Some(breaker) = self.of.get(stage) {
                         breaker.seen(

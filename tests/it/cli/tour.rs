@@ -150,7 +150,8 @@ async fn from_plan_to_redrive() {
     let shown = ["redrive", "edit"].iter().fold(shown, |shown, next| {
         shown.replace(&format!("{next} {of_c}\n"), &format!("{next} N\n"))
     });
-    let shown: String = shown.lines().map(|line| shell.stable(line) + "\n").collect();
+    let shown: String =
+        shown.lines().map(|line| crate::support::timeless(&shell.stable(line)) + "\n").collect();
     expect![[r#"
         letter N: rejected at stage "work" after 1 attempt
           error        HandlerError: jq: too  [31mmuch

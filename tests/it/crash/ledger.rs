@@ -119,7 +119,7 @@ async fn under_way(broker: &Broker, pipeline: &Pipeline) -> Result<Vec<String>, 
         let offsets: Value =
             offsets.map(|(value, _)| serde_json::from_slice(&value).unwrap()).unwrap_or_default();
         for read in topology.reads(&stage.name) {
-            let applied = offsets["streams"][&read.stream].as_u64().unwrap_or(0);
+            let applied = offsets["streams"][&read.stream]["seq"].as_u64().unwrap_or(0);
             // Not up to the stream's last message: that may be none of the stage's, as a key of the
             // state bucket is.
             let everything = [">".to_owned()];

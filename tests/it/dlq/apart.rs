@@ -30,9 +30,13 @@ async fn a_payload_that_is_kept_apart_is_shown_selected_edited_and_dropped_with_
     let large = payload(1, (1 << 20) - 1000);
     let identity = [(headers::EVENT_ID, "e-7"), (headers::EVENT_TYPE, "order.created")];
     assert!(
-        millstream::dead_letter::letter::store(&mill.broker, letter(7, &identity, &large))
-            .await
-            .unwrap()
+        millstream::dead_letter::store::store(
+            &mill.broker,
+            &mill.names,
+            letter(7, &identity, &large)
+        )
+        .await
+        .unwrap()
     );
     publish(&mill, [letter(8, &identity, "{\"n\":9}")]).await;
     assert_eq!(kept_apart(&mill).await, [(".body".to_owned(), large.len())]);

@@ -59,10 +59,9 @@ async fn two_readers_that_both_gave_up_get_a_letter_each_whoever_notices() {
         1,
         "nothing says who gave up on the third: it is kept, and counted"
     );
-    // Once something does, it is dealt with.
+    // Once something does, it is dealt with: here what a worker of an older version left.
     for stage in ["work", "beside"] {
-        let subject =
-            mill.names.failed_subject(stage, "Flaky", ("shop-in-events", 9), ("shop-out-first", 3));
+        let subject = format!("shop.failed.{stage}.Flaky.shop-in-events.9.shop-out-first-3");
         let record = millstream::broker::Outgoing::new(subject, "{}")
             .id(&format!("shop-out-first:3:1:{stage}"));
         mill.broker.publish(record).await.unwrap();

@@ -15,7 +15,7 @@ fn ago(days: u32) -> String {
 }
 
 async fn parked(mill: &Mill, id: &str, queued_days_ago: u32) {
-    let parked = outgoing(&mill.names.parked_subject("work", "shop-in-events", 7), id, 7)
+    let parked = outgoing("shop.parked.work-shop-in-events-7", id, 7)
         .header("Millstream-Life", "shop-in-events:7")
         .header("Millstream-Attempts", "2")
         .header("Millstream-Queued-At", &ago(queued_days_ago))

@@ -12,7 +12,7 @@ use millstream::{
 use serde_json::{Value, json};
 
 use super::{Calls, SOURCE, WORK, answer, header, listen, started};
-use crate::support::{Mill, domain, eventually};
+use crate::support::{Mill, domain, eventually, timeless};
 
 #[tokio::test]
 async fn an_event_passes_validate_and_handle_byte_for_byte() {
@@ -82,7 +82,7 @@ async fn a_long_wait_is_spent_parked_and_not_in_the_consumer() {
     let parked = mill.messages("shop-retry", 1).await.swap_remove(0);
     mill.idle("work").await;
     mill.drain().await;
-    assert_eq!(parked.subject, "shop.parked.work-shop-in-events-1");
+    assert_eq!(timeless(&parked.subject), "shop.parked.work-shop-in-events-1");
     assert_eq!(parked.body, body);
     let at: jiff::Timestamp =
         header(&parked, "Nats-Schedule").strip_prefix("@at ").unwrap().parse().unwrap();
@@ -166,10 +166,8 @@ async fn a_chain_has_no_stream_between_and_fails_as_one() {
     assert_eq!(calls.of("e-1"), ["work 1", "second 1", "work 2", "second 2"]);
     let failed = mill.messages("shop-failed", 1).await;
     assert_eq!(failed.len(), 1);
-    assert_eq!(
-        failed[0].subject, "shop.failed.second.Flaky.shop-in-events.1.shop-in-events-1",
-        "the failure is told of the stage that failed"
-    );
+    let subject = &failed[0].subject;
+    assert!(subject.starts_with("shop.failed.second."), "of the stage that failed: {subject}");
 }
 
 #[tokio::test]
@@ -288,8 +286,9 @@ async fn dedup_on_an_edge_drops_the_results_of_an_event_that_runs_again() {
     eventually(async || (calls.of("e-1").len() == 2).then_some(())).await;
     mill.idle("second").await;
     mill.drain().await;
+    let life = mill.place("shop-in-events", 1).await;
     // What a worker that died between publishing and acking leaves behind: the same result,
     // published again.
-    let again = Outgoing::new("shop.out.work.order.created", "{}").id("shop-in-events:1:work:0");
+    let again = Outgoing::new("shop.out.work.order.created", "{}").id(&format!("{life}:work:0"));
     assert!(mill.broker.publish(again).await.unwrap().duplicate);
 }

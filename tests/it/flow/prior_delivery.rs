@@ -192,9 +192,10 @@ async fn an_event_that_completes_after_others_gave_up_on_it_says_so_in_its_lette
     let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\n").replace("\"told\"", "\"slow\"");
     let mut mill = Mill::with(&toml, registry).await;
     let body = domain("e-1", "order.created", json!({}));
-    mill.event("e-1", "order.created", json!({})).await;
+    let source = mill.event("e-1", "order.created", json!({})).await;
+    let life = mill.place("shop-in-events", source.seq).await;
     // As the router or the sweep of another worker writes it meanwhile.
-    let letter = Outgoing::new(mill.names.dlq_subject("work", "shop-in-events", 1), body.clone());
+    let letter = Outgoing::new(mill.names.dlq_subject("work", &life), body.clone());
     mill.broker
         .publish(letter.header("Millstream-Stage", "work").header("Millstream-Reason", "crashed"))
         .await

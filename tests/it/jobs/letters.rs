@@ -10,7 +10,7 @@ use millstream::{
 use serde_json::json;
 
 use super::{PIPELINE, Service, job, of_work, run};
-use crate::support::{Mill, TestServer, domain};
+use crate::support::{Mill, TestServer, domain, timeless};
 
 /// Letter of stage `work`, as a worker writes it.
 fn letter(n: usize, source: &str, body: String) -> Outgoing {
@@ -60,7 +60,8 @@ async fn a_letter_whose_payload_is_kept_apart_is_sent_with_it_or_stays() {
     };
     assert_eq!(header("Millstream-Redrives"), "1");
     assert_eq!(header("Millstream-First-Failed-At"), "2026-11-21T08:00:00.000Z");
-    assert_eq!(header("Nats-Msg-Id"), "redrive:1");
+    assert_eq!(timeless(&header("Nats-Msg-Id")), "redrive:shop-dlq:1");
+    assert_eq!(timeless(&header("Millstream-Life")), "shop-dlq:1", "known before it was sent");
     assert!(header("Millstream-Queued-At").ends_with('Z'));
 }
 
