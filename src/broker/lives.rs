@@ -221,7 +221,11 @@ impl Follower {
                 biased;
                 read = open.messages.next() => read,
                 () = tokio::time::sleep_until(self.look_at) => {
-                    self.look_again().await?;
+                    match self.look_again().await {
+                        // What is open goes on by itself; the next look is soon.
+                        Err(AdminError::Read { .. } | AdminError::Change { .. }) => {}
+                        looked => looked?,
+                    }
                     continue;
                 }
             };
@@ -237,7 +241,10 @@ impl Follower {
                 }
             };
             if std::mem::take(&mut open.is_fresh) {
-                self.look_again().await?;
+                if let Err(error) = self.look_again().await {
+                    self.open = None;
+                    return Err(error);
+                }
                 if self.open.is_none() {
                     continue;
                 }
@@ -248,7 +255,7 @@ impl Follower {
         }
     }
 
-    /// Closes the stream if it is not what it was; it is opened again with the next call.
+    /// Closes the stream if it is not what it was, or gone; it is opened again with the next call.
     async fn look_again(&mut self) -> Result<(), AdminError> {
         self.look_at = Instant::now() + limits::SAME_STREAM_LOOK;
         match self.broker.look_at(&self.stream, self.mark).await {
@@ -261,7 +268,9 @@ impl Follower {
                 Ok(())
             }
             Err(error) => {
-                self.open = None;
+                if let AdminError::NoStream { .. } = error {
+                    self.open = None;
+                }
                 Err(error)
             }
         }

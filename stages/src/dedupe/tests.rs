@@ -102,8 +102,8 @@ fn a_duplicate_may_become_a_letter_and_no_key_passes() {
         json!({ "key": ".aggregateId" }),
         &[(1, 0), (1, 1)],
         expect![[r#"
-            1 at 0: passed as in:1 on order.created
-            1 at 1: passed as in:2 on order.created
+            1 at 0: passed as in:1@0 on order.created
+            1 at 1: passed as in:2@1 on order.created
             dedupe_passed_total 2, dedupe_duplicates_total 0, dedupe_keys 0, dedupe_keys_forgotten_total 0"#]],
     );
     check(
@@ -125,7 +125,7 @@ fn an_event_passes_whole_with_its_identity_and_origin() {
         headers.iter().map(|(name, value)| format!("{name}: {value}")).collect();
     expect![[r#"
         Millstream-Event-Id: shop-in-orders-7
-        Millstream-Source: shop-in-orders:7
+        Millstream-Source: shop-in-orders:7@5
         Millstream-Source-Subject: orders.new
         Millstream-Tenant: acme"#]]
     .assert_eq(&headers.join("\n"));
