@@ -11,6 +11,7 @@
 //! - [`dead_letter`]: letters, stored and read; [`redrive`]: letters sent back; [`exhausted`]:
 //!   letters of what the server gave up on
 //! - [`incidents`]: incidents and silences, and what operators report of them
+//! - [`keeper`]: edges trimmed of what is settled, floors of readers, events lost unread
 //! - [`handlers`], [`channels`]: calls of stages, and targets of notifications
 //! - [`observe`]: metrics, spans, logs, status
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
@@ -26,6 +27,7 @@ pub mod exhausted;
 pub mod handlers;
 mod http_client;
 pub mod incidents;
+pub mod keeper;
 pub mod limits;
 pub mod map;
 pub mod observe;

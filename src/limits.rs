@@ -296,3 +296,36 @@ pub const SMTP_ADDRESS_TTL: Duration = Duration::from_secs(60);
 /// Time that an SMTP connection is kept without use: under the five minutes after which a server
 /// may close it (RFC 5321, 4.5.3.2.7).
 pub const SMTP_IDLE: Duration = Duration::from_secs(120);
+/// Interval at which the keeper looks while events pass. Under the shortest wait of the default
+/// retry policy, so that what it saw before tells that nothing is due again.
+pub const KEEPER_LOOK: Duration = Duration::from_millis(750);
+/// Interval at which the keeper looks while nothing happens.
+pub const KEEPER_IDLE_LOOK: Duration = Duration::from_secs(5);
+/// Interval at which a worker that is not the keeper looks if the keeper is gone: edges keep all
+/// that they hold meanwhile.
+pub const KEEPER_STANDBY: Duration = Duration::from_secs(2);
+/// Messages that one purge deletes, at the most: it holds up who publishes (744 000 messages: 187
+/// ms).
+pub const TRIM_STEP: u64 = 100_000;
+/// Settled messages of an edge past which it is trimmed, whatever that delays: disk is not without
+/// end.
+pub const TRIM_BEHIND_MAX: u64 = 200_000;
+/// Time for which settled messages of an edge stay, at the most, whatever a trim delays.
+pub const TRIM_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Samples of what was delivered to one reader: as many as there are looks in a long ack wait.
+pub const TRIM_SAMPLES_MAX: usize = 64;
+/// Time that a trim may take from the question to the purge: so much less than an ack wait a sample
+/// may be old.
+pub const TRIM_MARGIN: Duration = Duration::from_millis(100);
+/// Wait after a purge that failed before the stream is trimmed again.
+pub const TRIM_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// Share of a source's `max_bytes` from which on what every stage has read makes room.
+pub const SOURCE_TRIM_FILL: f64 = 0.7;
+/// Share of a source's limits that unread events take up, from which on it is told.
+pub const SOURCE_WARN_FILL: f64 = 0.8;
+/// Interval at which a condition that lasts is told again as a finding, so that its incident lasts.
+pub const CONDITION_TOLD_EVERY: Duration = Duration::from_secs(600);
+/// Interval at which events that are lost unread are told: one finding for those since the last.
+pub const LOSS_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// Conditions and losses that the keeper's record names, at the most.
+pub const KEEPER_RECORD_MAX: usize = 100;

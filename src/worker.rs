@@ -11,6 +11,7 @@ use crate::{
     config::{HandlerBuilder, Pipeline, pipeline, world::ConfigWorld},
     exhausted::{bury::Burial, router::Router, sweep::Sweep},
     handlers::{self, HandlerContext, Registry},
+    keeper::Keeper,
     limits, map,
     observe::{self, Metrics, Readiness, WorkerRecord, heartbeat},
     redrive::{context::Context, fleet::Fleet, recovery::Recovery},
@@ -144,6 +145,13 @@ impl Worker {
         worker.tasks.spawn(Router(afterwards.clone()).run(worker.stop.clone()));
         let (sweep, sweeper, stop) = (Sweep::new(afterwards), id.clone(), worker.stop.clone());
         worker.tasks.spawn(async move { sweep.run(&sweeper, stop).await });
+        let keeper = Keeper {
+            broker: worker.broker.clone(),
+            pipeline: Arc::clone(&pipeline),
+            metrics: Arc::clone(&worker.metrics),
+        };
+        let (keeps, stop) = (id.clone(), worker.stop.clone());
+        worker.tasks.spawn(async move { keeper.run(&keeps, stop).await });
         let record = WorkerRecord::new(&id, &host(), &pipeline.config_hash);
         let (broker, metrics, stop) =
             (worker.broker.clone(), Arc::clone(&worker.metrics), worker.stop.clone());

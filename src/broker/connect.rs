@@ -334,7 +334,11 @@ fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
                     "the broker refuses a subject"
                 );
                 // The first is the one to report; the rest follow from it.
-                fatal.send_if_modified(|known| known.is_none() && known.replace(denied).is_none());
+                if !is_of_the_keeper(&denied) {
+                    fatal.send_if_modified(|known| {
+                        known.is_none() && known.replace(denied).is_none()
+                    });
+                }
             }
             None => tracing::warn!(error = text, "the broker reports an error"),
         },
@@ -356,6 +360,17 @@ fn denied(text: &str) -> Option<FatalError> {
     let operation = if rest.starts_with(['P', 'p']) { "publish" } else { "subscribe" };
     let subject = rest.split('"').nth(1)?;
     Some(FatalError { operation: operation.to_owned(), subject: subject.to_owned() })
+}
+
+/// True for what only the keeper asks for: it tells what it may not do, and the work goes on. A
+/// durable consumer has the name of the pipeline and a stage; a reader's own has no `-` in it.
+fn is_of_the_keeper(denied: &FatalError) -> bool {
+    let Some((_, asked)) = denied.subject.split_once(".API.") else { return false };
+    let durable = asked.strip_prefix("CONSUMER.CREATE.").and_then(|rest| rest.split('.').nth(1));
+    asked.starts_with("STREAM.LIST")
+        || asked.starts_with("CONSUMER.LIST.")
+        || asked.starts_with("STREAM.PURGE.")
+        || durable.is_some_and(|name| name.contains('-'))
 }
 
 fn refused(error: async_nats::ConnectError, address: &str, auth: &'static str) -> ConnectError {
@@ -403,6 +418,29 @@ mod tests {
                 .unwrap();
         assert_eq!((denied.operation.as_str(), denied.subject.as_str()), ("subscribe", "shop.>"));
         assert_eq!(super::denied("Maximum Connections Exceeded"), None);
+    }
+
+    #[test]
+    fn what_only_the_keeper_asks_for_ends_no_worker() {
+        let is_of_the_keeper = |subject: &str| {
+            let (operation, subject) = ("publish".to_owned(), subject.to_owned());
+            super::is_of_the_keeper(&FatalError { operation, subject })
+        };
+        for subject in [
+            "$JS.API.STREAM.LIST",
+            "$JS.API.CONSUMER.LIST.shop-out-validate",
+            "$JS.API.STREAM.PURGE.shop-out-validate",
+            "$JS.API.CONSUMER.CREATE.shop-out-validate.shop-orders.shop.out.validate.>",
+        ] {
+            assert!(is_of_the_keeper(subject), "{subject}");
+        }
+        for subject in [
+            "$JS.API.CONSUMER.MSG.NEXT.shop-out-validate.shop-orders",
+            "$JS.API.CONSUMER.CREATE.shop-failed.Zq3kW8y1.shop.failed.>",
+            "shop.dlq.>",
+        ] {
+            assert!(!is_of_the_keeper(subject), "{subject}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! clock: a key that has not moved for [`limits::LEASE`] is taken by compare-and-set. No two clocks
 //! are compared.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -36,6 +38,17 @@ impl Lease {
     /// Waits until the lease called `stage` is free and takes it for `worker`. Errors are tried
     /// again.
     pub async fn acquire(broker: &Broker, bucket: &str, stage: &str, worker: &str) -> Self {
+        Self::acquire_every(limits::LEASE_POLL, broker, bucket, stage, worker).await
+    }
+
+    /// Waits for a lease as [`Lease::acquire`] does, and looks at it only so often.
+    pub async fn acquire_every(
+        poll: Duration,
+        broker: &Broker,
+        bucket: &str,
+        stage: &str,
+        worker: &str,
+    ) -> Self {
         let key = format!("{stage}.lease");
         let mut seen: Option<(u64, Instant)> = None;
         loop {
@@ -86,7 +99,7 @@ impl Lease {
                     }
                 }
             }
-            tokio::time::sleep(limits::LEASE_POLL).await;
+            tokio::time::sleep(poll).await;
         }
     }
 

@@ -57,10 +57,12 @@ pub struct StreamSpec {
     pub bucket: bool,
     /// Discard policy `new`: a full stream refuses what is new instead of dropping what is oldest.
     pub keeps_oldest: bool,
+    /// Discard policy `old`, whatever an operator chose. Neither of the two: it is left as it is.
+    pub drops_oldest: bool,
 }
 
-/// Settings of a durable consumer that we declare: explicit acks, everything from the beginning, no
-/// `backoff`.
+/// Settings of a durable consumer that we declare: explicit acks, no `backoff`. Where it begins is
+/// chosen when it is made.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct ConsumerSpec {
     /// Stream it reads.
@@ -86,7 +88,8 @@ pub struct FoundConsumer {
     pub spec: ConsumerSpec,
     /// Most pull requests that may wait. Immutable.
     pub max_waiting: i64,
-    /// True if it acks explicitly and pulls from the beginning, without `backoff`.
+    /// True if it acks explicitly and pulls in order, from the beginning or from the floor of the
+    /// one that it replaced, without `backoff`.
     pub fits: bool,
     /// Messages it still has to deliver, or to have settled.
     pub unsettled: u64,
@@ -199,19 +202,41 @@ impl Broker {
         Ok(ours)
     }
 
-    /// Creates a consumer. One that is there already with the same settings is no error.
+    /// Creates a consumer that begins with the first message. One that is there already with the
+    /// same settings is no error.
     ///
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::Change`].
     pub async fn create_consumer(&self, spec: &ConsumerSpec) -> Result<(), AdminError> {
+        self.create_consumer_after(spec, None).await
+    }
+
+    /// Creates a consumer that goes on behind the sequence `after`; `None`: with the first message,
+    /// as every consumer of a work queue must. One that is there already with the same settings is
+    /// no error, wherever it began.
+    ///
+    /// # Errors
+    /// [`AdminError::NoStream`], [`AdminError::Change`].
+    pub async fn create_consumer_after(
+        &self,
+        spec: &ConsumerSpec,
+        after: Option<u64>,
+    ) -> Result<(), AdminError> {
         let config = pull::Config {
             durable_name: Some(spec.name.clone()),
-            deliver_policy: DeliverPolicy::All,
+            deliver_policy: after.map_or(DeliverPolicy::All, |after| {
+                DeliverPolicy::ByStartSequence { start_sequence: after + 1 }
+            }),
             ack_policy: AckPolicy::Explicit,
             max_waiting: limits::PULLS_WAITING_MAX,
             ..pull::Config::default()
         };
-        self.put_consumer(spec, config).await
+        let Err(refused) = self.put_consumer(spec, config).await else { return Ok(()) };
+        // Of two that make it at once, from floors that are not the same, the later is refused.
+        match self.find_consumer(&spec.stream, &spec.name).await {
+            Ok(Some(found)) if found.fits && found.spec.is_as(spec) => Ok(()),
+            Ok(_) | Err(_) => Err(refused),
+        }
     }
 
     /// Gives a consumer the declared settings, and leaves the others as they are.
@@ -273,6 +298,8 @@ impl StreamSpec {
             deny_delete: self.bucket,
             discard: if self.bucket || self.keeps_oldest {
                 DiscardPolicy::New
+            } else if self.drops_oldest {
+                DiscardPolicy::Old
             } else {
                 base.discard
             },
@@ -282,7 +309,7 @@ impl StreamSpec {
         }
     }
 
-    fn read(config: &Config) -> Self {
+    pub(super) fn read(config: &Config) -> Self {
         Self {
             name: config.name.clone(),
             pipeline: owner(&config.metadata).to_owned(),
@@ -301,11 +328,22 @@ impl StreamSpec {
             rollup: config.allow_rollup,
             bucket: config.max_messages_per_subject == 1 && config.allow_atomic_publish,
             keeps_oldest: config.discard == DiscardPolicy::New && !config.allow_atomic_publish,
+            drops_oldest: config.discard == DiscardPolicy::Old,
         }
     }
 }
 
 impl ConsumerSpec {
+    /// True if the settings are the same; the server gives filters back in an order of its own.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let sorted = |spec: &Self| {
+            let mut filters = spec.filters.clone();
+            filters.sort();
+            Self { filters, ..spec.clone() }
+        };
+        sorted(self) == sorted(other)
+    }
+
     fn over(&self, mut config: pull::Config) -> pull::Config {
         config.metadata.insert(OWNER.to_owned(), self.pipeline.clone());
         // The server keeps one filter and several apart.
@@ -321,7 +359,7 @@ impl ConsumerSpec {
 }
 
 impl FoundConsumer {
-    fn read(info: &consumer::Info) -> Self {
+    pub(super) fn read(info: &consumer::Info) -> Self {
         let config = &info.config;
         let one = Some(&config.filter_subject).filter(|filter| !filter.is_empty());
         Self {
@@ -336,7 +374,10 @@ impl FoundConsumer {
             },
             max_waiting: config.max_waiting,
             fits: config.ack_policy == AckPolicy::Explicit
-                && config.deliver_policy == DeliverPolicy::All
+                && matches!(
+                    config.deliver_policy,
+                    DeliverPolicy::All | DeliverPolicy::ByStartSequence { .. }
+                )
                 && config.deliver_subject.is_none()
                 && config.backoff.is_empty(),
             unsettled: info.num_pending + info.num_ack_pending as u64,
@@ -344,6 +385,6 @@ impl FoundConsumer {
     }
 }
 
-fn owner(metadata: &HashMap<String, String>) -> &str {
+pub(super) fn owner(metadata: &HashMap<String, String>) -> &str {
     metadata.get(OWNER).map_or("", String::as_str)
 }

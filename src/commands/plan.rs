@@ -59,7 +59,7 @@ pub(super) async fn compare(pipeline: &Pipeline, broker: &Broker) -> anyhow::Res
 pub(super) fn summary(plan: &Plan) -> String {
     let count =
         |of: fn(&ChangeKind) -> bool| plan.changes.iter().filter(|change| of(&change.kind)).count();
-    let create = count(|kind| matches!(kind, ChangeKind::Create));
+    let create = count(|kind| matches!(kind, ChangeKind::Create | ChangeKind::CreateFrom(_)));
     let change = count(|kind| matches!(kind, ChangeKind::Update(_)));
     let decide = count(|kind| matches!(kind, ChangeKind::Immutable(_) | ChangeKind::Lossy(..)));
     let extra = count(|kind| matches!(kind, ChangeKind::Extra { .. }));
@@ -71,6 +71,7 @@ pub(super) fn as_json(plan: &Plan) -> Value {
     let change = |Change { object, kind }: &Change| {
         let (action, fields, why) = match kind {
             ChangeKind::Create => ("create", json!([]), None),
+            ChangeKind::CreateFrom(beginning) => ("create", json!([]), Some(beginning.to_string())),
             ChangeKind::Update(fields) => ("update", json!(fields), None),
             ChangeKind::Immutable(fields) => ("immutable", json!(fields), None),
             ChangeKind::Lossy(fields, why) => ("lossy", json!(fields), Some(why.clone())),

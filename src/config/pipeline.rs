@@ -47,9 +47,13 @@ pub struct Source {
     pub max_age: Duration,
     /// Size up to which its events are kept, in bytes.
     pub max_bytes: Option<u64>,
+    /// Choice of what gives way where it is full.
+    pub on_full: OnFull,
     /// A stream that is not ours, read in place of one of our own.
     pub external: Option<String>,
 }
+
+pub use super::written::OnFull;
 
 /// One stage of the graph. Its `Debug` shows no options: they may hold secrets.
 #[derive(Clone)]

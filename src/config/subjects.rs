@@ -128,9 +128,11 @@ fn external(at: &KeyPath, name: &str, stream: &str, table: &SourceTable, finder:
             .hint("stream names have no dots, wildcards, slashes or spaces");
     }
     let written = SourceTable::default();
-    for (key, set) in
-        [("max_age", table.max_age != written.max_age), ("max_bytes", table.max_bytes.is_some())]
-    {
+    for (key, set) in [
+        ("max_age", table.max_age != written.max_age),
+        ("max_bytes", table.max_bytes.is_some()),
+        ("on_full", table.on_full != written.on_full),
+    ] {
         if set {
             finder
                 .warn_at(
@@ -153,6 +155,7 @@ fn source(name: &str, table: &SourceTable) -> Source {
         envelope: table.envelope,
         max_age,
         max_bytes: table.max_bytes.map(|Size(bytes)| bytes),
+        on_full: table.on_full,
         external: table.external.clone(),
     }
 }

@@ -10,7 +10,7 @@ use super::{
     pipeline::{Input, Pipeline, Stage},
     policies,
 };
-use millstream_stages::units::Period;
+use millstream_stages::{retry::Terms, units::Period};
 
 /// Failures a second, below which a stage whose retries then fill `max_ack_pending` is warned of: a
 /// short outage will stop it.
@@ -44,6 +44,7 @@ pub fn warn(
                 ));
         }
     }
+    outlast(root, pipeline, finder);
     unused(root, pipeline, finder);
     if finder.is_empty() {
         client_side_types(pipeline, finder);
@@ -116,6 +117,67 @@ fn waits(stage: &Stage, at: &KeyPath, timeout: Option<Duration>, finder: &mut Fi
             "each waits {held:.0}s for its retries; raise max_ack_pending, or wait less often"
         ));
     }
+}
+
+/// Reports limits of age under which an event goes before its retries, or an outage, are over.
+fn outlast(root: &Value, pipeline: &Pipeline, finder: &mut Finder) {
+    for source in pipeline.sources.iter().filter(|source| source.external.is_none()) {
+        let input = Input::Source(source.name.clone());
+        let readers = pipeline.readers(&input).filter(|stage| stage.is_map());
+        let longest = readers.filter_map(longest_wait).max_by_key(|(wait, _)| *wait);
+        let Some((wait, what)) = longest else { continue };
+        if !source.max_age.is_zero() && source.max_age < wait {
+            let at = KeyPath::of(&["source", &source.name]);
+            let message = format!(
+                "source \"{}\" keeps events for {}, shorter than {what}",
+                source.name,
+                Period(source.max_age)
+            );
+            let own = at.join("max_age");
+            let warned = if own.find(root).is_some() {
+                finder.warn_at(&own, message)
+            } else {
+                finder.warn_on(&at, message)
+            };
+            warned.hint("an event that expires before it is done is lost; raise max_age");
+        }
+    }
+    let most = pipeline.storage.retry_max_age;
+    let stages = pipeline.stages.iter().filter(|stage| stage.is_map() && !stage.chain);
+    let longest = stages.filter_map(longest_wait).max_by_key(|(wait, _)| *wait);
+    if let Some((wait, what)) = longest
+        && !most.is_zero()
+        && most < wait
+    {
+        let message = format!("retry_max_age is {}, shorter than {what}", Period(most));
+        finder
+            .warn_at(&KeyPath::of(&["storage", "retry_max_age"]), message)
+            .hint("an event that waits for longer becomes a dead letter, \"expired\"; raise it");
+    }
+}
+
+/// Longest time that a stage lets an event wait, and the words for it.
+fn longest_wait(stage: &Stage) -> Option<(Duration, String)> {
+    let (policy, name) = (&stage.policy, &stage.name);
+    let of = |terms| policies::timetable(terms).last().map(|turn| turn.since);
+    let rules = policy.rule.iter().map(|rule| Terms {
+        attempts: rule.attempts.unwrap_or(policy.attempts),
+        backoff: rule.backoff.as_ref().unwrap_or(&policy.backoff),
+    });
+    let own = Terms { attempts: policy.attempts, backoff: &policy.backoff };
+    let retries = rules.chain([own]).filter_map(of).max().map(|wait| {
+        (wait, format!("the {} that stage \"{name}\" takes over its retries", rough(wait)))
+    });
+    let breaker = stage.breaker.as_ref().map(|breaker| {
+        let Period(wait) = breaker.max_wait;
+        (wait, format!("the {} that the circuit breaker of stage \"{name}\" waits", rough(wait)))
+    });
+    retries.into_iter().chain(breaker).max_by_key(|(wait, _)| *wait)
+}
+
+/// Time to the second.
+fn rough(wait: Duration) -> Period {
+    Period(if wait.as_secs() > 0 { Duration::from_secs(wait.as_secs()) } else { wait })
 }
 
 /// Reports keys that have no effect where they stand.

@@ -64,6 +64,17 @@ pub enum OneOrMore {
     More(Vec<String>),
 }
 
+/// What a source does with an event for which there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFull {
+    /// Refuses what is new.
+    #[default]
+    Refuse,
+    /// Drops what is oldest.
+    Drop,
+}
+
 /// Subjects that events are published on, and the stream that keeps them.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -76,6 +87,9 @@ pub struct SourceTable {
     pub max_age: Period,
     /// Largest total size of the events kept.
     pub max_bytes: Option<Size>,
+    /// What becomes of an event for which there is no room: `refuse` it, so that its publisher
+    /// knows (what every stage has read makes room before), or `drop` the oldest, read or not.
+    pub on_full: OnFull,
     /// A stream that is not ours, read in place of one of our own.
     pub external: Option<String>,
 }
@@ -246,6 +260,7 @@ impl Default for SourceTable {
             envelope: Envelope::Domain,
             max_age,
             max_bytes: None,
+            on_full: OnFull::Refuse,
             external: None,
         }
     }

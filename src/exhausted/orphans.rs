@@ -45,10 +45,11 @@ impl ReadStream {
     pub async fn all(broker: &Broker, topology: &Topology) -> Result<Vec<Self>, AdminError> {
         let mut read_streams: Vec<Self> = Vec::new();
         for feed in topology.all_feeds() {
+            // An edge may still be the interest stream that it was once.
             let ours = topology
                 .streams
                 .iter()
-                .find(|spec| spec.name == feed.stream)
+                .find(|spec| spec.name == feed.stream && !topology.trimmed.contains(&spec.name))
                 .map(|spec| spec.retention);
             let retention = match ours {
                 Some(retention) => retention,

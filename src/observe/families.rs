@@ -12,6 +12,7 @@ use super::{durations::Durations, tallies::Tallies};
 type Labels = Vec<(&'static str, String)>;
 pub(super) type Counters = Family<Labels, Counter<u64, AtomicU64>>;
 type Gauges = Family<Labels, Gauge<i64, AtomicI64>>;
+type Ratios = Family<Labels, Gauge<f64, AtomicU64>>;
 
 /// Metrics with labels, for every stage.
 #[derive(Clone, Default)]
@@ -35,6 +36,8 @@ pub(super) struct Families {
     pub(super) lag: Gauges,
     pub(super) ack_pending: Gauges,
     pub(super) orphans: Gauges,
+    pub(super) lost_unread: Counters,
+    pub(super) source_fill: Ratios,
     pub(super) applied: Counters,
     pub(super) rejected: Counters,
     pub(super) restarted: Counters,
@@ -73,6 +76,11 @@ impl Families {
                 "events_completed_late",
                 "Events that completed although there is a dead letter",
                 &self.completed_late,
+            ),
+            (
+                "events_lost_unread",
+                "Events that expired or were dropped before the stage had read them; take the sum",
+                &self.lost_unread,
             ),
             ("consumer_rebinds", "Times that a consumer was gone and opened again", &self.rebinds),
             ("reduce_applied", "Messages taken into the state of a reduce stage", &self.applied),
@@ -126,6 +134,9 @@ impl Families {
         ] {
             registry.register(name, help, family.clone());
         }
+        let help = "Share of the stream's limits, by age or bytes, that unread events take up; \
+                    take the max";
+        registry.register("source_fill_ratio", help, self.source_fill.clone());
         let help = "How long deliveries took, from the start of work to the settlement";
         registry.register("events_handling_duration_seconds", help, self.took.clone());
         let help =

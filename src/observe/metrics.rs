@@ -27,6 +27,7 @@ pub struct Metrics {
     dead_letter_queue_size: Gauge,
     stages: Bounded<Arc<StageMetrics>>,
     reduces: Bounded<Arc<ReduceMetrics>>,
+    families: Families,
 }
 
 impl Metrics {
@@ -53,8 +54,9 @@ impl Metrics {
         registry.register("build", "The version of millstream", Info::new(version));
 
         registry.register_collector(Box::new(families.tallies.clone()));
-        let (of_map, of_reduce) = (families.clone(), families);
+        let (of_map, of_reduce) = (families.clone(), families.clone());
         let metrics = Self {
+            families,
             registry,
             broker_connected,
             retry_queue_size,
@@ -100,6 +102,18 @@ impl Metrics {
     /// Sets the number of dead letters stored.
     pub fn set_dead_letter_queue_size(&self, letters: u64) {
         self.dead_letter_queue_size.set(as_gauge(letters));
+    }
+
+    /// Counts events of a stream that were lost before a stage had read them. The names are those
+    /// of the configuration.
+    pub fn lost_unread(&self, stream: &str, stage: &str, events: u64) {
+        let labels = vec![("stream", stream.to_owned()), ("stage", stage.to_owned())];
+        self.families.lost_unread.get_or_create_owned(&labels).inc_by(events);
+    }
+
+    /// Sets the share of its limits that the unread events of a stream take up.
+    pub fn set_source_fill(&self, stream: &str, fill: f64) {
+        self.families.source_fill.get_or_create(&vec![("stream", stream.to_owned())]).set(fill);
     }
 
     /// Snapshots of every map stage's counters, by name.

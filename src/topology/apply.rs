@@ -69,6 +69,7 @@ pub async fn apply(plan: &Plan, broker: &Broker, allowed: Allowed) -> Result<(),
                 return Err(ApplyError::Lossy { object: object.to_string(), why: why.clone() });
             }
             ChangeKind::Create
+            | ChangeKind::CreateFrom(_)
             | ChangeKind::Update(_)
             | ChangeKind::Lossy(..)
             | ChangeKind::Extra { .. } => {}
@@ -78,6 +79,10 @@ pub async fn apply(plan: &Plan, broker: &Broker, allowed: Allowed) -> Result<(),
         let done = match (kind, object) {
             (ChangeKind::Create, Object::Stream(spec)) => broker.create_stream(spec).await,
             (ChangeKind::Create, Object::Consumer(spec)) => broker.create_consumer(spec).await,
+            (ChangeKind::CreateFrom(beginning), Object::Consumer(spec)) => {
+                broker.create_consumer_after(spec, beginning.after).await
+            }
+            (ChangeKind::CreateFrom(_), Object::Stream(spec)) => broker.create_stream(spec).await,
             (ChangeKind::Update(_) | ChangeKind::Lossy(..), Object::Stream(spec)) => {
                 broker.update_stream(spec).await
             }

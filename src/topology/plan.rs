@@ -4,7 +4,7 @@ use std::{fmt, time::SystemTime};
 
 use millstream_stages::units::{Period, Size};
 
-use super::topology::Topology;
+use super::{beginning::Beginning, topology::Topology};
 use crate::{
     broker::{AdminError, Broker, ConsumerSpec, FoundConsumer, Retention, StreamSpec, StreamState},
     limits,
@@ -41,6 +41,8 @@ pub enum Object {
 pub enum ChangeKind {
     /// Creation: the object is missing.
     Create,
+    /// Creation of a consumer on a stream that holds messages, or where one of its name was.
+    CreateFrom(Beginning),
     /// Change without loss.
     Update(Vec<Difference>),
     /// Difference in what the server never changes.
@@ -89,13 +91,13 @@ pub async fn diff(topology: &Topology, broker: &Broker) -> Result<Plan, AdminErr
             .iter()
             .filter(|c| streams.iter().any(|stream| stream.name == c.stream))
         {
-            changes.extend(diff_consumer(spec, broker).await?);
+            changes.extend(diff_consumer(topology, spec, broker).await?);
         }
     }
     for spec in
         topology.consumers.iter().filter(|consumer| topology.external.contains(&consumer.stream))
     {
-        changes.extend(diff_consumer(spec, broker).await?);
+        changes.extend(diff_consumer(topology, spec, broker).await?);
     }
     changes.extend(extras(topology, broker).await?);
     Ok(Plan { changes })
@@ -128,8 +130,10 @@ async fn extras(topology: &Topology, broker: &Broker) -> Result<Vec<Change>, Adm
 async fn diff_stream(spec: &StreamSpec, broker: &Broker) -> Result<Option<Change>, AdminError> {
     let mut found = broker.find_stream(&spec.name).await?;
     if let Some(found) = &mut found {
-        // Where the pipeline does not ask for it, it is an operator's own choice, and kept.
-        found.keeps_oldest &= spec.keeps_oldest;
+        // Where the pipeline does not ask for either, it is an operator's own choice, and kept.
+        let asks = spec.keeps_oldest || spec.drops_oldest;
+        found.keeps_oldest &= asks;
+        found.drops_oldest = spec.drops_oldest && !found.keeps_oldest;
     }
     let kind = match found {
         None => Some(ChangeKind::Create),
@@ -174,7 +178,8 @@ fn stream_change(
             state.messages > 0
                 && now.duration_since(state.first_at).is_ok_and(|oldest| oldest > *age)
         });
-    let too_much = wanted.max_bytes.filter(|bytes| state.bytes > *bytes);
+    // One that refuses what is new drops nothing.
+    let too_much = wanted.max_bytes.filter(|bytes| state.bytes > *bytes && !wanted.keeps_oldest);
     let why = if let Some(age) = too_old {
         Some(format!("it holds messages older than {}", Period(age)))
     } else if let Some(bytes) = too_much {
@@ -192,13 +197,35 @@ fn stream_change(
     };
     match why {
         Some(why) => ChangeKind::Lossy(differences, why),
-        None => ChangeKind::Update(differences),
+        None => ChangeKind::Update(differences.into_iter().map(explained).collect()),
     }
 }
 
-async fn diff_consumer(spec: &ConsumerSpec, broker: &Broker) -> Result<Option<Change>, AdminError> {
+/// The difference, with a note where it would worry who reads it.
+fn explained(difference: Difference) -> Difference {
+    let Difference { field, from, to } = difference;
+    let note = match (field, from.as_str(), to.as_str()) {
+        ("retention", "interest", "limits") => {
+            " (nothing is lost: workers trim what every reader has settled)"
+        }
+        _ => "",
+    };
+    Difference { field, to: to + note, from }
+}
+
+async fn diff_consumer(
+    topology: &Topology,
+    spec: &ConsumerSpec,
+    broker: &Broker,
+) -> Result<Option<Change>, AdminError> {
     let kind = match broker.find_consumer(&spec.stream, &spec.name).await? {
-        None => Some(ChangeKind::Create),
+        None => {
+            let beginning = Beginning::of(&topology.pipeline, spec, broker).await?;
+            Some(match beginning.is_plain() {
+                true => ChangeKind::Create,
+                false => ChangeKind::CreateFrom(beginning),
+            })
+        }
         Some(found) => consumer_change(&found, spec),
     };
     Ok(kind.map(|kind| Change { object: Object::Consumer(spec.clone()), kind }))
@@ -353,6 +380,7 @@ impl fmt::Display for Plan {
         for Change { object, kind } in &self.changes {
             let (sign, note, differences) = match kind {
                 ChangeKind::Create => ('+', String::new(), &[][..]),
+                ChangeKind::CreateFrom(beginning) => ('+', format!(": {beginning}"), &[][..]),
                 ChangeKind::Update(differences) => ('~', String::new(), differences.as_slice()),
                 ChangeKind::Immutable(differences) => {
                     ('!', ": cannot be changed in place".to_owned(), differences.as_slice())

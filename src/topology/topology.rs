@@ -8,7 +8,7 @@ use crate::{
     broker::{ConsumerSpec, Retention, StreamSpec},
     config::{
         Pipeline,
-        pipeline::{Channel, Input, Stage},
+        pipeline::{Channel, Input, OnFull, Stage},
     },
     limits,
     wire::{Names, subject_pattern::covers},
@@ -19,13 +19,16 @@ use crate::{
 pub struct Topology {
     /// Name of the pipeline.
     pub pipeline: String,
-    /// Streams; buckets are streams too. Those of sources are last: a message that comes before its
-    /// readers is lost to them on an interest stream.
+    /// Streams; buckets are streams too. Those of sources are last, so that what is published is
+    /// read at once.
     pub streams: Vec<StreamSpec>,
     /// Durable consumers, those that read sources last.
     pub consumers: Vec<ConsumerSpec>,
     /// Streams that are not ours and must be there.
     pub external: Vec<String>,
+    /// Edges among the streams that keep what nobody has settled and nothing else: the keeper trims
+    /// them.
+    pub trimmed: Vec<String>,
     feeds: Vec<Feed>,
     reads: Vec<Read>,
 }
@@ -89,6 +92,7 @@ impl Topology {
                 .iter()
                 .filter_map(|source| source.external.clone())
                 .collect(),
+            trimmed: Vec::new(),
             feeds: Vec::new(),
             reads: Vec::new(),
         };
@@ -113,6 +117,13 @@ impl Topology {
             topology.feed_channel(&names, channel);
         }
         topology.streams = streams(pipeline, &names, &topology.consumers);
+        let is_trimmed = |stage: &&Stage| is_trimmed(pipeline, stage);
+        topology.trimmed = pipeline
+            .stages
+            .iter()
+            .filter(is_trimmed)
+            .map(|stage| names.out_stream(&stage.name))
+            .collect();
         topology.consumers.push(ConsumerSpec {
             stream: names.advisories_stream(),
             name: names.router_consumer(),
@@ -156,6 +167,11 @@ impl Topology {
         &self.feeds
     }
 
+    /// Every stream that a reduce stage reads by offset.
+    pub fn all_reads(&self) -> &[Read] {
+        &self.reads
+    }
+
     /// The streams that a reduce stage reads by offset.
     pub fn reads(&self, stage: &str) -> Vec<Read> {
         self.reads.iter().filter(|read| read.stage == stage).cloned().collect()
@@ -171,9 +187,12 @@ impl Topology {
                 pipeline: self.pipeline.clone(),
                 filters,
                 ack_wait: stage.ack_wait,
-                // One more shows that the last was never settled; the rest, for a worker to live
-                // long enough to see it.
-                max_deliver: Some(stage.policy.attempts_max() + 1 + limits::QUARANTINED_RUNS_MAX),
+                // On an edge what the server gave up on would be trimmed like what is settled, so
+                // there the server gives up on nothing: workers count. Elsewhere, one more shows
+                // that the last was never settled; the rest, for a worker to live long enough to
+                // see it.
+                max_deliver: (input != FeedInput::Edge)
+                    .then(|| stage.policy.attempts_max() + 1 + limits::QUARANTINED_RUNS_MAX),
                 max_ack_pending: stage.max_ack_pending,
             };
             self.add(&stage.name, input, consumer);
@@ -293,6 +312,7 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         rollup: false,
         bucket: false,
         keeps_oldest: false,
+        drops_oldest: false,
     };
     let root = |kind: &str| format!("{}.{kind}.>", pipeline.name);
     let bucket = |name: String, memory, max_age: Option<Duration>| {
@@ -351,29 +371,27 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         ));
     }
     for stage in pipeline.stages.iter().filter(|stage| !stage.notifies()) {
-        let results = Input::Results(stage.name.clone());
-        let out = |retention| {
+        let out = || {
             stream(
                 names.out_stream(&stage.name),
-                retention,
+                Retention::Limits,
                 vec![names.out_filter(&stage.name, ">")],
             )
         };
-        if !stage.is_map() || pipeline.readers(&results).any(|reader| !reader.is_map()) {
-            // A reduce stage reads by offset and settles nothing, so the messages have to stay for
-            // it.
+        if is_trimmed(pipeline, stage) {
+            let window = stage.dedup.unwrap_or(limits::DEDUP_MIN);
+            streams.push(StreamSpec { duplicate_window: window, ..out() });
+        } else if is_read_by_offset(pipeline, stage) {
+            // A reduce stage settles nothing, so the messages have to stay for it.
             let window = stage.dedup.unwrap_or(if stage.is_map() {
                 limits::DEDUP_MIN
             } else {
                 limits::DEDUP
             });
             streams.push(aged(
-                StreamSpec { duplicate_window: window, ..out(Retention::Limits) },
+                StreamSpec { duplicate_window: window, ..out() },
                 storage.results_max_age,
             ));
-        } else if pipeline.has_edge(&stage.name) {
-            let window = stage.dedup.unwrap_or(limits::DEDUP_MIN);
-            streams.push(StreamSpec { duplicate_window: window, ..out(Retention::Interest) });
         }
     }
     let mut advisories = Vec::new();
@@ -390,9 +408,25 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
     for source in pipeline.sources.iter().filter(|source| source.external.is_none()) {
         let spec =
             stream(names.source_stream(&source.name), Retention::Limits, source.subjects.clone());
-        streams.push(StreamSpec { max_bytes: source.max_bytes, ..aged(spec, source.max_age) });
+        streams.push(StreamSpec {
+            max_bytes: source.max_bytes,
+            keeps_oldest: source.on_full == OnFull::Refuse,
+            drops_oldest: source.on_full == OnFull::Drop,
+            ..aged(spec, source.max_age)
+        });
     }
     streams
+}
+
+/// True if the results of a stage are read by offset, or may be: then they are kept for a time.
+fn is_read_by_offset(pipeline: &Pipeline, stage: &Stage) -> bool {
+    let results = Input::Results(stage.name.clone());
+    !stage.is_map() || pipeline.readers(&results).any(|reader| !reader.is_map())
+}
+
+/// True if the results of a stage are an edge whose readers settle each message.
+fn is_trimmed(pipeline: &Pipeline, stage: &Stage) -> bool {
+    !stage.notifies() && !is_read_by_offset(pipeline, stage) && pipeline.has_edge(&stage.name)
 }
 
 /// A stream whose messages are kept for so long; the server refuses a duplicate window that is

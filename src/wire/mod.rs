@@ -7,6 +7,7 @@
 //! - [`attempt_record`]: error event of a failed attempt
 //! - [`breaker_record`]: state of one circuit breaker, shared by the fleet
 //! - [`finding`]: error event of the monitor
+//! - [`floor`]: sequence up to which a consumer has settled everything
 //! - [`subject_pattern`]: subjects with wildcards: match, cover, overlap
 //! - [`trace_context`]: W3C trace context
 //! - [`mod@rfc3339`]: times as text
@@ -14,6 +15,7 @@
 pub mod attempt_record;
 pub mod breaker_record;
 pub mod finding;
+pub mod floor;
 pub mod identity;
 pub mod origin;
 pub mod place;
@@ -23,6 +25,7 @@ pub mod subjects;
 pub mod trace_context;
 
 pub use finding::Finding;
+pub use floor::FloorRecord;
 pub use identity::write_identity;
 pub use origin::Origin;
 pub use place::Place;

@@ -104,6 +104,16 @@ impl Policy {
         self.park_after.0
     }
 
+    /// Shortest wait that any failure is given.
+    pub fn shortest_wait(&self) -> Duration {
+        let own = self.rule.iter().filter_map(|rule| rule.backoff.as_ref());
+        let shortest = |backoff: &Backoff| {
+            let jitter = backoff.jitter.unwrap_or(0.0).clamp(0.0, 1.0);
+            backoff.base_after(1).mul_f64(1.0 - jitter)
+        };
+        own.chain([&self.backoff]).map(shortest).min().unwrap_or_default()
+    }
+
     /// Most deliveries that any failure is given.
     pub fn attempts_max(&self) -> u32 {
         self.rule

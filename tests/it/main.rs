@@ -11,6 +11,7 @@ mod config;
 mod crash;
 mod dedupe;
 mod dlq;
+mod edges;
 mod faults;
 mod flow;
 mod handlers;

@@ -66,6 +66,27 @@ impl TestServer {
         .await
     }
 
+    /// Three servers of one cluster. It has a leader some time after this returns.
+    pub(crate) async fn cluster() -> [Self; 3] {
+        // The ports of routes must be known before the servers start.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listeners = [free(), free(), free()];
+        let ports = listeners.each_ref().map(|free| free.local_addr().unwrap().port());
+        drop(listeners);
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
+        let config = |n: usize| {
+            format!(
+                "server_name: n{n}\n\
+                 cluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [{routes}] }}\n",
+                ports[n]
+            )
+        };
+        let configs = [config(0), config(1), config(2)];
+        let [a, b, c] = configs.each_ref().map(|config| Self::configured(config));
+        let (a, b, c) = tokio::join!(a, b, c);
+        [a, b, c]
+    }
+
     pub(crate) async fn launch(jetstream: bool, config: Option<&str>) -> Self {
         let program = Server::find(None).await.unwrap_or_else(|error| panic!("{error}"));
         let data = TempDir::new().unwrap();
@@ -107,7 +128,7 @@ pub(crate) fn pipeline(toml: &str, nats_url: &str) -> Arc<Pipeline> {
 }
 
 #[track_caller]
-fn pipeline_with(toml: &str, nats_url: &str, registry: &Registry) -> Arc<Pipeline> {
+pub(crate) fn pipeline_with(toml: &str, nats_url: &str, registry: &Registry) -> Arc<Pipeline> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipeline.toml");
     let flags = [("nats.url".to_owned(), nats_url.to_owned())];
     let catalogue = Catalogue::new(HandlerContext {
@@ -307,6 +328,7 @@ pub(crate) fn stream(name: &str, subject: &str, retention: Retention) -> StreamS
         rollup: false,
         bucket: false,
         keeps_oldest: false,
+        drops_oldest: false,
     }
 }
 

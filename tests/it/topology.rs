@@ -8,7 +8,7 @@ use millstream::{
     channels::Words,
     config::{
         Pipeline,
-        pipeline::{Channel, Input, Observe, Source, Stage, Storage},
+        pipeline::{Channel, Input, Observe, OnFull, Source, Stage, Storage},
     },
     stages::{Envelope, KINDS, retry::Policy},
     topology::{Allowed, ApplyError, ChangeKind, Object, Topology, apply, diff},
@@ -26,6 +26,7 @@ fn source(name: &str, subjects: &[&str], envelope: Envelope) -> Source {
         envelope,
         max_age: 7 * DAY,
         max_bytes: None,
+        on_full: OnFull::Refuse,
         external: None,
     }
 }
@@ -176,7 +177,7 @@ fn the_shop_needs_these_streams() {
         shop-dlq Limits age Some(2592000) window 120000 ms shop.dlq.>
         shop-retry WorkQueue age None window 120000 ms shop.retry.* shop.alone.* shop.parked.*
         shop-notify WorkQueue age None window 120000 ms shop.notify.*
-        shop-out-validate Interest age None window 100 ms shop.out.validate.>
+        shop-out-validate Limits age None window 100 ms shop.out.validate.>
         shop-out-errors Limits age Some(86400) window 120000 ms shop.out.errors.>
         shop-advisories WorkQueue age None window 120000 ms $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.LEGACY.shop-orders $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-in-events.* $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-notify.* $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-out-validate.* $JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.shop-retry.*
         shop-in-events Limits age Some(604800) window 120000 ms events.>
@@ -290,6 +291,7 @@ async fn what_the_server_never_changes_is_an_error_that_says_what_to_do() {
 #[tokio::test]
 async fn what_would_lose_messages_is_refused_unless_told() {
     let mut pipeline = shop();
+    pipeline.sources[0].on_full = OnFull::Drop;
     let server = applied(&pipeline).await;
     let broker = server.connect().await;
     for _ in 0..3 {

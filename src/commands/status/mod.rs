@@ -26,6 +26,7 @@ use crate::{
         silences::{self, Phase},
         snapshot,
     },
+    keeper::{KeeperRecord, report::Lost},
     observe::WorkerRecord,
     topology::{Feed, Topology},
     wire::{
@@ -34,6 +35,9 @@ use crate::{
     },
 };
 
+/// Time for which events lost unread are shown.
+const LOSSES_SHOWN: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
 const EXAMPLES: &str = "\
 Examples:
   millstream status
@@ -41,8 +45,8 @@ Examples:
   millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
 
 Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, \
-events given up on or something that is
-not read, 2 could not tell.";
+events given up on or lost unread, or
+something that is not read, 2 could not tell.";
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -67,6 +71,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         stage.breaker.is_some()
             || stage.feeds.iter().any(|feed| feed.problem.is_some() || feed.orphans > Some(0))
     });
+    let stopped = stopped || !status.conditions.is_empty() || !status.lost_unread.is_empty();
     Ok(super::found(stopped || status.dead_letters.is_none_or(|letters| letters > 0)))
 }
 
@@ -144,6 +149,11 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
         broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
     status.failed_attempts =
         broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
+    let kept = KeeperRecord::load(broker, &names).await.unwrap_or_default();
+    status.conditions = kept.conditions;
+    let day_ago = Timestamp::now() - LOSSES_SHOWN;
+    let is_recent = |lost: &Lost| lost.at.parse::<Timestamp>().is_ok_and(|at| at > day_ago);
+    status.lost_unread = kept.lost.into_iter().filter(is_recent).collect();
     let tallies = snapshot::tallies(broker, pipeline).await.unwrap_or_default();
     status.alerting =
         (!tallies.is_empty()).then(|| AlertingStatus::of(tallies.iter().flat_map(|(_, all)| all)));

@@ -54,6 +54,19 @@ impl Status {
                 full * 100.0
             );
         }
+        for lost in &self.lost_unread {
+            _ = writeln!(
+                out,
+                "! {}: {} events of {} were lost before it had read them, the last at {}",
+                headers::clean(&lost.stage),
+                lost.events,
+                headers::clean(&lost.stream),
+                headers::clean(&lost.at),
+            );
+        }
+        for condition in &self.conditions {
+            _ = writeln!(out, "! {}", headers::clean(condition));
+        }
         let mut problems = Vec::new();
         for stage in &self.stages {
             for feed in &stage.feeds {

@@ -8,7 +8,10 @@ use millstream_stages::{headers, units::Period};
 use serde::Serialize;
 
 use super::alerting::AlertingStatus;
-use crate::observe::{WorkerRecord, durations::DurationCounts, worker_record::StageStats};
+use crate::{
+    keeper::report::Lost,
+    observe::{WorkerRecord, durations::DurationCounts, worker_record::StageStats},
+};
 
 /// Status of a pipeline; serialised as it is for `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,6 +26,11 @@ pub(super) struct Status {
     pub retry_queue: Option<u64>,
     /// Failed attempts stored; `None` if the stream is not there.
     pub failed_attempts: Option<u64>,
+    /// Conditions that the keeper found and told: streams that are nearly full of unread events or
+    /// cannot be trimmed, consumers that are missing.
+    pub conditions: Vec<String>,
+    /// Events that were lost before a stage had read them, in the last day.
+    pub lost_unread: Vec<Lost>,
     /// Stages, in the order of the configuration.
     pub stages: Vec<StageStatus>,
     /// Incidents and notifications; `None` if it has none, or they cannot be read.
@@ -128,6 +136,8 @@ impl Status {
             dead_letters_full: None,
             retry_queue: None,
             failed_attempts: None,
+            conditions: Vec::new(),
+            lost_unread: Vec::new(),
             stages: stages
                 .into_iter()
                 .map(|(name, feeds)| StageStatus::new(name, feeds, workers))

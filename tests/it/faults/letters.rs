@@ -168,6 +168,7 @@ async fn where_letters_may_not_be_written_the_event_stays_and_the_operator_is_to
     let server = TestServer::denying("shop.dlq.>").await;
     let calls = Calls::default();
     let mill = Mill::still(server, PIPELINE, calls.registry()).await;
+    super::with_old_edges(&mill).await;
     on_edge(&mill, "e-1", 7).await;
     exhaust(&mill, EDGE).await;
     mill.messages("shop-advisories", 1).await;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use millstream::{
-    broker::{ConsumerSpec, Outgoing, Stored, StoredMessage},
+    broker::{ConsumerSpec, Outgoing, Retention, Stored, StoredMessage, StreamSpec},
     dead_letter::LetterRecord,
     exhausted::{bury::Burial, router::Router, sweep::Sweep},
     handlers::{Registry, handler_fn},
@@ -74,10 +74,21 @@ impl Calls {
     }
 }
 
-/// Pipeline without a worker.
+/// Pipeline without a worker, whose edges are still the interest streams of before 2026-11-28: on
+/// those the server gives up on events.
 async fn still(toml: &str) -> (Mill, Calls) {
     let calls = Calls::default();
-    (Mill::still(TestServer::start().await, toml, calls.registry()).await, calls)
+    let mill = Mill::still(TestServer::start().await, toml, calls.registry()).await;
+    with_old_edges(&mill).await;
+    (mill, calls)
+}
+
+async fn with_old_edges(mill: &Mill) {
+    for edge in Topology::of(&mill.pipeline).trimmed {
+        let found = mill.broker.find_stream(&edge).await.unwrap().unwrap();
+        let before = StreamSpec { retention: Retention::Interest, ..found };
+        mill.broker.update_stream(&before).await.unwrap();
+    }
 }
 
 /// Event as a stage or a redrive publishes it.

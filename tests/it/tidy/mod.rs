@@ -67,6 +67,7 @@ const ROOMS: &[&str] = &[
     "redrive",
     "exhausted",
     "incidents",
+    "keeper",
     "map",
     "reduce",
     "worker",
