@@ -329,3 +329,41 @@ pub const CONDITION_TOLD_EVERY: Duration = Duration::from_secs(600);
 pub const LOSS_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Conditions and losses that the keeper's record names, at the most.
 pub const KEEPER_RECORD_MAX: usize = 100;
+/// Bytes that the feeds of a worker may have on their way and waiting, each an equal share: half of
+/// what the server holds for a connection before it drops it as a slow consumer (64 MB). A feed
+/// may always have one message of `max_payload`.
+pub const IN_FLIGHT_BYTES_MAX: usize = 32 << 20;
+/// Bytes that a pull request asks for, at the least, and room beside `max_payload` for the subjects
+/// of a message.
+pub const PULL_BYTES_MIN: usize = 16 << 10;
+/// Factor by which a stored message may be larger than `max_payload`, which was lowered since.
+pub const PULL_STRETCH_MAX: usize = 64;
+/// Bytes that one feed takes in before it drops messages: more than it ever asks for.
+pub const PULLED_BYTES_MAX: usize = 256 << 20;
+/// Bytes of core messages that wait for a slow listener before some are dropped.
+pub const LISTENED_BYTES_MAX: usize = 8 << 20;
+/// Raw reads of single messages at once: at 1.4 MB each, the largest by default, 22 MB.
+pub const RAW_READS_MAX: usize = 16;
+/// Bytes that wait to be sent before senders wait.
+pub const WRITE_BUFFER_BYTES_MAX: usize = 4 << 20;
+/// Bytes of settlements that are kept while no connection stands: some ten thousand.
+pub const SETTLEMENTS_KEPT_BYTES_MAX: usize = 1 << 20;
+/// Read buffer of a connection, in bytes.
+pub const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Interval at which a connection looks for signs of life.
+pub const PING_LOOK: Duration = Duration::from_millis(500);
+/// Silence of the server after which it is pinged.
+pub const PING_AFTER: Duration = Duration::from_secs(4);
+/// Wait for the answer to a ping before the connection counts as broken.
+pub const PONG_WAIT: Duration = Duration::from_secs(5);
+/// The shortest and the longest wait before a broken connection is tried again. Short: a server
+/// that restarts is waited for by everyone.
+pub const RECONNECT_WAIT_MIN: Duration = Duration::from_millis(50);
+/// See [`RECONNECT_WAIT_MIN`].
+pub const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Servers of a cluster that are known at once.
+pub const CLUSTER_SERVERS_MAX: usize = 64;
+/// Bytes of a malformed header block that its letter keeps in a header.
+pub const RAW_HEADERS_BYTES_MAX: usize = 4 << 10;
+/// Openings of a reading that give nothing, in a row, before that is an error.
+pub const READ_FAILURES_MAX: u32 = 5;

@@ -7,13 +7,17 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, PullConsumer, pull},
     context::GetStreamErrorKind,
     response::Response,
-    stream::{ConsumerErrorKind, DirectGetErrorKind, LastRawMessageErrorKind, RetentionPolicy},
+    stream::{ConsumerErrorKind, RetentionPolicy},
 };
 use futures_util::TryStreamExt as _;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Broker, message::StoredMessage};
+use super::{
+    Broker,
+    connection::{Block, Sending},
+    message::{RawMessage, StoredMessage},
+};
 use crate::limits;
 
 /// Failed read or change of a stream.
@@ -105,6 +109,13 @@ pub struct ConsumerState {
     pub delivered: u64,
 }
 
+/// Answer of the server to a read of one message.
+#[derive(Deserialize)]
+struct RawAnswer {
+    message: Option<RawMessage>,
+    error: Option<async_nats::jetstream::Error>,
+}
+
 /// Answer of the server to a deletion.
 #[derive(Deserialize)]
 struct Deleted {
@@ -114,7 +125,7 @@ struct Deleted {
 impl Broker {
     /// Message at a sequence; `None` if it is not, or no longer, there.
     ///
-    /// Any replica of the stream may answer; that it is not there is taken from the leader only.
+    /// The leader answers: what it does not have is not there.
     ///
     /// # Errors
     /// [`AdminError::Read`].
@@ -123,20 +134,7 @@ impl Broker {
         stream: &str,
         seq: u64,
     ) -> Result<Option<StoredMessage>, AdminError> {
-        let opened = self.open_stream(stream).await?;
-        match opened.direct_get(seq).await {
-            Ok(message) => return Ok(Some(message.into())),
-            // Direct get may be off for the stream, or its copy behind: the leader knows.
-            Err(error) => match error.kind() {
-                DirectGetErrorKind::NotFound
-                | DirectGetErrorKind::InvalidSubject
-                | DirectGetErrorKind::TimedOut
-                | DirectGetErrorKind::Request
-                | DirectGetErrorKind::ErrorResponse(..)
-                | DirectGetErrorKind::Other => {}
-            },
-        }
-        found(stream, opened.get_raw_message(seq).await)
+        self.raw(stream, &json!({ "seq": seq })).await
     }
 
     /// Last message on a subject, from the leader; `None` if there is none.
@@ -148,10 +146,7 @@ impl Broker {
         stream: &str,
         subject: &str,
     ) -> Result<Option<StoredMessage>, AdminError> {
-        found(
-            stream,
-            self.open_stream(stream).await?.get_last_raw_message_by_subject(subject).await,
-        )
+        self.raw(stream, &json!({ "last_by_subj": subject })).await
     }
 
     /// First message from `from_seq` on whose subject matches `filter`, from the leader; `None` if
@@ -165,16 +160,41 @@ impl Broker {
         filter: &str,
         from_seq: u64,
     ) -> Result<Option<StoredMessage>, AdminError> {
-        found(
-            stream,
-            self.open_stream(stream)
-                .await?
-                .raw_message_builder()
-                .sequence(from_seq.max(1))
-                .next_by_subject(filter)
-                .send()
-                .await,
-        )
+        self.raw(stream, &json!({ "seq": from_seq.max(1), "next_by_subj": filter })).await
+    }
+
+    /// Message that the leader of a stream has for a request; `None` if it has none. Read by
+    /// ourselves, since the client fails for what a message holds.
+    async fn raw(
+        &self,
+        stream: &str,
+        request: &serde_json::Value,
+    ) -> Result<Option<StoredMessage>, AdminError> {
+        let failed = |source: Source| AdminError::read(stream, source);
+        // Closed only with the broker.
+        let _place = self.raw_reads.acquire().await;
+        let (subject, body) = (format!("$JS.API.STREAM.MSG.GET.{stream}"), request.to_string());
+        let sending =
+            Sending { subject: &subject, headers: None, extra: &[], body: body.as_bytes() };
+        let answer = self.connection.request(&sending, limits::REQUEST_TIMEOUT).await;
+        let answer = answer.map_err(|error| failed(error.into()))?;
+        if Block::read(answer.head()).status == Some(503) {
+            return Err(failed("JetStream does not answer".into()));
+        }
+        let answer: RawAnswer =
+            serde_json::from_slice(&answer.body()).map_err(|error| failed(error.into()))?;
+        match answer {
+            RawAnswer { error: Some(refused), .. }
+                if refused.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
+            {
+                Ok(None)
+            }
+            RawAnswer { error: Some(refused), .. } => Err(failed(refused.into())),
+            RawAnswer { message, .. } => {
+                let message = message.and_then(RawMessage::message);
+                message.map(Some).ok_or_else(|| failed("its message cannot be read".into()))
+            }
+        }
     }
 
     /// Deletes a message; true if it was there.
@@ -341,26 +361,6 @@ impl Broker {
             .await
             .map_err(|error| AdminError::read(stream, error))
     }
-}
-
-fn found(
-    stream: &str,
-    answer: Result<
-        async_nats::jetstream::message::StreamMessage,
-        async_nats::jetstream::stream::RawMessageError,
-    >,
-) -> Result<Option<StoredMessage>, AdminError> {
-    answer.map(|message| Some(message.into())).or_else(|error| match error.kind() {
-        LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        LastRawMessageErrorKind::JetStream(refused)
-            if refused.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
-        {
-            Ok(None)
-        }
-        LastRawMessageErrorKind::JetStream(_)
-        | LastRawMessageErrorKind::InvalidSubject
-        | LastRawMessageErrorKind::Other => Err(AdminError::read(stream, error)),
-    })
 }
 
 /// Error for a stream that could not be opened.

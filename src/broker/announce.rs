@@ -1,6 +1,7 @@
 //! Announce: one core NATS message to whoever listens now, without an answer.
 
-use super::{Broker, Outgoing};
+use super::{Broker, Outgoing, connection::Sending};
+use crate::limits;
 
 /// Message that could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +19,11 @@ impl Broker {
     pub async fn announce(&self, outgoing: Outgoing) -> Result<(), AnnounceError> {
         let Outgoing { subject, headers, body, .. } = outgoing;
         let failed = |source| AnnounceError { subject: subject.clone(), source };
-        let sent = self.client.publish_with_headers(subject.clone(), headers, body).await;
+        let sending =
+            Sending { subject: &subject, headers: Some(&headers), extra: &[], body: &body };
+        let sent = self.connection.send(&sending, None).await;
         sent.map_err(|error| failed(error.into()))?;
-        self.client.flush().await.map_err(|error| failed(error.into()))
+        let flushed = self.connection.flush(limits::REQUEST_TIMEOUT).await;
+        flushed.map_err(|error| failed(error.into()))
     }
 }

@@ -6,10 +6,13 @@ use async_nats::{
     ConnectErrorKind, ConnectOptions, Event, ServerError,
     jetstream::{ErrorCode, context::AccountErrorKind, context::ContextBuilder},
 };
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     Broker,
+    budget::Budget,
+    connection::{Connection, DialError},
+    refusal::{self, FatalError},
     settings::{Auth, Nats},
 };
 use crate::{limits, tls};
@@ -104,16 +107,6 @@ pub enum ConnectError {
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Subject that the server does not let us use. Waiting does not help: someone has to grant it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the NATS server refuses us {operation} on \"{subject}\": grant it to the user of [nats]")]
-pub struct FatalError {
-    /// Operation attempted: `publish` or `subscribe`.
-    pub operation: String,
-    /// Subject refused.
-    pub subject: String,
-}
-
 impl ConnectError {
     /// True if trying again can help without anyone changing the configuration or the account.
     pub fn may_pass(&self) -> bool {
@@ -144,7 +137,8 @@ impl Broker {
         let addresses = addresses(nats)?;
         let address = addresses.iter().map(without_secrets).collect::<Vec<_>>().join(", ");
         let (fatal_sender, fatal) = watch::channel(None);
-        let options = options(nats, name, fatal_sender).await?;
+        let fatal_sender = Arc::new(fatal_sender);
+        let options = options(nats, name, Arc::clone(&fatal_sender)).await?;
         let connecting = options.connect(addresses.as_slice());
         let client = match tokio::time::timeout(limits::CONNECT_TIMEOUT * 2, connecting).await {
             Ok(connected) => {
@@ -163,7 +157,19 @@ impl Broker {
             .max_ack_inflight(limits::PUBLISHES_IN_FLIGHT_MAX)
             .backpressure_on_inflight(true)
             .build(client.clone());
-        let broker = Self { client, jetstream, fatal };
+        let inbox = client.new_inbox();
+        let connection = Connection::open(nats, name, addresses, inbox, fatal_sender)
+            .await
+            .map_err(|error| not_dialled(error, &address, auth_name(&nats.auth)))?;
+        let broker = Self {
+            connection,
+            client,
+            jetstream,
+            fatal,
+            budget: Budget::default(),
+            publishes: Arc::new(Semaphore::new(limits::PUBLISHES_IN_FLIGHT_MAX)),
+            raw_reads: Arc::new(Semaphore::new(limits::RAW_READS_MAX)),
+        };
         tokio::select! {
             // A refused subject shows as a timeout; the cause comes by another way, and sooner.
             biased;
@@ -237,13 +243,14 @@ impl Broker {
 
     /// True while the connection stands.
     pub fn is_connected(&self) -> bool {
-        self.client.connection_state() == async_nats::connection::State::Connected
+        self.connection.is_up()
     }
 
     /// Flushes what waits to be sent, settlements among it.
     pub async fn flush(&self) {
         // It fails only where the connection is closed, and then there is nothing to send it on.
         tokio::time::timeout(limits::REQUEST_TIMEOUT, self.client.flush()).await.ok();
+        self.connection.flush(limits::REQUEST_TIMEOUT).await.ok();
     }
 }
 
@@ -273,10 +280,9 @@ fn hide_userinfo(url: &str) -> String {
 async fn options(
     nats: &Nats,
     name: &str,
-    fatal: watch::Sender<Option<FatalError>>,
+    fatal: Arc<watch::Sender<Option<FatalError>>>,
 ) -> Result<ConnectOptions, ConnectError> {
     tls::install_provider();
-    let fatal = Arc::new(fatal);
     let options = ConnectOptions::new()
         .name(name)
         .connection_timeout(limits::CONNECT_TIMEOUT)
@@ -326,20 +332,8 @@ fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
         Event::SlowConsumer(_) => {
             tracing::warn!("messages were dropped because they were not taken fast enough")
         }
-        Event::ServerError(ServerError::Other(text)) => match denied(text) {
-            Some(denied) => {
-                tracing::error!(
-                    operation = denied.operation,
-                    subject = denied.subject,
-                    "the broker refuses a subject"
-                );
-                // The first is the one to report; the rest follow from it.
-                if !is_of_the_keeper(&denied) {
-                    fatal.send_if_modified(|known| {
-                        known.is_none() && known.replace(denied).is_none()
-                    });
-                }
-            }
+        Event::ServerError(ServerError::Other(text)) => match refusal::denied(text) {
+            Some(denied) => refusal::report(denied, fatal),
             None => tracing::warn!(error = text, "the broker reports an error"),
         },
         Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),
@@ -347,30 +341,6 @@ fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
             tracing::warn!(%error, "the client of the broker reports an error")
         }
     }
-}
-
-/// Operation and subject that a `Permissions Violation for Publish to "a.b"` refuses.
-///
-/// Source: nats-server 2.15, `server/client.go`, `pubPermissionViolation` and
-/// `subPermissionViolation`.
-fn denied(text: &str) -> Option<FatalError> {
-    const LEAD: &str = "permissions violation for ";
-    let start = text.to_ascii_lowercase().find(LEAD)? + LEAD.len();
-    let rest = &text[start..];
-    let operation = if rest.starts_with(['P', 'p']) { "publish" } else { "subscribe" };
-    let subject = rest.split('"').nth(1)?;
-    Some(FatalError { operation: operation.to_owned(), subject: subject.to_owned() })
-}
-
-/// True for what only the keeper asks for: it tells what it may not do, and the work goes on. A
-/// durable consumer has the name of the pipeline and a stage; a reader's own has no `-` in it.
-fn is_of_the_keeper(denied: &FatalError) -> bool {
-    let Some((_, asked)) = denied.subject.split_once(".API.") else { return false };
-    let durable = asked.strip_prefix("CONSUMER.CREATE.").and_then(|rest| rest.split('.').nth(1));
-    asked.starts_with("STREAM.LIST")
-        || asked.starts_with("CONSUMER.LIST.")
-        || asked.starts_with("STREAM.PURGE.")
-        || durable.is_some_and(|name| name.contains('-'))
 }
 
 fn refused(error: async_nats::ConnectError, address: &str, auth: &'static str) -> ConnectError {
@@ -395,6 +365,23 @@ fn refused(error: async_nats::ConnectError, address: &str, auth: &'static str) -
     }
 }
 
+/// Error of the second connection, whose settings are those that the first was made with.
+fn not_dialled(error: DialError, address: &str, auth: &'static str) -> ConnectError {
+    let address = address.to_owned();
+    match error {
+        DialError::Tls(_) => ConnectError::Tls { address, source: error.into() },
+        DialError::Auth(_) => ConnectError::Credentials { auth, source: error.into() },
+        DialError::Refused(ref why) if why.to_ascii_lowercase().contains("authorization") => {
+            ConnectError::Refused { address, auth }
+        }
+        DialError::Refused(_)
+        | DialError::Io(_)
+        | DialError::Silent
+        | DialError::Garbled(_)
+        | DialError::Info(_) => ConnectError::Unreachable { address, source: error.into() },
+    }
+}
+
 fn is_tls(error: &async_nats::ConnectError) -> bool {
     let io =
         std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
@@ -410,38 +397,6 @@ pub(super) fn version_of(text: &str) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_refusal_names_what_was_refused() {
-        let denied =
-            denied("Permissions Violation for Subscription to \"shop.>\" using queue \"q\"")
-                .unwrap();
-        assert_eq!((denied.operation.as_str(), denied.subject.as_str()), ("subscribe", "shop.>"));
-        assert_eq!(super::denied("Maximum Connections Exceeded"), None);
-    }
-
-    #[test]
-    fn what_only_the_keeper_asks_for_ends_no_worker() {
-        let is_of_the_keeper = |subject: &str| {
-            let (operation, subject) = ("publish".to_owned(), subject.to_owned());
-            super::is_of_the_keeper(&FatalError { operation, subject })
-        };
-        for subject in [
-            "$JS.API.STREAM.LIST",
-            "$JS.API.CONSUMER.LIST.shop-out-validate",
-            "$JS.API.STREAM.PURGE.shop-out-validate",
-            "$JS.API.CONSUMER.CREATE.shop-out-validate.shop-orders.shop.out.validate.>",
-        ] {
-            assert!(is_of_the_keeper(subject), "{subject}");
-        }
-        for subject in [
-            "$JS.API.CONSUMER.MSG.NEXT.shop-out-validate.shop-orders",
-            "$JS.API.CONSUMER.CREATE.shop-failed.Zq3kW8y1.shop.failed.>",
-            "shop.dlq.>",
-        ] {
-            assert!(!is_of_the_keeper(subject), "{subject}");
-        }
-    }
 
     #[test]
     fn versions_compare_by_number() {

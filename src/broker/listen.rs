@@ -3,9 +3,12 @@
 //! A subscriber that is not connected misses them.
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 
-use super::Broker;
+use super::{
+    Broker,
+    connection::{self, Subscription},
+};
+use crate::limits;
 
 /// Subject that could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +21,7 @@ pub struct ListenError {
 /// Subscription to a subject. A lost connection is made again underneath; what came meanwhile is
 /// missed.
 #[derive(Debug)]
-pub struct Listening(async_nats::Subscriber);
+pub struct Listening(Subscription);
 
 impl Broker {
     /// Listens on a subject, with wildcards. When it returns, the server knows of the subscription.
@@ -27,20 +30,21 @@ impl Broker {
     /// [`ListenError`] if the subject is none, or the connection is closed for good.
     pub async fn listen(&self, subject: &str) -> Result<Listening, ListenError> {
         let failed = |source| ListenError { subject: subject.to_owned(), source };
-        let subscriber = self
-            .client
-            .subscribe(subject.to_owned())
-            .await
-            .map_err(|error| failed(error.into()))?;
-        self.client.flush().await.map_err(|error| failed(error.into()))?;
+        if !connection::is_subject(subject) {
+            return Err(failed("it is not a subject".into()));
+        }
+        let subscriber =
+            self.connection.subscribe(&[subject.to_owned()], limits::LISTENED_BYTES_MAX);
+        let flushed = self.connection.flush(limits::REQUEST_TIMEOUT).await;
+        flushed.map_err(|error| failed(error.into()))?;
         Ok(Listening(subscriber))
     }
 }
 
 impl Listening {
-    /// Body of the next message; `None` when the connection is closed for good. Nothing is lost if
+    /// Body of the next message; `None` once the server refuses the subject. Nothing is lost if
     /// the future is dropped.
     pub async fn next(&mut self) -> Option<Bytes> {
-        Some(self.0.next().await?.payload)
+        Some(self.0.next().await?.body())
     }
 }

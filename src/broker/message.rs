@@ -2,10 +2,16 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use async_nats::{HeaderName, jetstream};
+use async_nats::{HeaderName, Subject};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use serde::Deserialize;
 
-use super::{HeaderValue, Headers};
+use super::{
+    HeaderValue, Headers,
+    connection::{Block, Frame},
+};
+use crate::limits;
 
 /// Message as its stream holds it.
 #[derive(Debug, Clone)]
@@ -20,9 +26,61 @@ pub struct StoredMessage {
     pub seq: u64,
     /// Time the server stored the message.
     pub stored_at: SystemTime,
+    /// Reason why it is malformed, if it is.
+    pub malformed: Option<Malformed>,
+}
+
+/// Message that is not as NATS says: the server stores any header block. What can be read of it is
+/// among its headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Malformed {
+    /// First reason, in words without anything of the message.
+    pub why: String,
+    /// Header block as it is stored.
+    pub raw_headers: Bytes,
+}
+
+impl Malformed {
+    pub(super) fn of(block: Option<String>, bad_subject: bool, head: &[u8]) -> Option<Self> {
+        let why = match (block, bad_subject) {
+            (Some(why), _) => format!("its headers are malformed: {why}"),
+            (None, true) => "its subject is not text".to_owned(),
+            (None, false) => return None,
+        };
+        Some(Self { why, raw_headers: Bytes::copy_from_slice(head) })
+    }
+
+    /// Header block in base64, for a header; of a long one its first
+    /// [`limits::RAW_HEADERS_BYTES_MAX`] bytes.
+    pub fn encoded(&self) -> String {
+        STANDARD
+            .encode(&self.raw_headers[..self.raw_headers.len().min(limits::RAW_HEADERS_BYTES_MAX)])
+    }
+}
+
+/// Subject of a message, and true if it is not UTF-8 and was made so.
+pub(super) fn text_of(subject: Bytes) -> (Subject, bool) {
+    match Subject::from_utf8(subject.clone()) {
+        Ok(subject) => (subject, false),
+        Err(_) => (Subject::from(String::from_utf8_lossy(&subject).into_owned()), true),
+    }
 }
 
 impl StoredMessage {
+    /// Message that a consumer without acks gave.
+    pub(super) fn read(frame: &Frame, seq: u64, stored_at: SystemTime) -> Self {
+        let (subject, bad_subject) = text_of(frame.subject_bytes());
+        let block = Block::read(frame.head());
+        Self {
+            subject: subject.into_string(),
+            malformed: Malformed::of(block.malformed, bad_subject, frame.head()),
+            headers: block.headers,
+            body: frame.body(),
+            seq,
+            stored_at,
+        }
+    }
+
     /// Size of the payload in bytes, also where only the headers were read.
     pub fn body_bytes(&self) -> usize {
         let said = super::get(&self.headers, HEADERS_ONLY_SIZE).filter(|_| self.body.is_empty());
@@ -39,15 +97,31 @@ pub fn unix_ms(at: SystemTime) -> u64 {
 /// Header with the size of a payload that the server left out.
 const HEADERS_ONLY_SIZE: &str = "Nats-Msg-Size";
 
-impl From<jetstream::message::StreamMessage> for StoredMessage {
-    fn from(message: jetstream::message::StreamMessage) -> Self {
-        Self {
-            subject: message.subject.to_string(),
-            headers: message.headers,
-            body: message.payload,
-            seq: message.sequence,
-            stored_at: message.time.into(),
-        }
+/// Message as the server's API gives it.
+#[derive(Debug, Deserialize)]
+pub(super) struct RawMessage {
+    subject: String,
+    seq: u64,
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+    time: jiff::Timestamp,
+}
+
+impl RawMessage {
+    /// The message; `None` if its parts are not base64.
+    pub(super) fn message(self) -> Option<StoredMessage> {
+        let head = STANDARD.decode(&self.hdrs).ok()?;
+        let block = Block::read(&head);
+        Some(StoredMessage {
+            malformed: Malformed::of(block.malformed, false, &head),
+            headers: block.headers,
+            body: STANDARD.decode(&self.data).ok()?.into(),
+            subject: self.subject,
+            seq: self.seq,
+            stored_at: self.time.into(),
+        })
     }
 }
 

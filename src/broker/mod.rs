@@ -4,7 +4,11 @@
 
 mod admin;
 mod announce;
+mod budget;
 mod connect;
+mod connection;
+mod delivered;
+mod demand;
 mod install;
 mod kv;
 mod lease;
@@ -16,6 +20,7 @@ mod overview;
 mod publish;
 mod pull;
 mod read;
+mod refusal;
 mod request;
 pub mod server;
 mod settings;
@@ -23,25 +28,35 @@ mod settings;
 pub use admin::{AdminError, ConsumerState, StreamState};
 pub use announce::AnnounceError;
 pub use async_nats::{HeaderMap as Headers, HeaderValue};
-pub use connect::{ConnectError, FatalError, SERVER_VERSION_MIN};
+pub use connect::{ConnectError, SERVER_VERSION_MIN};
+pub use delivered::Delivered;
 pub use kv::{CommitError, KvChange};
 pub use lease::Lease;
 pub use listen::{ListenError, Listening};
 pub use lives::{Heard, KvHeard, Mark};
-pub use message::{StoredMessage, get, header, set, unix_ms};
+pub use message::{Malformed, StoredMessage, get, header, set, unix_ms};
 pub use objects::{ConsumerSpec, FoundConsumer, Retention, StreamSpec};
 pub use overview::{ReaderOverview, StreamOverview};
 pub use publish::{Expects, Outgoing, PublishError, Stored};
-pub use pull::{Delivered, Pull, PullError};
+pub use pull::{Pull, PullError};
 pub use read::Scan;
+pub use refusal::FatalError;
 pub use request::{Answer, RequestError};
 pub use settings::{Auth, Nats};
 
 /// Connection to the broker. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Broker {
+    /// Connection that carries messages.
+    connection: connection::Connection,
+    /// Client for the API, for writes of keys, and for all that is rare.
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: async_nats::jetstream::Context,
     /// First subject that the server refused us, once there is one.
     pub(crate) fatal: tokio::sync::watch::Receiver<Option<FatalError>>,
+    /// Bytes that feeds may have on their way.
+    budget: budget::Budget,
+    /// Publishes that may wait for their ack at once, and raw reads for their answer.
+    publishes: std::sync::Arc<tokio::sync::Semaphore>,
+    raw_reads: std::sync::Arc<tokio::sync::Semaphore>,
 }

@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{context::PublishErrorKind, message::PublishMessage};
+use async_nats::jetstream::ErrorCode;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use millstream_stages::headers;
 
-use super::{Broker, Headers};
+use serde::Deserialize;
+
+use super::{
+    Broker, Headers,
+    connection::{Block, SendError, Sending, Unsendable},
+};
 use crate::limits;
 
 /// Message to publish.
@@ -88,19 +93,55 @@ impl PublishError {
             Self::NotFirst { .. } | Self::TooLarge { .. } => false,
         }
     }
+}
 
-    fn failed(subject: String, error: async_nats::jetstream::context::PublishError) -> Self {
-        use async_nats::jetstream::{Error, ErrorCode};
-        let refused =
-            std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Error>());
-        let source = match refused {
-            Some(refused) if refused.error_code() == ErrorCode::STREAM_STORE_FAILED => {
-                Full { said: refused.to_string() }.into()
+/// Answer of the server to a publish.
+#[derive(Deserialize)]
+struct PubAck {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<async_nats::jetstream::Error>,
+}
+
+/// Outcome of one try that did not store the message.
+enum Tried {
+    NotFirst,
+    TooLarge,
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<SendError> for Tried {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::Unsendable(Unsendable::TooLarge { .. }) => Self::TooLarge,
+            SendError::Unsendable(_) | SendError::Lost(_) | SendError::TimedOut(_) => {
+                Self::Failed(error.into())
             }
-            _ => error.into(),
-        };
-        Self::Failed { subject, source }
+        }
     }
+}
+
+/// Outcome of an answer.
+fn read(head: &[u8], body: &[u8]) -> Result<Stored, Tried> {
+    if Block::read(head).status == Some(503) {
+        return Err(Tried::Failed("no stream takes it, or none that has a leader now".into()));
+    }
+    let ack: PubAck = serde_json::from_slice(body).map_err(|error| Tried::Failed(error.into()))?;
+    let Some(refused) = ack.error else {
+        return Ok(Stored { stream: ack.stream, seq: ack.seq, duplicate: ack.duplicate });
+    };
+    Err(match refused.error_code() {
+        ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
+            Tried::NotFirst
+        }
+        ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => Tried::TooLarge,
+        ErrorCode::STREAM_STORE_FAILED => Tried::Failed(Full { said: refused.to_string() }.into()),
+        _ => Tried::Failed(refused.into()),
+    })
 }
 
 impl Outgoing {
@@ -142,7 +183,7 @@ impl Outgoing {
 impl Broker {
     /// Largest message that the server takes, headers and payload, in bytes.
     pub fn max_payload(&self) -> usize {
-        self.client.max_payload()
+        self.connection.max_payload()
     }
 
     /// Publishes one message and waits until it is stored.
@@ -167,47 +208,48 @@ impl Broker {
             .with_max_times(limits::PUBLISH_TRIES - 1)
             .build();
         loop {
-            let failed = match self.try_publish(make()).await {
+            let outgoing = make();
+            let source = match self.try_publish(&outgoing).await {
                 Ok(stored) => return Ok(stored),
-                Err(failed) => failed,
+                Err(tried) => {
+                    let subject = outgoing.subject;
+                    match tried {
+                        Tried::NotFirst => return Err(PublishError::NotFirst { subject }),
+                        Tried::TooLarge => return Err(PublishError::TooLarge { subject }),
+                        Tried::Failed(source) => (subject, source),
+                    }
+                }
             };
-            let subject = || make().subject;
-            match failed.kind() {
-                PublishErrorKind::WrongLastSequence => {
-                    return Err(PublishError::NotFirst { subject: subject() });
-                }
-                PublishErrorKind::MaxPayloadExceeded => {
-                    return Err(PublishError::TooLarge { subject: subject() });
-                }
-                PublishErrorKind::StreamNotFound
-                | PublishErrorKind::WrongLastMessageId
-                | PublishErrorKind::TimedOut
-                | PublishErrorKind::BrokenPipe
-                | PublishErrorKind::MaxAckPending
-                | PublishErrorKind::Other => {}
-            }
             match waits.next() {
                 Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(PublishError::failed(subject(), failed)),
+                None => {
+                    let (subject, source) = source;
+                    return Err(PublishError::Failed { subject, source });
+                }
             }
         }
     }
 
-    async fn try_publish(
-        &self,
-        outgoing: Outgoing,
-    ) -> Result<Stored, async_nats::jetstream::context::PublishError> {
-        let Outgoing { subject, mut headers, body, expects } = outgoing;
-        if let Expects::Replaced(_) = expects {
-            super::set(&mut headers, "Nats-Rollup", "sub");
-        }
-        let mut message = PublishMessage::build().payload(body).headers(headers);
-        message = match expects {
-            Expects::Anything => message,
-            Expects::Nothing => message.expected_last_subject_sequence(0),
-            Expects::Replaced(seq) => message.expected_last_subject_sequence(seq),
+    async fn try_publish(&self, outgoing: &Outgoing) -> Result<Stored, Tried> {
+        // Closed only with the broker.
+        let _place = self.publishes.acquire().await;
+        let Outgoing { subject, headers, body, expects } = outgoing;
+        let expected = match expects {
+            Expects::Anything => None,
+            Expects::Nothing => Some("0".to_owned()),
+            Expects::Replaced(seq) => Some(seq.to_string()),
         };
-        let ack = self.jetstream.send_publish(subject, message).await?.await?;
-        Ok(Stored { stream: ack.stream, seq: ack.sequence, duplicate: ack.duplicate })
+        let extra = [(EXPECTED, expected.as_deref().unwrap_or_default()), ("Nats-Rollup", "sub")];
+        let extra = match expects {
+            Expects::Anything => &extra[..0],
+            Expects::Nothing => &extra[..1],
+            Expects::Replaced(_) => &extra[..],
+        };
+        let sending = Sending { subject, headers: Some(headers), extra, body };
+        let answer = self.connection.request(&sending, limits::PUBLISH_TIMEOUT).await?;
+        read(answer.head(), &answer.body())
     }
 }
+
+/// Header with the condition on the last sequence of a subject.
+const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";

@@ -7,10 +7,15 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull},
     stream::RetentionPolicy,
 };
-use futures_util::{Stream, TryStreamExt as _, stream};
+use futures_util::{Stream, stream};
+use tokio::time::Instant;
 
-use super::{AdminError, Broker, admin};
-use crate::{broker::StoredMessage, limits};
+use super::{
+    AdminError, Broker, StoredMessage, admin,
+    delivered::Places,
+    demand::{Came, Demand},
+};
+use crate::limits;
 
 /// Selection of the messages of a stream that a scan gives.
 #[derive(Debug, Clone, Default)]
@@ -147,14 +152,19 @@ impl Broker {
     }
 }
 
-/// Consumer of our own without acks. The client's ordered consumer does the same, but after a
-/// missed heartbeat it returns `Pending` without having asked to be woken (async-nats 0.51,
-/// `consumer/pull.rs`, `Ordered::poll_next`).
+/// Consumer of our own without acks. What the server has sent counts as delivered, whether it came
+/// or not, so what is missing is found by the consumer sequence: of the next message, of a
+/// heartbeat, of the consumer's state; and where the connection is another, by that alone.
 struct Open {
     jetstream: jetstream::Context,
     consumer: PullConsumer,
-    messages: pull::Stream,
+    demand: Demand,
+    /// Consumer sequence of the last message that came.
     consumer_seq: u64,
+    /// Time since which none came.
+    quiet_since: Instant,
+    /// Consumer sequence that the consumer's state said was delivered, when it was last asked.
+    delivered: u64,
 }
 
 struct Reader {
@@ -195,60 +205,84 @@ impl Reader {
                 }
                 continue;
             };
-            let next = match self.end {
-                End::Never => open.messages.try_next().await,
-                // What was to come may be deleted meanwhile; then nothing comes, and nothing says
-                // so.
-                End::LastAtStart | End::NothingLeft => {
-                    match tokio::time::timeout(limits::READ_IDLE, open.messages.try_next()).await {
-                        Ok(next) => next,
-                        Err(_) => match open.consumer.get_info().await {
-                            Ok(info)
-                                if info.num_pending == 0
-                                    && info.delivered.consumer_sequence == open.consumer_seq =>
-                            {
-                                return Ok(None);
-                            }
-                            Ok(_) => continue,
-                            Err(error) => return Err(self.broken(error)),
-                        },
+            // What has come already is good, whatever became of the connection.
+            let came = match open.demand.ready() {
+                Some(came) => came,
+                None if open.demand.is_cut() => {
+                    self.reopen();
+                    continue;
+                }
+                None => open.demand.next().await,
+            };
+            let frame = match came {
+                Came::Message(frame, _) => frame,
+                // The server counts as delivered what we have not seen, and it is not on its way:
+                // a heartbeat does not overtake a message.
+                Came::Beat(Some(last)) if last > open.consumer_seq => {
+                    self.lost("messages were lost on the way")?;
+                    continue;
+                }
+                Came::Beat(_) => continue,
+                Came::Gone => return Err(self.broken("the consumer is gone")),
+                Came::Trouble(why) => {
+                    self.lost(&why)?;
+                    continue;
+                }
+                Came::Quiet => {
+                    if self.quiet().await? {
+                        return Ok(None);
                     }
+                    continue;
                 }
             };
-            let message = match next {
-                Ok(Some(message)) => message,
-                Ok(None) => return Err(self.broken("the consumer is gone")),
-                Err(error) => return Err(self.broken(error)),
+            let Some(places) = Places::read(frame.reply()) else {
+                return Err(self.broken("a message has a reply subject that cannot be read"));
             };
-            let info = match message.info() {
-                Ok(info) => info,
-                Err(error) => return Err(AdminError::read(&self.reading.stream, error)),
-            };
-            if info.consumer_sequence != open.consumer_seq + 1 {
-                return Err(self.broken("messages were lost on the way"));
+            if places.consumer_seq != open.consumer_seq + 1 {
+                self.lost("messages were lost on the way")?;
+                continue;
             }
             open.consumer_seq += 1;
+            open.quiet_since = Instant::now();
             self.failures = 0;
-            let (seq, pending, stored_at) =
-                (info.stream_sequence, info.pending, info.published.into());
+            let seq = places.stream_seq;
             if self.end == End::LastAtStart && self.last.is_some_and(|last| seq > last) {
                 return Ok(None);
             }
             self.reading.from_seq = seq + 1;
             self.reading.since = None;
-            if pending == 0 && self.end != End::Never {
+            if places.pending == 0 && self.end != End::Never {
                 self.last = Some(seq);
                 self.end = End::LastAtStart;
             }
-            let message = message.message;
-            return Ok(Some(StoredMessage {
-                subject: message.subject.to_string(),
-                headers: message.headers.unwrap_or_default(),
-                body: message.payload,
-                seq,
-                stored_at,
-            }));
+            return Ok(Some(StoredMessage::read(&frame, seq, places.stored_at)));
         }
+    }
+
+    /// Looks at the consumer's state where nothing came for a while; true if nothing is left.
+    async fn quiet(&mut self) -> Result<bool, AdminError> {
+        let Some(open) = &mut self.open else { return Ok(false) };
+        // What was to come may be deleted meanwhile; then nothing comes, and nothing says so. A
+        // reading without an end is told by heartbeats.
+        if self.end == End::Never || open.quiet_since.elapsed() < limits::READ_IDLE {
+            return Ok(false);
+        }
+        let info = match open.consumer.get_info().await {
+            Ok(info) => info,
+            Err(error) => return self.lost(&error.to_string()).map(|()| false),
+        };
+        let delivered = info.delivered.consumer_sequence;
+        if info.num_pending == 0 && delivered == open.consumer_seq {
+            return Ok(true);
+        }
+        open.quiet_since = Instant::now();
+        // Twice, with time between: what was on its way has had time to come.
+        if open.delivered > open.consumer_seq {
+            self.lost("messages were lost on the way")?;
+        } else {
+            open.delivered = delivered;
+        }
+        Ok(false)
     }
 
     /// Opens the stream at the next sequence wanted; true if there is nothing to read at all.
@@ -296,23 +330,18 @@ impl Reader {
         if self.end != End::Never && consumer.cached_info().num_pending == 0 {
             return Ok(true);
         }
-        let messages = consumer
-            .stream()
-            .max_messages_per_batch(if self.end == End::LastAtStart {
-                read_ahead.min(wanted)
-            } else {
-                read_ahead
-            })
-            .expires(limits::PULL_EXPIRES)
-            .heartbeat(limits::PULL_HEARTBEAT)
-            .messages()
-            .await
-            .map_err(|error| AdminError::read(&name, error))?;
+        let room = match self.end {
+            End::LastAtStart => read_ahead.min(wanted),
+            End::NothingLeft | End::Never => read_ahead,
+        };
+        let demand = Demand::new(&self.broker, &name, &consumer.cached_info().name, room);
         self.open = Some(Open {
             jetstream: self.broker.jetstream.clone(),
             consumer,
-            messages,
+            demand,
             consumer_seq: 0,
+            quiet_since: Instant::now(),
+            delivered: 0,
         });
         Ok(false)
     }
@@ -342,6 +371,26 @@ impl Reader {
                 None => return Ok(None),
             }
         }
+    }
+
+    /// Opens the stream anew at the next sequence wanted, because the connection is another.
+    fn reopen(&mut self) {
+        tracing::debug!(stream = self.reading.stream, "reading goes on over another connection");
+        self.open = None;
+    }
+
+    /// Opens the stream anew at the next sequence wanted, because what came is not all. It is no
+    /// error until that has not helped several times.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    fn lost(&mut self, why: &str) -> Result<(), AdminError> {
+        tracing::debug!(stream = self.reading.stream, why, "reading anew from where it was");
+        self.open = None;
+        if self.failures >= limits::READ_FAILURES_MAX {
+            return Err(AdminError::read(&self.reading.stream, why.to_owned()));
+        }
+        Ok(())
     }
 
     fn broken(&mut self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AdminError {

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use async_nats::client::{Request, RequestErrorKind};
 use bytes::Bytes;
 
-use super::{Broker, Headers};
+use super::{
+    Broker, Headers,
+    connection::{Block, SendError, Sending, Unsendable},
+};
 
 /// Answer of a service.
 #[derive(Debug, Clone)]
@@ -39,7 +41,15 @@ pub enum RequestError {
         /// Subject of the request.
         subject: String,
     },
-    /// Subject that cannot be published to, or connection that is closed for good.
+    /// Answer whose headers are malformed: nobody can say what it means.
+    #[error("the answer from \"{subject}\" cannot be read: its headers are malformed: {why}")]
+    Malformed {
+        /// Subject of the request.
+        subject: String,
+        /// Reason, in words without anything of the answer.
+        why: String,
+    },
+    /// Subject that cannot be published to, or connection that broke meanwhile.
     #[error("could not send a request to \"{subject}\"")]
     Failed {
         /// Subject of the request.
@@ -53,8 +63,7 @@ impl Broker {
     /// Sends a request and waits for the first answer.
     ///
     /// # Errors
-    /// [`RequestError`]. A subject that we may not publish to shows as a timeout: the server
-    /// reports it to the connection, not to the request.
+    /// [`RequestError`].
     pub async fn request(
         &self,
         subject: &str,
@@ -62,19 +71,27 @@ impl Broker {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Answer, RequestError> {
-        let request = Request::new().payload(body).headers(headers).timeout(Some(timeout));
-        let answer =
-            self.client.send_request(subject.to_owned(), request).await.map_err(|error| {
-                let subject = subject.to_owned();
-                match error.kind() {
-                    RequestErrorKind::NoResponders => RequestError::NoResponders { subject },
-                    RequestErrorKind::TimedOut => RequestError::TimedOut { subject, timeout },
-                    RequestErrorKind::MaxPayloadExceeded => RequestError::TooLarge { subject },
-                    RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
-                        RequestError::Failed { subject, source: error.into() }
-                    }
-                }
-            })?;
-        Ok(Answer { headers: answer.headers.unwrap_or_default(), body: answer.payload })
+        let sending = Sending { subject, headers: Some(&headers), extra: &[], body: &body };
+        let answer = self.connection.request(&sending, timeout).await;
+        let subject = subject.to_owned();
+        let answer = answer.map_err(|error| match error {
+            SendError::Unsendable(Unsendable::TooLarge { .. }) => {
+                RequestError::TooLarge { subject: subject.clone() }
+            }
+            SendError::TimedOut(timeout) => {
+                RequestError::TimedOut { subject: subject.clone(), timeout }
+            }
+            SendError::Unsendable(_) | SendError::Lost(_) => {
+                RequestError::Failed { subject: subject.clone(), source: error.into() }
+            }
+        })?;
+        let Block { headers, status, malformed, .. } = Block::read(answer.head());
+        match (status, malformed) {
+            (Some(503), None) if answer.body().is_empty() => {
+                Err(RequestError::NoResponders { subject })
+            }
+            (_, Some(why)) => Err(RequestError::Malformed { subject, why }),
+            (_, None) => Ok(Answer { headers, body: answer.body() }),
+        }
     }
 }

@@ -110,6 +110,7 @@ fn no_answer(error: RequestError) -> Failure {
         RequestError::NoResponders { .. } => Failure::defer(class::CONNECTION, error.to_string()),
         RequestError::TimedOut { .. } => Failure::retry(class::TIMEOUT, error.to_string()),
         RequestError::TooLarge { .. } => Failure::reject(class::VALIDATION, error.to_string()),
+        RequestError::Malformed { .. } => Failure::retry(class::HANDLER, error.to_string()),
         RequestError::Failed { source, .. } => Failure::retry(
             class::CONNECTION,
             format!("{error}: {}", headers::clean(&source.to_string())),

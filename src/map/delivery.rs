@@ -79,6 +79,7 @@ pub(super) async fn live(
         Settled::Ack => delivered.ack().await,
         Settled::Nak(wait) => delivered.nak(wait).await,
         Settled::Term(reason) => delivered.term(reason.as_str()).await,
+        Settled::Left => drop(delivered),
     }
     drop(in_flight);
 }
@@ -109,6 +110,9 @@ impl Arrived<'_> {
         let Some(slot) = turn.come().await else {
             return (Box::pin(self.release(&event, spent)).await, None);
         };
+        if !delivered.begin() {
+            return (Settled::Left, None);
+        }
         let in_flight = stage.metrics.started();
         (self.handle(&event, spent).await, Some((slot, in_flight)))
     }

@@ -9,11 +9,13 @@ use crate::{
     broker::PublishError, error_chain::causes_of, limits, wire::attempt_record::AttemptReport,
 };
 
-/// Settlement that is sent to the server.
+/// Settlement of a delivery.
 pub(super) enum Settled {
     Ack,
     Nak(Duration),
     Term(Reason),
+    /// None: it may not be ours any more, and comes again by itself.
+    Left,
 }
 
 /// Publishes the error event of a failed attempt and waits until it is stored: counts are made from

@@ -1,0 +1,132 @@
+//! Bytes: large messages to many slow feeds and readers, without a slow consumer.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use millstream::broker::{Broker, Outgoing, Retention};
+
+use super::consumer;
+use crate::support::{TestServer, eventually, stream as stream_spec};
+
+const MIB: usize = 1 << 20;
+
+async fn publish(broker: &Broker, count: usize, bytes: usize) {
+    let body = bytes::Bytes::from(vec![b'x'; bytes]);
+    stream::iter(0..count)
+        .map(|_| broker.publish(Outgoing::new("s.x", body.clone())))
+        .buffer_unordered(4)
+        .for_each(|stored| async { drop(stored.unwrap()) })
+        .await;
+}
+
+fn no_slow_consumer(server: &TestServer) {
+    let log = std::fs::read_to_string(server.server.log_path()).unwrap();
+    let slow: Vec<_> = log.lines().filter(|line| line.contains("Slow Consumer")).collect();
+    assert!(slow.is_empty(), "{slow:?}");
+}
+
+#[tokio::test]
+async fn thirty_two_slow_feeds_of_large_messages_share_what_may_be_on_its_way() {
+    let server = TestServer::start().await;
+    let broker = server.connect().await;
+    broker.create_stream(&stream_spec("s", "s.>", Retention::Limits)).await.unwrap();
+    publish(&broker, 60, 64 << 10).await;
+    publish(&broker, 10, 900_000).await;
+    publish(&broker, 30, 64 << 10).await;
+    let mut pulls = Vec::new();
+    for n in 0..32 {
+        let name = format!("c{n}");
+        broker.create_consumer(&consumer(&name)).await.unwrap();
+        pulls.push((name.clone(), broker.pull("s", &name, 256).await.unwrap()));
+    }
+    let began = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let feeds = pulls.into_iter().map(|(name, mut pull)| {
+        let broker = broker.clone();
+        let began = began.clone();
+        tokio::spawn(async move {
+            // All take in one and none begins, until all have been asked for what they may.
+            let mut first = Some(pull.next().await.unwrap().unwrap());
+            began.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            eventually(async || {
+                (began.load(std::sync::atomic::Ordering::SeqCst) == 32).then_some(())
+            })
+            .await;
+            let state = broker.consumer_state("s", &name).await.unwrap();
+            assert!(state.num_ack_pending <= 33, "{name}: {}", state.num_ack_pending);
+            for _ in 0..100 {
+                let delivered = match first.take() {
+                    Some(delivered) => delivered,
+                    None => loop {
+                        if let Ok(delivered) = pull.next().await.unwrap() {
+                            break delivered;
+                        }
+                    },
+                };
+                assert!(delivered.begin());
+                delivered.ack().await;
+            }
+        })
+    });
+    for done in futures_util::future::join_all(feeds).await {
+        done.unwrap();
+    }
+    no_slow_consumer(&server);
+}
+
+#[tokio::test]
+async fn one_feed_is_not_given_more_than_the_budget_while_nothing_begins() {
+    let server = TestServer::start().await;
+    let broker = server.connect().await;
+    broker.create_stream(&stream_spec("s", "s.>", Retention::Limits)).await.unwrap();
+    publish(&broker, 100, 900_000).await;
+    broker.create_consumer(&consumer("c")).await.unwrap();
+    let mut pull = broker.pull("s", "c", 1000).await.unwrap();
+    let mut held = vec![pull.next().await.unwrap().unwrap()];
+    // It takes in what comes, and begins none of it.
+    while let Ok(next) = tokio::time::timeout(Duration::from_secs(1), pull.next()).await {
+        held.extend(next.unwrap());
+    }
+    let bytes: usize = held.iter().map(|delivered| delivered.body().len()).sum();
+    assert!((24 * MIB..34 * MIB).contains(&bytes), "{bytes}");
+    for delivered in held.drain(..) {
+        delivered.begin();
+        delivered.ack().await;
+    }
+    for _ in 0..100 - bytes / 900_000 {
+        let delivered = loop {
+            if let Ok(delivered) = pull.next().await.unwrap() {
+                break delivered;
+            }
+        };
+        delivered.ack().await;
+    }
+    eventually(async || {
+        let state = broker.consumer_state("s", "c").await.unwrap();
+        (state.num_pending == 0 && state.num_ack_pending == 0).then_some(())
+    })
+    .await;
+    no_slow_consumer(&server);
+}
+
+#[tokio::test]
+async fn a_slow_reader_of_large_messages_reads_them_all() {
+    let server = TestServer::start().await;
+    let broker = server.connect().await;
+    broker.create_stream(&stream_spec("s", "s.>", Retention::Limits)).await.unwrap();
+    publish(&broker, 200, 900_000).await;
+    let mut reading = std::pin::pin!(broker.scan("s", "", 1));
+    let mut next = 1;
+    while let Some(message) = reading.next().await {
+        assert_eq!(message.unwrap().seq, next);
+        next += 1;
+        if next == 20 {
+            // Longer than the server would wait for a client that does not read.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+        }
+    }
+    assert_eq!(next, 201);
+    let many = stream::iter(1..=200).map(|seq| broker.message("s", seq)).buffer_unordered(100);
+    let found = many.filter(|found| std::future::ready(matches!(found, Ok(Some(_)))));
+    assert_eq!(found.count().await, 200);
+    no_slow_consumer(&server);
+}
