@@ -165,7 +165,7 @@ impl Broker {
 
     /// Message that the leader of a stream has for a request; `None` if it has none. Read by
     /// ourselves, since the client fails for what a message holds.
-    async fn raw(
+    pub(super) async fn raw(
         &self,
         stream: &str,
         request: &serde_json::Value,

@@ -5,7 +5,6 @@
 
 use std::time::SystemTime;
 
-use async_nats::jetstream::{ErrorCode, response::Response, stream::RawMessage};
 use futures_util::{Stream, StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -63,11 +62,6 @@ enum Look {
     Another { created_ms: u64, why: String },
 }
 
-#[derive(Deserialize)]
-struct Got {
-    message: RawMessage,
-}
-
 impl Broker {
     /// First message from this time on whose subject matches `filter`, from the leader; `None` if
     /// there is none.
@@ -85,19 +79,7 @@ impl Broker {
     ) -> Result<Option<StoredMessage>, AdminError> {
         let start = jiff::Timestamp::try_from(since).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         let request = json!({ "next_by_subj": filter, "start_time": start.to_string() });
-        let answer: Result<Response<Got>, _> =
-            self.jetstream.request(format!("STREAM.MSG.GET.{stream}"), &request).await;
-        match answer.map_err(|error| AdminError::read(stream, error))? {
-            Response::Ok(Got { message }) => {
-                let message = async_nats::jetstream::message::StreamMessage::try_from(message)
-                    .map_err(|error| AdminError::read(stream, error))?;
-                Ok(Some(message.into()))
-            }
-            Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
-                Ok(None)
-            }
-            Response::Err { error } => Err(AdminError::read(stream, error)),
-        }
+        self.raw(stream, &request).await
     }
 
     /// Messages of a stream as [`Broker::follow`] gives them, from behind `mark`, or, where that is
@@ -139,7 +121,7 @@ impl Broker {
         heard.filter_map(move |heard| {
             let heard = match heard {
                 Ok(Heard::Message(message)) => {
-                    let StoredMessage { subject, headers, body, seq, stored_at } = message;
+                    let StoredMessage { subject, headers, body, seq, stored_at, .. } = message;
                     let key = subject.strip_prefix(&root).unwrap_or(&subject).to_owned();
                     let value = Some(body).filter(|_| !kv::is_deleted(&headers));
                     let change = KvChange { key, value, revision: seq, written_at: stored_at };

@@ -238,6 +238,7 @@ mod tests {
             body,
             seq,
             stored_at: SystemTime::UNIX_EPOCH,
+            malformed: None,
         }
     }
 

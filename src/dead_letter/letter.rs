@@ -15,7 +15,9 @@ use millstream_stages::{
 };
 
 use crate::{
-    broker::{Broker, Expects, Headers, Outgoing, PublishError, StoredMessage, get, header},
+    broker::{
+        Broker, Expects, Headers, Malformed, Outgoing, PublishError, StoredMessage, get, header,
+    },
     config::Pipeline,
     dead_letter::store::store,
     wire::{
@@ -49,6 +51,8 @@ pub struct Letter<'a> {
     pub config: &'a str,
     /// The payload.
     pub body: Bytes,
+    /// Header block of the message, if it was malformed: the letter keeps it.
+    pub malformed: Option<&'a Malformed>,
 }
 
 /// Identity of the event in a letter, as far as it is known.
@@ -157,6 +161,9 @@ impl Letter<'_> {
             if let Some(trace_id) = traceparent.split('-').nth(1) {
                 all.insert(headers::TRACE_ID, header(trace_id));
             }
+        }
+        if let Some(malformed) = self.malformed {
+            all.insert(headers::RAW_HEADERS, malformed.encoded());
         }
         Outgoing {
             subject: names.dlq_subject(self.stage, &self.origin.life),

@@ -217,6 +217,7 @@ mod tests {
             body: body.to_owned().into(),
             seq,
             stored_at: SystemTime::UNIX_EPOCH,
+            malformed: None,
         }
     }
 

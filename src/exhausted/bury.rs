@@ -133,6 +133,7 @@ impl Burial {
             traceparent,
             config: &self.pipeline.config_hash,
             body: message.body.clone(),
+            malformed: message.malformed.as_ref(),
         };
         if !letter.publish(&self.broker, &names).await? {
             return Ok(Buried::Known);

@@ -61,6 +61,10 @@ pub async fn simulate(
         let Read { stage, messages } = &mut reads[at];
         let Some(message) = messages.next().await.transpose()? else { continue };
         progress(message.stored_at);
+        if message.malformed.is_some() {
+            // The stage rejects it.
+            continue;
+        }
         simulation.take(stage, &message.subject, unix_ms(message.stored_at), &message.body);
     }
     simulation.pass(unix_ms(span.until));

@@ -5,6 +5,7 @@ use millstream_stages::{
     Envelope, Event, Failure,
     envelope::{self, Carrier},
     event::{FIRST_VERSION, Identity},
+    failure::class,
     headers,
 };
 
@@ -37,8 +38,12 @@ impl Arrival {
     }
 }
 
-/// Event of a delivery: from its headers where Millstream wrote them, else from its envelope.
+/// Event of a delivery: from its headers where Millstream wrote them, else from its envelope. A
+/// malformed message is none, whatever could be read of it.
 pub(super) fn event(delivered: &Delivered, carries: Carries) -> Result<Event, Failure> {
+    if let Some(malformed) = delivered.malformed() {
+        return Err(Failure::reject(class::DECODE, malformed.why.clone()));
+    }
     let header = |name| delivered.header(name);
     let envelope = match carries {
         Carries::Envelope(envelope) => envelope,

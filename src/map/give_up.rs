@@ -86,6 +86,7 @@ impl GivenUp<'_> {
             traceparent: traceparent.as_deref(),
             config: &stage.config,
             body: delivered.body().clone(),
+            malformed: delivered.malformed(),
         };
         let written =
             until_stored(stage.line.name(), || letter.publish(&stage.broker, &stage.names)).await;

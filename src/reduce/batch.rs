@@ -2,7 +2,9 @@
 
 use std::time::SystemTime;
 
-use millstream_stages::{Emission, Emits, Failure, failure::class, headers, settle::Reason};
+use millstream_stages::{
+    Emission, Emits, Failure, failure::class, headers, incident::Severity, settle::Reason,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -10,6 +12,7 @@ use crate::{
     config::{Pipeline, pipeline::Stage},
     dead_letter::{Letter, letter::Identity},
     limits,
+    wire::Finding,
 };
 
 /// Inputs applied since the last commit, and their outputs.
@@ -17,6 +20,8 @@ use crate::{
 pub(super) struct Batch {
     pub(super) emissions: Vec<Emission>,
     pub(super) dead_letters: Vec<Outgoing>,
+    /// Findings about what was rejected.
+    pub(super) findings: Vec<Outgoing>,
     pub(super) inputs: usize,
     /// Time of the commit at the latest; `None` while there is nothing to commit.
     pub(super) due: Option<Instant>,
@@ -78,8 +83,32 @@ pub(super) fn reject(
         traceparent: header_of(&message.headers, headers::TRACEPARENT),
         config: &pipeline.config_hash,
         body: message.body.clone(),
+        malformed: message.malformed.as_ref(),
     };
     letter.message(&pipeline.names())
+}
+
+/// Finding about an error report that is malformed: its letter alone would wait for someone to look,
+/// while an error is missing from the counts.
+pub(super) fn malformed(
+    pipeline: &Pipeline,
+    stage: &Stage,
+    stream: &str,
+    message: &StoredMessage,
+    failure: &Failure,
+) -> Outgoing {
+    let seq = message.seq;
+    let finding = Finding {
+        code: "MalformedMessage",
+        severity: Severity::Medium,
+        message: format!(
+            "an error report at {stream}:{seq} is not counted: {}. It is a dead letter of {}",
+            failure.message, stage.name
+        ),
+        stage: &stage.name,
+        id: format!("malformed:{}:{stream}:{seq}", stage.name),
+    };
+    finding.message(&pipeline.names())
 }
 
 /// Header of a message, if it is text.

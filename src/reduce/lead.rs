@@ -7,7 +7,9 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream, FuturesOrdered},
 };
-use millstream_stages::{Envelope, HeaderLookup, Input, Reduce, Tally, headers};
+use millstream_stages::{
+    Envelope, Failure, HeaderLookup, Input, Reduce, Tally, failure::class, headers,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -267,7 +269,11 @@ impl<'a> Leader<'a> {
             headers: HeaderLookup::new(&header),
             body: &message.body,
         };
-        if let Err(failure) = term.reduce.apply(&input, &mut term.batch.emissions) {
+        let applied = match &message.malformed {
+            None => term.reduce.apply(&input, &mut term.batch.emissions),
+            Some(malformed) => Err(Failure::reject(class::DECODE, malformed.why.clone())),
+        };
+        if let Err(failure) = applied {
             let (stage, stream_seq) = (&self.stage.name, message.seq);
             tracing::warn!(
                 %stage,
@@ -285,6 +291,13 @@ impl<'a> Leader<'a> {
                 &failure,
                 now,
             ));
+            let is_report =
+                input.envelope == Some(Envelope::Error) || *stream == *self.names.failed_stream();
+            if message.malformed.is_some() && is_report {
+                let (pipeline, stage) = (self.pipeline, self.stage);
+                let finding = batch::malformed(pipeline, stage, &stream, &message, &failure);
+                term.batch.findings.push(finding);
+            }
             self.metrics.rejected();
         }
         self.metrics.applied(1);
@@ -378,6 +391,9 @@ impl<'a> Leader<'a> {
                 .buffered(limits::EMISSIONS_IN_FLIGHT_MAX)
                 .try_collect::<()>()
                 .await?;
+            for finding in batch.findings {
+                broker.publish(finding).await?;
+            }
             checkpoint.write(&offsets, changes).await?;
             Ok(Committed { checkpoint, tallies })
         };

@@ -63,6 +63,9 @@ pub const COMPLETED_AT: &str = "Millstream-Completed-At";
 pub const EDITED_AT: &str = "Millstream-Edited-At";
 /// On a letter: person who edited it.
 pub const EDITED_BY: &str = "Millstream-Edited-By";
+/// On a letter: header block that its message had, in base64, where that was malformed; the first
+/// 4 KiB of it.
+pub const RAW_HEADERS: &str = "Millstream-Raw-Headers";
 /// NATS: id by which the server drops duplicates.
 pub const MSG_ID: &str = "Nats-Msg-Id";
 

@@ -1,5 +1,6 @@
 //! Cut: nothing is lost and nothing waits when the connection breaks with messages on their way.
 
+use millstream::broker::{Broker, ConsumerSpec, KvHeard, Nats, Outgoing, Retention};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
@@ -7,7 +8,6 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use millstream::broker::{Broker, ConsumerSpec, Nats, Outgoing, Retention};
 
 use crate::{
     proxy::Proxy,
@@ -70,7 +70,7 @@ async fn what_follows_keys_sees_each_change_after_a_cut() {
         async move {
             let mut changes = std::pin::pin!(through.kv_follow("b", "k."));
             while let Some(change) = changes.next().await {
-                if let Ok(change) = change {
+                if let Ok(KvHeard::Change(change)) = change {
                     let value = change.value.unwrap_or_default();
                     *last.lock().unwrap() = String::from_utf8_lossy(&value).into_owned();
                 }

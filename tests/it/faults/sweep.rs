@@ -120,6 +120,7 @@ async fn worker_router_and_sweep_at_once_write_one_letter() {
                 traceparent: None,
                 config: "",
                 body: message.body.clone(),
+                malformed: None,
             };
             letter.publish(&mill.broker, &mill.names).await.unwrap();
         }
