@@ -75,16 +75,13 @@ impl Burial {
         let names = self.pipeline.names();
         let (origin, identity) = Identity::stored(&self.pipeline, stream, message);
         let expired = matches!(why, Why::Expired(_));
-        if !expired {
-            let parked = names.parked_subject(stage, &origin.life);
-            if self.broker.last_on_subject(&names.retry_stream(), &parked).await?.is_some() {
-                tracing::info!(
-                    stage,
-                    source = %origin.source,
-                    "an event that was given up on is parked; it comes again"
-                );
-                return Ok(Buried::LivesOn);
-            }
+        if !expired && self.is_parked(stage, &origin, message).await? {
+            tracing::info!(
+                stage,
+                source = %origin.source,
+                "an event that was given up on is parked; it comes again"
+            );
+            return Ok(Buried::LivesOn);
         }
         if self.has_letter(stage, stream, message).await? {
             return Ok(Buried::Known);
@@ -156,6 +153,27 @@ impl Burial {
             }
         }
         Ok(Buried::Written)
+    }
+
+    /// True if this life is parked, by a worker of this version or an older one.
+    async fn is_parked(
+        &self,
+        stage: &str,
+        origin: &Origin,
+        message: &StoredMessage,
+    ) -> Result<bool, AdminError> {
+        let names = self.pipeline.names();
+        for life in [&origin.life, &origin.life.without_time()] {
+            let subject = names.parked_subject(stage, life);
+            let parked = self.broker.last_on_subject(&names.retry_stream(), &subject).await?;
+            // An older version's name may be that of another life of the stream.
+            if parked
+                .is_some_and(|parked| *life == origin.life || parked.stored_at >= message.stored_at)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// True if there is a letter of this message's life at `stage`.

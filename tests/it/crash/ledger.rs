@@ -15,6 +15,8 @@ use millstream::{
 };
 use serde_json::Value;
 
+use crate::support::timeless;
+
 /// Longest time for the fleet to finish, once nothing is killed any more.
 const HEAL: Duration = Duration::from_secs(90);
 
@@ -161,11 +163,11 @@ pub(super) fn balance(
     letters: &[Letter],
 ) -> Totals {
     let mut breaches = Vec::new();
-    let mut by_source: HashMap<&str, Vec<&Letter>> = HashMap::new();
+    let mut by_source: HashMap<String, Vec<&Letter>> = HashMap::new();
     let mut totals =
         Totals { published: published.len(), letters: letters.len(), ..Totals::default() };
     for letter in letters {
-        by_source.entry(&letter.record.source).or_default().push(letter);
+        by_source.entry(timeless(&letter.record.source)).or_default().push(letter);
         *totals
             .reasons
             .entry(format!("{} {}", letter.record.stage, letter.record.reason))

@@ -6,7 +6,7 @@ use std::{
 };
 
 use millstream::{
-    broker::{Broker, Mark, unix_ms},
+    broker::{Broker, Mark, Outgoing, unix_ms},
     dead_letter::LetterFilter,
     incidents::snapshot,
     map::{
@@ -15,8 +15,10 @@ use millstream::{
     },
     observe::Metrics,
     redrive::{
-        job::{self, Job, Kind},
-        store::Jobs,
+        context::{Context, Progress},
+        job::{self, Job, Kind, State},
+        run,
+        store::{Claim, Jobs},
     },
     stages::{Failure, failure::class},
     topology::{self, Topology},
@@ -189,6 +191,25 @@ async fn breakers_hear_of_each_other_in_a_bucket_that_was_made_anew() {
     opens(&two);
     comes_to(&one, Pace::Stopped).await;
     stop.cancel();
+}
+
+#[tokio::test]
+async fn a_job_whose_letters_were_in_a_stream_that_was_made_anew_touches_no_others() {
+    let mill = Mill::still(TestServer::start().await, PIPELINE, Calls::default().registry()).await;
+    let letter = Outgoing::new("shop.dlq.work.shop-out-first.1", "{}");
+    mill.broker.publish(letter.header("Millstream-Stage", "work")).await.unwrap();
+    let (filter, now) = (LetterFilter::default(), SystemTime::now());
+    let mut job = Job::new(job::new_id('r', now), Kind::Redrive, filter, 9, "me@here", now);
+    job.letters_created_ms = 5;
+    let jobs = Jobs::new(&mill.broker, &mill.names);
+    let claim = Claim::create(&jobs, job.clone(), "test").await.unwrap();
+    let context = Context { broker: mill.broker.clone(), names: mill.names.clone(), metrics: None };
+    let progress = Progress::of(&claim);
+    run::run(&context, claim, &progress, &CancellationToken::new()).await;
+    let (ended, _) = jobs.get(&job.id).await.unwrap();
+    assert_eq!((ended.state, ended.counts.redriven), (State::Failed, 0));
+    assert!(ended.why.as_deref().unwrap_or_default().contains("made anew"), "{ended:?}");
+    assert_eq!(mill.letters().await.len(), 1);
 }
 
 #[tokio::test]
