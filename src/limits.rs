@@ -298,7 +298,7 @@ pub const SMTP_ADDRESS_TTL: Duration = Duration::from_secs(60);
 pub const SMTP_IDLE: Duration = Duration::from_secs(120);
 /// Interval at which the keeper looks while events pass. Under the shortest wait of the default
 /// retry policy, so that what it saw before tells that nothing is due again.
-pub const KEEPER_LOOK: Duration = Duration::from_millis(750);
+pub const KEEPER_LOOK: Duration = Duration::from_millis(600);
 /// Interval at which the keeper looks while nothing happens.
 pub const KEEPER_IDLE_LOOK: Duration = Duration::from_secs(5);
 /// Interval at which a worker that is not the keeper looks if the keeper is gone: edges keep all

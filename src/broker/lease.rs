@@ -51,21 +51,28 @@ impl Lease {
     ) -> Self {
         let key = format!("{stage}.lease");
         let mut seen: Option<(u64, Instant)> = None;
+        // One line for each outage: a worker may wait for a bucket that nobody has made yet.
+        let mut is_told = false;
         loop {
             let renewed = Instant::now();
             let found = broker.kv_get(bucket, &key).await;
             let (held, revision) = match found {
-                Ok(Some((value, revision))) => {
-                    (serde_json::from_slice(&value).unwrap_or_default(), revision)
+                Ok(found) => {
+                    is_told = false;
+                    found.map_or_else(
+                        || (Holder::default(), 0),
+                        |(value, revision)| {
+                            (serde_json::from_slice(&value).unwrap_or_default(), revision)
+                        },
+                    )
                 }
-                Ok(None) => (Holder::default(), 0),
                 Err(error) => {
-                    tracing::warn!(
-                        stage,
-                        worker,
-                        error = chain(&error),
-                        "could not look at the lease"
-                    );
+                    let error = chain(&error);
+                    if std::mem::replace(&mut is_told, true) {
+                        tracing::debug!(stage, worker, error, "could not look at the lease");
+                    } else {
+                        tracing::warn!(stage, worker, error, "could not look at the lease");
+                    }
                     // The holder could not renew it either: it is given its time anew.
                     seen = None;
                     tokio::time::sleep(limits::STEP_DOWN_WAIT).await;

@@ -161,7 +161,9 @@ impl Planned {
     ) -> Result<Option<u64>, AdminError> {
         let key = FloorRecord::key(&stream.spec.name, reader);
         let found = broker.kv_get(&self.names.state_bucket(), &key).await?;
-        Ok(found.and_then(|(value, _)| FloorRecord::read(&value)?.on(stream.created)))
+        let floor = found.and_then(|(value, _)| FloorRecord::read(&value)?.on(stream.created));
+        // One beyond the end is of a stream that lost its end: what comes next was not settled.
+        Ok(floor.filter(|floor| *floor <= stream.state.last_seq))
     }
 
     /// Offset of a reduce stage in a stream: a number, or an object with the number as `seq`.

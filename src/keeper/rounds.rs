@@ -92,8 +92,15 @@ impl Rounds {
         for stream in overview.iter().filter(|stream| names.contains(&stream.spec.name)) {
             let name = &stream.spec.name;
             let known = self.known.entry(name.clone()).or_default();
-            if known.overview.as_ref().is_none_or(|before| before.created != stream.created) {
-                *known = Known::default();
+            match &known.overview {
+                Some(before) if before.created == stream.created => {
+                    // A cluster lists a stream that is offline as if it held nothing.
+                    if stream.state.last_seq < before.state.last_seq {
+                        self.report.still_holds(&format!("{name} "));
+                        continue;
+                    }
+                }
+                _ => *known = Known::default(),
             }
             let is_changed = known.overview.as_ref() != Some(stream);
             is_busy |= is_changed;
@@ -137,6 +144,10 @@ impl Rounds {
         let name = stream.spec.name.clone();
         let asked = Instant::now();
         let mut found = self.broker.readers_of(&name).await?;
+        if stream.state.consumers == 0 && !found.is_empty() {
+            // Offline, or a consumer was made just now: the next look sees it.
+            return Ok(true);
+        }
         let is_there = |spec: &&ConsumerSpec| found.iter().any(|r| r.spec.name == spec.name);
         let missing: Vec<ConsumerSpec> =
             self.planned.consumers(&name).filter(|spec| !is_there(spec)).cloned().collect();

@@ -12,7 +12,7 @@ use millstream::{
     broker::{Broker, Retention, StreamSpec},
     handlers::{Registry, handler_fn},
     keeper::KeeperRecord,
-    stages::Reply,
+    stages::{Failure, Reply},
     topology::{Topology, diff},
     wire::FloorRecord,
     worker::{Options, Worker},
@@ -249,19 +249,22 @@ async fn the_slowest_reader_and_one_that_is_gone_hold_what_they_have_not_settled
     calls.all_handled("work", 400).await;
     floor(&mill, EDGE, "shop-work", 400).await;
     assert_eq!(stored(&mill.broker, EDGE).await, 400, "the slow reader has settled nothing");
+    calls.gate.send_replace(true);
+    calls.all_handled("slow", 400).await;
+    is_empty(&mill, EDGE).await;
     mill.drain().await;
-    // A reader that is missing holds what is behind its floor; it was never told one.
+    // One that is gone holds what is behind its floor; it is made again, and nobody runs its stage.
     mill.broker.delete_consumer(EDGE, "shop-slow").await.unwrap();
     let worker = worker_of(&mill, &calls, &["first", "work"]).await;
     publish(&mill, 400, 410).await;
     calls.all_handled("work", 410).await;
     floor(&mill, EDGE, "shop-work", 410).await;
-    assert_eq!(stored(&mill.broker, EDGE).await, 410);
+    assert_eq!(stored(&mill.broker, EDGE).await, 10);
     worker.drain(std::future::pending()).await;
-    calls.gate.send_replace(true);
     mill.work().await;
     calls.all_handled("slow", 410).await;
     is_empty(&mill, EDGE).await;
+    assert_eq!(calls.runs("slow"), 410, "none ran a second time");
     mill.drain().await;
     // One that the configuration no longer names holds what it has not settled, until it is gone.
     let fewer = pipeline_with(SHOP, mill.server.server.url(), &calls.registry());
@@ -497,6 +500,75 @@ async fn a_keeper_that_may_not_purge_says_so_and_the_work_goes_on() {
 }
 
 #[tokio::test]
+async fn where_failures_never_pause_retries_come_in_time_and_the_edge_is_trimmed() {
+    let toml = SHOP
+        .replace("fixed = \"50ms\"", "fixed = \"1s\"")
+        .replace("ack_wait = \"3s\"", "ack_wait = \"30s\"");
+    let started = Arc::new(Mutex::new(BTreeMap::<String, (Instant, Duration)>::new()));
+    let times = Arc::clone(&started);
+    // Every third event of `work` fails twice.
+    let handler = handler_fn(move |event, delivery| {
+        let n: usize = event.id[2..].parse().unwrap();
+        let fails = delivery.stage == "work" && n % 3 == 0 && delivery.attempt <= 2;
+        if delivery.stage == "work" {
+            let mut times = times.lock().unwrap();
+            let (first, took) =
+                times.entry(event.id.clone()).or_insert_with(|| (Instant::now(), Duration::ZERO));
+            *took = first.elapsed();
+        }
+        async move {
+            match fails {
+                true => Err(Failure::retry("Flaky", "not yet")),
+                false => Ok(Reply::Pass),
+            }
+        }
+    });
+    let registry = Registry::new().with("noted", handler);
+    let mut mill = Mill::still(TestServer::start().await, &toml, registry).await;
+    mill.work().await;
+    let (mut published, began) = (0, Instant::now());
+    while began.elapsed() < Duration::from_secs(8) {
+        publish(&mill, published, published + 10).await;
+        published += 10;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let state = mill.broker.stream_state(EDGE).await.unwrap();
+    assert!(state.first_seq > published as u64 / 3, "trimmed meanwhile: {state:?}");
+    is_empty(&mill, EDGE).await;
+    let times = started.lock().unwrap().clone();
+    assert_eq!(times.len(), published);
+    let slowest = times.values().map(|(_, took)| *took).max().unwrap();
+    assert!(slowest < Duration::from_secs(15), "{slowest:?} for two waits of 1 s");
+    mill.drain().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_is_paused_holds_what_it_has_not_settled() {
+    let calls = Calls::new();
+    let toml = [SHOP, SLOW].concat();
+    let mut mill = Mill::still(TestServer::start().await, &toml, calls.registry()).await;
+    calls.gate.send_replace(true);
+    mill.work().await;
+    publish(&mill, 0, 20).await;
+    calls.all_handled("slow", 20).await;
+    let client = async_nats::connect(mill.server.server.url()).await.unwrap();
+    let pause = |until: &str| {
+        let body = json!({ "pause_until": until }).to_string();
+        client.request("$JS.API.CONSUMER.PAUSE.shop-out-first.shop-slow", body.into())
+    };
+    pause("2099-01-01T00:00:00Z").await.unwrap();
+    publish(&mill, 20, 60).await;
+    calls.all_handled("work", 60).await;
+    floor(&mill, EDGE, "shop-work", 60).await;
+    let held = stored(&mill.broker, EDGE).await;
+    assert!(held >= 60 - calls.handled("slow") as u64, "{held}");
+    pause("2020-01-01T00:00:00Z").await.unwrap();
+    calls.all_handled("slow", 60).await;
+    is_empty(&mill, EDGE).await;
+    mill.drain().await;
+}
+
+#[tokio::test]
 async fn in_a_cluster_that_loses_a_server_and_consumers_nothing_is_lost() {
     let calls = Calls::new();
     let [first, second, mut third] = TestServer::cluster().await;
@@ -539,4 +611,33 @@ async fn in_a_cluster_that_loses_a_server_and_consumers_nothing_is_lost() {
     .await;
     worker.drain(std::future::pending()).await;
     drop(second);
+}
+
+#[tokio::test]
+async fn a_consumer_that_may_not_be_made_holds_what_comes_until_someone_makes_it() {
+    let calls = Calls::new();
+    let server = TestServer::denying("$JS.API.CONSUMER.CREATE.shop-out-first.>").await;
+    let toml = [SHOP, SLOW].concat();
+    let mill = Mill::still(server, &toml, calls.registry()).await;
+    calls.gate.send_replace(true);
+    let worker = mill.denied_worker().await;
+    publish(&mill, 0, 10).await;
+    calls.all_handled("slow", 10).await;
+    is_empty(&mill, EDGE).await;
+    mill.broker.delete_consumer(EDGE, "shop-slow").await.unwrap();
+    publish(&mill, 10, 30).await;
+    calls.all_handled("work", 30).await;
+    let told = found(&mill, "ConsumerMissing").await.swap_remove(0);
+    assert!(told.contains("\"shop-slow\" on stream \"shop-out-first\" is missing"), "{told}");
+    floor(&mill, EDGE, "shop-work", 30).await;
+    assert_eq!(stored(&mill.broker, EDGE).await, 20);
+    expect![[r#"
+        + consumer "shop-slow" on stream "shop-out-first": goes on after 10 (20 messages)
+    "#]]
+    .assert_eq(&plan(&mill).await);
+    mill.make().await;
+    calls.all_handled("slow", 30).await;
+    is_empty(&mill, EDGE).await;
+    assert_eq!(calls.runs("slow"), 30);
+    worker.drain(std::future::pending()).await;
 }
