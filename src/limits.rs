@@ -127,6 +127,30 @@ pub const CONNECT_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const SERVER_START_MAX: Duration = Duration::from_secs(30);
 /// Time that a server of our own may take to shut down before it is killed.
 pub const SERVER_STOP_MAX: Duration = Duration::from_secs(10);
+/// Interval at which a worker writes its record: its heartbeat.
+pub const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Heartbeats of ours during which another worker may be silent, before it may have died: 6 to 8 s,
+/// more than a reconnect takes after a restart of the server.
+pub const HEARTBEATS_SILENT_MAX: u64 = 4;
+/// Heartbeats of ours after which a silent worker is forgotten: an hour.
+pub const HEARTBEATS_GONE: u64 = 1800;
+/// Heartbeats of ours that are on their way at once.
+pub const HEARTBEATS_SENT_MAX: usize = 32;
+/// Age of a sign of life, at the most, that clears an event that comes again, where its ack wait is
+/// long enough: three heartbeats.
+pub const HEARD_WITHIN: Duration = Duration::from_secs(6);
+/// Wait until it is known if a worker may have died of an event, at the most.
+pub const VERDICT_MAX: Duration = Duration::from_secs(15);
+/// Wait of a worker that starts until it knows the others, at the most.
+pub const ROLL_CALL_MAX: Duration = Duration::from_secs(2);
+/// Consumers asked at once for the last sequence that they delivered.
+pub const CONSUMERS_ASKED_AT_ONCE: usize = 16;
+/// Interval at which a worker notes that it runs.
+pub const PULSE: Duration = Duration::from_millis(250);
+/// Pause of the process, at the least, after which what came meanwhile counts as come before it.
+pub const PAUSE_MIN: Duration = Duration::from_secs(2);
+/// Time after a pause within which all that came during it has been read.
+pub const PAUSE_READ: Duration = Duration::from_secs(1);
 /// Time that a worker counts as alive after its last record.
 pub const WORKER_TTL: Duration = Duration::from_secs(15);
 /// Duplicate window where a publisher may repeat itself: longer than any publish is tried again.

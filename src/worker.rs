@@ -13,7 +13,7 @@ use crate::{
     handlers::{self, HandlerContext, Registry},
     keeper::Keeper,
     limits, map,
-    observe::{self, Metrics, Readiness, WorkerRecord, heartbeat},
+    observe::{self, Metrics, Readiness, RollCall, WorkerRecord, heartbeat::Heartbeat},
     redrive::{context::Context, fleet::Fleet, recovery::Recovery},
     reduce,
     topology::Topology,
@@ -93,8 +93,14 @@ pub struct Worker {
     in_flight: Arc<map::InFlight>,
     /// Map stages and channels, and the consumers of their quarantined events.
     quarantined: Vec<(Arc<map::MapStage>, map::StageConsumer)>,
+    /// Who else is there, and when each was heard of.
+    roll_call: Arc<RollCall>,
+    pulse: Arc<map::Pulse>,
     stop: CancellationToken,
     abandon: CancellationToken,
+    /// Heartbeat and pulse, which go on until nothing is in flight, and their end.
+    heartbeat: JoinSet<()>,
+    leave: CancellationToken,
 }
 
 impl Worker {
@@ -109,13 +115,18 @@ impl Worker {
     ) -> Result<Self, WorkerError> {
         let metrics = Metrics::new(&pipeline);
         let readiness = Arc::new(Readiness::default());
+        let id = options.id();
         let mut worker = Self {
             listening: None,
             tasks: JoinSet::new(),
             in_flight: Arc::default(),
             quarantined: Vec::new(),
+            roll_call: Arc::new(RollCall::new(&id)),
+            pulse: Arc::default(),
             stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
+            heartbeat: JoinSet::new(),
+            leave: CancellationToken::new(),
             broker,
             metrics,
             readiness,
@@ -126,37 +137,71 @@ impl Worker {
             worker.listening =
                 Some(observe::serve(listen, metrics, readiness, worker.stop.clone()).await?);
         }
-        let id = options.id();
-        let breakers = map::Breakers::load(&worker.broker, &pipeline, &worker.metrics, &id).await;
-        worker.start_stages(&pipeline, &selected, &options.registry, &id, &breakers)?;
-        worker.tasks.spawn(breakers.run(worker.stop.clone()));
-        if selected.is_all() {
-            worker.start_channels(&pipeline, &id)?;
-            worker.start_jobs(&pipeline, &id);
+        // Before anything is pulled: of a worker that nobody has heard of nobody knows that it
+        // died.
+        worker.start_heartbeat(&pipeline, &id).await;
+        match worker.start_work(&pipeline, &selected, &options.registry, &id).await {
+            Ok(()) => Ok(worker),
+            Err(error) => {
+                worker.take_leave().await;
+                Err(error)
+            }
         }
-        let quarantined = std::mem::take(&mut worker.quarantined);
-        let quarantine = map::Quarantine::new(Arc::clone(&worker.in_flight), quarantined);
-        worker.tasks.spawn(quarantine.run(worker.stop.clone(), worker.abandon.clone()));
+    }
+
+    async fn start_heartbeat(&mut self, pipeline: &Arc<Pipeline>, id: &str) {
+        let record = WorkerRecord::new(id, &host(), &pipeline.config_hash);
+        let heartbeat = Heartbeat::new(
+            self.broker.clone(),
+            Arc::clone(pipeline),
+            Arc::clone(&self.metrics),
+            Arc::clone(&self.roll_call),
+            id,
+        );
+        self.heartbeat.spawn(heartbeat.run(record, self.leave.clone()));
+        self.heartbeat.spawn(Arc::clone(&self.pulse).run(self.leave.clone()));
+        self.roll_call.begun().await;
+    }
+
+    /// Ends the heartbeat: what was not settled is not the fault of this worker's death.
+    async fn take_leave(&mut self) {
+        self.leave.cancel();
+        while self.heartbeat.join_next().await.is_some() {}
+    }
+
+    async fn start_work(
+        &mut self,
+        pipeline: &Arc<Pipeline>,
+        selected: &Selected,
+        registry: &Registry,
+        id: &str,
+    ) -> Result<(), WorkerError> {
+        let breakers = map::Breakers::load(&self.broker, pipeline, &self.metrics, id).await;
+        self.start_stages(pipeline, selected, registry, id, &breakers)?;
+        self.tasks.spawn(breakers.run(self.stop.clone()));
+        if selected.is_all() {
+            self.start_channels(pipeline, id)?;
+            self.start_jobs(pipeline, id);
+        }
+        let quarantined = std::mem::take(&mut self.quarantined);
+        let quarantine = map::Quarantine::new(Arc::clone(&self.in_flight), quarantined);
+        self.tasks.spawn(quarantine.run(self.stop.clone(), self.abandon.clone()));
         let afterwards = Burial {
-            broker: worker.broker.clone(),
-            pipeline: Arc::clone(&pipeline),
-            metrics: Arc::clone(&worker.metrics),
+            broker: self.broker.clone(),
+            pipeline: Arc::clone(pipeline),
+            metrics: Arc::clone(&self.metrics),
         };
-        worker.tasks.spawn(Router(afterwards.clone()).run(worker.stop.clone()));
-        let (sweep, sweeper, stop) = (Sweep::new(afterwards), id.clone(), worker.stop.clone());
-        worker.tasks.spawn(async move { sweep.run(&sweeper, stop).await });
+        self.tasks.spawn(Router(afterwards.clone()).run(self.stop.clone()));
+        let (sweep, sweeper, stop) = (Sweep::new(afterwards), id.to_owned(), self.stop.clone());
+        self.tasks.spawn(async move { sweep.run(&sweeper, stop).await });
         let keeper = Keeper {
-            broker: worker.broker.clone(),
-            pipeline: Arc::clone(&pipeline),
-            metrics: Arc::clone(&worker.metrics),
+            broker: self.broker.clone(),
+            pipeline: Arc::clone(pipeline),
+            metrics: Arc::clone(&self.metrics),
         };
-        let (keeps, stop) = (id.clone(), worker.stop.clone());
-        worker.tasks.spawn(async move { keeper.run(&keeps, stop).await });
-        let record = WorkerRecord::new(&id, &host(), &pipeline.config_hash);
-        let (broker, metrics, stop) =
-            (worker.broker.clone(), Arc::clone(&worker.metrics), worker.stop.clone());
-        worker.tasks.spawn(heartbeat::run(broker, Arc::clone(&pipeline), metrics, record, stop));
-        Ok(worker)
+        let (keeps, stop) = (id.to_owned(), self.stop.clone());
+        self.tasks.spawn(async move { keeper.run(&keeps, stop).await });
+        Ok(())
     }
 
     fn start_stages(
@@ -292,6 +337,9 @@ impl Worker {
             concurrency,
             retry_max_age: pipeline.storage.retry_max_age,
             in_flight: Arc::clone(&self.in_flight),
+            lives: map::Lives::default(),
+            roll_call: Arc::clone(&self.roll_call),
+            pulse: Arc::clone(&self.pulse),
             readiness: Arc::clone(&self.readiness),
         });
         self.quarantined.extend(quarantine.map(|feed| (Arc::clone(&stage), feed.into())));
@@ -331,6 +379,7 @@ impl Worker {
                 }
             }
         }
+        self.take_leave().await;
         self.broker.flush().await;
     }
 }

@@ -1,25 +1,30 @@
 //! Delivery: life of one delivery, from its arrival to its one settlement.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use millstream_stages::{Delivery, Event, Failure, failure::class, settle::Reason};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::{
     attempt::Attempt,
     decode::{self, Arrival},
     give_up::GivenUp,
+    lives::{InHand, Taken},
     park::Parking,
     prior_delivery::{self, Decision, Prior},
-    stage::{Carries, MapStage},
+    stage::{Carries, MapStage, StageConsumer},
 };
 use crate::{
     broker::{Delivered, header},
     dead_letter::completed_late,
     limits,
     map::{stored::Settled, turn::Turn},
-    observe::{ActiveEvent, Outcome, span},
+    observe::{ActiveEvent, Outcome, Returned, Verdict, span},
     wire::{TraceContext, attempt_record::Spent},
 };
 
@@ -30,6 +35,8 @@ pub(super) struct Arrived<'a> {
     pub(super) delivered: &'a Delivered,
     pub(super) arrival: Arrival,
     pub(super) isolation: Isolation,
+    consumer: &'a str,
+    hand: &'a InHand<'a>,
 }
 
 /// Hold of a delivery in flight: its place among those that run at once, and in the count of them.
@@ -48,19 +55,26 @@ pub(super) enum Isolation {
 /// settled.
 pub(super) async fn live(
     stage: &MapStage,
-    carries: Carries,
+    feed: &StageConsumer,
     delivered: Delivered,
     turn: Turn,
     isolation: Isolation,
 ) {
     let abandon = turn.abandon.clone();
+    let arrival = Arrival::of(&delivered, feed.carries);
+    let Some(hand) = take(stage, &delivered, &arrival, &abandon).await else {
+        stage.metrics.lapsed();
+        return;
+    };
     let (settled, in_flight) = {
         let arrived = Arrived {
             stage,
-            carries,
+            carries: feed.carries,
             delivered: &delivered,
-            arrival: Arrival::of(&delivered, carries),
+            arrival,
             isolation,
+            consumer: &feed.consumer,
+            hand: &hand,
         };
         // Pinned where it is made: moved, it would take its place in this future twice.
         let mut work = std::pin::pin!(arrived.run(turn));
@@ -70,18 +84,63 @@ pub(super) async fn live(
                 done = &mut work => break done,
                 // After a while, so that it does not come straight back to us by what is still
                 // asked for.
-                () = abandon.cancelled() => break (Settled::Nak(limits::DRAIN_PULL_MAX), None),
-                () = tokio::time::sleep(stage.ack_wait / 2) => delivered.progress().await,
+                () = abandon.cancelled() => break match hand.has_lapsed(stage.ack_wait) {
+                    true => (Settled::Lapsed, None),
+                    false => (Settled::Nak(limits::DRAIN_PULL_MAX), None),
+                },
+                () = tokio::time::sleep(stage.ack_wait / 2) => {
+                    if hand.has_lapsed(stage.ack_wait) {
+                        break (Settled::Lapsed, None);
+                    }
+                    delivered.progress().await;
+                    if stage.broker.is_connected() {
+                        hand.renew();
+                    }
+                }
             }
         }
     };
     match settled {
         Settled::Ack => delivered.ack().await,
-        Settled::Nak(wait) => delivered.nak(wait).await,
         Settled::Term(reason) => delivered.term(reason.as_str()).await,
-        Settled::Left => drop(delivered),
+        Settled::Nak(wait) => {
+            // It may be back before this returns.
+            drop(hand);
+            delivered.nak(wait).await;
+        }
+        Settled::Lapsed => stage.metrics.lapsed(),
     }
     drop(in_flight);
+}
+
+/// Takes a delivery in hand, once nothing else of its life is; `None` if it is in hand already,
+/// which settles this one, too, or the worker ends.
+async fn take<'a>(
+    stage: &'a MapStage,
+    delivered: &Delivered,
+    arrival: &Arrival,
+    abandon: &CancellationToken,
+) -> Option<InHand<'a>> {
+    let life = (Arc::clone(&arrival.origin.life.stream), arrival.origin.life.seq);
+    let message = (Arc::clone(&delivered.stream), delivered.seq, delivered.stored_at);
+    let came = stage.pulse.shown();
+    match stage.lives.take(life.clone(), message.clone(), came) {
+        Taken::InHand(hand) => Some(hand),
+        Taken::Same => None,
+        Taken::Other => {
+            Box::pin(async move {
+                let mut hand = std::pin::pin!(stage.lives.take_in_turn(life, message, came));
+                loop {
+                    tokio::select! {
+                        hand = &mut hand => return hand,
+                        () = abandon.cancelled() => return None,
+                        () = tokio::time::sleep(stage.ack_wait / 2) => delivered.progress().await,
+                    }
+                }
+            })
+            .await
+        }
+    }
 }
 
 impl Arrived<'_> {
@@ -107,12 +166,18 @@ impl Arrived<'_> {
             Ok(spent) => spent,
             Err(settled) => return (settled, None),
         };
-        let Some(slot) = turn.come().await else {
+        let slot = turn.come().await;
+        if self.hand.has_lapsed(stage.ack_wait) {
+            return (Settled::Lapsed, None);
+        }
+        let Some(slot) = slot else {
             return (Box::pin(self.release(&event, spent)).await, None);
         };
+        // Or left by its connection, which broke while it waited.
         if !delivered.begin() {
-            return (Settled::Left, None);
+            return (Settled::Lapsed, None);
         }
+        self.hand.begin();
         let in_flight = stage.metrics.started();
         (self.handle(&event, spent).await, Some((slot, in_flight)))
     }
@@ -137,16 +202,61 @@ impl Arrived<'_> {
                 return Err(self.give_up(Some(event), spent, Reason::Expired, &failure).await);
             }
             match prior {
-                Prior::Unknown(_) => self.suspect(event, spent).await,
+                Prior::Unknown(_) => self.judge(event, spent).await,
                 Prior::Known(_) | Prior::Decided(..) => Ok(spent),
             }
         })
         .await
     }
 
-    /// Quarantines an event whose last delivery has no known outcome: it runs with nothing else in
-    /// flight, so that if it kills its worker, no other event is hit. Where the policy allows one
-    /// attempt only there is no second one.
+    /// Tells an event that was lost on its way from one that a worker may have died of.
+    async fn judge(&self, event: &Event, spent: Spent) -> Result<Spent, Settled> {
+        let Self { stage, delivered, .. } = self;
+        // Whoever runs an event says so twice in an ack wait.
+        let within = (stage.ack_wait / 2).saturating_sub(limits::HEARTBEAT);
+        let returned = Returned {
+            seq: delivered.seq,
+            stored_at: delivered.stored_at,
+            arrived: Instant::now(),
+            within: within.min(limits::HEARD_WITHIN),
+        };
+        let verdict = loop {
+            let ask = stage.roll_call.verdict(&delivered.stream, self.consumer, returned);
+            match ask.await {
+                Some(verdict) => break verdict,
+                // Without records nothing will ever be known.
+                None if stage.broker.is_connected() => break Verdict::Suspect,
+                None => {}
+            }
+        };
+        if self.hand.has_lapsed(stage.ack_wait) {
+            return Err(Settled::Lapsed);
+        }
+        stage.metrics.redelivered(verdict);
+        match verdict {
+            Verdict::Innocent => self.innocent(event, spent).await,
+            Verdict::Suspect => self.suspect(event, spent).await,
+        }
+    }
+
+    /// Lets an event run that was lost on its way. Where the server's count of deliveries matters,
+    /// it is stored anew, so that it is not held against the event.
+    async fn innocent(&self, event: &Event, spent: Spent) -> Result<Spent, Settled> {
+        let Self { stage, delivered, isolation, .. } = self;
+        if *isolation == Isolation::Quarantined {
+            let stored = self.parking(event, spent).quarantine().await;
+            return stored.map_or(Ok(spent), |()| Err(Settled::Ack));
+        }
+        if delivered.deliveries > stage.line.policy().attempts_max() + 1 {
+            let stored = self.parking(event, spent).for_now().await;
+            return stored.map_or(Ok(spent), |()| Err(Settled::Ack));
+        }
+        Ok(spent)
+    }
+
+    /// Quarantines an event that a worker may have died of: it runs with nothing else in flight, so
+    /// that if it kills its worker, no other event is hit. Where the policy allows one attempt only
+    /// there is no second one.
     async fn suspect(&self, event: &Event, spent: Spent) -> Result<Spent, Settled> {
         let Self { stage, delivered, arrival, isolation, .. } = self;
         let attempts_max = stage.line.policy().attempts_max();
@@ -157,15 +267,22 @@ impl Arrived<'_> {
             Isolation::Shared => attempts_max + limits::QUARANTINED_RUNS_MAX,
         };
         if delivered.deliveries > runs_max {
-            // What is quarantined has run among others once.
-            let unknown =
-                delivered.deliveries - 1 + u32::from(*isolation == Isolation::Quarantined);
+            let unknown = match isolation {
+                // What is quarantined has run among others once.
+                Isolation::Quarantined => delivered.deliveries,
+                // Any before the last were lost on the way: the first that was not ends it.
+                Isolation::Shared if attempts_max == 1 => 1,
+                Isolation::Shared => delivered.deliveries - 1,
+            };
             let spent = Spent { attempts: spent.attempts.saturating_add(unknown), ..spent };
             let failure = Failure::reject(
                 class::CRASHED,
-                format!(
-                    "{unknown} deliveries were never settled: the worker died or hung each time"
-                ),
+                match unknown {
+                    1 => "a delivery was never settled: its worker died or hung".to_owned(),
+                    _ => format!(
+                        "{unknown} deliveries were never settled: the worker died or hung each time"
+                    ),
+                },
             );
             return Err(self.give_up(Some(event), spent, Reason::Crashed, &failure).await);
         }
@@ -174,7 +291,7 @@ impl Arrived<'_> {
                 stage = stage.line.name(),
                 event_id = %header(&event.id),
                 source = %arrival.origin.source,
-                "its last delivery was never settled; it runs again with nothing else in hand"
+                "a worker may have died of it; it runs again with nothing else in hand"
             );
             if self.parking(event, spent).quarantine().await.is_ok() {
                 return Err(Settled::Ack);

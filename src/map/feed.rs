@@ -24,7 +24,7 @@ use crate::{
 /// Feed at work.
 pub(super) struct Feeding {
     pub(super) stage: Arc<MapStage>,
-    pub(super) feed: StageConsumer,
+    pub(super) feed: Arc<StageConsumer>,
     pub(super) turn: Turn,
     pub(super) deliveries: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -55,7 +55,7 @@ impl Feeding {
         let room_max = (2 * stage.concurrency).min(limits::PREFETCH_MAX);
         Self {
             stage,
-            feed,
+            feed: Arc::new(feed),
             turn,
             deliveries,
             stop,
@@ -186,10 +186,10 @@ impl Feeding {
         // There is room for all that was asked for, but after a reconnect more may come than that.
         let place = Arc::clone(&self.room).try_acquire_owned();
         let hold = self.stage.in_flight.hold();
-        let (stage, carries, turn) =
-            (Arc::clone(&self.stage), self.feed.carries, self.turn.clone());
+        let (stage, feed, turn) =
+            (Arc::clone(&self.stage), Arc::clone(&self.feed), self.turn.clone());
         self.deliveries.spawn(async move {
-            delivery::live(&stage, carries, delivered, turn, Isolation::Shared).await;
+            delivery::live(&stage, &feed, delivered, turn, Isolation::Shared).await;
             drop((place, hold));
         });
     }

@@ -17,6 +17,8 @@
 //! - [`breaker`]: circuit breakers, agreed over the fleet
 //! - [`in_flight`]: deliveries in flight over all stages of a worker
 //! - [`quarantine`]: suspects, run with nothing else in flight
+//! - [`lives`]: lives of events in hand, so that none runs twice at once
+//! - [`pulse`]: the time at which the worker last ran
 //! - [`leased`]: stages that one worker of the fleet runs at a time
 
 mod attempt;
@@ -28,8 +30,10 @@ mod give_up;
 pub mod in_flight;
 pub mod leased;
 pub mod line;
+pub mod lives;
 mod park;
 mod prior_delivery;
+pub mod pulse;
 pub mod quarantine;
 pub mod run;
 pub mod stage;
@@ -40,6 +44,8 @@ pub use breaker::Breakers;
 pub use in_flight::InFlight;
 pub use leased::Leased;
 pub use line::Line;
+pub use lives::Lives;
+pub use pulse::Pulse;
 pub use quarantine::Quarantine;
 pub use run::run;
 pub use stage::{MapStage, StageConsumer};

@@ -110,7 +110,7 @@ impl QuarantineFeed {
             && let Some(delivered) = next(&mut pull, stop).await
         {
             let turn = stage.turn(abandon.clone());
-            delivery::live(stage, feed.carries, delivered, turn, Isolation::Quarantined).await;
+            delivery::live(stage, feed, delivered, turn, Isolation::Quarantined).await;
             if Instant::now() >= until {
                 return;
             }

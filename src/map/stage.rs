@@ -6,10 +6,10 @@ use millstream_stages::Envelope;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{in_flight::InFlight, line::Line, turn::Turn};
+use super::{in_flight::InFlight, line::Line, lives::Lives, pulse::Pulse, turn::Turn};
 use crate::{
     broker::Broker,
-    observe::{Readiness, StageMetrics},
+    observe::{Readiness, RollCall, StageMetrics},
     topology::{Feed, FeedInput},
     wire::Names,
 };
@@ -73,6 +73,12 @@ pub struct MapStage {
     pub retry_max_age: Duration,
     /// Deliveries in flight over all stages of the worker.
     pub in_flight: Arc<InFlight>,
+    /// Lives of events that the worker has in hand at this stage.
+    pub lives: Lives,
+    /// Who else is in the fleet, and when each was heard of.
+    pub roll_call: Arc<RollCall>,
+    /// Time at which the worker last ran.
+    pub pulse: Arc<Pulse>,
     /// Counters of the stage.
     pub metrics: Arc<StageMetrics>,
     /// Readiness of the worker.

@@ -14,8 +14,8 @@ pub(super) enum Settled {
     Ack,
     Nak(Duration),
     Term(Reason),
-    /// None: it may not be ours any more, and comes again by itself.
-    Left,
+    /// None: the server has given the delivery to someone else by now.
+    Lapsed,
 }
 
 /// Publishes the error event of a failed attempt and waits until it is stored: counts are made from

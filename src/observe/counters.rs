@@ -29,6 +29,15 @@ pub enum Outcome {
     Released,
 }
 
+/// Verdict on an event whose last delivery has no known end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Every worker that may have had it is alive, or ended well.
+    Innocent,
+    /// A worker may have died of it, or hung.
+    Suspect,
+}
+
 /// Counters of one map stage. Every call is a few atomic additions; the text of a label is looked
 /// up under a read lock.
 pub struct StageMetrics {
@@ -49,6 +58,8 @@ pub struct StageMetrics {
     published: Counter,
     completed_late: Counter,
     rebinds: Counter,
+    redelivered: [Counter; Verdict::ALL.len()],
+    lapsed: Counter,
     active: Gauge,
 }
 
@@ -117,6 +128,19 @@ impl Outcome {
     }
 }
 
+impl Verdict {
+    /// Every verdict, in the order of their discriminants.
+    pub const ALL: [Self; 2] = [Self::Innocent, Self::Suspect];
+
+    /// The value of the `verdict` label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Innocent => "innocent",
+            Self::Suspect => "suspect",
+        }
+    }
+}
+
 impl StageMetrics {
     pub(super) fn new(families: &Families, stage: &str) -> Self {
         let labels = vec![("stage", stage.to_owned())];
@@ -156,6 +180,10 @@ impl StageMetrics {
             published: of(&families.published),
             completed_late: of(&families.completed_late),
             rebinds: of(&families.rebinds),
+            redelivered: Verdict::ALL.map(|verdict| {
+                families.redelivered.get_or_create_owned(&with("verdict", verdict.as_str()))
+            }),
+            lapsed: of(&families.lapsed),
             active: families.active.get_or_create_owned(&labels),
             families: families.clone(),
             stage: stage.to_owned(),
@@ -248,6 +276,16 @@ impl StageMetrics {
     /// Counts `n` dead letters marked permanent: recovery does not redrive them.
     pub fn permanent(&self, n: u64) {
         self.permanent.inc_by(n);
+    }
+
+    /// Counts a delivery after one without a known end.
+    pub fn redelivered(&self, verdict: Verdict) {
+        self.redelivered[verdict as usize].inc();
+    }
+
+    /// Counts a delivery that was left to the server.
+    pub fn lapsed(&self) {
+        self.lapsed.inc();
     }
 
     /// Counts a consumer that was gone and was opened again.

@@ -1,19 +1,27 @@
-//! Heartbeat: the worker's record every two seconds, and the gauges that only the broker knows.
+//! Heartbeat: the worker's record every two seconds, what those of others tell, and the gauges that
+//! only the broker knows.
 
 use std::{
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     metrics::Metrics,
+    roll_call::RollCall,
     worker_record::{Recorder, WorkerRecord},
 };
-use crate::{broker::Broker, config::Pipeline, limits, topology::Topology};
-
-const EVERY: Duration = Duration::from_secs(2);
+use crate::{
+    broker::{Broker, KvChange},
+    config::Pipeline,
+    limits,
+    topology::{Feed, Topology},
+    wire::rfc3339,
+};
 
 /// Number of messages of the dead-letter stream that are no letters: originals of edited ones, and
 /// payloads kept apart.
@@ -23,38 +31,159 @@ struct NotLetters {
     counted_at: Option<Instant>,
 }
 
-/// Writes the worker's record to the bucket of live workers, and sets lag and queue sizes, until
-/// `stop`; then takes the record out.
-pub async fn run(
+/// Heartbeat of a worker.
+pub struct Heartbeat {
     broker: Broker,
     pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
-    worker: WorkerRecord,
-    stop: CancellationToken,
-) {
-    let names = pipeline.names();
-    let (bucket, key) = (names.workers_bucket(), worker.id.clone());
-    let topology = Topology::of(&pipeline);
-    let mut recorder = Recorder::new(worker);
-    let mut not_letters = NotLetters::default();
-    let mut ticks = tokio::time::interval(EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        let record = recorder.record(&metrics, Instant::now());
-        let value = serde_json::to_vec(&record).expect("a record is plain data");
-        let beat = async {
-            if let Err(error) = broker.kv_put(&bucket, &key, value).await {
-                tracing::debug!(error = %error, "could not record this worker");
-            }
-            gauge(&broker, &pipeline, &metrics, &topology, &mut not_letters).await;
-        };
-        // With the broker away each question takes its time-out; stopping must not wait for it.
-        if stop.run_until_cancelled(beat).await.is_none() {
-            break;
+    roll_call: Arc<RollCall>,
+    topology: Topology,
+    bucket: String,
+    key: String,
+}
+
+impl Heartbeat {
+    /// Heartbeat of the worker named `id`.
+    pub fn new(
+        broker: Broker,
+        pipeline: Arc<Pipeline>,
+        metrics: Arc<Metrics>,
+        roll_call: Arc<RollCall>,
+        id: &str,
+    ) -> Self {
+        Self {
+            bucket: pipeline.names().workers_bucket(),
+            key: id.to_owned(),
+            topology: Topology::of(&pipeline),
+            broker,
+            pipeline,
+            metrics,
+            roll_call,
         }
     }
-    // If this fails the record runs out by itself.
-    broker.kv_delete(&bucket, &key).await.ok();
+
+    /// Writes the worker's record to the bucket of live workers, follows those of others, and sets
+    /// lag and queue sizes, until `stop`; then takes the record out.
+    pub async fn run(self, worker: WorkerRecord, stop: CancellationToken) {
+        let beat = self.beat(worker);
+        let work = async { tokio::join!(beat, self.follow(), self.mark(), self.gauge()) };
+        // With the broker away each question takes its time-out; stopping must not wait for it.
+        stop.run_until_cancelled(work).await;
+        // If this fails the record runs out by itself, and others take it for a death.
+        let leave = self.broker.kv_delete(&self.bucket, &self.key);
+        tokio::time::timeout(limits::HEARTBEAT, leave).await.ok();
+    }
+
+    async fn beat(&self, worker: WorkerRecord) {
+        let mut recorder = Recorder::new(worker);
+        let mut ticks = ticks(limits::HEARTBEAT);
+        loop {
+            ticks.tick().await;
+            self.metrics.set_broker_connected(self.broker.is_connected());
+            if !self.broker.is_connected() {
+                // It would be sent late, with all that were written in the meantime.
+                continue;
+            }
+            let quiet_since = self.roll_call.quiet_since().map(rfc3339).unwrap_or_default();
+            let record =
+                WorkerRecord { quiet_since, ..recorder.record(&self.metrics, Instant::now()) };
+            let value = serde_json::to_vec(&record).expect("a record is plain data");
+            self.roll_call.sent(record.beats);
+            let put = self.broker.kv_put(&self.bucket, &self.key, value);
+            match tokio::time::timeout(limits::HEARTBEAT, put).await {
+                Ok(Ok(revision)) => self.roll_call.stored(revision),
+                Ok(Err(error)) => tracing::debug!(error = %error, "could not record this worker"),
+                Err(_) => tracing::debug!("the broker did not say if it recorded this worker"),
+            }
+        }
+    }
+
+    /// Follows the records of all workers.
+    async fn follow(&self) {
+        loop {
+            let mut changes = pin!(self.broker.kv_follow(&self.bucket, ""));
+            loop {
+                let change = tokio::select! {
+                    change = changes.next() => change,
+                    () = self.roll_call.anew.notified() => None,
+                };
+                match change {
+                    Some(Ok(KvChange { key, value, revision, written_at })) => {
+                        // One that cannot be read is of a worker all the same; it will be silent.
+                        let read = value.map(|value| {
+                            serde_json::from_slice(&value)
+                                .unwrap_or_else(|_| WorkerRecord::new(&key, "", ""))
+                        });
+                        self.roll_call.heard(&key, revision, written_at, read.as_ref());
+                    }
+                    Some(Err(error)) => {
+                        tracing::debug!(error = %error, "cannot hear of other workers");
+                    }
+                    None => break,
+                }
+            }
+            tokio::time::sleep(limits::PULL_LOOK).await;
+        }
+    }
+
+    /// Asks the consumers how far they are, at the start and whenever a worker may have died: what
+    /// is delivered for the first time after that was never in its hands.
+    async fn mark(&self) {
+        let mut marked = None;
+        // Of one that is not there nothing is known; it is asked for again.
+        let mut unknown: Vec<&Feed> = Vec::new();
+        loop {
+            let doubt = self.roll_call.doubt(marked);
+            let again = tokio::time::sleep(limits::HEARTBEAT);
+            tokio::select! {
+                doubt = doubt => {
+                    marked = Some(doubt);
+                    unknown = self.topology.all_feeds().iter().collect();
+                }
+                () = again, if !unknown.is_empty() => {}
+            }
+            let doubt = marked.unwrap_or_default();
+            for some in std::mem::take(&mut unknown).chunks(limits::CONSUMERS_ASKED_AT_ONCE) {
+                let asked = some.iter().map(|feed| self.ask(feed, doubt));
+                let answered = futures_util::future::join_all(asked).await;
+                let silent = some.iter().zip(answered).filter(|(_, answered)| !answered);
+                unknown.extend(silent.map(|(feed, _)| *feed));
+            }
+            self.roll_call.called();
+        }
+    }
+
+    /// Asks a consumer how far it is; true if it answered.
+    async fn ask(&self, feed: &Feed, doubt: u64) -> bool {
+        let (stream, consumer) = (&feed.stream, &feed.consumer);
+        let state = self.broker.consumer_state(stream, consumer).await;
+        if let Ok(state) = &state {
+            self.roll_call.delivered(stream, consumer, state.delivered, doubt);
+        }
+        state.is_ok()
+    }
+
+    async fn gauge(&self) {
+        let mut not_letters = NotLetters::default();
+        let mut ticks = ticks(limits::HEARTBEAT);
+        loop {
+            ticks.tick().await;
+            gauge(&self.broker, &self.pipeline, &self.metrics, &self.topology, &mut not_letters)
+                .await;
+        }
+    }
+}
+
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
+impl std::fmt::Debug for Heartbeat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Heartbeat").field("worker", &self.key).finish_non_exhaustive()
+    }
 }
 
 async fn gauge(
@@ -65,7 +194,6 @@ async fn gauge(
     not_letters: &mut NotLetters,
 ) {
     let names = pipeline.names();
-    metrics.set_broker_connected(broker.is_connected());
     if let Ok(state) = broker.stream_state(&names.dlq_stream()).await {
         let is_due =
             not_letters.counted_at.is_none_or(|at| at.elapsed() >= limits::NOT_LETTERS_COUNTED);

@@ -152,7 +152,10 @@ pub(super) mod tests {
 
     use millstream_stages::settle::Reason;
 
-    use super::{super::Outcome, *};
+    use super::{
+        super::{Outcome, Verdict},
+        *,
+    };
 
     pub(in crate::observe) fn metrics() -> Arc<Metrics> {
         let nats = crate::broker::Nats::default();
@@ -194,6 +197,8 @@ pub(super) mod tests {
         stage.failed("TimeoutError");
         stage.settled(Outcome::DeadLettered, Duration::from_micros(900));
         stage.dead_lettered(Reason::Crashed);
+        stage.redelivered(Verdict::Innocent);
+        stage.lapsed();
         stage.set_lag("shop-out-validate", 7, 2);
         metrics.reduce("errors").emitted("opened");
         stage.set_breaker(millstream_stages::breaker::State::Probe);
@@ -228,6 +233,12 @@ pub(super) mod tests {
             &metrics,
             r#"millstream_events_dead_lettered_total{stage="orders",reason="crashed"} 1"#,
         );
+        has(
+            &metrics,
+            r#"millstream_events_redelivered_total{stage="orders",verdict="innocent"} 1"#,
+        );
+        has(&metrics, r#"millstream_events_redelivered_total{stage="orders",verdict="suspect"} 0"#);
+        has(&metrics, r#"millstream_deliveries_lapsed_total{stage="orders"} 1"#);
         has(&metrics, r#"millstream_consumer_lag{stage="orders",stream="shop-out-validate"} 7"#);
         has(&metrics, r#"millstream_reduce_emitted_total{stage="errors",route="opened"} 1"#);
         has(&metrics, r#"millstream_handler_active_count{stage="orders"} 1"#);

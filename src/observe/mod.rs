@@ -12,14 +12,16 @@ pub mod logs;
 pub mod metrics;
 pub mod otlp;
 pub mod readiness;
+pub mod roll_call;
 pub mod span;
 mod tallies;
 pub mod worker_record;
 
-pub use counters::{ActiveEvent, Outcome, ReduceMetrics, StageMetrics, StageSnapshot};
+pub use counters::{ActiveEvent, Outcome, ReduceMetrics, StageMetrics, StageSnapshot, Verdict};
 pub use http::serve;
 pub use logs::{LogFormat, LogOptions};
 pub use metrics::Metrics;
 pub use otlp::Exporter;
 pub use readiness::Readiness;
+pub use roll_call::{Returned, RollCall};
 pub use worker_record::{Recorder, WorkerRecord};

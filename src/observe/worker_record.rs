@@ -29,6 +29,13 @@ pub struct WorkerRecord {
     pub started_at: String,
     /// Time of this record, RFC 3339.
     pub seen_at: String,
+    /// Number of this record, from 1; 0: written by a version that did not count.
+    #[serde(default)]
+    pub beats: u64,
+    /// Time since which no worker of the fleet has died, as far as this one knows, on the broker's
+    /// clock, RFC 3339; empty: it does not know.
+    #[serde(default)]
+    pub quiet_since: String,
     /// The reduce stages that it runs, and does not only stand by for.
     pub leads: Vec<String>,
     /// Counts of its map stages and channels, by name.
@@ -83,6 +90,8 @@ impl WorkerRecord {
             config: config.to_owned(),
             started_at: now.clone(),
             seen_at: now,
+            beats: 0,
+            quiet_since: String::new(),
             leads: Vec::new(),
             stages: BTreeMap::new(),
         }
@@ -95,9 +104,10 @@ impl Recorder {
         Self { worker, history: VecDeque::new() }
     }
 
-    /// The worker's record at `now`. Rates and quantiles are those since the record a
+    /// The worker's next record, at `now`. Rates and quantiles are those since the record a
     /// [`limits::RECENT`] ago, or since the first.
     pub fn record(&mut self, metrics: &Metrics, now: Instant) -> WorkerRecord {
+        self.worker.beats += 1;
         let counted: BTreeMap<_, _> = metrics.snapshot().into_iter().collect();
         self.history.push_back((now, counted.clone()));
         while self.history.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= limits::RECENT) {

@@ -105,6 +105,29 @@ impl Fleet {
         self.workers[n] = self.spawn(n);
     }
 
+    /// Kills a worker as `kill -9` does.
+    pub(super) fn kill(&mut self, n: usize) {
+        self.workers[n].kill();
+    }
+
+    /// Process id of a worker.
+    pub(super) fn pid(&self, n: usize) -> u32 {
+        self.workers[n].0.id()
+    }
+
+    /// Sends a signal to a worker.
+    pub(super) fn signal(&mut self, n: usize, signal: Signal) {
+        kill_process(Pid::from_child(&self.workers[n].0), signal).unwrap();
+    }
+
+    /// Lines of all logs that contain `what`.
+    pub(super) fn logged(&self, what: &str) -> Vec<String> {
+        let logs = (0..self.workers.len()).map(|n| fs::read_to_string(self.log(n)).unwrap());
+        logs.flat_map(|log| log.lines().map(ToOwned::to_owned).collect::<Vec<_>>())
+            .filter(|line| line.contains(what))
+            .collect()
+    }
+
     /// Starts workers again that have died; returns how many.
     pub(super) fn revive(&mut self) -> usize {
         let dead: Vec<usize> = (0..self.workers.len())

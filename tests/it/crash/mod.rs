@@ -1,6 +1,7 @@
 //! Crash: real processes that are killed at work, and acknowledged events that still end once each.
 
 mod fleet;
+mod innocent;
 mod ledger;
 mod mail;
 mod service;
