@@ -151,6 +151,9 @@ pub const PULSE: Duration = Duration::from_millis(250);
 pub const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// Time after a pause within which all that came during it has been read.
 pub const PAUSE_READ: Duration = Duration::from_secs(1);
+/// Quarantined events of a stage that run at once over the fleet, at the most: one per worker, in
+/// half of a large fleet.
+pub const QUARANTINE_AT_ONCE_MAX: u64 = 64;
 /// Time that a worker counts as alive after its last record.
 pub const WORKER_TTL: Duration = Duration::from_secs(15);
 /// Duplicate window where a publisher may repeat itself: longer than any publish is tried again.

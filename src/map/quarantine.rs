@@ -1,8 +1,8 @@
 //! Quarantine: events that may kill their worker, run one at a time with nothing else in flight.
 //!
-//! Such an event is one whose last delivery has no known outcome. It comes by a consumer of its own
-//! with a `max_ack_pending` of one over the whole fleet, so that a killer takes nobody's attempts
-//! with it but its own.
+//! Such an event is one whose last delivery has no known outcome, and that a worker may have died
+//! of. It comes by a consumer of its own. Each worker pulls one at a time, so that a killer takes
+//! nobody's attempts with it but its own; half of the workers run some at once.
 
 use std::sync::Arc;
 
@@ -75,11 +75,14 @@ impl QuarantineFeed {
         let state = self.stage.broker.consumer_state(&self.feed.stream, &self.feed.consumer).await;
         let Ok(mut state) = state else { return false };
         state.num_waiting = 0;
-        if state.num_ack_pending == 0 {
+        // The other half goes on with the rest.
+        let at_once = self.stage.roll_call.alive().div_ceil(2).min(limits::QUARANTINE_AT_ONCE_MAX);
+        if state.num_ack_pending == 0 || (state.num_pending > 0 && state.num_ack_pending < at_once)
+        {
             self.seen = None;
             return state.num_pending > 0;
         }
-        // Another worker has one in flight, or had. One that lives settles it, or sends progress
+        // Other workers have some in flight, or had. One that lives settles it, or sends progress
         // that does not show here: so this looks again at long intervals only.
         let since = match &self.seen {
             Some((seen, since)) if *seen == state => *since,

@@ -208,7 +208,7 @@ impl Topology {
             filters: vec![names.quarantine_subject(stage)],
             ack_wait,
             max_deliver: Some(limits::QUARANTINED_RUNS_MAX + 1 + limits::QUARANTINED_RUNS_MAX),
-            max_ack_pending: 1,
+            max_ack_pending: limits::QUARANTINE_AT_ONCE_MAX,
         };
         self.add(stage, FeedInput::Quarantine, consumer);
     }
