@@ -16,7 +16,7 @@ use super::{
     worker_record::{Recorder, WorkerRecord},
 };
 use crate::{
-    broker::{Broker, KvChange},
+    broker::{Broker, KvChange, KvHeard},
     config::Pipeline,
     limits,
     topology::{Feed, Topology},
@@ -108,7 +108,9 @@ impl Heartbeat {
                     () = self.roll_call.anew.notified() => None,
                 };
                 match change {
-                    Some(Ok(KvChange { key, value, revision, written_at })) => {
+                    Some(Ok(KvHeard::Anew)) => self.roll_call.forget(),
+                    Some(Ok(KvHeard::Change(change))) => {
+                        let KvChange { key, value, revision, written_at } = change;
                         // One that cannot be read is of a worker all the same; it will be silent.
                         let read = value.map(|value| {
                             serde_json::from_slice(&value)

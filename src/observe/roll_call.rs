@@ -154,11 +154,15 @@ impl RollCall {
     pub(super) fn stored(&self, revision: u64) {
         let mut roll = self.roll();
         if revision < roll.stored {
-            let (me, doubts) = (std::mem::take(&mut roll.me), roll.doubts + 1);
-            *roll = Roll { me, doubts, ..Roll::default() };
+            roll.forget();
             self.anew.notify_one();
         }
         roll.stored = revision;
+    }
+
+    /// Notes that the bucket was made anew, as whoever follows it heard: nothing is known.
+    pub(super) fn forget(&self) {
+        self.roll().forget();
     }
 
     /// Takes in a record of the bucket, `None` if it was taken out.
@@ -203,6 +207,11 @@ impl RollCall {
 }
 
 impl Roll {
+    fn forget(&mut self) {
+        let (me, doubts) = (std::mem::take(&mut self.me), self.doubts + 1);
+        *self = Self { me, doubts, ..Self::default() };
+    }
+
     fn sent(&mut self, beat: u64, now: Instant) {
         self.sent.push_back((beat, now));
         if self.sent.len() > limits::HEARTBEATS_SENT_MAX {
