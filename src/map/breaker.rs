@@ -235,6 +235,14 @@ impl Breaker {
         self.show(guard, &known);
     }
 
+    /// Takes in that the key was deleted. Where none was known there is nothing new in that: it was
+    /// before what this worker found since.
+    fn deleted(&self, revision: u64) {
+        if self.guard.as_ref().is_some_and(|guard| guard.known().revision > 0) {
+            self.seen(None, revision);
+        }
+    }
+
     /// Record that is to be written, and the revision that it replaces.
     fn unreported(&self) -> Option<(BreakerRecord, u64)> {
         let known = self.guard.as_ref()?.known();

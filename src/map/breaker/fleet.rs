@@ -88,11 +88,12 @@ impl Breakers {
                 Ok(Some(KvHeard::Anew)) => self.of.values().for_each(|breaker| breaker.no_key()),
                 Ok(Some(KvHeard::Change(change))) => {
                     let stage = change.key.strip_prefix(&prefix).unwrap_or_default();
-                    if let Some(breaker) = self.of.get(stage) {
-                        breaker.seen(
-                            change.value.as_deref().and_then(BreakerRecord::read),
-                            change.revision,
-                        );
+                    let Some(breaker) = self.of.get(stage) else { continue };
+                    match change.value {
+                        Some(value) => {
+                            breaker.seen(BreakerRecord::read(&value), change.revision);
+                        }
+                        None => breaker.deleted(change.revision),
                     }
                 }
                 Ok(None) => return,
