@@ -99,6 +99,7 @@ impl Broker {
             filters: filters.to_vec(),
             mark,
             open: None,
+            looked: None,
             look_at: Instant::now(),
             failures: 0,
         };
@@ -181,27 +182,24 @@ struct Follower {
     stream: String,
     filters: Vec<String>,
     mark: Mark,
-    open: Option<Open>,
-    /// Time of the next look at a stream that is open.
+    /// The reading, where the stream is open.
+    open: Option<stream::BoxStream<'static, Result<StoredMessage, AdminError>>>,
+    /// Time of the last look that showed the stream to be the same; `None`: since it was opened
+    /// there was none.
+    looked: Option<Instant>,
+    /// Time of the next look where nothing comes.
     look_at: Instant,
     /// Looks that failed in a row.
     failures: u32,
 }
 
-struct Open {
-    messages: stream::BoxStream<'static, Result<StoredMessage, AdminError>>,
-    /// True until the first message: then the stream is looked at once more, since it may have been
-    /// made anew between the look and the opening.
-    is_fresh: bool,
-}
-
 impl Follower {
     async fn next(&mut self) -> Result<Heard, AdminError> {
         loop {
-            let Some(open) = &mut self.open else { return self.open().await };
+            let Some(messages) = &mut self.open else { return self.open().await };
             let read = tokio::select! {
                 biased;
-                read = open.messages.next() => read,
+                read = messages.next() => read,
                 () = tokio::time::sleep_until(self.look_at) => {
                     match self.look_again().await {
                         // What is open goes on by itself; the next look is soon.
@@ -222,7 +220,10 @@ impl Follower {
                     return Err(AdminError::read(&self.stream, "the reading has ended"));
                 }
             };
-            if std::mem::take(&mut open.is_fresh) {
+            // The reading mends a broken connection by itself, and whatever the stream is by then is
+            // read from behind the mark.
+            let trusted = |looked: Instant| looked.elapsed() < limits::SAME_STREAM_TRUST;
+            if !self.looked.is_some_and(trusted) {
                 if let Err(error) = self.look_again().await {
                     self.open = None;
                     return Err(error);
@@ -242,7 +243,7 @@ impl Follower {
         self.look_at = Instant::now() + limits::SAME_STREAM_LOOK;
         match self.broker.look_at(&self.stream, self.mark).await {
             Ok(Look::Same { .. }) => {
-                self.failures = 0;
+                (self.failures, self.looked) = (0, Some(Instant::now()));
                 Ok(())
             }
             Ok(Look::Another { .. }) => {
@@ -277,7 +278,8 @@ impl Follower {
             }
         };
         let messages = self.broker.follow(&self.stream, &self.filters, self.mark.seq + 1).boxed();
-        self.open = Some(Open { messages, is_fresh: true });
+        // It may be made anew between this look and the opening: the first message is not trusted.
+        (self.open, self.looked) = (Some(messages), None);
         self.look_at = Instant::now() + limits::SAME_STREAM_LOOK;
         Ok(heard)
     }
