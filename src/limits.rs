@@ -348,8 +348,8 @@ pub const TRIM_SAMPLES_MAX: usize = 64;
 /// Time that a trim may take from the question to the purge: so much less than an ack wait a sample
 /// may be old.
 pub const TRIM_MARGIN: Duration = Duration::from_millis(100);
-/// Wait after a purge that failed before the stream is trimmed again.
-pub const TRIM_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// Wait after a purge, or a creation, that failed before the keeper tries it again.
+pub const KEEPER_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Share of a source's `max_bytes` from which on what every stage has read makes room.
 pub const SOURCE_TRIM_FILL: f64 = 0.7;
 /// Share of a source's limits that unread events take up, from which on it is told.

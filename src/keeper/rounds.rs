@@ -52,6 +52,8 @@ struct Known {
     later_since: Option<Instant>,
     failed_at: Option<Instant>,
     given_up_since: Option<Instant>,
+    /// Consumers that could not be made, and when that was last tried.
+    unmade: HashMap<String, Instant>,
     is_filling: bool,
 }
 
@@ -177,22 +179,32 @@ impl Rounds {
         let known = self.known.entry(name).or_default();
         known.overview = Some(stream.clone());
         known.is_idle = missing.is_empty() && is_settled && is_empty && is_done;
-        Ok(is_moving || !is_done)
+        Ok(is_moving || !is_done || !missing.is_empty())
     }
 
     /// Makes a consumer anew that the configuration has and the server has not, behind its floor.
     async fn make_anew(&mut self, spec: &ConsumerSpec) {
         let ConsumerSpec { stream, name, pipeline, .. } = spec;
+        let key = format!("{stream} missing {name}");
+        let known = self.known.entry(stream.clone()).or_default();
+        // A refusal shows as a time-out, which holds up everything else.
+        if known.unmade.get(name).is_some_and(|at| at.elapsed() < limits::KEEPER_AGAIN_AFTER) {
+            self.report.still_holds(&key);
+            return;
+        }
         let made = async {
             // A list of a cluster may be incomplete.
             if self.broker.find_consumer(stream, name).await?.is_some() {
                 return Ok(None);
             }
-            let beginning = Beginning::of(pipeline, spec, &self.broker).await?;
+            let beginning = Beginning::roughly_of(pipeline, spec, &self.broker).await?;
             self.broker.create_consumer_after(spec, beginning.after).await?;
             Ok::<_, AdminError>(Some(beginning))
         };
-        match made.await {
+        let made = made.await;
+        let known = self.known.entry(stream.clone()).or_default();
+        known.unmade.remove(name);
+        match made {
             Ok(None) => {}
             Ok(Some(from)) => {
                 let text = format!(
@@ -203,12 +215,12 @@ impl Rounds {
                 self.report.happened(&Condition { code, severity, about, text }).await;
             }
             Err(error) => {
+                known.unmade.insert(name.clone(), Instant::now());
                 let text = format!(
                     "consumer \"{name}\" on stream \"{stream}\" is missing and could not be made: \
                      {}; `millstream apply` makes it",
                     chain(&error)
                 );
-                let key = format!("{stream} missing {name}");
                 self.holds(&key, "ConsumerMissing", Severity::High, name, text);
             }
         }
@@ -273,7 +285,7 @@ impl Rounds {
         let known = self.known.entry(name.clone()).or_default();
         if given_up > 0 {
             let since = *known.given_up_since.get_or_insert_with(Instant::now);
-            if is_edge && since.elapsed() > limits::TRIM_AGAIN_AFTER {
+            if is_edge && since.elapsed() > limits::KEEPER_AGAIN_AFTER {
                 let text = format!(
                     "stream \"{name}\" is not trimmed: the server gave up on {given_up} events of \
                      it and nobody knows which; delete the consumer, and it is made anew and \
@@ -303,7 +315,7 @@ impl Rounds {
             }
             Decision::KeepFrom(keep_from) => keep_from,
         };
-        if known.failed_at.is_some_and(|at| at.elapsed() < limits::TRIM_AGAIN_AFTER) {
+        if known.failed_at.is_some_and(|at| at.elapsed() < limits::KEEPER_AGAIN_AFTER) {
             self.report.still_holds(&format!("{name} trim"));
             return Ok(false);
         }

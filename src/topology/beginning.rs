@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    broker::{AdminError, Broker, ConsumerSpec, Retention},
+    broker::{AdminError, Broker, ConsumerSpec, Retention, StreamOverview, StreamState},
     wire::{FloorRecord, Names},
 };
 
@@ -39,6 +39,42 @@ impl Beginning {
             }
             return Ok(Self { after: None, messages });
         }
+        let rough = Self::after_floor(pipeline, spec, broker, &stream).await?;
+        let StreamState { messages, first_seq, last_seq, .. } = stream.state;
+        let has_gaps = messages != (last_seq + 1).saturating_sub(first_seq);
+        if messages == 0 || (spec.filters.is_empty() && !has_gaps) {
+            return Ok(rough);
+        }
+        let from = rough.after.map_or(1, |after| after + 1);
+        let messages = broker.count_from(&spec.stream, &spec.filters, from).await?;
+        Ok(Self { messages, ..rough })
+    }
+
+    /// As [`Beginning::of`], with no more messages than it may be given: nothing is made to count
+    /// them, which a cluster that has lost a server may not do.
+    ///
+    /// # Errors
+    /// [`AdminError`].
+    pub async fn roughly_of(
+        pipeline: &str,
+        spec: &ConsumerSpec,
+        broker: &Broker,
+    ) -> Result<Self, AdminError> {
+        match broker.stream_overview(&spec.stream).await? {
+            Some(stream) if stream.spec.retention == Retention::WorkQueue => {
+                Ok(Self { after: None, messages: stream.state.messages })
+            }
+            Some(stream) => Self::after_floor(pipeline, spec, broker, &stream).await,
+            None => Ok(Self::default()),
+        }
+    }
+
+    async fn after_floor(
+        pipeline: &str,
+        spec: &ConsumerSpec,
+        broker: &Broker,
+        stream: &StreamOverview,
+    ) -> Result<Self, AdminError> {
         let bucket = Names::new(pipeline).state_bucket();
         let known = match broker.kv_exists(&bucket).await? {
             true => broker.kv_get(&bucket, &FloorRecord::key(&spec.stream, &spec.name)).await?,
@@ -47,8 +83,8 @@ impl Beginning {
         let floor = known.and_then(|(value, _)| FloorRecord::read(&value)?.on(stream.created));
         // One beyond the last is of a stream that lost its end; it would skip what comes.
         let after = floor.filter(|floor| *floor > 0 && *floor <= stream.state.last_seq);
-        let from = after.map_or(1, |after| after + 1);
-        Ok(Self { after, messages: broker.count_from(&spec.stream, &spec.filters, from).await? })
+        let most = stream.state.last_seq - after.unwrap_or(0);
+        Ok(Self { after, messages: most.min(stream.state.messages) })
     }
 
     /// True if there is nothing to say: nothing was there before, and nothing is given.
