@@ -13,6 +13,8 @@ pub const PUBLISH_TRIES: usize = 4;
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 4096;
 /// Expiry of a pull request. Short, so that a lost one is soon replaced.
 pub const PULL_EXPIRES: Duration = Duration::from_secs(10);
+/// The shortest expiry that a pull request comes down to where the server allows no longer one.
+pub const PULL_EXPIRES_MIN: Duration = Duration::from_millis(500);
 /// Idle heartbeat of a pull request: interval at which the server says that it is alive.
 pub const PULL_HEARTBEAT: Duration = Duration::from_secs(2);
 /// Interval at which a pull checks if the connection or the server has lost its requests.

@@ -241,9 +241,10 @@ impl Broker {
         }
     }
 
-    /// True while the connection stands.
+    /// True while both connections stand: that of messages, and the client's.
     pub fn is_connected(&self) -> bool {
         self.connection.is_up()
+            && self.client.connection_state() == async_nats::connection::State::Connected
     }
 
     /// Flushes what waits to be sent, settlements among it.

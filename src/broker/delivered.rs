@@ -1,7 +1,10 @@
 //! Delivered: one delivery of a message, settled once.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -39,6 +42,8 @@ pub struct Delivered {
     generation: u64,
     came: Instant,
     ack_wait: Duration,
+    /// Milliseconds after it came at which it was last kept alive.
+    kept_alive_ms: AtomicU64,
 }
 
 /// Places of a delivery, from its reply subject.
@@ -102,6 +107,7 @@ impl Delivered {
             generation: frame.generation,
             came: Instant::now(),
             ack_wait,
+            kept_alive_ms: AtomicU64::new(0),
         })
     }
 
@@ -131,17 +137,30 @@ impl Delivered {
     }
 
     /// Begins the delivery: it waits no longer, and its bytes make room for others. False if it
-    /// must not begin, because it may not be ours any more: the connection that it came by is gone,
-    /// and it has waited for so long that the server may have given it to another.
+    /// must not begin, because the server may have given it to another: it was not kept alive for
+    /// its ack wait (the process was paused), or for a quarter of it where the connection that it
+    /// came by is gone, since with that a sign of life may have been lost.
     pub fn begin(&self) -> bool {
         self.held.release();
-        self.connection.generation() == self.generation || self.came.elapsed() < self.ack_wait / 2
+        let is_same = self.connection.generation() == self.generation;
+        self.alone() < if is_same { self.ack_wait } else { self.ack_wait / 4 }
+    }
+
+    /// Time since it came or was last kept alive.
+    fn alone(&self) -> Duration {
+        let kept_alive = Duration::from_millis(self.kept_alive_ms.load(Ordering::Relaxed));
+        self.came.elapsed().saturating_sub(kept_alive)
     }
 
     /// Sends an in-progress ack: work goes on, and the ack wait starts anew. Not a settlement.
     pub async fn progress(&self) {
         // A lost sign of life costs a second run of the event, never the event.
         self.connection.settle(&self.reply, b"+WPI");
+        // One that comes too late, or on no connection, keeps nothing alive.
+        if self.connection.is_up() && self.alone() < self.ack_wait {
+            let after = u64::try_from(self.came.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.kept_alive_ms.store(after, Ordering::Relaxed);
+        }
     }
 
     /// Acks the delivery: it is done.

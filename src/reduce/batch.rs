@@ -88,8 +88,8 @@ pub(super) fn reject(
     letter.message(&pipeline.names())
 }
 
-/// Finding about an error report that is malformed: its letter alone would wait for someone to look,
-/// while an error is missing from the counts.
+/// Finding about an error report that is malformed: its letter alone would wait for someone to
+/// look, while an error is missing from the counts.
 pub(super) fn malformed(
     pipeline: &Pipeline,
     stage: &Stage,

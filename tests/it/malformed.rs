@@ -239,6 +239,12 @@ async fn reads_give_what_can_be_read_of_every_message() {
         format!("{} {body} {}\n", message.subject, raw.unwrap_or_default())
     };
     wanted.push_str("s.status body \n");
+    // Read by the server is not stored yet.
+    eventually(async || {
+        let state = broker.stream_state("s").await.unwrap();
+        (state.messages == 11).then_some(())
+    })
+    .await;
     let read: Vec<StoredMessage> = broker.scan("s", "", 1).try_collect().await.unwrap();
     assert_eq!(read.iter().map(shown).collect::<String>(), wanted);
     let mut got = String::new();

@@ -1,6 +1,12 @@
 //! Proxy: a small TCP proxy before a server, which can cut what goes through it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::{
     io::AsyncWriteExt as _,
@@ -16,6 +22,8 @@ pub(crate) struct Proxy {
     cuts: Arc<watch::Sender<u64>>,
     /// True while nothing is passed on, and nothing is closed either.
     silent: Arc<watch::Sender<bool>>,
+    /// True while new connections are closed at once.
+    refuses: Arc<AtomicBool>,
     accepting: JoinHandle<()>,
 }
 
@@ -26,10 +34,15 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (cuts, silent) = (Arc::new(watch::Sender::new(0)), Arc::new(watch::Sender::new(false)));
+        let refuses = Arc::new(AtomicBool::new(false));
         let accepting = tokio::spawn({
             let (cuts, silent) = (Arc::clone(&cuts), Arc::clone(&silent));
+            let refuses = Arc::clone(&refuses);
             async move {
                 while let Ok((client, _)) = listener.accept().await {
+                    if refuses.load(Ordering::SeqCst) {
+                        continue;
+                    }
                     let (cut, silence) = (cuts.subscribe(), silent.subscribe());
                     let server = server.clone();
                     tokio::spawn(async move {
@@ -40,7 +53,7 @@ impl Proxy {
                 }
             }
         });
-        Self { address, cuts, silent, accepting }
+        Self { address, cuts, silent, refuses, accepting }
     }
 
     /// Address of the proxy.
@@ -51,6 +64,11 @@ impl Proxy {
     /// Cuts every connection, with what is on its way.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Closes new connections at once from now on, or takes them again.
+    pub(crate) fn refuse(&self, refuse: bool) {
+        self.refuses.store(refuse, Ordering::SeqCst);
     }
 
     /// Passes nothing on from now on, or everything again; connections stay open.

@@ -1,5 +1,7 @@
 //! Block: header block of a message, read leniently: what can be read is, and the rest is named.
 
+use std::borrow::Cow;
+
 use async_nats::{HeaderName, HeaderValue};
 
 use crate::broker::Headers;
@@ -38,8 +40,8 @@ impl Block {
             .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
             .enumerate()
             .peekable();
-        match lines.next().and_then(|(_, line)| line.strip_prefix(VERSION).map(<[u8]>::to_vec)) {
-            Some(rest) => block.status_line(&rest),
+        match lines.next().and_then(|(_, line)| line.strip_prefix(VERSION)) {
+            Some(rest) => block.status_line(rest),
             None => block.blame(|| "its first line does not begin with NATS/1.0".to_owned()),
         }
         while let Some((at, line)) = lines.next() {
@@ -52,24 +54,26 @@ impl Block {
             };
             let name = std::str::from_utf8(&line[..colon]).ok().filter(|name| !name.is_empty());
             let name: Option<HeaderName> = name.and_then(|name| name.parse().ok());
-            let mut value = line[colon + 1..].to_vec();
+            let mut value = Cow::Borrowed(&line[colon + 1..]);
             // A value may go on in lines that begin with a space.
             while let Some((_, more)) =
                 lines.next_if(|(_, line)| line.first().is_some_and(u8::is_ascii_whitespace))
             {
-                value.extend_from_slice(more);
+                value.to_mut().extend_from_slice(more);
             }
             let Some(name) = name else {
                 block.blame(|| format!("line {} has a name that is none", at + 1));
                 continue;
             };
             let text = String::from_utf8_lossy(&value);
-            let broken = text.contains('\u{fffd}') && std::str::from_utf8(&value).is_err();
-            if broken || text.contains('\r') {
+            // Lossless text is borrowed.
+            if matches!(text, Cow::Owned(_)) || text.contains('\r') {
                 block.blame(|| format!("line {} has a value that is not text", at + 1));
+                let text = text.replace('\r', " ");
+                block.headers.append(name, HeaderValue::from(text.trim()));
+            } else {
+                block.headers.append(name, HeaderValue::from(text.trim()));
             }
-            let text = text.trim().replace('\r', " ");
-            block.headers.append(name, HeaderValue::from(text));
         }
         block
     }

@@ -62,12 +62,18 @@ pub(crate) struct Subscription {
     queued: Arc<AtomicUsize>,
 }
 
-/// Place of one who waits, given back however the wait ends.
-struct Place<'a>(&'a Shared, u64);
+/// Place of one who waits, given back where the wait ends without an answer.
+struct Place<'a> {
+    shared: &'a Shared,
+    id: u64,
+    answered: bool,
+}
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.0.forget(self.1);
+        if !self.answered {
+            self.shared.forget(self.id);
+        }
     }
 }
 
@@ -180,8 +186,11 @@ impl Connection {
                 continue;
             };
             let (id, answer) = sent?;
-            let _place = Place(shared, id);
-            return match tokio::time::timeout_at(deadline, answer).await {
+            let mut place = Place { shared, id, answered: false };
+            let answer = tokio::time::timeout_at(deadline, answer).await;
+            // Who answered took the place away.
+            place.answered = answer.is_ok();
+            return match answer {
                 Ok(Ok(answer)) => Ok(answer?),
                 Ok(Err(_)) => Err(Lost::Broken.into()),
                 Err(_) => Err(SendError::TimedOut(timeout)),

@@ -42,29 +42,34 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
         if shared.closed.is_cancelled() {
             return;
         }
-        tracing::debug!(why, "a connection to the broker broke");
+        tracing::warn!(why, "lost the connection that carries messages; connecting again");
         dialled = tokio::select! {
             () = shared.closed.cancelled() => return,
             dialled = again(&mut dialler) => dialled,
         };
+        tracing::info!("the connection that carries messages stands again");
     }
 }
 
 /// Connects anew, for ever: each server in turn, and then a wait, longer each time.
 async fn again(dialler: &mut Dialler) -> Dialled {
     let mut wait = limits::RECONNECT_WAIT_MIN;
-    loop {
+    for round in 1_u32.. {
         for _ in 0..dialler.count().max(1) {
             match dialler.dial().await {
                 Ok(dialled) => return dialled,
-                Err(error) => {
-                    tracing::debug!(error = chain(&error), "could not connect to the broker again");
+                // Told at the first failure, and then ever more seldom.
+                Err(error) if round.is_power_of_two() => {
+                    let error = chain(&error);
+                    tracing::warn!(error, "could not connect to the broker again");
                 }
+                Err(_) => {}
             }
         }
         tokio::time::sleep(jittered(wait)).await;
         wait = (wait * 2).min(limits::RECONNECT_WAIT_MAX);
     }
+    unreachable!("it tries for ever")
 }
 
 /// Between half of a wait and all of it, so that a fleet does not come at once.

@@ -1,12 +1,22 @@
 //! Bytes: large messages to many slow feeds and readers, without a slow consumer.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
-use millstream::broker::{Broker, Outgoing, Retention};
+use millstream::{
+    broker::{Broker, Outgoing, Retention},
+    handlers::{Registry, handler_fn},
+    stages::Reply,
+};
+use serde_json::json;
 
 use super::consumer;
-use crate::support::{TestServer, eventually, stream as stream_spec};
+use crate::support::{Mill, TestServer, eventually, stream as stream_spec};
 
 const MIB: usize = 1 << 20;
 
@@ -129,4 +139,97 @@ async fn a_slow_reader_of_large_messages_reads_them_all() {
     let found = many.filter(|found| std::future::ready(matches!(found, Ok(Some(_)))));
     assert_eq!(found.count().await, 200);
     no_slow_consumer(&server);
+}
+
+#[tokio::test]
+async fn limits_that_the_server_sets_on_requests_are_kept_to() {
+    let server = TestServer::start().await;
+    let broker = server.connect().await;
+    broker.create_stream(&stream_spec("s", "s.>", Retention::Limits)).await.unwrap();
+    let client = async_nats::connect(server.server.url()).await.unwrap();
+    let config = async_nats::jetstream::consumer::pull::Config {
+        durable_name: Some("c".to_owned()),
+        max_batch: 3,
+        max_bytes: 5_000,
+        max_expires: Duration::from_secs(2),
+        ..Default::default()
+    };
+    let jetstream = async_nats::jetstream::new(client);
+    jetstream.create_consumer_on_stream(config, "s").await.unwrap();
+    publish(&broker, 200, 500).await;
+    let mut pull = broker.pull("s", "c", 100).await.unwrap();
+    for seq in 1..=200 {
+        let delivered = pull.next().await.unwrap().unwrap();
+        assert_eq!(delivered.seq, seq);
+        delivered.ack().await;
+    }
+}
+
+#[tokio::test]
+async fn a_message_from_a_time_of_a_larger_max_payload_is_read_and_pulled() {
+    let mut server = TestServer::configured("max_payload: 8MB").await;
+    let broker = server.connect().await;
+    broker.create_stream(&stream_spec("s", "s.>", Retention::Limits)).await.unwrap();
+    broker.create_consumer(&consumer("c")).await.unwrap();
+    publish(&broker, 1, 100).await;
+    publish(&broker, 1, 5 * MIB).await;
+    publish(&broker, 1, 100).await;
+    drop(broker);
+    let config = server.server.log_path().with_file_name("nats.conf");
+    std::fs::write(config, "max_payload: 1MB").unwrap();
+    server.server.restart().await.unwrap();
+    let broker = server.connect().await;
+    assert_eq!(broker.max_payload(), MIB);
+    let mut pull = broker.pull("s", "c", 10).await.unwrap();
+    let mut sizes = Vec::new();
+    while sizes.len() < 3 {
+        if let Ok(delivered) = pull.next().await.unwrap() {
+            sizes.push(delivered.body().len());
+            delivered.ack().await;
+        }
+    }
+    assert_eq!(sizes, [100, 5 * MIB, 100]);
+    let read: Vec<_> = broker.scan("s", "", 1).map(|m| m.unwrap().body.len()).collect().await;
+    assert_eq!(read, sizes);
+}
+
+#[tokio::test]
+async fn large_events_go_through_thirty_two_stages_once_each() {
+    let calls = Arc::new(Mutex::new(BTreeMap::new()));
+    let registry = Registry::new().with(
+        "slow",
+        handler_fn({
+            let calls = Arc::clone(&calls);
+            move |event, delivery| {
+                let key = (delivery.stage.clone(), event.id.clone());
+                *calls.lock().unwrap().entry(key).or_insert(0) += 1;
+                async {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Ok(Reply::Pass)
+                }
+            }
+        }),
+    );
+    let mut toml = "[pipeline]\nname = \"shop\"\n\
+                    [source.events]\nsubjects = [\"events.>\"]\n"
+        .to_owned();
+    for n in 0..32 {
+        write!(
+            toml,
+            "[stage.s{n}]\nkind = \"handle\"\ninputs = [\"source.events\"]\n\
+             handler = {{ rust = \"slow\" }}\nconcurrency = 4\n"
+        )
+        .unwrap();
+    }
+    let mill = Mill::with(&toml, registry).await;
+    for n in 0..50 {
+        let bytes = if n % 10 == 0 { 900_000 } else { 64 << 10 };
+        mill.event(&format!("e{n}"), "big", json!("x".repeat(bytes))).await;
+    }
+    eventually(async || (calls.lock().unwrap().len() >= 32 * 50).then_some(())).await;
+    for n in 0..32 {
+        mill.idle(&format!("s{n}")).await;
+    }
+    assert!(calls.lock().unwrap().values().all(|count| *count == 1));
+    no_slow_consumer(&mill.server);
 }

@@ -163,5 +163,70 @@ async fn a_silent_server_is_noticed_and_a_new_connection_is_made() {
     proxy.silence(false);
     proxy.cut();
     through.publish(numbered(2, 10)).await.unwrap();
-    assert!(through.is_connected());
+    eventually(async || through.is_connected().then_some(())).await;
+}
+
+#[tokio::test]
+async fn where_one_server_is_gone_the_next_is_tried() {
+    let server = TestServer::start().await;
+    let (first, second) =
+        (Proxy::before(server.server.url()).await, Proxy::before(server.server.url()).await);
+    let nats = Nats { url: vec![first.url(), second.url()], ..Nats::default() };
+    let broker = Broker::connect(&nats, "two").await.unwrap();
+    broker.create_stream(&stream("s", "s.>", Retention::Limits)).await.unwrap();
+    broker.publish(numbered(1, 10)).await.unwrap();
+    drop(first);
+    broker.publish(numbered(2, 10)).await.unwrap();
+    second.cut();
+    broker.publish(numbered(3, 10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn settlements_made_while_no_connection_stands_are_sent_on_the_next() {
+    let (_server, proxy, direct, through) = behind_a_proxy().await;
+    direct.create_stream(&stream("s", "s.>", Retention::Limits)).await.unwrap();
+    direct.create_consumer(&super::consumer("c")).await.unwrap();
+    direct.publish(numbered(1, 10)).await.unwrap();
+    let mut pull = through.pull("s", "c", 10).await.unwrap();
+    let delivered = pull.next().await.unwrap().unwrap();
+    proxy.refuse(true);
+    proxy.cut();
+    eventually(async || (!through.is_connected()).then_some(())).await;
+    delivered.ack().await;
+    proxy.refuse(false);
+    eventually(async || {
+        let state = direct.consumer_state("s", "c").await.unwrap();
+        (state.num_ack_pending == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_waited_for_longer_than_its_ack_wait_is_not_begun() {
+    let (_server, proxy, direct, through) = behind_a_proxy().await;
+    direct.create_stream(&stream("s", "s.>", Retention::Limits)).await.unwrap();
+    let spec = ConsumerSpec { ack_wait: Duration::from_secs(2), ..super::consumer("c") };
+    direct.create_consumer(&spec).await.unwrap();
+    for n in 1..=3 {
+        direct.publish(numbered(n, 10)).await.unwrap();
+    }
+    let mut pull = through.pull("s", "c", 10).await.unwrap();
+    let (fresh, kept, left) = (
+        pull.next().await.unwrap().unwrap(),
+        pull.next().await.unwrap().unwrap(),
+        pull.next().await.unwrap().unwrap(),
+    );
+    assert!(fresh.begin());
+    let came = Instant::now();
+    while came.elapsed() < Duration::from_millis(2500) {
+        kept.progress().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(kept.begin(), "it was kept alive");
+    assert!(!left.begin(), "another may have it");
+    proxy.cut();
+    through.publish(numbered(4, 10)).await.unwrap();
+    assert!(kept.begin(), "over a cut it is ours for a while");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert!(!kept.begin());
 }
