@@ -175,7 +175,7 @@ impl Rounds {
         let is_done = self.trim(stream, &readers).await?;
         let last = stream.state.last_seq;
         let is_settled = readers.iter().all(|reader| reader.floor.is_some_and(|at| at >= last));
-        let is_empty = !is_trimmed || stream.state.first_seq > last;
+        let is_empty = !is_trimmed || stream.state.messages == 0;
         let known = self.known.entry(name).or_default();
         known.overview = Some(stream.clone());
         known.is_idle = missing.is_empty() && is_settled && is_empty && is_done;

@@ -222,6 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn the_shortest_wait_of_a_policy_is_that_of_any_rule_less_its_jitter() {
+        assert_eq!(Policy::default().shortest_wait(), Duration::from_millis(900));
+        let rule = Rule { backoff: Some(backoff(Some(200), None, 0.5)), ..Rule::default() };
+        let policy = Policy { rule: vec![rule], ..Policy::default() };
+        assert_eq!(policy.shortest_wait(), Duration::from_millis(100));
+    }
+
+    #[test]
     fn an_exponential_wait_doubles_up_to_its_maximum() {
         let waits: Vec<u64> = (1..=8)
             .map(|attempt| backoff(Some(1000), None, 0.0).after(attempt, "e").as_secs())
