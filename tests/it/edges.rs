@@ -509,7 +509,7 @@ async fn where_failures_never_pause_retries_come_in_time_and_the_edge_is_trimmed
     // Every third event of `work` fails twice.
     let handler = handler_fn(move |event, delivery| {
         let n: usize = event.id[2..].parse().unwrap();
-        let fails = delivery.stage == "work" && n % 3 == 0 && delivery.attempt <= 2;
+        let fails = delivery.stage == "work" && n.is_multiple_of(3) && delivery.attempt <= 2;
         if delivery.stage == "work" {
             let mut times = times.lock().unwrap();
             let (first, took) =
