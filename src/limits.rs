@@ -377,6 +377,8 @@ pub const PULLED_BYTES_MAX: usize = 256 << 20;
 pub const LISTENED_BYTES_MAX: usize = 8 << 20;
 /// Raw reads of single messages at once: at 1.4 MB each, the largest by default, 22 MB.
 pub const RAW_READS_MAX: usize = 16;
+/// Tries of a raw read whose connection breaks.
+pub const RAW_READ_TRIES: u32 = 3;
 /// Bytes that wait to be sent before senders wait.
 pub const WRITE_BUFFER_BYTES_MAX: usize = 4 << 20;
 /// Bytes of settlements that are kept while no connection stands: some ten thousand.

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     Broker,
-    connection::{Block, Sending},
+    connection::{Block, SendError, Sending},
     message::{RawMessage, StoredMessage},
 };
 use crate::limits;
@@ -176,8 +176,15 @@ impl Broker {
         let (subject, body) = (format!("$JS.API.STREAM.MSG.GET.{stream}"), request.to_string());
         let sending =
             Sending { subject: &subject, headers: None, extra: &[], body: body.as_bytes() };
-        let answer = self.connection.request(&sending, limits::REQUEST_TIMEOUT).await;
-        let answer = answer.map_err(|error| failed(error.into()))?;
+        let mut tries = limits::RAW_READ_TRIES;
+        let answer = loop {
+            tries -= 1;
+            match self.connection.request(&sending, limits::REQUEST_TIMEOUT).await {
+                // A read may be repeated, and a connection that broke is soon there again.
+                Err(SendError::Lost(_)) if tries > 0 => {}
+                answer => break answer.map_err(|error| failed(error.into()))?,
+            }
+        };
         if Block::read(answer.head()).status == Some(503) {
             return Err(failed("JetStream does not answer".into()));
         }

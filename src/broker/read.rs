@@ -200,8 +200,17 @@ impl Reader {
                     tokio::time::sleep(wait).await;
                 }
                 self.failures += 1;
-                if self.open().await? {
-                    return Ok(None);
+                let begun = self.last.is_some();
+                match self.open().await {
+                    Ok(true) => return Ok(None),
+                    Ok(false) => {}
+                    // It has been there, so it may be there again: a connection breaks, a leader
+                    // changes.
+                    Err(AdminError::Read { .. })
+                        if begun
+                            && self.end != End::Never
+                            && self.failures < limits::READ_FAILURES_MAX => {}
+                    Err(error) => return Err(error),
                 }
                 continue;
             };

@@ -85,11 +85,20 @@ pub(super) struct Dialler {
     name: String,
     /// Servers, the next one to try first.
     servers: VecDeque<ServerAddr>,
+    /// Name of a server of the settings: certificates are for names, and a cluster names its
+    /// servers by their numbers.
+    known_as: Option<String>,
+    /// Hosts of the settings.
+    configured: Vec<String>,
 }
 
 impl Dialler {
     pub(super) fn new(nats: &Nats, name: &str, servers: Vec<ServerAddr>) -> Self {
-        Self { nats: nats.clone(), name: name.to_owned(), servers: servers.into() }
+        let known_as = servers.iter().map(ServerAddr::host).find(|host| !is_ip(host));
+        let known_as = known_as.map(str::to_owned);
+        let configured = servers.iter().map(|server| server.host().to_owned()).collect();
+        let (nats, name) = (nats.clone(), name.to_owned());
+        Self { nats, name, servers: servers.into(), known_as, configured }
     }
 
     /// Number of servers known.
@@ -125,7 +134,7 @@ impl Dialler {
     }
 
     async fn dial_one(&self, server: &ServerAddr) -> Result<Dialled, DialError> {
-        let socket = TcpStream::connect((server.host(), server.port())).await?;
+        let socket = TcpStream::connect((bare(server.host()), server.port())).await?;
         socket.set_nodelay(true)?;
         let mut stream: Box<dyn Duplex> = Box::new(socket);
         let mut input = BytesMut::with_capacity(limits::READ_BUFFER_BYTES);
@@ -171,11 +180,29 @@ impl Dialler {
             .await
             .map_err(|error| DialError::Tls(io::Error::other(error)))?
             .map_err(DialError::Tls)?;
-        let name = ServerName::try_from(server.host().to_owned())
+        let host = match &self.known_as {
+            Some(known_as)
+                if is_ip(server.host())
+                    && !self.configured.iter().any(|host| host == server.host()) =>
+            {
+                known_as
+            }
+            _ => bare(server.host()),
+        };
+        let name = ServerName::try_from(host.to_owned())
             .map_err(|error| DialError::Tls(io::Error::other(error)))?;
         let secured = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
         Ok(Box::new(secured.map_err(DialError::Tls)?))
     }
+}
+
+/// Host without the brackets of an IPv6 address.
+fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+fn is_ip(host: &str) -> bool {
+    bare(host).parse::<std::net::IpAddr>().is_ok()
 }
 
 /// Next operation of a server that greets.
@@ -216,4 +243,23 @@ fn config(nats: &Nats) -> io::Result<ClientConfig> {
 
 fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_that_a_cluster_names_are_learnt_once_and_not_without_end() {
+        let first: ServerAddr = "nats://broker.example:4222".parse().unwrap();
+        let mut dialler = Dialler::new(&Nats::default(), "n", vec![first]);
+        let urls = ["10.0.0.1:4222", "[::1]:4222", "10.0.0.1:4222", "not an address at all"];
+        dialler.learn(&urls.map(str::to_owned));
+        assert_eq!(dialler.count(), 3);
+        assert_eq!(dialler.known_as.as_deref(), Some("broker.example"));
+        assert!(is_ip(dialler.servers[2].host()), "{}", dialler.servers[2].host());
+        let many: Vec<String> = (0..1000).map(|n| format!("10.0.1.1:{}", 5000 + n)).collect();
+        dialler.learn(&many);
+        assert_eq!(dialler.count(), limits::CLUSTER_SERVERS_MAX);
+    }
 }

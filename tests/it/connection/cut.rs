@@ -230,3 +230,30 @@ async fn what_waited_for_longer_than_its_ack_wait_is_not_begun() {
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert!(!kept.begin());
 }
+
+#[tokio::test]
+async fn a_reading_to_the_end_and_single_reads_outlive_cuts() {
+    let (_server, proxy, direct, through) = behind_a_proxy().await;
+    direct.create_stream(&stream("s", "s.>", Retention::Limits)).await.unwrap();
+    for n in 0..300 {
+        direct.publish(numbered(n, 50_000)).await.unwrap();
+    }
+    let mut reading = std::pin::pin!(through.scan("s", "", 1));
+    let mut next = 1;
+    while let Some(message) = reading.next().await {
+        assert_eq!(message.unwrap().seq, next);
+        if next % 100 == 50 {
+            proxy.cut();
+        }
+        next += 1;
+    }
+    assert_eq!(next, 301);
+    for seq in 1..=50 {
+        let (found, ()) = tokio::join!(through.message("s", seq), async {
+            if seq % 10 == 0 {
+                proxy.cut();
+            }
+        });
+        assert!(found.unwrap().is_some());
+    }
+}
