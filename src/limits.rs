@@ -11,6 +11,9 @@ pub const PUBLISH_TRIES: usize = 4;
 /// Publishes awaiting their PubAck at once, per process. Past 1 024 nothing is gained (measured,
 /// notes on throughput).
 pub const PUBLISHES_IN_FLIGHT_MAX: usize = 4096;
+/// Bytes of a payload that count as one more publish: 32 MiB await their PubAck at once. The server
+/// refuses what a stream has not taken in past 128 MB.
+pub const PUBLISH_UNIT_BYTES: usize = 8 << 10;
 /// Expiry of a pull request. Short, so that a lost one is soon replaced.
 pub const PULL_EXPIRES: Duration = Duration::from_secs(10);
 /// The shortest expiry that a pull request comes down to where the server allows no longer one.

@@ -56,7 +56,8 @@ pub struct Broker {
     pub(crate) fatal: tokio::sync::watch::Receiver<Option<FatalError>>,
     /// Bytes that feeds may have on their way.
     budget: budget::Budget,
-    /// Publishes that may wait for their ack at once, and raw reads for their answer.
+    /// Publishes that may wait for their ack at once, large ones as many, and raw reads for their
+    /// answer.
     publishes: std::sync::Arc<tokio::sync::Semaphore>,
     raw_reads: std::sync::Arc<tokio::sync::Semaphore>,
 }

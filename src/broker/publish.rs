@@ -231,8 +231,10 @@ impl Broker {
     }
 
     async fn try_publish(&self, outgoing: &Outgoing) -> Result<Stored, Tried> {
+        let units = (outgoing.body.len() / limits::PUBLISH_UNIT_BYTES + 1)
+            .min(limits::PUBLISHES_IN_FLIGHT_MAX);
         // Closed only with the broker.
-        let _place = self.publishes.acquire().await;
+        let _place = self.publishes.acquire_many(u32::try_from(units).unwrap_or(u32::MAX)).await;
         let Outgoing { subject, headers, body, expects } = outgoing;
         let expected = match expects {
             Expects::Anything => None,

@@ -233,3 +233,17 @@ async fn large_events_go_through_thirty_two_stages_once_each() {
     assert!(calls.lock().unwrap().values().all(|count| *count == 1));
     no_slow_consumer(&mill.server);
 }
+
+#[tokio::test]
+async fn hundreds_of_large_publishes_at_once_are_all_stored() {
+    let server = TestServer::start().await;
+    let broker = server.connect().await;
+    broker.create_stream(&stream_spec("s", "s.>", Retention::Limits)).await.unwrap();
+    let body = bytes::Bytes::from(vec![b'x'; 900_000]);
+    let all = (0..256).map(|_| broker.publish(Outgoing::new("s.x", body.clone())));
+    for stored in futures_util::future::join_all(all).await {
+        stored.unwrap();
+    }
+    assert_eq!(broker.stream_state("s").await.unwrap().messages, 256);
+    no_slow_consumer(&server);
+}
