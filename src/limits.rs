@@ -405,3 +405,14 @@ pub const CLUSTER_SERVERS_MAX: usize = 64;
 pub const RAW_HEADERS_BYTES_MAX: usize = 4 << 10;
 /// Openings of a reading that give nothing, in a row, before that is an error.
 pub const READ_FAILURES_MAX: u32 = 5;
+/// Subjects of parked events that are read to find those of stages that are gone: some 100 bytes
+/// each while they are read.
+pub const LEFTOVER_SUBJECTS_MAX: usize = 200_000;
+/// Interval at which a worker looks for events that wait for a stage that is not there.
+pub const LEFTOVERS_EVERY: Duration = Duration::from_secs(30);
+/// `max_bytes` lent to a stream at the most, where the account requires one and none is declared.
+pub const LENT_BYTES_MAX: u64 = 1 << 30;
+/// `max_bytes` lent to a stream at the least: less would be full of one event.
+pub const LENT_BYTES_MIN: u64 = 4 << 20;
+/// Interval at which it is said again that events wait for a stage that is not there.
+pub const LEFTOVERS_SAID_EVERY: Duration = Duration::from_secs(600);

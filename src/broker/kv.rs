@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::{
     AdminError, Broker, Headers,
     read::{End, Reading},
+    redo,
 };
 use crate::limits;
 
@@ -22,6 +23,9 @@ use crate::limits;
 const COMMIT_ID: &str = "Millstream-Commit";
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 const OPERATION: &str = "KV-Operation";
+/// Error code of an atomic batch of more messages than the server allows
+/// (`jetstream.limits.batch.max_msgs`, 1 000 by default).
+const BATCH_TOO_LARGE: u64 = 10199;
 
 /// Failed conditional write.
 #[derive(Debug, thiserror::Error)]
@@ -203,7 +207,9 @@ impl Broker {
     ///
     /// `changes` holds the fence key, with a value, and at most [`limits::COMMIT_KEYS_MAX`] keys in
     /// all; `None` deletes a key. A lost reply is cleared up here: the fence carries the id of its
-    /// commit, so what did happen is told from what did not, and what did not is tried again.
+    /// commit, so what did happen is told from what did not, and what did not is tried again. Where
+    /// the server takes fewer messages in a batch, the changes are packed into so many, and written
+    /// key by key once these are stored ([`Broker::redo`]).
     ///
     /// Source: ADR-50; measured on nats-server 2.15.1: `Nats-Expected-Last-Subject-Sequence` on the
     /// first message of a batch refuses the whole batch with error 10071.
@@ -229,13 +235,24 @@ impl Broker {
             }
         };
         let commit_id = self.client.new_inbox();
-        let mut last = None;
+        let (mut last, mut rest, mut is_packed) = (None, rest, false);
         for _ in 0..limits::PUBLISH_TRIES {
             let refused = match self
                 .try_commit(bucket, fence_key, &fence_value, expected_revision, &rest, &commit_id)
                 .await
             {
+                Ok(revision) if is_packed => {
+                    self.redo(bucket, fence_key).await?;
+                    return Ok(revision);
+                }
                 Ok(revision) => return Ok(revision),
+                Err(StoreError::TooMany(most)) if !is_packed => {
+                    // Nothing of it is stored.
+                    rest = redo::packed(fence_key, &rest, most, self.max_payload())
+                        .map_err(|why| failed(bucket, fence_key, why))?;
+                    is_packed = true;
+                    continue;
+                }
                 Err(refused) => refused,
             };
             // An earlier try of ours may have been the one that moved the fence.
@@ -244,6 +261,9 @@ impl Broker {
                 Ok(Some(fence))
                     if fence.headers.get(COMMIT_ID).is_some_and(|id| id.as_str() == commit_id) =>
                 {
+                    if is_packed {
+                        self.redo(bucket, fence_key).await?;
+                    }
                     return Ok(fence.seq);
                 }
                 Ok(_) if matches!(refused, StoreError::Fenced) => {
@@ -300,6 +320,24 @@ impl Broker {
         Ok(last_seq - rest.len() as u64)
     }
 
+    /// Writes a key, or deletes it, whose last message is still `expected` (0: there is none).
+    pub(super) async fn replace_key(
+        &self,
+        bucket: &str,
+        key: &str,
+        value: Option<Bytes>,
+        expected: u64,
+    ) -> Result<u64, CommitError> {
+        let mut headers = Headers::new();
+        headers.insert(EXPECTED, expected.to_string().as_str());
+        if value.is_none() {
+            headers.insert(OPERATION, "DEL");
+        }
+        self.store(&subject(bucket, key), headers, value.unwrap_or_default())
+            .await
+            .map_err(|error| error.named(bucket, key))
+    }
+
     async fn write_key(
         &self,
         bucket: &str,
@@ -331,6 +369,15 @@ impl Broker {
             {
                 Err(StoreError::Fenced)
             }
+            Response::Err { error } if error.error_code().0 == BATCH_TOO_LARGE => {
+                let said = error.to_string();
+                let most = said.rsplit("too large: ").next().unwrap_or_default();
+                let digits = most.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+                match digits.parse() {
+                    Ok(most) => Err(StoreError::TooMany(most)),
+                    Err(_) => Err(StoreError::Failed(error.into())),
+                }
+            }
             Response::Err { error } => Err(StoreError::Failed(error.into())),
         }
     }
@@ -338,6 +385,8 @@ impl Broker {
 
 enum StoreError {
     Fenced,
+    /// More messages than the server takes in a batch, which is so many.
+    TooMany(usize),
     Failed(Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -345,12 +394,13 @@ impl StoreError {
     fn named(self, bucket: &str, key: &str) -> CommitError {
         match self {
             Self::Fenced => CommitError::Fenced { bucket: bucket.to_owned(), key: key.to_owned() },
+            Self::TooMany(most) => failed(bucket, key, redo::too_many(most)),
             Self::Failed(source) => failed(bucket, key, source),
         }
     }
 }
 
-fn failed(
+pub(super) fn failed(
     bucket: &str,
     key: &str,
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

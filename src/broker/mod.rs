@@ -14,6 +14,7 @@ mod kv;
 mod lease;
 mod listen;
 mod lives;
+mod lowered;
 mod message;
 mod objects;
 mod overview;
@@ -21,9 +22,12 @@ mod publish;
 mod pull;
 mod read;
 mod refusal;
+mod redo;
 mod request;
 pub mod server;
 mod settings;
+mod survey;
+mod unpack;
 
 pub use admin::{AdminError, ConsumerState, StreamState};
 pub use announce::AnnounceError;
@@ -43,6 +47,7 @@ pub use read::Scan;
 pub use refusal::FatalError;
 pub use request::{Answer, RequestError};
 pub use settings::{Auth, Nats};
+pub use survey::{AccountLimits, FoundStream, Subjects};
 
 /// Connection to the broker. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -4,16 +4,16 @@ use std::{collections::HashMap, time::Duration};
 
 use async_nats::jetstream::{
     consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull},
-    context::UpdateStreamError,
+    response::Response,
     stream::{Config, DiscardPolicy, RetentionPolicy, StorageType},
 };
 use futures_util::TryStreamExt as _;
 
-use super::{AdminError, Broker, admin};
+use super::{AdminError, Broker, admin, lowered};
 use crate::limits;
 
 /// Metadata key with the pipeline that an object belongs to.
-const OWNER: &str = "millstream";
+pub(super) const OWNER: &str = "millstream";
 
 /// Retention policy of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -93,6 +93,8 @@ pub struct FoundConsumer {
     pub fits: bool,
     /// Messages it still has to deliver, or to have settled.
     pub unsettled: u64,
+    /// Stream sequence below which everything is settled.
+    pub ack_floor: u64,
 }
 
 impl Broker {
@@ -124,17 +126,46 @@ impl Broker {
         Ok(ours)
     }
 
-    /// Creates a stream. One that is there already with the same settings is no error.
+    /// Creates a stream. One that is there already with the same settings is no error. A duplicate
+    /// window that the server does not allow is lowered to what it does.
     ///
     /// # Errors
     /// [`AdminError::Change`].
     pub async fn create_stream(&self, spec: &StreamSpec) -> Result<(), AdminError> {
-        let config = spec.over(Config::default());
-        self.jetstream
-            .create_stream(config)
-            .await
-            .map_err(|error| AdminError::change(&spec.name, error))?;
-        Ok(())
+        self.create_stream_lent(spec, None).await
+    }
+
+    /// Creates a stream, with `lent` bytes at the most where the account requires a limit and the
+    /// stream declares none.
+    ///
+    /// # Errors
+    /// [`AdminError::Change`].
+    pub async fn create_stream_lent(
+        &self,
+        spec: &StreamSpec,
+        lent: Option<u64>,
+    ) -> Result<(), AdminError> {
+        self.put_stream("CREATE", spec.over(Config::default()), lent).await
+    }
+
+    /// Creates or updates a stream; what the server limits is lowered, and marked as that.
+    async fn put_stream(
+        &self,
+        how: &str,
+        mut config: Config,
+        lent: Option<u64>,
+    ) -> Result<(), AdminError> {
+        let name = config.name.clone();
+        loop {
+            let subject = format!("STREAM.{how}.{name}");
+            let answer: Result<Response<serde_json::Value>, _> =
+                self.jetstream.request(subject, &config).await;
+            match answer.map_err(|error| AdminError::change(&name, error))? {
+                Response::Ok(_) => return Ok(()),
+                Response::Err { error } if lowered::stream(&mut config, &error, lent) => {}
+                Response::Err { error } => return Err(AdminError::change(&name, error)),
+            }
+        }
     }
 
     /// Gives a stream the declared settings, and leaves the others as they are.
@@ -142,12 +173,29 @@ impl Broker {
     /// # Errors
     /// [`AdminError::NoStream`], [`AdminError::Change`].
     pub async fn update_stream(&self, spec: &StreamSpec) -> Result<(), AdminError> {
+        self.update_stream_lent(spec, None).await
+    }
+
+    /// Gives a stream the declared settings, with `lent` bytes at the most where the account
+    /// requires a limit and the stream declares none.
+    ///
+    /// # Errors
+    /// As [`Broker::update_stream`].
+    pub async fn update_stream_lent(
+        &self,
+        spec: &StreamSpec,
+        lent: Option<u64>,
+    ) -> Result<(), AdminError> {
         let name = &spec.name;
         let stream =
             self.jetstream.get_stream(name).await.map_err(|error| admin::no_stream(name, error))?;
-        let config = spec.over(stream.cached_info().config.clone());
-        let updated: Result<_, UpdateStreamError> = self.jetstream.update_stream(config).await;
-        updated.map(drop).map_err(|error| AdminError::change(name, error))
+        let before = &stream.cached_info().config;
+        let mut config = spec.over(before.clone());
+        if spec.max_bytes.is_none() && lowered::is_lent(before) {
+            // What was lent once stays as it is: others may have been lent their share since.
+            lowered::lend(&mut config, before.max_bytes);
+        }
+        self.put_stream("UPDATE", config, lent).await
     }
 
     /// Deletes a stream and all that it holds.
@@ -258,9 +306,16 @@ impl Broker {
         spec: &ConsumerSpec,
         config: pull::Config,
     ) -> Result<(), AdminError> {
-        let config = spec.over(config);
-        let created = self.jetstream.create_consumer_on_stream(config, &spec.stream).await;
-        created.map(drop).map_err(|error| admin::no_consumer(&spec.stream, &spec.name, error))
+        let mut config = spec.over(config);
+        loop {
+            let created =
+                self.jetstream.create_consumer_on_stream(config.clone(), &spec.stream).await;
+            match created {
+                Ok(_) => return Ok(()),
+                Err(error) if lowered::consumer(&mut config, &error) => {}
+                Err(error) => return Err(admin::no_consumer(&spec.stream, &spec.name, error)),
+            }
+        }
     }
 
     /// Deletes a consumer, and on an interest or work-queue stream what only it would have read.
@@ -277,6 +332,7 @@ impl StreamSpec {
     fn over(&self, base: Config) -> Config {
         let mut metadata = base.metadata.clone();
         metadata.insert(OWNER.to_owned(), self.pipeline.clone());
+        lowered::forget(&mut metadata);
         Config {
             name: self.name.clone(),
             subjects: self.subjects.clone(),
@@ -322,8 +378,10 @@ impl StreamSpec {
             memory: config.storage == StorageType::Memory,
             replicas: config.num_replicas,
             max_age: Some(config.max_age).filter(|age| !age.is_zero()),
-            max_bytes: u64::try_from(config.max_bytes).ok().filter(|bytes| *bytes > 0),
-            duplicate_window: config.duplicate_window,
+            max_bytes: u64::try_from(config.max_bytes)
+                .ok()
+                .filter(|bytes| *bytes > 0 && !lowered::is_lent(config)),
+            duplicate_window: lowered::window(config),
             schedules: config.allow_message_schedules,
             rollup: config.allow_rollup,
             bucket: config.max_messages_per_subject == 1 && config.allow_atomic_publish,
@@ -346,6 +404,7 @@ impl ConsumerSpec {
 
     fn over(&self, mut config: pull::Config) -> pull::Config {
         config.metadata.insert(OWNER.to_owned(), self.pipeline.clone());
+        lowered::forget(&mut config.metadata);
         // The server keeps one filter and several apart.
         (config.filter_subject, config.filter_subjects) = match self.filters.as_slice() {
             [one] => (one.clone(), Vec::new()),
@@ -370,7 +429,7 @@ impl FoundConsumer {
                 filters: one.into_iter().chain(&config.filter_subjects).cloned().collect(),
                 ack_wait: config.ack_wait,
                 max_deliver: u32::try_from(config.max_deliver).ok().filter(|most| *most > 0),
-                max_ack_pending: u64::try_from(config.max_ack_pending).unwrap_or(0),
+                max_ack_pending: lowered::max_ack_pending(config),
             },
             max_waiting: config.max_waiting,
             fits: config.ack_policy == AckPolicy::Explicit
@@ -381,6 +440,7 @@ impl FoundConsumer {
                 && config.deliver_subject.is_none()
                 && config.backoff.is_empty(),
             unsettled: info.num_pending + info.num_ack_pending as u64,
+            ack_floor: info.ack_floor.stream_sequence,
         }
     }
 }

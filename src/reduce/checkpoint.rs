@@ -112,7 +112,11 @@ impl Checkpoint {
             let (broker, bucket, stage) = (broker.clone(), bucket.to_owned(), stage.to_owned());
             let mut checkpoint = Self { broker, bucket, stage, revision };
             match checkpoint.write(&offsets, Vec::new()).await {
-                Ok(()) => return Ok((checkpoint, offsets)),
+                Ok(()) => {
+                    // What the leader before has committed may not be written to its keys yet.
+                    checkpoint.broker.redo(&checkpoint.bucket, &checkpoint.fence()).await?;
+                    return Ok((checkpoint, offsets));
+                }
                 // The old leader was quicker, with a commit that must be read then.
                 Err(CommitError::Fenced { .. }) => {}
                 Err(error @ CommitError::Failed { .. }) => return Err(error.into()),
@@ -128,13 +132,18 @@ impl Checkpoint {
         Ok(entries.into_iter().filter_map(|(key, value, _)| Some((own(key)?, value))).collect())
     }
 
+    /// Key of the offsets.
+    fn fence(&self) -> String {
+        format!("{}.offsets", self.stage)
+    }
+
     /// Writes the offsets and the changes of the state, all or nothing.
     pub(super) async fn write(
         &mut self,
         offsets: &Offsets,
         changes: Vec<Change>,
     ) -> Result<(), CommitError> {
-        let fence = format!("{}.offsets", self.stage);
+        let fence = self.fence();
         let offsets = serde_json::to_vec(offsets).expect("offsets are plain data");
         let mut all = vec![(fence.clone(), Some(Bytes::from(offsets)))];
         let prefix = Names::reduce_state(&self.stage);
