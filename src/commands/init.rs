@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use ring::rand::SecureRandom as _;
 
 /// Write a commented pipeline.toml, and the schemas it names, to start from
 #[derive(Debug, Clone, clap::Args)]
@@ -53,7 +54,40 @@ pub fn write(folder: &Path, force: bool) -> anyhow::Result<()> {
     if let Some((name, _)) = FILES.iter().find(|(name, _)| !force && folder.join(name).exists()) {
         bail!("\"{}\" is there already; --force writes over it", folder.join(name).display());
     }
-    write_files(folder, FILES)
+    let before = std::fs::read_to_string(folder.join(FILES[0].0)).unwrap_or_default();
+    let id = id_of(&before).map(str::to_owned).or_else(new_id);
+    let named = |text: &str| id.as_ref().map_or_else(|| text.to_owned(), |id| with_id(text, id));
+    let texts: Vec<(&str, String)> =
+        FILES.iter().map(|(name, text)| (*name, named(text))).collect();
+    let files: Vec<(&str, &str)> =
+        texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    write_files(folder, &files)
+}
+
+/// Id that the pipeline in a file has; written over, it is the same pipeline.
+fn id_of(text: &str) -> Option<&str> {
+    let line = text.lines().find_map(|line| line.strip_prefix("id = \""))?;
+    line.split('"').next()
+}
+
+/// Id unlike any other: two folders with the same text are two pipelines.
+fn new_id() -> Option<String> {
+    let mut id = [0; 8];
+    ring::rand::SystemRandom::new().fill(&mut id).ok()?;
+    Some(super::hex(&id))
+}
+
+/// A file with an id for the pipeline in it.
+fn with_id(text: &str, id: &str) -> String {
+    let mut out = String::new();
+    for line in text.split_inclusive('\n') {
+        out.push_str(line);
+        if line.starts_with("name = ") {
+            let id = format!("id = \"{id}\"");
+            out.push_str(&format!("{id:<34} # tells it from another of this name\n"));
+        }
+    }
+    out
 }
 
 /// Writes files into a folder, over what is there; each by its path in the folder.

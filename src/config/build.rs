@@ -19,7 +19,7 @@ use super::{
     inputs::{self, StageDraft},
     names,
     pipeline::{Channel, Observe, Pipeline, Stage, Storage},
-    policies, recover, shape, subjects, warnings,
+    policies, recover, renames, shape, subjects, warnings,
     world::ConfigWorld,
     written::{
         ChannelTable, Medium, NatsTable, ObserveTable, PipelineTable, StageTable, StorageTable,
@@ -41,8 +41,8 @@ pub fn pipeline(
     catalogue: &Catalogue,
     finder: &mut Finder,
 ) -> Option<Pipeline> {
-    let name =
-        table::<PipelineTable>(root, &KeyPath::of(&["pipeline"]), finder).name.unwrap_or_default();
+    let PipelineTable { name, id } = table(root, &KeyPath::of(&["pipeline"]), finder);
+    let name = name.unwrap_or_default();
     let named = KeyPath::of(&["pipeline", "name"]);
     if !finder.is_spoilt(&named) {
         names::check("pipeline", &name, &named, finder);
@@ -55,11 +55,13 @@ pub fn pipeline(
     let source_names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     inputs::resolve(&mut drafts, &source_names, finder);
     let stages = stages(&drafts, &policies, finder);
+    renames::check(&drafts, finder);
     let terms: Vec<_> = channels.iter().map(Channel::terms).collect();
     let world = ConfigWorld { base, handler: catalogue.handler.as_ref(), channels: &terms };
     let timeouts = built(&drafts, &world, finder);
     let pipeline = Pipeline {
         name,
+        id: id.filter(|id| !id.is_empty()),
         base: base.to_owned(),
         config_hash: hash(text),
         nats,
@@ -205,6 +207,7 @@ fn stages(
             recover: recover::recover(draft, finder),
             dedup: table.dedup.map(|Period(window)| window),
             chain: table.chain,
+            renamed_from: renames::of(table),
         });
     }
     stages
@@ -368,13 +371,19 @@ fn pair(at: &KeyPath, keys: [&str; 2], has_first: bool, finder: &mut Finder) {
 
 fn storage(root: &Value, finder: &mut Finder) -> Storage {
     let written: StorageTable = table(root, &KeyPath::of(&["storage"]), finder);
+    let bytes = |size: Option<Size>| size.map(|Size(bytes)| bytes);
     Storage {
         replicas: written.replicas,
         memory: written.storage == Medium::Memory,
         results_max_age: written.results_max_age.0,
         failed_max_age: written.failed_max_age.0,
         dlq_max_age: written.dlq_max_age.0,
-        dlq_max_bytes: written.dlq_max_bytes.map(|Size(bytes)| bytes),
+        dlq_max_bytes: bytes(written.dlq_max_bytes),
+        max_bytes: bytes(written.max_bytes),
+        failed_max_bytes: bytes(written.failed_max_bytes),
+        results_max_bytes: bytes(written.results_max_bytes),
+        retry_max_bytes: bytes(written.retry_max_bytes),
+        state_max_bytes: bytes(written.state_max_bytes),
         retry_max_age: written.retry_max_age.0,
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! The steps: [`place`] parses the file, [`layers`] puts environment and flags over it and fills in
 //! `${…}`, [`shape`] holds every section against its schema, [`names`], [`subjects`], [`policies`],
-//! [`inputs`], [`breakers`], [`recover`] and [`build`] check the meaning, [`warnings`] looks at the
-//! result, and [`finder`] puts the findings at their places in the file.
+//! [`inputs`], [`breakers`], [`recover`], [`renames`] and [`build`] check the meaning, [`warnings`]
+//! looks at the result, and [`finder`] puts the findings at their places in the file.
 
 pub mod breakers;
 pub mod build;
@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod place;
 pub mod policies;
 pub mod recover;
+pub mod renames;
 pub mod report;
 pub mod schema;
 pub mod secrets;

@@ -16,6 +16,8 @@ use crate::{
 pub struct Pipeline {
     /// The prefix of everything the pipeline owns in NATS.
     pub name: String,
+    /// Id that tells it from another pipeline of the same name; `None`: it has none.
+    pub id: Option<String>,
     /// The folder that relative paths in the file start from.
     pub base: PathBuf,
     /// The first 12 hexadecimal digits of the SHA-256 of the file as it was read.
@@ -85,6 +87,8 @@ pub struct Stage {
     pub dedup: Option<Duration>,
     /// True for a chained stage: it runs inside the worker of the one stage that it reads.
     pub chain: bool,
+    /// Names that the stage had before.
+    pub renamed_from: Vec<String>,
 }
 
 /// Recovery: letters of a stage that are redriven by themselves when it is up again.
@@ -172,6 +176,16 @@ pub struct Storage {
     pub dlq_max_age: Duration,
     /// Size up to which dead letters are kept, in bytes.
     pub dlq_max_bytes: Option<u64>,
+    /// Size up to which a stream without a limit of its own is kept, in bytes.
+    pub max_bytes: Option<u64>,
+    /// Size up to which failed attempts are kept, in bytes.
+    pub failed_max_bytes: Option<u64>,
+    /// Size up to which the results of each stage are kept, in bytes.
+    pub results_max_bytes: Option<u64>,
+    /// Size up to which parked and redriven events are kept, in bytes.
+    pub retry_max_bytes: Option<u64>,
+    /// Size of the state bucket at the most, in bytes.
+    pub state_max_bytes: Option<u64>,
     /// Time that an event may wait in the retry stream; zero: without end.
     pub retry_max_age: Duration,
 }
@@ -232,6 +246,11 @@ impl Pipeline {
     /// The stage of this name.
     pub fn stage(&self, name: &str) -> Option<&Stage> {
         self.stages.iter().find(|stage| stage.name == name)
+    }
+
+    /// Stage that took over from the stage of this name, which is gone; `None`: none says so.
+    pub fn heir(&self, gone: &str) -> Option<&Stage> {
+        self.stages.iter().find(|stage| stage.renamed_from.iter().any(|name| name == gone))
     }
 
     /// The stages that read `input`.

@@ -20,6 +20,9 @@ const DAY: u64 = 86_400;
 pub struct PipelineTable {
     /// The prefix of everything the pipeline owns in NATS.
     pub name: Option<String>,
+    /// Tells this pipeline from another of the same name: `apply` refuses to rewrite what a
+    /// pipeline with another id made. `init` writes one.
+    pub id: Option<String>,
 }
 
 /// Connection to NATS. Without `url`, `demo` and `dev` start a server of their own.
@@ -126,6 +129,8 @@ pub struct StageTable {
     /// Dead letters of this stage that are redriven automatically when it is up again; `true`: by
     /// the defaults.
     pub recover: Option<RecoverSetting>,
+    /// The name, or names, that the stage had before: what they hold goes on as its own.
+    pub renamed_from: Option<OneOrMore>,
 }
 
 /// `recover` as it is written: on, off, or a table of settings.
@@ -222,6 +227,18 @@ pub struct StorageTable {
     /// Largest total size of dead letters. When it is reached, workers hold what fails until there
     /// is room.
     pub dlq_max_bytes: Option<Size>,
+    /// Size of each stream that has no limit of its own, the retry stream apart. Edges and
+    /// notifications then refuse what is new; the rest drop what is oldest.
+    pub max_bytes: Option<Size>,
+    /// Largest total size of failed attempts.
+    pub failed_max_bytes: Option<Size>,
+    /// Largest total size of the results of each stage.
+    pub results_max_bytes: Option<Size>,
+    /// Largest total size of parked and redriven events. When it is reached, the oldest are lost:
+    /// the server lets a stream with schedules do nothing else.
+    pub retry_max_bytes: Option<Size>,
+    /// Largest total size of checkpoints, leases and what operators said.
+    pub state_max_bytes: Option<Size>,
     /// Longest wait of an event in the retry stream before it becomes a dead letter; `"0s"`:
     /// without end.
     pub retry_max_age: Period,
@@ -280,6 +297,7 @@ impl Default for StageTable {
             breaker: None,
             chain: false,
             recover: None,
+            renamed_from: None,
         }
     }
 }
@@ -318,6 +336,11 @@ impl Default for StorageTable {
             failed_max_age: Period::seconds(7 * DAY),
             dlq_max_age: Period::seconds(30 * DAY),
             dlq_max_bytes: None,
+            max_bytes: None,
+            failed_max_bytes: None,
+            results_max_bytes: None,
+            retry_max_bytes: None,
+            state_max_bytes: None,
             retry_max_age: Period::seconds(7 * DAY),
         }
     }

@@ -166,11 +166,17 @@ pub(super) mod tests {
             failed_max_age: Duration::ZERO,
             dlq_max_age: Duration::ZERO,
             dlq_max_bytes: None,
+            max_bytes: None,
+            failed_max_bytes: None,
+            results_max_bytes: None,
+            retry_max_bytes: None,
+            state_max_bytes: None,
             retry_max_age: Duration::ZERO,
         };
         let observe = crate::config::pipeline::Observe { listen: None, otlp: None, sample: 1.0 };
         Metrics::new(&Pipeline {
             name: "shop".into(),
+            id: None,
             base: ".".into(),
             config_hash: String::new(),
             nats,

@@ -29,6 +29,7 @@ const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Add
 fn empty_pipeline() -> Pipeline {
     Pipeline {
         name: "shop".into(),
+        id: None,
         base: ".".into(),
         config_hash: "0123456789ab".into(),
         nats: millstream::broker::Nats::default(),
@@ -42,6 +43,11 @@ fn empty_pipeline() -> Pipeline {
             failed_max_age: DEADLINE,
             dlq_max_age: DEADLINE,
             dlq_max_bytes: None,
+            max_bytes: None,
+            failed_max_bytes: None,
+            results_max_bytes: None,
+            retry_max_bytes: None,
+            state_max_bytes: None,
             retry_max_age: Duration::ZERO,
         },
         observe: pipeline::Observe { listen: Some(LOCAL), otlp: None, sample: 1.0 },
