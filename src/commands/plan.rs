@@ -9,7 +9,7 @@ use super::App;
 use crate::{
     broker::Broker,
     config::Pipeline,
-    topology::{Change, ChangeKind, Object, Plan, Topology, diff},
+    topology::{Change, ChangeKind, Leftovers, Object, Plan, Topology, diff},
 };
 
 const EXAMPLES: &str = "\
@@ -38,10 +38,12 @@ pub async fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
     let plan = compare(&pipeline, &broker).await?;
     if args.json {
         println!("{:#}", as_json(&plan));
-    } else if plan.changes.is_empty() {
+    } else if plan.to_string().is_empty() {
         println!("nothing to do: the broker is what pipeline \"{}\" needs", pipeline.name);
+        plan.notes.iter().for_each(|note| println!("  note: {note}"));
     } else {
         print!("{plan}");
+        plan.notes.iter().for_each(|note| println!("  note: {note}"));
         eprintln!("\n{}", summary(&plan));
     }
     Ok(if plan.is_done() { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -63,7 +65,14 @@ pub(super) fn summary(plan: &Plan) -> String {
     let change = count(|kind| matches!(kind, ChangeKind::Update(_)));
     let decide = count(|kind| matches!(kind, ChangeKind::Immutable(_) | ChangeKind::Lossy(..)));
     let extra = count(|kind| matches!(kind, ChangeKind::Extra { .. }));
-    format!("{create} to create, {change} to change, {decide} to decide, {extra} no longer named")
+    let decide = decide + plan.problems.len();
+    let mut line = format!(
+        "{create} to create, {change} to change, {decide} to decide, {extra} no longer named"
+    );
+    if !plan.moves.is_empty() {
+        line.push_str(&format!(", {} to hand over", plan.moves.len()));
+    }
+    line
 }
 
 /// The plan as JSON.
@@ -90,5 +99,45 @@ pub(super) fn as_json(plan: &Plan) -> Value {
         })
     };
     let changes: Vec<Value> = plan.changes.iter().map(change).collect();
-    json!({ "done": plan.is_done(), "changes": changes })
+    let problems: Vec<String> = plan.problems.iter().map(ToString::to_string).collect();
+    let moves: Vec<Value> = plan
+        .moves
+        .iter()
+        .map(|moved| {
+            json!({
+                "from": moved.held.stage,
+                "to": moved.to,
+                "events": moved.held.events(),
+                "letters": moved.held.letters,
+            })
+        })
+        .collect();
+    json!({
+        "done": plan.is_done(),
+        "changes": changes,
+        "moves": moves,
+        "leftovers": leftovers(&plan.leftovers),
+        "problems": problems,
+        "notes": plan.notes,
+    })
+}
+
+/// What is kept for nobody, as JSON.
+pub(super) fn leftovers(leftovers: &Leftovers) -> Value {
+    let held = leftovers.held.iter().map(|held| {
+        json!({
+            "stage": held.stage,
+            "renamed": held.heir,
+            "events": held.events(),
+            "unsettled": held.unread(),
+            "waiting": held.waiting,
+            "parked": held.parked,
+            "letters": held.letters,
+        })
+    });
+    let streams = leftovers
+        .streams
+        .iter()
+        .map(|(stream, messages)| json!({ "stream": stream, "messages": messages }));
+    json!({ "stages": held.collect::<Vec<_>>(), "streams": streams.collect::<Vec<_>>() })
 }

@@ -12,8 +12,10 @@
 //! - [`amend`]: a letter replaced by another in one write
 //! - [`edit`]: a letter's payload changed and checked; the original kept
 //! - [`splice`]: one value of a JSON text replaced, the other bytes kept
+//! - [`abandon`]: letters of what is kept for a stage that is gone
 //! - [`completed_late`]: mark of an event that completed although it has a letter
 
+pub mod abandon;
 pub mod amend;
 pub mod completed_late;
 pub mod edit;

@@ -1,10 +1,17 @@
 //! Apply: changes of a plan, made on the server.
 
 use super::{
-    plan::{Change, ChangeKind, Object, Plan, diff},
+    compare::diff,
+    moving::MoveError,
+    plan::{Change, ChangeKind, Object, Plan},
+    preflight,
+    problem::{ID, Problem},
     topology::Topology,
 };
-use crate::broker::{AdminError, Broker};
+use crate::{
+    broker::{AdminError, Broker},
+    wire::Names,
+};
 
 /// Permissions of [`apply`] beyond safe changes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -14,83 +21,122 @@ pub struct Allowed {
     /// Deletion of what the configuration no longer names, where it is empty; with `lossy` in any
     /// case.
     pub delete_extra: bool,
+    /// Changes of a pipeline of the same name that is another one.
+    pub take_over: bool,
 }
 
 /// Reason that a plan was not carried out, or not to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// Change of a setting that the server never changes. Nothing was done.
-    #[error(
-        "{object} cannot be changed in place: {what}; put the setting back, or drain it, delete it \
-         (`nats stream rm` or `nats consumer rm`) and apply again"
-    )]
-    Immutable {
-        /// The object.
-        object: String,
-        /// The settings that differ.
-        what: String,
+    /// Changes that the server, or we, refuse. Nothing was done.
+    #[error("{}", listed(problems))]
+    Refused {
+        /// All that was found.
+        problems: Vec<Problem>,
     },
-    /// Change that would lose messages. Nothing was done.
-    #[error(
-        "{object} would lose messages: {why}; apply with --allow-lossy if that is what you want"
-    )]
-    Lossy {
-        /// The object.
-        object: String,
-        /// Reason that messages would be lost.
-        why: String,
-    },
-    /// Failed request: the server could not be asked, or refused. Changes before it in the plan are
-    /// made; applying again goes on from there.
-    #[error("could not apply the change to {object}")]
-    Broker {
-        /// The object.
-        object: String,
+    /// Failed comparison: nothing was done.
+    #[error("could not compare the broker with pipeline \"{pipeline}\"")]
+    Compare {
+        /// Name of the pipeline.
+        pipeline: String,
         /// Answer of the broker.
         source: AdminError,
     },
+    /// Failed request: the server could not be asked, or refused. Changes before it in the plan are
+    /// made; applying again goes on from there.
+    #[error("could not apply the change to {object}{}", so_far(done, left))]
+    Broker {
+        /// The object.
+        object: String,
+        /// Objects whose change is made.
+        done: Vec<String>,
+        /// Objects whose change is not made, after this one.
+        left: Vec<String>,
+        /// Answer of the broker.
+        source: AdminError,
+    },
+    /// Hand-over of what a renamed stage holds, which did not come to its end. All other changes
+    /// are made; applying again goes on.
+    #[error("the streams and consumers are made; apply again to go on")]
+    Move(#[from] MoveError),
 }
 
-/// Carries out a plan. A plan that holds a refused change is not begun.
+fn listed(problems: &[Problem]) -> String {
+    match problems {
+        [one] => one.to_string(),
+        all => {
+            let lines: Vec<String> = all.iter().map(|problem| format!("\n - {problem}")).collect();
+            format!(
+                "{} things have to be decided first; nothing was done:{}",
+                all.len(),
+                lines.concat()
+            )
+        }
+    }
+}
+
+fn so_far(done: &[String], left: &[String]) -> String {
+    let list = |objects: &[String]| match objects {
+        [] => "nothing".to_owned(),
+        objects => objects.join(", "),
+    };
+    format!("; made before it: {}; not made: {}; apply again to go on", list(done), list(left))
+}
+
+impl Allowed {
+    /// True if an object that is no longer named, and holds so many messages, is deleted.
+    pub fn deletes(&self, holds: u64) -> bool {
+        self.delete_extra && (holds == 0 || self.lossy)
+    }
+}
+
+/// Makes sure that nothing of a plan is refused.
+///
+/// # Errors
+/// [`ApplyError::Refused`].
+pub fn check(plan: &Plan, allowed: Allowed) -> Result<(), ApplyError> {
+    let mut problems = preflight::refusals(plan, allowed.lossy);
+    if allowed.take_over {
+        problems.retain(|problem| !matches!(problem, Problem::Owner { .. }));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(ApplyError::Refused { problems }) }
+}
+
+/// Carries out a plan. A plan that holds anything refused is not begun. A line is returned for each
+/// hand-over that was done.
 ///
 /// Idempotent, and two that run at once do the same thing twice, which does no harm.
 ///
 /// # Errors
 /// [`ApplyError`].
-pub async fn apply(plan: &Plan, broker: &Broker, allowed: Allowed) -> Result<(), ApplyError> {
-    for Change { object, kind } in &plan.changes {
-        match kind {
-            ChangeKind::Immutable(differences) => {
-                let what =
-                    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                return Err(ApplyError::Immutable { object: object.to_string(), what });
-            }
-            ChangeKind::Lossy(_, why) if !allowed.lossy => {
-                return Err(ApplyError::Lossy { object: object.to_string(), why: why.clone() });
-            }
-            ChangeKind::Create
-            | ChangeKind::CreateFrom(_)
-            | ChangeKind::Update(_)
-            | ChangeKind::Lossy(..)
-            | ChangeKind::Extra { .. } => {}
-        }
-    }
-    for Change { object, kind } in &plan.changes {
+pub async fn apply(
+    plan: &Plan,
+    broker: &Broker,
+    allowed: Allowed,
+) -> Result<Vec<String>, ApplyError> {
+    let topology = &plan.topology;
+    check(plan, allowed)?;
+    for (at, Change { object, kind }) in plan.changes.iter().enumerate() {
+        // What a renamed stage takes over goes before a floor.
+        let after = plan.start_of(object).map(|start| start.saturating_sub(1));
         let done = match (kind, object) {
-            (ChangeKind::Create, Object::Stream(spec)) => broker.create_stream(spec).await,
-            (ChangeKind::Create, Object::Consumer(spec)) => broker.create_consumer(spec).await,
-            (ChangeKind::CreateFrom(beginning), Object::Consumer(spec)) => {
-                broker.create_consumer_after(spec, beginning.after).await
+            (ChangeKind::Create | ChangeKind::CreateFrom(_), Object::Stream(spec)) => {
+                broker.create_stream_lent(spec, preflight::lent_to(plan, spec)).await
             }
-            (ChangeKind::CreateFrom(_), Object::Stream(spec)) => broker.create_stream(spec).await,
+            (ChangeKind::Create, Object::Consumer(spec)) => {
+                broker.create_consumer_after(spec, after).await
+            }
+            (ChangeKind::CreateFrom(beginning), Object::Consumer(spec)) => {
+                broker.create_consumer_after(spec, after.or(beginning.after)).await
+            }
             (ChangeKind::Update(_) | ChangeKind::Lossy(..), Object::Stream(spec)) => {
-                broker.update_stream(spec).await
+                broker.update_stream_lent(spec, preflight::lent_to(plan, spec)).await
             }
             (ChangeKind::Update(_) | ChangeKind::Lossy(..), Object::Consumer(spec)) => {
                 broker.update_consumer(spec).await
             }
             (ChangeKind::Extra { holds }, object)
-                if allowed.delete_extra && (*holds == 0 || allowed.lossy) =>
+                if allowed.deletes(*holds) && !plan.is_moved(object) =>
             {
                 match object {
                     Object::Stream(spec) => broker.delete_stream(&spec.name).await,
@@ -101,18 +147,51 @@ pub async fn apply(plan: &Plan, broker: &Broker, allowed: Allowed) -> Result<(),
             }
             (ChangeKind::Extra { .. } | ChangeKind::Immutable(_), _) => Ok(()),
         };
-        done.map_err(|source| ApplyError::Broker { object: object.to_string(), source })?;
+        let named = |changes: &[Change]| -> Vec<String> {
+            let meant = |change: &&Change| !matches!(change.kind, ChangeKind::Extra { .. });
+            changes.iter().filter(meant).map(|change| change.object.to_string()).collect()
+        };
+        done.map_err(|source| ApplyError::Broker {
+            object: object.to_string(),
+            done: named(&plan.changes[..at]),
+            left: named(&plan.changes[at + 1..]),
+            source,
+        })?;
+    }
+    mark(topology, broker).await.map_err(|source| ApplyError::Broker {
+        object: format!("the id of pipeline \"{}\"", topology.pipeline),
+        done: vec!["every stream and consumer".to_owned()],
+        left: Vec::new(),
+        source,
+    })?;
+    let mut done = Vec::new();
+    for planned in &plan.moves {
+        let moved = planned.carry_out(topology, broker).await?;
+        done.push(moved.line(&planned.held.stage, &planned.to));
+    }
+    Ok(done)
+}
+
+/// Writes the id of the pipeline beside its state, where it is not there.
+async fn mark(topology: &Topology, broker: &Broker) -> Result<(), AdminError> {
+    let stream = Names::new(&topology.pipeline).state_stream();
+    if broker.mark_of(&stream, ID).await? != topology.id {
+        broker.set_mark(&stream, ID, topology.id.as_deref()).await?;
     }
     Ok(())
 }
 
-/// Creates and changes what `topology` needs; a change that would lose messages is refused.
+/// Creates and changes what `topology` needs, and hands over what renamed stages hold; a change
+/// that would lose messages is refused.
 ///
 /// # Errors
 /// [`ApplyError`].
 pub async fn make(broker: &Broker, topology: &Topology) -> Result<(), ApplyError> {
     let compared = diff(topology, broker).await;
-    let object = || format!("pipeline \"{}\"", topology.pipeline);
-    let plan = compared.map_err(|source| ApplyError::Broker { object: object(), source })?;
-    apply(&plan, broker, Allowed::default()).await
+    let pipeline = || topology.pipeline.clone();
+    let plan = compared.map_err(|source| ApplyError::Compare { pipeline: pipeline(), source })?;
+    for line in apply(&plan, broker, Allowed::default()).await? {
+        tracing::info!("{line}");
+    }
+    Ok(())
 }

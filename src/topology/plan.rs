@@ -1,10 +1,12 @@
 //! Plan: changes that make the server what the pipeline needs, found by comparison.
 
-use std::{fmt, time::SystemTime};
+use std::{collections::BTreeMap, fmt, time::SystemTime};
 
 use millstream_stages::units::{Period, Size};
 
-use super::{beginning::Beginning, topology::Topology};
+use super::{
+    beginning::Beginning, leftovers::Leftovers, moving::Move, problem::Problem, topology::Topology,
+};
 use crate::{
     broker::{AdminError, Broker, ConsumerSpec, FoundConsumer, Retention, StreamSpec, StreamState},
     limits,
@@ -14,8 +16,22 @@ use crate::{
 /// The changes that make the server what the pipeline needs, in the order in which they are made.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
+    /// What the pipeline needs.
+    pub topology: Topology,
     /// The changes; empty: nothing to do.
     pub changes: Vec<Change>,
+    /// What renamed stages hold under the names that they had.
+    pub moves: Vec<Move>,
+    /// What is kept for nobody.
+    pub leftovers: Leftovers,
+    /// What the server would refuse, besides changes that need a decision.
+    pub problems: Vec<Problem>,
+    /// Settings that are lower than was wanted, a sentence each.
+    pub notes: Vec<String>,
+    /// Sequences at which consumers to be made start, by stream and consumer.
+    pub starts: BTreeMap<(String, String), u64>,
+    /// `max_bytes` of a stream that must have a limit and declares none.
+    pub lent: Option<u64>,
 }
 
 /// One change.
@@ -67,11 +83,14 @@ pub struct Difference {
     pub to: String,
 }
 
-/// Compares the server with what the pipeline needs.
+/// Changes that make the streams and consumers of the server what the pipeline needs.
 ///
 /// # Errors
 /// [`AdminError`]: the server cannot be asked, or a stream named by `external` is not there.
-pub async fn diff(topology: &Topology, broker: &Broker) -> Result<Plan, AdminError> {
+pub(super) async fn changes(
+    topology: &Topology,
+    broker: &Broker,
+) -> Result<Vec<Change>, AdminError> {
     let mut changes = Vec::new();
     let (sources, others): (Vec<_>, Vec<_>) = topology
         .streams
@@ -100,7 +119,7 @@ pub async fn diff(topology: &Topology, broker: &Broker) -> Result<Plan, AdminErr
         changes.extend(diff_consumer(topology, spec, broker).await?);
     }
     changes.extend(extras(topology, broker).await?);
-    Ok(Plan { changes })
+    Ok(changes)
 }
 
 async fn extras(topology: &Topology, broker: &Broker) -> Result<Vec<Change>, AdminError> {
@@ -295,7 +314,23 @@ impl Plan {
     /// True if the server already is what the pipeline needs. Extra objects do not count: they harm
     /// nothing.
     pub fn is_done(&self) -> bool {
-        self.changes.iter().all(|change| matches!(change.kind, ChangeKind::Extra { .. }))
+        self.moves.is_empty()
+            && self.problems.is_empty()
+            && self.changes.iter().all(|change| matches!(change.kind, ChangeKind::Extra { .. }))
+    }
+
+    /// True if the consumer of a stream goes with the move of a renamed stage.
+    pub(super) fn is_moved(&self, object: &Object) -> bool {
+        let has = |stream: &str, name: &str, moved: &Move| {
+            let held = moved.held.consumers.iter().chain(moved.results.iter().map(|(it, _)| it));
+            held.into_iter().any(|unread| unread.stream == stream && unread.name == name)
+        };
+        self.moves.iter().any(|moved| match object {
+            Object::Consumer(spec) => has(&spec.stream, &spec.name, moved),
+            Object::Stream(spec) => {
+                moved.has_results && spec.name.ends_with(&format!("-out-{}", moved.held.stage))
+            }
+        })
     }
 }
 
@@ -373,14 +408,29 @@ impl fmt::Display for Object {
     }
 }
 
-/// The plan as people read it: `+` is made, `~` is changed, `!` needs a decision, `-` is no longer
-/// named.
+/// The plan as people read it: `+` is made, `~` is changed, `>` is handed over, `!` needs a
+/// decision, `-` is no longer named. What is kept for nobody is said as well, and what can be done.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(&|_, holds| format!("left as it is ({holds} messages)")))
+    }
+}
+
+impl Plan {
+    /// Text of the plan; `fate` is what becomes of an object that is no longer named, and holds so
+    /// many messages.
+    pub fn render(&self, fate: &dyn Fn(&Object, u64) -> String) -> String {
+        let mut out = String::new();
         for Change { object, kind } in &self.changes {
             let (sign, note, differences) = match kind {
-                ChangeKind::Create => ('+', String::new(), &[][..]),
-                ChangeKind::CreateFrom(beginning) => ('+', format!(": {beginning}"), &[][..]),
+                ChangeKind::Create | ChangeKind::CreateFrom(_) => {
+                    let note = match (self.start_of(object), kind) {
+                        (Some(start), _) => format!(": from sequence {start}"),
+                        (None, ChangeKind::CreateFrom(beginning)) => format!(": {beginning}"),
+                        (None, _) => String::new(),
+                    };
+                    ('+', note, &[][..])
+                }
                 ChangeKind::Update(differences) => ('~', String::new(), differences.as_slice()),
                 ChangeKind::Immutable(differences) => {
                     ('!', ": cannot be changed in place".to_owned(), differences.as_slice())
@@ -388,15 +438,35 @@ impl fmt::Display for Plan {
                 ChangeKind::Lossy(differences, why) => {
                     ('!', format!(": would lose messages: {why}"), differences.as_slice())
                 }
+                ChangeKind::Extra { .. } if self.is_moved(object) => continue,
                 ChangeKind::Extra { holds } => {
-                    ('-', format!(": no longer named, left as it is ({holds} messages)"), &[][..])
+                    ('-', format!(": no longer named, {}", fate(object, *holds)), &[][..])
                 }
             };
-            writeln!(f, "{sign} {object}{note}")?;
+            out.push_str(&format!("{sign} {object}{note}\n"));
             for difference in differences {
-                writeln!(f, "    {difference}")?;
+                out.push_str(&format!("    {difference}\n"));
             }
         }
-        Ok(())
+        self.moves.iter().for_each(|moved| out.push_str(&format!("> {moved}\n")));
+        for held in &self.leftovers.held {
+            if !self.moves.iter().any(|moved| moved.held.stage == held.stage) {
+                let mut held = held.clone();
+                held.consumers.retain(|unread| !self.moves.iter().any(|it| it.resends(unread)));
+                out.push_str(&held.lines());
+            }
+        }
+        self.problems.iter().for_each(|problem| out.push_str(&format!("! {problem}\n")));
+        out
+    }
+
+    /// Sequence at which a consumer to be made starts; `None`: at the first.
+    pub(super) fn start_of(&self, object: &Object) -> Option<u64> {
+        match object {
+            Object::Stream(_) => None,
+            Object::Consumer(spec) => {
+                self.starts.get(&(spec.stream.clone(), spec.name.clone())).copied()
+            }
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The streams and consumers that a pipeline needs, in the order in which they are made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Topology {
     /// Name of the pipeline.
     pub pipeline: String,
@@ -29,6 +29,12 @@ pub struct Topology {
     /// Edges among the streams that keep what nobody has settled and nothing else: the keeper trims
     /// them.
     pub trimmed: Vec<String>,
+    /// Id of the pipeline; `None`: it has none.
+    pub id: Option<String>,
+    /// Stages and channels, by the names that events are settled under.
+    pub stages: Vec<String>,
+    /// Stages that were renamed: the name before, and the name now.
+    pub renamed: Vec<(String, String)>,
     feeds: Vec<Feed>,
     reads: Vec<Read>,
 }
@@ -93,6 +99,9 @@ impl Topology {
                 .filter_map(|source| source.external.clone())
                 .collect(),
             trimmed: Vec::new(),
+            id: pipeline.id.clone(),
+            stages: stages(pipeline),
+            renamed: renamed(pipeline),
             feeds: Vec::new(),
             reads: Vec::new(),
         };
@@ -165,6 +174,19 @@ impl Topology {
     /// Every feed.
     pub fn all_feeds(&self) -> &[Feed] {
         &self.feeds
+    }
+
+    /// Consumer by which a stage reads a stream; `None`: it reads it not, or by offset.
+    pub fn reader(&self, stage: &str, stream: &str) -> Option<&ConsumerSpec> {
+        let feed = self.feeds.iter().find(|feed| {
+            feed.stage == stage && feed.stream == stream && feed.input != FeedInput::Quarantine
+        })?;
+        self.consumers.iter().find(|spec| spec.stream == stream && spec.name == feed.consumer)
+    }
+
+    /// True if events can be sent to the stage alone, through the retry stream.
+    pub fn takes_retries(&self, stage: &str) -> bool {
+        self.feeds.iter().any(|feed| feed.stage == stage && feed.input == FeedInput::Retry)
     }
 
     /// Every stream that a reduce stage reads by offset.
@@ -244,6 +266,20 @@ impl Topology {
     }
 }
 
+fn stages(pipeline: &Pipeline) -> Vec<String> {
+    let channels = pipeline.channels.iter().map(|channel| Names::channel_stage(&channel.name));
+    pipeline.stages.iter().map(|stage| stage.name.clone()).chain(channels).collect()
+}
+
+fn renamed(pipeline: &Pipeline) -> Vec<(String, String)> {
+    let stages = pipeline.stages.iter();
+    let of = |stage: &Stage| {
+        let name = stage.name.clone();
+        stage.renamed_from.clone().into_iter().map(move |old| (old, name.clone()))
+    };
+    stages.flat_map(of).collect()
+}
+
 /// Inputs of a stage, by stream: a stage has one consumer per stream.
 type Inputs = BTreeMap<String, (FeedInput, Vec<String>)>;
 
@@ -314,6 +350,12 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         keeps_oldest: false,
         drops_oldest: false,
     };
+    // Where someone still has to settle what is stored, a full stream refuses what is new.
+    let limited = |spec: StreamSpec, own: Option<u64>| {
+        let max_bytes = own.or(storage.max_bytes);
+        let refuses = max_bytes.is_some() && spec.retention != Retention::Limits;
+        StreamSpec { max_bytes, keeps_oldest: spec.keeps_oldest || refuses, ..spec }
+    };
     let root = |kind: &str| format!("{}.{kind}.>", pipeline.name);
     let bucket = |name: String, memory, max_age: Option<Duration>| {
         let window = max_age.map_or(limits::DEDUP, |age| age.min(limits::DEDUP));
@@ -328,18 +370,21 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         }
     };
     let mut streams = vec![
-        bucket(names.state_bucket(), false, None),
-        bucket(names.workers_bucket(), storage.memory, Some(limits::WORKER_TTL)),
-        aged(
-            stream(
-                names.failed_stream(),
-                Retention::Limits,
-                vec![root("failed"), names.finding_filter()],
+        limited(bucket(names.state_bucket(), false, None), storage.state_max_bytes),
+        limited(bucket(names.workers_bucket(), storage.memory, Some(limits::WORKER_TTL)), None),
+        limited(
+            aged(
+                stream(
+                    names.failed_stream(),
+                    Retention::Limits,
+                    vec![root("failed"), names.finding_filter()],
+                ),
+                storage.failed_max_age,
             ),
-            storage.failed_max_age,
+            storage.failed_max_bytes,
         ),
         StreamSpec {
-            max_bytes: storage.dlq_max_bytes,
+            max_bytes: storage.dlq_max_bytes.or(storage.max_bytes),
             // A letter without room must not cost another: what fails is held until there is room.
             keeps_oldest: true,
             // An amended letter takes the place of what it was.
@@ -352,35 +397,37 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         StreamSpec {
             schedules: true,
             rollup: true,
+            // Only where told: with schedules the server lets a full stream drop what is oldest.
+            max_bytes: storage.retry_max_bytes,
             ..stream(
                 names.retry_stream(),
                 Retention::WorkQueue,
                 vec![
                     names.retry_subject("*"),
                     names.quarantine_subject("*"),
-                    format!("{}.parked.*", pipeline.name),
+                    names.parked_filter(),
                 ],
             )
         },
     ];
     if !pipeline.channels.is_empty() || pipeline.stages.iter().any(Stage::notifies) {
-        streams.push(stream(
-            names.notify_stream(),
-            Retention::WorkQueue,
-            vec![names.notify_subject("*")],
-        ));
+        let notify = vec![names.notify_subject("*")];
+        streams.push(limited(stream(names.notify_stream(), Retention::WorkQueue, notify), None));
     }
     for stage in pipeline.stages.iter().filter(|stage| !stage.notifies()) {
         let out = || {
-            stream(
-                names.out_stream(&stage.name),
-                Retention::Limits,
-                vec![names.out_filter(&stage.name, ">")],
+            let out = vec![names.out_filter(&stage.name, ">")];
+            limited(
+                stream(names.out_stream(&stage.name), Retention::Limits, out),
+                storage.results_max_bytes,
             )
         };
         if is_trimmed(pipeline, stage) {
             let window = stage.dedup.unwrap_or(limits::DEDUP_MIN);
-            streams.push(StreamSpec { duplicate_window: window, ..out() });
+            let out = out();
+            // What nobody has settled is there: a full edge refuses what is new.
+            let keeps_oldest = out.max_bytes.is_some();
+            streams.push(StreamSpec { duplicate_window: window, keeps_oldest, ..out });
         } else if is_read_by_offset(pipeline, stage) {
             // A reduce stage settles nothing, so the messages have to stay for it.
             let window = stage.dedup.unwrap_or(if stage.is_map() {
@@ -404,15 +451,17 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         // A stream that is not ours has consumers that are not ours.
         advisories.push(if external { every.replace('*', &consumer.name) } else { every });
     }
-    streams.push(stream(names.advisories_stream(), Retention::WorkQueue, uncovered(advisories)));
+    let advisories = stream(names.advisories_stream(), Retention::WorkQueue, uncovered(advisories));
+    // The oldest goes: what is not heard of is found by the sweep.
+    streams.push(StreamSpec { max_bytes: storage.max_bytes, ..advisories });
     for source in pipeline.sources.iter().filter(|source| source.external.is_none()) {
         let spec =
             stream(names.source_stream(&source.name), Retention::Limits, source.subjects.clone());
+        let spec = limited(aged(spec, source.max_age), source.max_bytes);
         streams.push(StreamSpec {
-            max_bytes: source.max_bytes,
             keeps_oldest: source.on_full == OnFull::Refuse,
             drops_oldest: source.on_full == OnFull::Drop,
-            ..aged(spec, source.max_age)
+            ..spec
         });
     }
     streams

@@ -179,9 +179,51 @@ impl Names {
         rest.strip_prefix(".retry.").or_else(|| rest.strip_prefix(".alone."))
     }
 
+    /// Stage, or channel, that a subject of a work queue is for: its [`Self::channel_stage`].
+    pub fn stage_of_queue(&self, subject: &str) -> Option<String> {
+        if let Some(stage) = self.stage_of_retry(subject) {
+            return Some(stage.to_owned());
+        }
+        let channel = subject.strip_prefix(&self.pipeline)?.strip_prefix(".notify.")?;
+        Some(Self::channel_stage(channel))
+    }
+
+    /// Channel of a [`Self::channel_stage`].
+    pub fn channel_of_stage<'a>(&self, stage: &'a str) -> Option<&'a str> {
+        stage.strip_prefix("notify-")
+    }
+
     /// Subject of the schedule that holds a parked event; one per life of an event at a stage.
     pub fn parked_subject(&self, stage: &str, life: &Place) -> String {
         format!("{}.parked.{stage}-{}-{}", self.pipeline, token(&life.stream), life.token())
+    }
+
+    /// Subject filter for every parked event.
+    pub fn parked_filter(&self) -> String {
+        format!("{}.parked.*", self.pipeline)
+    }
+
+    /// Stage that a parked event is for, by its subject; `external` are streams that are not ours.
+    ///
+    /// A guess where a stage has a stream in its name: the schedule names its target.
+    pub fn stage_of_parked<'a>(&self, subject: &'a str, external: &[String]) -> Option<&'a str> {
+        let rest = subject.strip_prefix(&self.pipeline)?.strip_prefix(".parked.")?;
+        let ours = format!("-{}-", self.pipeline);
+        let theirs = external.iter().map(|stream| format!("-{}-", token(stream)));
+        let ends = std::iter::once(ours).chain(theirs).filter_map(|stream| rest.find(&stream));
+        Some(&rest[..ends.min()?])
+    }
+
+    /// Subject of the same parked event for another stage.
+    pub fn parked_for(&self, subject: &str, from: &str, to: &str) -> Option<String> {
+        let rest = subject.strip_prefix(&self.pipeline)?.strip_prefix(".parked.")?;
+        let life = rest.strip_prefix(from)?.strip_prefix('-')?;
+        Some(format!("{}.parked.{to}-{life}", self.pipeline))
+    }
+
+    /// Stage of a dead letter, by its subject.
+    pub fn stage_of_dlq<'a>(&self, subject: &'a str) -> Option<&'a str> {
+        subject.strip_prefix(&self.pipeline)?.strip_prefix(".dlq.")?.split('.').next()
     }
 
     /// Stream of the server's advisories that it gave up on a message.
@@ -352,6 +394,23 @@ mod tests {
         }
         let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
         assert!(*least > 0 && *most < 16 * 4, "between {least} and {most} of 16");
+    }
+
+    #[test]
+    fn a_parked_event_tells_its_stage_and_can_be_one_of_another() {
+        let names = Names::new("shop");
+        let life = |stream: &str| Place { stream: stream.into(), seq: 7, at_ms: 1000 };
+        let parked = names.parked_subject("orders-eu", &life("shop-out-pass"));
+        assert_eq!(names.stage_of_parked(&parked, &[]), Some("orders-eu"));
+        assert_eq!(
+            names.parked_for(&parked, "orders-eu", "fulfil"),
+            Some(names.parked_subject("fulfil", &life("shop-out-pass")))
+        );
+        let theirs = names.parked_subject("orders", &life("LEGACY"));
+        assert_eq!(names.stage_of_parked(&theirs, &[]), None);
+        assert_eq!(names.stage_of_parked(&theirs, &["LEGACY".to_owned()]), Some("orders"));
+        let letter = names.dlq_subject("orders", &life("shop-out-pass"));
+        assert_eq!(names.stage_of_dlq(&letter), Some("orders"));
     }
 
     proptest! {

@@ -22,7 +22,8 @@ pub const SOURCE: &str = "Millstream-Source";
 pub const SOURCE_SUBJECT: &str = "Millstream-Source-Subject";
 /// Stage that gave up on the event, or that a redriven event goes to.
 pub const STAGE: &str = "Millstream-Stage";
-/// Reason of a dead letter: `exhausted`, `rejected`, `crashed`, `undecodable`, `expired`.
+/// Reason of a dead letter: `exhausted`, `rejected`, `crashed`, `undecodable`, `expired`,
+/// `abandoned`.
 pub const REASON: &str = "Millstream-Reason";
 /// Class of the last failure.
 pub const ERROR_CLASS: &str = "Millstream-Error-Class";

@@ -31,12 +31,20 @@ pub enum Reason {
     Undecodable,
     /// The event waited longer than it may.
     Expired,
+    /// The stage is gone, and an operator gave up what it held.
+    Abandoned,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 5] =
-        [Self::Exhausted, Self::Rejected, Self::Crashed, Self::Undecodable, Self::Expired];
+    pub const ALL: [Self; 6] = [
+        Self::Exhausted,
+        Self::Rejected,
+        Self::Crashed,
+        Self::Undecodable,
+        Self::Expired,
+        Self::Abandoned,
+    ];
 
     /// Returns the reason of this name.
     pub fn named(name: &str) -> Option<Self> {
@@ -51,6 +59,7 @@ impl Reason {
             Self::Crashed => "crashed",
             Self::Undecodable => "undecodable",
             Self::Expired => "expired",
+            Self::Abandoned => "abandoned",
         }
     }
 }

@@ -46,6 +46,7 @@ fn stage(name: &str, kind: &str, inputs: &[Input]) -> Stage {
         recover: None,
         dedup: None,
         chain: false,
+        renamed_from: Vec::new(),
     }
 }
 
@@ -58,6 +59,7 @@ fn shop() -> Pipeline {
     let events = Input::Source("events".to_owned());
     Pipeline {
         name: "shop".to_owned(),
+        id: None,
         base: PathBuf::new(),
         config_hash: "000000000000".to_owned(),
         nats: Nats::default(),
@@ -109,6 +111,11 @@ fn shop() -> Pipeline {
             failed_max_age: 7 * DAY,
             dlq_max_age: 30 * DAY,
             dlq_max_bytes: None,
+            max_bytes: None,
+            failed_max_bytes: None,
+            results_max_bytes: None,
+            retry_max_bytes: None,
+            state_max_bytes: None,
             retry_max_age: Duration::ZERO,
         },
         observe: Observe { listen: None, otlp: None, sample: 0.0 },
@@ -279,10 +286,10 @@ async fn what_the_server_never_changes_is_an_error_that_says_what_to_do() {
     pipeline.storage.memory = true;
     pipeline.sources[0].max_age = 8 * DAY;
     let plan = diff(&Topology::of(&pipeline), &broker).await.unwrap();
-    let error = failure(apply(&plan, &broker, Allowed { lossy: true, delete_extra: true }).await);
-    expect![[
-        r#"bucket "shop-workers" cannot be changed in place: storage: file -> memory; put the setting back, or drain it, delete it (`nats stream rm` or `nats consumer rm`) and apply again"#
-    ]]
+    let error = failure(
+        apply(&plan, &broker, Allowed { lossy: true, delete_extra: true, take_over: false }).await,
+    );
+    expect![[r#"bucket "shop-workers", stream "shop-failed", stream "shop-dlq", stream "shop-retry", stream "shop-notify", stream "shop-out-validate", stream "shop-out-errors", stream "shop-advisories", stream "shop-in-events", stream "shop-in-errors" cannot be changed in place: storage: file -> memory; put the setting back, or drain it, delete it (`nats stream rm` or `nats consumer rm`) and apply again"#]]
     .assert_eq(&error.to_string());
     let after = broker.find_stream("shop-in-events").await.unwrap().unwrap();
     assert_eq!(after.max_age, Some(7 * DAY), "a refused plan is not begun");
@@ -307,7 +314,7 @@ async fn what_would_lose_messages_is_refused_unless_told() {
         "{plan}"
     );
     let error = failure(apply(&plan, &broker, Allowed::default()).await);
-    assert!(matches!(error, ApplyError::Lossy { .. }), "{error:?}");
+    assert!(matches!(error, ApplyError::Refused { .. }), "{error:?}");
     assert_eq!(broker.stream_state("shop-in-events").await.unwrap().messages, 3);
     apply(&plan, &broker, Allowed { lossy: true, ..Allowed::default() }).await.unwrap();
     assert_eq!(broker.stream_state("shop-in-events").await.unwrap().messages, 1);
@@ -331,7 +338,9 @@ async fn what_is_no_longer_named_is_deleted_only_where_it_is_empty() {
         apply(&plan, &broker, Allowed { delete_extra: true, ..Allowed::default() }).await.unwrap();
     }
     let plan = diff(&topology, &broker).await.unwrap();
-    apply(&plan, &broker, Allowed { delete_extra: true, lossy: true }).await.unwrap();
+    apply(&plan, &broker, Allowed { delete_extra: true, lossy: true, take_over: false })
+        .await
+        .unwrap();
     assert!(diff(&topology, &broker).await.unwrap().changes.is_empty());
 }
 
@@ -343,8 +352,10 @@ async fn a_stream_of_another_pipeline_is_left_alone() {
     theirs.pipeline = "market".to_owned();
     broker.update_stream(&theirs).await.unwrap();
     let plan = diff(&Topology::of(&shop()), &broker).await.unwrap();
-    let error = failure(apply(&plan, &broker, Allowed { lossy: true, delete_extra: true }).await);
-    assert!(matches!(error, ApplyError::Immutable { .. }), "{error:?}");
+    let error = failure(
+        apply(&plan, &broker, Allowed { lossy: true, delete_extra: true, take_over: false }).await,
+    );
+    assert!(matches!(error, ApplyError::Refused { .. }), "{error:?}");
 }
 
 #[tokio::test]
