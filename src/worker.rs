@@ -14,7 +14,7 @@ use crate::{
     keeper::Keeper,
     limits, map,
     observe::{self, Metrics, Readiness, RollCall, WorkerRecord, heartbeat::Heartbeat},
-    redrive::{context::Context, fleet::Fleet, recovery::Recovery},
+    redrive::{context::Context, fleet::Fleet, recovery::Recovery, targets::Targets},
     reduce,
     topology::Topology,
     wire::Names,
@@ -293,6 +293,7 @@ impl Worker {
         let context = Context {
             broker: self.broker.clone(),
             names: pipeline.names(),
+            targets: Targets::of(pipeline),
             metrics: Some(Arc::clone(&self.metrics)),
         };
         let fleet = Fleet { context: context.clone(), worker: id.to_owned() };

@@ -6,6 +6,7 @@ use super::{
     job::{Counts, Job},
     resend::RedriveError,
     store::Claim,
+    targets::Targets,
 };
 use crate::{
     broker::{AdminError, Broker},
@@ -21,6 +22,8 @@ pub struct Context {
     pub broker: Broker,
     /// The pipeline's names.
     pub names: Names,
+    /// Stages that letters can be sent to.
+    pub targets: Targets,
     /// Counters, in a worker.
     pub metrics: Option<Arc<Metrics>>,
 }

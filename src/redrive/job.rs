@@ -106,6 +106,8 @@ pub struct Counts {
     pub gone: u64,
     /// Left where they are: they could not be sent.
     pub failed: u64,
+    /// Left where they are: their stage is gone, or takes none.
+    pub skipped: u64,
 }
 
 /// Conditions under which recovery redrives a letter.
@@ -218,8 +220,8 @@ fn stamp(time: SystemTime) -> String {
 impl Counts {
     /// Number of letters that the job has dealt with.
     pub fn settled(&self) -> u64 {
-        let Self { redriven, guarded, completed, permanent, gone, failed } = self;
-        redriven + guarded + completed + permanent + gone + failed
+        let Self { redriven, guarded, completed, permanent, gone, failed, skipped } = self;
+        redriven + guarded + completed + permanent + gone + failed + skipped
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Reads and removes letters; touches the broker, and the services that health checks ask.
 //!
+//! - [`targets`]: stages that letters can be sent back to
 //! - [`resend`]: one letter published again to its stage
 //! - [`job`]: durable record of a redrive of many letters
 //! - [`context`]: connection, progress and errors of a run of a job
@@ -24,4 +25,5 @@ pub mod recovery;
 pub mod resend;
 pub mod run;
 pub mod store;
+pub mod targets;
 mod verdict;

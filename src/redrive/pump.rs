@@ -240,7 +240,16 @@ impl<'a> Pump<'a> {
                 };
                 return Ok(Some((Box::pin(marking), false)));
             }
+            Verdict::Send if context.targets.of_letters(&stage).is_err() => {
+                let nowhere = context.targets.of_letters(&stage).err();
+                let why = nowhere.map(|why| format!("letters of stage \"{stage}\" stay: {why}"));
+                self.progress.change(|job| {
+                    job.counts.skipped += 1;
+                    job.why = job.why.take().or(why);
+                });
+            }
             Verdict::Send => {
+                let stage = context.targets.of_letters(&stage).map_or(stage.clone(), str::to_owned);
                 if !self.read_stages.contains(&stage) {
                     resend::is_read(&context.broker, &context.names, &stage, seq).await?;
                     self.read_stages.insert(stage.clone());
@@ -420,7 +429,7 @@ async fn send(
             Err(error) => return Step::Sent { probe, stored: None, result: Err(error.into()) },
         }
     }
-    match resend::send(broker, names, &letter).await {
+    match resend::send(broker, names, &letter, &probe.stage).await {
         Ok(stored) if by_run => {
             Step::Sent { probe, stored: Some(stored), result: Ok(Removal::Stays) }
         }

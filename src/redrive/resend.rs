@@ -94,7 +94,7 @@ pub async fn redrive(
     letter: &StoredMessage,
 ) -> Result<(), RedriveError> {
     is_read(broker, names, stage_of(letter), letter.seq).await?;
-    send(broker, names, letter).await?;
+    send(broker, names, letter, stage_of(letter)).await?;
     stored::remove(broker, names, letter).await?;
     Ok(())
 }
@@ -125,8 +125,8 @@ pub(super) async fn is_read(
     }
 }
 
-/// Sends the event of a letter back to its stage; the place of the event. The letter stays: remove
-/// it.
+/// Sends the event of a letter back to its stage, or the one that took over; the place of the
+/// event. The letter stays: remove it.
 ///
 /// Sent twice within [`crate::limits::DEDUP`], the server keeps one.
 ///
@@ -136,6 +136,7 @@ pub(super) async fn send(
     broker: &Broker,
     names: &Names,
     letter: &StoredMessage,
+    stage: &str,
 ) -> Result<Stored, RedriveError> {
     let value = |name| get(&letter.headers, name);
     let place = Place::new(names.dlq_stream(), letter.seq, letter.stored_at);
@@ -148,7 +149,7 @@ pub(super) async fn send(
         subject: stored::apart(&letter.subject, &letter.headers).unwrap_or_default(),
     };
     let body = payload.ok_or_else(gone)?;
-    let (stage, queued_at) = (stage_of(letter), rfc3339(SystemTime::now()));
+    let queued_at = rfc3339(SystemTime::now());
     let outgoing = || {
         let mut all = Headers::new();
         for name in [

@@ -13,9 +13,6 @@ use crate::{
     wire::Names,
 };
 
-const REASONS: [Reason; 5] =
-    [Reason::Exhausted, Reason::Rejected, Reason::Crashed, Reason::Undecodable, Reason::Expired];
-
 /// Filters of letters: a letter matches if every given flag holds for it.
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Filters")]
@@ -84,9 +81,9 @@ impl Filters {
     /// There is no such reason, a time is not one, or a jq filter is not one.
     pub(super) fn filter(&self) -> anyhow::Result<LetterFilter> {
         if let Some(reason) = &self.reason
-            && !REASONS.iter().any(|known| known.as_str() == reason)
+            && !Reason::ALL.iter().any(|known| known.as_str() == reason)
         {
-            let reasons = REASONS.map(Reason::as_str).join(", ");
+            let reasons = Reason::ALL.map(Reason::as_str).join(", ");
             bail!("there is no reason \"{reason}\"; the reasons are {reasons}")
         }
         let now = SystemTime::now();
@@ -189,7 +186,7 @@ mod tests {
         let read = all.iter().map(shown).collect::<Vec<_>>().join("\n");
         expect_test::expect![[r#"
             {"stage":"orders","since":"2026-11-21T08:00:00.000Z"}
-            there is no reason "tired"; the reasons are exhausted, rejected, crashed, undecodable, expired
+            there is no reason "tired"; the reasons are exhausted, rejected, crashed, undecodable, expired, abandoned
             --since "yesterday" is not a time: write it as RFC 3339, such as 2026-11-21T08:00:00Z, or as how long ago, such as 24h
             --where '.a >' cannot be used: not a jq filter (at character 5): expected a value, such as .key or 1, found the end"#]]
         .assert_eq(&read);

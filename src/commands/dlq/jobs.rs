@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use super::super::people::who;
 use crate::{
     broker::Broker,
-    redrive::{context::Context, job::Job, store::Jobs},
-    wire::Names,
+    config::Pipeline,
+    redrive::{context::Context, job::Job, store::Jobs, targets::Targets},
 };
 
 pub(super) use carry_on::carry_on;
@@ -87,7 +87,12 @@ Exit status: as that of `dlq redrive`.")]
 ///
 /// # Errors
 /// There is no such job, or it is in no state for that.
-pub(super) async fn run(broker: &Broker, names: &Names, args: Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    broker: &Broker,
+    pipeline: &Pipeline,
+    args: Args,
+) -> anyhow::Result<ExitCode> {
+    let names = &pipeline.names();
     let jobs = Jobs::new(broker, names);
     match args.command {
         Command::Ls { json } => ls::run(&jobs, json).await?,
@@ -110,11 +115,21 @@ pub(super) async fn run(broker: &Broker, names: &Names, args: Args) -> anyhow::R
         }
         Command::Resume { job, detach: false, json } => {
             let claim = jobs.resume(&job, Some(&runner())).await?;
-            let context = Context { broker: broker.clone(), names: names.clone(), metrics: None };
+            let context = context(broker, pipeline);
             return carry_on(&context, claim, json).await;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Context of a job that this process runs.
+pub(super) fn context(broker: &Broker, pipeline: &Pipeline) -> Context {
+    Context {
+        broker: broker.clone(),
+        names: pipeline.names(),
+        targets: Targets::of(pipeline),
+        metrics: None,
+    }
 }
 
 /// Prints that a job is left to the workers.

@@ -79,7 +79,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let names = pipeline.names();
     super::must_exist(&broker, &names.dlq_stream()).await?;
     let dlq = Dlq { pipeline, letters: Letters { broker, names } };
-    let Letters { broker, names } = &dlq.letters;
+    let broker = &dlq.letters.broker;
     match args.command {
         Command::Stats(args) => stats::run(&dlq, args).await,
         Command::Groups(args) => groups::run(&dlq, args).await,
@@ -87,7 +87,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         Command::Show(args) => show::run(&dlq, args).await,
         Command::Edit(args) => edit::run(&dlq, args).await,
         Command::Redrive(args) => redrive::run(&dlq, *args).await,
-        Command::Jobs(args) => jobs::run(broker, names, args).await,
+        Command::Jobs(args) => jobs::run(broker, &dlq.pipeline, args).await,
         Command::Drop(args) => drop::run(&dlq, args).await,
         Command::Export(args) => export::run(&dlq, args).await,
     }

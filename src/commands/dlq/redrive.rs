@@ -24,9 +24,9 @@ use crate::{
     limits,
     redrive::{
         canary::Canary,
-        context::Context,
         job::{Job, Kind, MAX_REDRIVES, new_id},
         store::{Claim, Jobs},
+        targets::Targets,
     },
 };
 
@@ -103,6 +103,8 @@ struct Count {
     guarded: u64,
     /// Letters whose event was completed all the same.
     completed: u64,
+    /// Letters of stages that take none, by stage, with the reason.
+    skipped: BTreeMap<String, (u64, String)>,
     by_stage_and_class: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
@@ -133,6 +135,9 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if counted.redriven == 0 && !counted.skipped.is_empty() {
+        bail!("could not redrive, and every letter stays: {}", counted.skips().join("; "));
+    }
     if counted.redriven > ASKS_ABOVE && !args.yes && !args.json && !agrees(&counted)? {
         println!("nothing was redriven");
         return Ok(ExitCode::from(1));
@@ -149,7 +154,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         return jobs::print_detached(&job, args.json);
     }
     let claim = Claim::create(&records, job, &jobs::runner()).await?;
-    let context = Context { broker: broker.clone(), names: names.clone(), metrics: None };
+    let context = jobs::context(broker, &dlq.pipeline);
     jobs::carry_on(&context, claim, args.json).await
 }
 
@@ -157,12 +162,13 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
 async fn count(dlq: &Dlq, filter: &LetterFilter, last: u64, args: &Args) -> anyhow::Result<Count> {
     let Letters { broker, names } = &dlq.letters;
     let mut counted = Count::default();
+    let targets = Targets::of(&dlq.pipeline);
     let selecting = filters::compile(filter)?;
     if !filter.letters.is_empty() {
         for seq in &filter.letters {
             let letter = super::letter(broker, names, *seq).await?;
             if selecting.takes(broker, names, &letter).await? {
-                counted.add(&letter, args, true);
+                counted.add(&letter, args, &targets, true);
             }
         }
         return Ok(counted);
@@ -173,7 +179,7 @@ async fn count(dlq: &Dlq, filter: &LetterFilter, last: u64, args: &Args) -> anyh
     while let Some(Examined { letter, seq }) = seen.next().await.transpose()? {
         bar.at(seq, false);
         if let Some(letter) = letter {
-            counted.add(&letter, args, false);
+            counted.add(&letter, args, &targets, false);
         }
     }
     bar.finish();
@@ -181,17 +187,37 @@ async fn count(dlq: &Dlq, filter: &LetterFilter, last: u64, args: &Args) -> anyh
 }
 
 impl Count {
-    fn add(&mut self, letter: &crate::broker::StoredMessage, args: &Args, named: bool) {
+    fn add(
+        &mut self,
+        letter: &crate::broker::StoredMessage,
+        args: &Args,
+        targets: &Targets,
+        named: bool,
+    ) {
         let LetterRecord { stage, error_class, redrives, .. } = LetterRecord::of(letter);
         self.letters += 1;
         if get(&letter.headers, headers::COMPLETED_AT).is_some() && !named {
             self.completed += 1;
         } else if redrives >= args.max_redrives {
             self.guarded += 1;
+        } else if let Err(why) = targets.of_letters(&stage) {
+            self.skipped.entry(stage.clone()).or_insert_with(|| (0, why.to_string())).0 += 1;
         } else {
             self.redriven += 1;
         }
         *self.by_stage_and_class.entry(stage).or_default().entry(error_class).or_default() += 1;
+    }
+}
+
+impl Count {
+    /// A sentence about the letters of each stage that cannot be sent.
+    fn skips(&self) -> Vec<String> {
+        let skip = |(stage, (number, why)): (&String, &(u64, String))| {
+            let number = usize::try_from(*number).unwrap_or(usize::MAX);
+            let letters = super::super::count(number, "letter");
+            super::super::printable(&format!("{letters} of stage \"{stage}\": {why}"))
+        };
+        self.skipped.iter().map(skip).collect()
     }
 }
 
@@ -216,6 +242,7 @@ fn print_dry_run(counted: &Count, args: &Args) -> anyhow::Result<ExitCode> {
             letters(counted.completed)
         );
     }
+    counted.skips().iter().for_each(|skip| println!("would leave {skip}"));
     if let Some(rate) = args.rate {
         let seconds = (counted.redriven as f64 / per_second(rate)).ceil();
         println!("at this rate it takes {}", Period(Duration::from_secs_f64(seconds)));

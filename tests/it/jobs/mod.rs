@@ -21,6 +21,7 @@ use millstream::{
         job::{self, Job, Kind},
         run::{self, Ended},
         store::{Claim, Jobs},
+        targets::Targets,
     },
     stages::{Failure, Reply},
 };
@@ -120,7 +121,12 @@ fn of_work() -> LetterFilter {
 }
 
 fn context(mill: &Mill) -> Context {
-    Context { broker: mill.broker.clone(), names: mill.names.clone(), metrics: None }
+    Context {
+        broker: mill.broker.clone(),
+        names: mill.names.clone(),
+        targets: Targets::of(&mill.pipeline),
+        metrics: None,
+    }
 }
 
 /// Runs a job in this process, to its end.

@@ -102,7 +102,7 @@ fn draw(bar: &ProgressBar, job: &Job, before: u64) {
 }
 
 fn print_ended(job: &Job, json: bool) -> anyhow::Result<ExitCode> {
-    let well = job.state == State::Done && job.counts.failed == 0;
+    let well = job.state == State::Done && job.counts.failed + job.counts.skipped == 0;
     if json {
         println!("{}", serde_json::to_string(job)?);
         return Ok(found(!well));
@@ -116,6 +116,7 @@ fn print_ended(job: &Job, json: bool) -> anyhow::Result<ExitCode> {
         State::Done if job.counts.failed > 0 => {
             println!("{} could not be sent: {why}", letters(job.counts.failed))
         }
+        State::Done if job.counts.skipped > 0 => println!("{why}"),
         State::Done => {
             if let Some(verdict) = job.canary.as_ref().and_then(|canary| canary.verdict.as_deref())
             {

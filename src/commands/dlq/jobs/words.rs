@@ -64,6 +64,7 @@ pub(super) fn did(job: &Job) -> String {
         (counts.permanent, "marked permanent"),
         (counts.gone, "taken by someone else"),
         (counts.failed, "failed"),
+        (counts.skipped, "skipped: nothing takes them"),
     ] {
         if number > 0 {
             parts.push(format!("{number} {what}"));
