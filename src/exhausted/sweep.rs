@@ -10,11 +10,12 @@
 //! up on: for those, the advisories are the net; what they missed is counted, not found.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash as _, Hasher as _},
     time::{Duration, SystemTime},
 };
 
+use millstream_stages::incident::Severity;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -25,9 +26,12 @@ use crate::{
     broker::{AdminError, ConsumerState, Retention, StoredMessage, get},
     error_chain::causes_of,
     limits,
-    topology::Topology,
-    wire::{Origin, Place},
+    topology::{Leftovers, Topology},
+    wire::{Origin, Place, finding::Finding},
 };
+
+/// Share of its limit from which on the retry stream is a finding.
+const RETRY_NEARLY_FULL: f64 = 0.8;
 
 /// Messages found and left for the next round, and the time first found.
 type Seen = HashMap<Place, SystemTime>;
@@ -40,6 +44,10 @@ pub struct Sweep {
     seen: Seen,
     /// Sequence at which it goes on looking at the retry stream.
     cursor: u64,
+    /// Time at which it last looked for what is kept for nobody.
+    looked: Option<SystemTime>,
+    /// Stages that were found to have something, and by how many looks in a row.
+    kept: BTreeMap<String, u32>,
 }
 
 impl Sweep {
@@ -50,6 +58,8 @@ impl Sweep {
             afterwards,
             seen: Seen::new(),
             cursor: 1,
+            looked: None,
+            kept: BTreeMap::new(),
         }
     }
 
@@ -83,6 +93,59 @@ impl Sweep {
         self.seen = seen;
         let retry = self.topology.retry_stream();
         log_failure(&retry, self.expire(&retry, now).await);
+        log_failure("*", self.leftovers(now).await);
+    }
+
+    /// Looks for events that wait for a stage that is not there, and publishes a finding about each
+    /// such stage: no oftener than each [`limits::LEFTOVERS_EVERY`], and of what two looks have
+    /// seen, since in a rolling deploy workers of two configurations are at work.
+    ///
+    /// While it lasts it is said again each [`limits::LEFTOVERS_SAID_EVERY`], by every worker
+    /// within the same minute, of which the server stores one.
+    async fn leftovers(&mut self, now: SystemTime) -> Result<(), BuryError> {
+        let since = self.looked.and_then(|looked| now.duration_since(looked).ok());
+        if since.is_some_and(|since| since < limits::LEFTOVERS_EVERY) {
+            return Ok(());
+        }
+        self.looked = Some(now);
+        let Burial { broker, pipeline, .. } = &self.afterwards;
+        let found = Leftovers::events(&self.topology, broker).await?;
+        let mut kept = BTreeMap::new();
+        for held in found.waits() {
+            let seen = self.kept.get(&held.stage).copied().unwrap_or(0) + 1;
+            kept.insert(held.stage.clone(), seen);
+            if seen < 2 || (seen > 2 && !is_time(now)) {
+                continue;
+            }
+            let (stage, what) = (held.stage.as_str(), held.what());
+            tracing::warn!(stage, what, "events wait for a stage that is not there");
+            let finding = Finding {
+                code: "LeftoverEvents",
+                severity: Severity::Medium,
+                message: format!("{what} for a stage that no longer reads them: {}", held.hint()),
+                stage,
+                id: format!("leftover:{stage}:{}", turn(now).0),
+            };
+            broker.publish(finding.message(&pipeline.names())).await?;
+        }
+        self.kept = kept;
+        let retry = self.topology.retry_stream();
+        let full = broker.fullness(&retry).await?.unwrap_or_default();
+        if full >= RETRY_NEARLY_FULL && is_time(now) {
+            let finding = Finding {
+                code: "RetryNearlyFull",
+                severity: Severity::High,
+                message: format!(
+                    "the retry stream is {:.0}% full; when it is full, the oldest events in it are \
+                     lost: raise retry_max_bytes in [storage] and apply",
+                    full * 100.0
+                ),
+                stage: "retry",
+                id: format!("retry-full:{}", turn(now).0),
+            };
+            broker.publish(finding.message(&pipeline.names())).await?;
+        }
+        Ok(())
     }
 
     /// Looks at one stream: counts its orphans, and dead-letters those seen before.
@@ -292,6 +355,19 @@ impl Sweep {
         self.afterwards.broker.delete_message(stream, message.seq).await?;
         Ok(())
     }
+}
+
+/// Number of the turn in which findings are said again, and the time since it began.
+fn turn(now: SystemTime) -> (u64, Duration) {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let every = limits::LEFTOVERS_SAID_EVERY.as_secs();
+    (since.as_secs() / every, Duration::from_secs(since.as_secs() % every))
+}
+
+/// True in the time of a turn in which every worker looks once at least, and that is within the
+/// duplicate window of findings.
+fn is_time(now: SystemTime) -> bool {
+    turn(now).1 < limits::LEFTOVERS_EVERY * 2
 }
 
 fn age(message: &StoredMessage, now: SystemTime) -> Duration {

@@ -21,6 +21,8 @@ mod incarnation;
 mod innocent;
 mod jobs;
 mod malformed;
+mod leftovers;
+mod limits;
 mod observe;
 mod proxy;
 mod reaper;

@@ -15,7 +15,7 @@ use super::{
     App,
     status::{
         alerting::AlertingStatus,
-        summary::{BreakerStatus, FeedStatus, Status},
+        summary::{BreakerStatus, FeedStatus, LeftoverStatus, Status},
     },
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
     },
     keeper::{KeeperRecord, report::Lost},
     observe::WorkerRecord,
-    topology::{Feed, Topology},
+    topology::{Feed, Leftovers, Topology},
     wire::{
         Names,
         breaker_record::{BreakerRecord, BreakerState},
@@ -45,8 +45,9 @@ Examples:
   millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
 
 Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, \
-events given up on or lost unread, or
-something that is not read, 2 could not tell.";
+events given up on or lost unread,
+events that wait for a stage that is not there, or something that is not read, \
+2 could not tell.";
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -71,7 +72,9 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         stage.breaker.is_some()
             || stage.feeds.iter().any(|feed| feed.problem.is_some() || feed.orphans > Some(0))
     });
-    let stopped = stopped || !status.conditions.is_empty() || !status.lost_unread.is_empty();
+    let kept = status.leftovers.iter().any(|leftover| leftover.events > 0);
+    let stopped =
+        stopped || kept || !status.conditions.is_empty() || !status.lost_unread.is_empty();
     Ok(super::found(stopped || status.dead_letters.is_none_or(|letters| letters > 0)))
 }
 
@@ -147,6 +150,7 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
     status.dead_letters_full = letters.as_ref().and_then(of_limit);
     status.retry_queue =
         broker.stream_state(&names.retry_stream()).await.ok().map(|state| state.messages);
+    status.retry_full = broker.fullness(&names.retry_stream()).await.ok().flatten();
     status.failed_attempts =
         broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
     let kept = KeeperRecord::load(broker, &names).await.unwrap_or_default();
@@ -154,6 +158,10 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
     let day_ago = Timestamp::now() - LOSSES_SHOWN;
     let is_recent = |lost: &Lost| lost.at.parse::<Timestamp>().is_ok_and(|at| at > day_ago);
     status.lost_unread = kept.lost.into_iter().filter(is_recent).collect();
+    // A server that does not answer this has said so above.
+    if let Ok(found) = Leftovers::find(&topology, broker).await {
+        status.leftovers = found.held.iter().filter_map(LeftoverStatus::of).collect();
+    }
     let tallies = snapshot::tallies(broker, pipeline).await.unwrap_or_default();
     status.alerting =
         (!tallies.is_empty()).then(|| AlertingStatus::of(tallies.iter().flat_map(|(_, all)| all)));

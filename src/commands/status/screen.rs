@@ -67,6 +67,17 @@ impl Status {
         for condition in &self.conditions {
             _ = writeln!(out, "! {}", headers::clean(condition));
         }
+        if let Some(full) = self.retry_full.filter(|full| *full >= NEARLY_FULL) {
+            _ = writeln!(
+                out,
+                "! waiting for retry: {:.0}% of retry_max_bytes; when it is full, the oldest are \
+                 lost: raise it",
+                full * 100.0
+            );
+        }
+        for leftover in &self.leftovers {
+            _ = writeln!(out, "! {leftover}");
+        }
         let mut problems = Vec::new();
         for stage in &self.stages {
             for feed in &stage.feeds {

@@ -11,6 +11,7 @@ use super::alerting::AlertingStatus;
 use crate::{
     keeper::report::Lost,
     observe::{WorkerRecord, durations::DurationCounts, worker_record::StageStats},
+    topology::Held,
 };
 
 /// Status of a pipeline; serialised as it is for `status --json`.
@@ -24,6 +25,8 @@ pub(super) struct Status {
     pub dead_letters_full: Option<f64>,
     /// Events parked or redriven, waiting in the retry stream; `None` if it is not there.
     pub retry_queue: Option<u64>,
+    /// Share of the retry stream's limit that is taken up, 0 to 1; `None` without a limit.
+    pub retry_full: Option<f64>,
     /// Failed attempts stored; `None` if the stream is not there.
     pub failed_attempts: Option<u64>,
     /// Conditions that the keeper found and told: streams that are nearly full of unread events or
@@ -33,6 +36,8 @@ pub(super) struct Status {
     pub lost_unread: Vec<Lost>,
     /// Stages, in the order of the configuration.
     pub stages: Vec<StageStatus>,
+    /// Events and letters of stages that are gone, or no longer read what they did.
+    pub leftovers: Vec<LeftoverStatus>,
     /// Incidents and notifications; `None` if it has none, or they cannot be read.
     pub alerting: Option<AlertingStatus>,
     /// Live workers.
@@ -61,6 +66,48 @@ pub(super) struct StageStatus {
     pub feeds: Vec<FeedStatus>,
     /// Circuit breaker of the stage, while that is open.
     pub breaker: Option<BreakerStatus>,
+}
+
+/// What is kept for a stage that is gone, or no longer reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct LeftoverStatus {
+    /// Name of the stage.
+    pub stage: String,
+    /// Stage that took over, by its `renamed_from`.
+    pub renamed: Option<String>,
+    /// Events that wait.
+    pub events: u64,
+    /// Letters.
+    pub letters: u64,
+    /// What is kept, in words.
+    pub what: String,
+    /// What can be done.
+    pub hint: String,
+}
+
+impl LeftoverStatus {
+    /// Status of what is kept for one stage; `None`: nothing that anyone waits for.
+    pub(super) fn of(held: &Held) -> Option<Self> {
+        (held.events() + held.letters > 0).then(|| Self {
+            stage: held.stage.clone(),
+            renamed: held.heir.clone(),
+            events: held.events(),
+            letters: held.letters,
+            what: held.what(),
+            hint: held.hint(),
+        })
+    }
+}
+
+impl fmt::Display for LeftoverStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { stage, what, hint, events, renamed, .. } = self;
+        match renamed {
+            Some(heir) => write!(f, "stage \"{stage}\", now \"{heir}\": {what}")?,
+            None => write!(f, "stage \"{stage}\", which no longer reads them: {what}")?,
+        }
+        if *events > 0 { write!(f, "\n    {hint}") } else { Ok(()) }
+    }
 }
 
 /// Circuit breaker that is open.
@@ -135,6 +182,7 @@ impl Status {
             dead_letters: None,
             dead_letters_full: None,
             retry_queue: None,
+            retry_full: None,
             failed_attempts: None,
             conditions: Vec::new(),
             lost_unread: Vec::new(),
@@ -142,6 +190,7 @@ impl Status {
                 .into_iter()
                 .map(|(name, feeds)| StageStatus::new(name, feeds, workers))
                 .collect(),
+            leftovers: Vec::new(),
             alerting: None,
             workers: workers.iter().map(WorkerStatus::new).collect(),
         }
