@@ -275,8 +275,21 @@ pub(super) async fn owner(
     let before = |name: &str| topology.renamed.iter().any(|(old, _)| names.out_stream(old) == name);
     let is_shared =
         |name: &&str| topology.streams.iter().any(|spec| spec.name == **name) || before(name);
-    let is_other = !of_graph.is_empty() && !of_graph.iter().any(is_shared);
-    Ok(is_other.then(|| problem(None)))
+    if of_graph.is_empty() || of_graph.iter().any(is_shared) {
+        return Ok(None);
+    }
+    let readers = match broker.consumers_of(&names.retry_stream(), &topology.pipeline).await {
+        Err(AdminError::NoStream { .. }) => Vec::new(),
+        readers => readers?,
+    };
+    let is_known = |stage: &str| {
+        names.channel_of_stage(stage).is_none()
+            && (topology.stages.iter().any(|name| name == stage)
+                || topology.renamed.iter().any(|(old, _)| old == stage))
+    };
+    let has_stage =
+        readers.iter().filter_map(|it| names.stage_of_consumer(&it.spec.name)).any(is_known);
+    Ok((!has_stage).then(|| problem(None)))
 }
 
 #[cfg(test)]

@@ -417,6 +417,16 @@ async fn a_pipeline_of_the_same_name_is_not_rewritten_silently() {
     let refused = second.run("apply").await;
     assert!(refused.code == 2 && refused.err.contains("in common"), "{}", refused.err);
     assert_eq!(second.run("apply --take-over").await.code, 0);
+
+    // A source that is renamed, with the stage as it was, is no other pipeline.
+    let server = TestServer::start().await;
+    let small = "[pipeline]\nname = \"shop\"\n[source.a]\nsubjects = [\"a.>\"]\n[stage.work]\n\
+                 kind = \"handle\"\ninputs = [\"source.a\"]\nhandler = { jq = \"empty\" }\n";
+    let renamed = small.replace("source.a", "source.b").replace("a.>", "b.>");
+    for toml in [small, renamed.as_str()] {
+        let applied = Shell::new(toml, server.server.url()).run("apply").await;
+        assert_eq!(applied.code, 0, "{}", applied.err);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use millstream::{
 };
 use serde_json::json;
 
-use crate::support::{Mill, TestServer, eventually, failure, pipeline};
+use crate::support::{Mill, TestServer, bucket, eventually, failure, pipeline};
 
 const PIPELINE: &str = r#"
     [pipeline]
@@ -129,4 +129,31 @@ async fn a_checkpoint_larger_than_a_batch_of_the_server_is_written_all_the_same(
     mill.drain().await;
     let packed = mill.broker.kv_entries("shop-state", "errors.offsets.redo.").await.unwrap();
     assert!(packed.is_empty(), "what is written is not kept twice");
+}
+
+#[tokio::test]
+async fn a_packed_checkpoint_whose_writer_died_is_finished_and_overwrites_nothing_newer() {
+    let server = TestServer::start().await;
+    let broker = server.connect().await;
+    broker.create_stream(&bucket("b")).await.unwrap();
+    for key in ["old", "gone", "later"] {
+        broker.kv_put("b", key, "before").await.unwrap();
+    }
+    let packed = [
+        json!({ "Text": ["old", "after"] }),
+        json!({ "Bytes": ["new", [0, 255]] }),
+        json!({ "Gone": "gone" }),
+        json!({ "Text": ["later", "overtaken"] }),
+    ];
+    let lines: Vec<String> = packed.iter().map(ToString::to_string).collect();
+    broker.kv_put("b", "s.offsets.redo.0", lines.join("\n")).await.unwrap();
+    broker.kv_put("b", "later", "kept").await.unwrap();
+    for _ in 0..2 {
+        broker.redo("b", "s.offsets").await.unwrap();
+        let entries = broker.kv_entries("b", "").await.unwrap();
+        let shown: Vec<(&str, &[u8])> =
+            entries.iter().map(|(key, value, _)| (key.as_str(), value.as_ref())).collect();
+        let is: [(&str, &[u8]); 3] = [("later", b"kept"), ("new", &[0, 255]), ("old", b"after")];
+        assert_eq!(shown, is);
+    }
 }

@@ -44,9 +44,8 @@ Examples:
   watch -n 2 millstream status
   millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
 
-Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, \
-events given up on or lost unread,
-events that wait for a stage that is not there, or something that is not read, \
+Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, events given up on or \
+lost unread, events that wait for a stage that is not there, or something that is not read, \
 2 could not tell.";
 
 /// Arguments of `status`.
