@@ -88,8 +88,16 @@ impl TestServer {
     }
 
     pub(crate) async fn launch(jetstream: bool, config: Option<&str>) -> Self {
+        Self::launch_on(TempDir::new().unwrap(), jetstream, config).await
+    }
+
+    /// A server that opens what another left in this folder.
+    pub(crate) async fn on(data: TempDir) -> Self {
+        Self::launch_on(data, true, None).await
+    }
+
+    async fn launch_on(data: TempDir, jetstream: bool, config: Option<&str>) -> Self {
         let program = Server::find(None).await.unwrap_or_else(|error| panic!("{error}"));
-        let data = TempDir::new().unwrap();
         let config = config.map(|text| {
             let path = data.path().join("nats.conf");
             std::fs::write(&path, text).unwrap();

@@ -25,15 +25,15 @@ use crate::{
 const NATS_PY: &str = "nats-py==2.16.0";
 
 /// Workers of one pipeline; dropping it kills them.
-pub(super) struct Fleet {
-    pub(super) folder: TempDir,
+pub(crate) struct Fleet {
+    pub(crate) folder: TempDir,
     set: Vec<(String, String)>,
     workers: Vec<Running>,
 }
 
 impl Fleet {
     /// A fleet of the example that the repository ships, used as it is but for what `set` says.
-    pub(super) fn of_the_example(set: &[(&str, String)]) -> Self {
+    pub(crate) fn of_the_example(set: &[(&str, String)]) -> Self {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let fleet = Self::of(&fs::read_to_string(root.join("pipeline.toml")).unwrap(), set);
         fs::create_dir(fleet.folder.path().join("schemas")).unwrap();
@@ -46,7 +46,7 @@ impl Fleet {
     }
 
     /// A fleet of the pipeline in this text.
-    pub(super) fn of(pipeline: &str, set: &[(&str, String)]) -> Self {
+    pub(crate) fn of(pipeline: &str, set: &[(&str, String)]) -> Self {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("pipeline.toml"), pipeline).unwrap();
         let set = set.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
@@ -54,7 +54,7 @@ impl Fleet {
     }
 
     /// The pipeline as the workers read it.
-    pub(super) fn pipeline(&self) -> Pipeline {
+    pub(crate) fn pipeline(&self) -> Pipeline {
         let loaded = config::load(
             &self.folder.path().join("pipeline.toml"),
             &self.set,
@@ -74,14 +74,38 @@ impl Fleet {
         command
     }
 
+    /// Runs a command beside the workers, as an operator does; returns its exit status and output.
+    pub(crate) fn run(&self, subcommand: &str, args: &[&str]) -> (i32, String) {
+        Self::output(self.command(subcommand).args(args))
+    }
+
+    /// The same for a command whose `--set` means something else: settings go by the environment.
+    pub(crate) fn run_plain(&self, subcommand: &str, args: &[&str]) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
+        command.arg(subcommand).args(args).current_dir(self.folder.path()).stdin(Stdio::null());
+        for (key, value) in &self.set {
+            command.env(format!("MILLSTREAM_{}", key.replace('.', "__").to_uppercase()), value);
+        }
+        Self::output(&mut command)
+    }
+
+    fn output(command: &mut Command) -> (i32, String) {
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code().unwrap_or(-1),
+            format!("{}{}", text(&output.stdout), text(&output.stderr)),
+        )
+    }
+
     /// Creates the streams and consumers.
-    pub(super) fn apply(&self) {
+    pub(crate) fn apply(&self) {
         let output = self.command("apply").output().unwrap();
         assert!(output.status.success(), "apply: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// Starts one more worker.
-    pub(super) fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let worker = self.spawn(self.workers.len());
         self.workers.push(worker);
     }
@@ -91,16 +115,17 @@ impl Fleet {
         Running(self.command("run").stdout(log.try_clone().unwrap()).stderr(log).start())
     }
 
-    fn log(&self, n: usize) -> PathBuf {
+    /// Log of a worker.
+    pub(crate) fn log(&self, n: usize) -> PathBuf {
         self.folder.path().join(format!("worker-{n}.log"))
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.workers.len()
     }
 
     /// Kills a worker as `kill -9` does and starts another in its place.
-    pub(super) fn replace(&mut self, n: usize) {
+    pub(crate) fn replace(&mut self, n: usize) {
         self.workers[n].kill();
         self.workers[n] = self.spawn(n);
     }
@@ -129,7 +154,7 @@ impl Fleet {
     }
 
     /// Starts workers again that have died; returns how many.
-    pub(super) fn revive(&mut self) -> usize {
+    pub(crate) fn revive(&mut self) -> usize {
         let dead: Vec<usize> = (0..self.workers.len())
             .filter(|n| self.workers[*n].0.try_wait().unwrap().is_some())
             .collect();
@@ -139,8 +164,16 @@ impl Fleet {
         dead.len()
     }
 
+    /// Stops every worker, as SIGTERM does, and starts it again, one after the other.
+    pub(crate) async fn roll(&mut self) {
+        for n in 0..self.workers.len() {
+            self.terminate(n).await;
+            self.workers[n] = self.spawn(n);
+        }
+    }
+
     /// Tells a worker to stop, as SIGTERM does, and waits until it is gone.
-    pub(super) async fn terminate(&mut self, n: usize) -> (ExitStatus, Duration) {
+    pub(crate) async fn terminate(&mut self, n: usize) -> (ExitStatus, Duration) {
         let began = Instant::now();
         let worker = &mut self.workers[n].0;
         kill_process(Pid::from_child(worker), Signal::TERM).unwrap();

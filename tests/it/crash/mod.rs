@@ -1,6 +1,6 @@
 //! Crash: real processes that are killed at work, and acknowledged events that still end once each.
 
-mod fleet;
+pub(crate) mod fleet;
 mod innocent;
 mod ledger;
 mod mail;
@@ -18,24 +18,24 @@ use mail::Mail;
 use service::Service;
 
 /// Lock of these tests, which keep every core busy: side by side they would measure one another.
-async fn alone() -> MutexGuard<'static, ()> {
+pub(crate) async fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::const_new(());
     ONE.lock().await
 }
 
 /// Generator of numbers that a printed seed repeats (SplitMix64).
-struct Chance(u64);
+pub(crate) struct Chance(u64);
 
 impl Chance {
     /// Seeds it from the variable SEED, else from the clock; printed either way.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let clock = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
         let seed = std::env::var("SEED").ok().map_or_else(clock, |seed| seed.parse().unwrap());
         println!("SEED={seed}");
         Self(seed)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
