@@ -12,7 +12,7 @@
 //!   alone; for readers by offset, to the stream of the new stage.
 //! - State and offsets of a reduce stage: copied, if the new one has none yet.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use futures_util::TryStreamExt as _;
 use millstream_stages::headers;
@@ -26,7 +26,7 @@ use crate::{
         AdminError, Broker, CommitError, Expects, Headers, Outgoing, PublishError, StoredMessage,
         get, header, set, unix_ms,
     },
-    wire::{Names, Origin, Place},
+    wire::{Names, Origin, Place, rfc3339},
 };
 
 /// Hand-over of what a stage holds to another.
@@ -364,6 +364,9 @@ impl Mover<'_> {
         let mut all = self.lived(stream, message);
         let id = format!("move:{to}:{stream}:{}:{}", message.seq, unix_ms(message.stored_at));
         set(&mut all, headers::MSG_ID, header(&id));
+        if all.get(headers::QUEUED_AT).is_none() {
+            all.insert(headers::QUEUED_AT, rfc3339(SystemTime::now()));
+        }
         Outgoing {
             subject: self.names.retry_subject(to),
             headers: all,
