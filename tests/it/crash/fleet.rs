@@ -110,6 +110,14 @@ impl Fleet {
         self.workers.push(worker);
     }
 
+    /// Worker of one stage only, until it is dropped.
+    pub(crate) fn start_only(&self, stage: &str) -> Running {
+        let log = File::options().create(true).append(true).open(self.log(99)).unwrap();
+        let mut command = self.command("run");
+        command.args(["--stage", stage]).stdout(log.try_clone().unwrap()).stderr(log);
+        Running(command.start())
+    }
+
     fn spawn(&self, n: usize) -> Running {
         let log = File::options().create(true).append(true).open(self.log(n)).unwrap();
         Running(self.command("run").stdout(log.try_clone().unwrap()).stderr(log).start())
