@@ -2,6 +2,7 @@
 
 pub(crate) mod books;
 mod full;
+mod service;
 mod stages;
 pub(crate) mod world;
 
