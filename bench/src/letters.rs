@@ -10,6 +10,7 @@ use millstream::{
         job::{self, Job, Kind},
         run::{self, Ended},
         store::{Claim, Jobs},
+        targets::Targets,
     },
     stages::{Failure, Reply},
 };
@@ -167,7 +168,12 @@ async fn redrive(shop: &Shop, filter: LetterFilter, count: u64) -> Result<f64> {
     let (last, now) =
         (shop.broker.stream_state(&names.dlq_stream()).await?.last_seq, SystemTime::now());
     let job = Job::new(job::new_id('r', now), Kind::Redrive, filter, last, "bench", now);
-    let context = Context { broker: shop.broker.clone(), names: names.clone(), metrics: None };
+    let context = Context {
+        broker: shop.broker.clone(),
+        names: names.clone(),
+        targets: Targets::of(&shop.pipeline),
+        metrics: None,
+    };
     let began = Instant::now();
     let claim = Claim::create(&Jobs::new(&shop.broker, &names), job, "bench").await?;
     let progress = Progress::of(&claim);

@@ -314,6 +314,7 @@ mod tests {
             rollup: false,
             bucket: false,
             keeps_oldest: false,
+            drops_oldest: false,
         }
     }
 

@@ -424,10 +424,9 @@ fn streams(pipeline: &Pipeline, names: &Names, consumers: &[ConsumerSpec]) -> Ve
         };
         if is_trimmed(pipeline, stage) {
             let window = stage.dedup.unwrap_or(limits::DEDUP_MIN);
-            let out = out();
-            // What nobody has settled is there: a full edge refuses what is new.
-            let keeps_oldest = out.max_bytes.is_some();
-            streams.push(StreamSpec { duplicate_window: window, keeps_oldest, ..out });
+            // What nobody has settled is there: should an edge be limited, by us or by its account,
+            // it refuses what is new when it is full.
+            streams.push(StreamSpec { duplicate_window: window, keeps_oldest: true, ..out() });
         } else if is_read_by_offset(pipeline, stage) {
             // A reduce stage settles nothing, so the messages have to stay for it.
             let window = stage.dedup.unwrap_or(if stage.is_map() {
