@@ -7,7 +7,7 @@ use crate::{
     config::Pipeline,
     limits,
     topology::{Feed, FeedInput, Read, Topology},
-    wire::{FloorRecord, Names},
+    wire::{FloorRecord, Names, Offsets},
 };
 
 /// Reader of a stream as it is now.
@@ -133,7 +133,7 @@ impl Planned {
             }
         }
         for read in self.reads(Some(name)) {
-            let offset = self.offset(broker, &read.stage, name).await?;
+            let offset = self.offset(broker, &read.stage, stream).await?;
             let floor = match offset {
                 Some(offset) if offset <= stream.state.last_seq => {
                     Some(exact(broker, stream, &read.filters, offset).await?)
@@ -166,19 +166,16 @@ impl Planned {
         Ok(floor.filter(|floor| *floor <= stream.state.last_seq))
     }
 
-    /// Offset of a reduce stage in a stream: a number, or an object with the number as `seq`.
+    /// Offset of a reduce stage in this life of a stream; `None`: it has read none of it.
     async fn offset(
         &self,
         broker: &Broker,
         stage: &str,
-        stream: &str,
+        stream: &StreamOverview,
     ) -> Result<Option<u64>, AdminError> {
-        let found = broker.kv_get(&self.names.state_bucket(), &format!("{stage}.offsets")).await?;
-        let offsets = found.and_then(|(value, _)| {
-            serde_json::from_slice::<serde_json::Value>(&value).ok()?.get("streams").cloned()
-        });
-        let of_stream = offsets.as_ref().and_then(|offsets| offsets.get(stream));
-        Ok(of_stream.and_then(|offset| offset.as_u64().or_else(|| offset.get("seq")?.as_u64())))
+        let found = broker.kv_get(&self.names.state_bucket(), &Offsets::key(stage)).await?;
+        let offsets = found.and_then(|(value, _)| Offsets::read(&value).ok());
+        Ok(offsets.and_then(|offsets| offsets.of_life(&stream.spec.name, stream.created)))
     }
 }
 

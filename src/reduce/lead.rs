@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     batch,
     batch::{Batch, header_of},
-    checkpoint::{Checkpoint, Offsets},
+    checkpoint::Checkpoint,
     restarted::{self, Restart},
     step_down::StepDown,
 };
@@ -28,7 +28,7 @@ use crate::{
     limits,
     observe::ReduceMetrics,
     topology::Topology,
-    wire::Names,
+    wire::{Names, Offsets},
 };
 
 /// Leader of a stage, and what it works with.
@@ -295,7 +295,7 @@ impl<'a> Leader<'a> {
                 input.envelope == Some(Envelope::Error) || *stream == *self.names.failed_stream();
             if message.malformed.is_some() && is_report {
                 let (pipeline, stage) = (self.pipeline, self.stage);
-                let finding = batch::malformed(pipeline, stage, &stream, &message, &failure);
+                let finding = batch::malformed(pipeline, stage, stream, &message, &failure);
                 term.batch.findings.push(finding);
             }
             self.metrics.rejected();

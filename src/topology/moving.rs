@@ -26,7 +26,7 @@ use crate::{
         AdminError, Broker, CommitError, Expects, Headers, Outgoing, PublishError, StoredMessage,
         get, header, set, unix_ms,
     },
-    wire::{Names, Origin, Place, rfc3339},
+    wire::{Names, Offsets, Origin, Place, rfc3339},
 };
 
 /// Hand-over of what a stage holds to another.
@@ -446,7 +446,7 @@ impl Mover<'_> {
     /// stage that has offsets has begun by itself: then its own hold.
     async fn state(&self, to: &str) -> Result<u64, MoveError> {
         let bucket = self.names.state_bucket();
-        let redone = self.broker.redo(&bucket, &format!("{}.offsets", self.from)).await;
+        let redone = self.broker.redo(&bucket, &Offsets::key(self.from)).await;
         if let Err(error) = redone {
             // Without a bucket there is nothing to copy.
             match self.broker.kv_exists(&bucket).await.map_err(|error| self.admin(error))? {
@@ -461,7 +461,7 @@ impl Mover<'_> {
         entries.retain(|(key, ..)| is_state(key, self.from));
         let offsets = |key: &str| key.ends_with(".offsets") && !key.contains(".state.");
         entries.sort_by_key(|(key, ..)| offsets(key));
-        let begun = self.broker.kv_get(&bucket, &format!("{to}.offsets")).await;
+        let begun = self.broker.kv_get(&bucket, &Offsets::key(to)).await;
         let mut copied = 0;
         if begun.map_err(|error| self.admin(error))?.is_none() {
             for (key, value, _) in &entries {
@@ -518,14 +518,14 @@ impl Mover<'_> {
         stage: &str,
         stream: &str,
     ) -> Result<u64, MoveError> {
+        let created = self.broker.created_ms(stream).await.map_err(|error| self.admin(error))?;
         let before = topology.renamed.iter().filter(|(_, new)| new == stage);
         for name in std::iter::once(stage).chain(before.map(|(old, _)| old.as_str())) {
-            let key = format!("{name}.offsets");
+            let key = Offsets::key(name);
             let found = self.broker.kv_get(&self.names.state_bucket(), &key).await;
             let Some((value, _)) = found.map_err(|error| self.admin(error))? else { continue };
-            let offsets: serde_json::Value = serde_json::from_slice(&value).unwrap_or_default();
-            let offset = &offsets["streams"][stream];
-            if let Some(seq) = offset.as_u64().or_else(|| offset["seq"].as_u64()) {
+            let offsets = Offsets::read(&value).unwrap_or_default();
+            if let Some(seq) = created.and_then(|created| offsets.of_life(stream, created)) {
                 return Ok(seq);
             }
         }

@@ -3,6 +3,7 @@
 //! - [`subjects`]: the name of every stream, subject, consumer and key of a pipeline
 //! - [`identity`]: an event's id, type, version and tenant as headers
 //! - [`place`]: name of a message, beyond the life of its stream
+//! - [`offsets`]: how far a reduce stage has read each stream
 //! - [`origin`]: source of an event, and its life at a stage
 //! - [`attempt_record`]: error event of a failed attempt
 //! - [`breaker_record`]: state of one circuit breaker, shared by the fleet
@@ -17,6 +18,7 @@ pub mod breaker_record;
 pub mod finding;
 pub mod floor;
 pub mod identity;
+pub mod offsets;
 pub mod origin;
 pub mod place;
 pub mod rfc3339;
@@ -27,6 +29,7 @@ pub mod trace_context;
 pub use finding::Finding;
 pub use floor::FloorRecord;
 pub use identity::write_identity;
+pub use offsets::Offsets;
 pub use origin::Origin;
 pub use place::Place;
 pub use rfc3339::{parse_rfc3339, rfc3339};

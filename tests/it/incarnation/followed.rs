@@ -19,6 +19,7 @@ use millstream::{
         job::{self, Job, Kind, State},
         run,
         store::{Claim, Jobs},
+        targets::Targets,
     },
     stages::{Failure, failure::class},
     topology::{self, Topology},
@@ -203,7 +204,12 @@ async fn a_job_whose_letters_were_in_a_stream_that_was_made_anew_touches_no_othe
     job.letters_created_ms = 5;
     let jobs = Jobs::new(&mill.broker, &mill.names);
     let claim = Claim::create(&jobs, job.clone(), "test").await.unwrap();
-    let context = Context { broker: mill.broker.clone(), names: mill.names.clone(), metrics: None };
+    let context = Context {
+        broker: mill.broker.clone(),
+        names: mill.names.clone(),
+        targets: Targets::of(&mill.pipeline),
+        metrics: None,
+    };
     let progress = Progress::of(&claim);
     run::run(&context, claim, &progress, &CancellationToken::new()).await;
     let (ended, _) = jobs.get(&job.id).await.unwrap();
