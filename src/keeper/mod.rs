@@ -4,9 +4,9 @@
 //!
 //! - [`trim`]: decision how far a stream may be trimmed, and when. Pure
 //! - [`loss`]: events that went unread, and how near others are to it. Pure
-//! - [`readers`]: readers of a stream and their floors, asked of the broker
+//! - `readers`: readers of a stream and their floors, asked of the broker
 //! - [`report`]: what it tells: findings, logs, and the record that `status` shows
-//! - [`rounds`]: a look at every stream of the pipeline
+//! - `rounds`: a look at every stream of the pipeline
 //! - [`run`]: election, and the looks one after the other
 
 pub mod loss;

@@ -4,7 +4,7 @@
 //! process that dies in between leaves at most one event twice, which a stage has to bear anyway.
 //!
 //! - A durable consumer of a stream that the new stage reads as well: the new one starts where the
-//!   old one was (in `apply`, by [`starts`]), and the old one goes.
+//!   old one was (in `apply`, by `starts`), and the old one goes.
 //! - One of an edge that the new stage does not read: what it has not settled goes to the retry
 //!   stream, for the new stage alone.
 //! - Parked and waiting events: stored anew for the new stage, due when they were.
