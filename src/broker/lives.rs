@@ -220,8 +220,8 @@ impl Follower {
                     return Err(AdminError::read(&self.stream, "the reading has ended"));
                 }
             };
-            // The reading mends a broken connection by itself, and whatever the stream is by then is
-            // read from behind the mark.
+            // The reading mends a broken connection by itself, and whatever the stream is by then
+            // is read from behind the mark.
             let trusted = |looked: Instant| looked.elapsed() < limits::SAME_STREAM_TRUST;
             if !self.looked.is_some_and(trusted) {
                 if let Err(error) = self.look_again().await {

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use expect_test::expect;
 use millstream::{
-    broker::Outgoing,
+    broker::{Lease, Outgoing},
     dead_letter::LetterRecord,
     redrive::resend,
     worker::{Options, Worker},
@@ -287,18 +287,27 @@ async fn a_letter_of_a_reduce_stage_is_not_redriven_into_nowhere() {
 async fn a_consumer_that_is_deleted_under_a_worker_shows_in_readiness_and_is_bound_again() {
     let toml = format!("{SOURCE}{WORK}[observe]\nlisten = \"127.0.0.1:0\"\n");
     let calls = Calls::default();
-    let mut mill = Mill::with(&toml, calls.registry()).await;
+    let mut mill = Mill::still(TestServer::start().await, &toml, calls.registry()).await;
+    // The keeper makes a consumer anew: it is held off until the gap has been seen.
+    let mut keeper = Lease::acquire(&mill.broker, "shop-state", "keeper", "held off").await;
+    mill.work().await;
     let ready = format!("http://{}/readyz", mill.worker.as_ref().unwrap().listening.unwrap());
     let status = async || reqwest::get(&ready).await.unwrap().status().as_u16();
-    eventually(async || (status().await == 200).then_some(())).await;
-    mill.broker.delete_consumer("shop-in-events", "shop-work").await.unwrap();
-    eventually(async || (status().await == 503).then_some(())).await;
-    let said = reqwest::get(&ready).await.unwrap().text().await.unwrap();
-    assert!(said.contains("shop-work") && said.contains("shop-in-events"), "{said}");
-    mill.make().await;
-    mill.event("e-1", "order.created", json!({})).await;
+    let gap = async {
+        eventually(async || (status().await == 200).then_some(())).await;
+        mill.broker.delete_consumer("shop-in-events", "shop-work").await.unwrap();
+        eventually(async || (status().await == 503).then_some(())).await;
+        let said = reqwest::get(&ready).await.unwrap().text().await.unwrap();
+        assert!(said.contains("shop-work") && said.contains("shop-in-events"), "{said}");
+        mill.event("e-1", "order.created", json!({})).await;
+    };
+    tokio::select! {
+        () = keeper.keep() => panic!("another worker took the lease"),
+        () = gap => {}
+    }
+    keeper.release().await;
     eventually(async || (calls.of("e-1").len() == 1).then_some(())).await;
-    assert_eq!(status().await, 200);
+    eventually(async || (status().await == 200).then_some(())).await;
     mill.drain().await;
 }
 
