@@ -23,7 +23,7 @@ use crate::{
     limits,
     observe::Metrics,
     topology::Beginning,
-    wire::FloorRecord,
+    wire::{AppliedRecord, FloorRecord},
 };
 
 /// Rounds of one term of a keeper.
@@ -195,6 +195,13 @@ impl Rounds {
         let made = async {
             // A list of a cluster may be incomplete.
             if self.broker.find_consumer(stream, name).await?.is_some() {
+                return Ok(None);
+            }
+            // Another configuration was applied since this worker began: then it is gone for good.
+            let bucket = self.planned.names.state_bucket();
+            let applied = self.broker.kv_get(&bucket, AppliedRecord::KEY).await?;
+            let applied = applied.and_then(|(value, _)| AppliedRecord::read(&value));
+            if applied.is_some_and(|applied| !applied.names(stream, name)) {
                 return Ok(None);
             }
             let beginning = Beginning::roughly_of(pipeline, spec, &self.broker).await?;

@@ -9,8 +9,8 @@ use super::{
     topology::Topology,
 };
 use crate::{
-    broker::{AdminError, Broker},
-    wire::Names,
+    broker::{AdminError, Broker, CommitError},
+    wire::{AppliedRecord, Names},
 };
 
 /// Permissions of [`apply`] beyond safe changes.
@@ -59,6 +59,10 @@ pub enum ApplyError {
     /// are made; applying again goes on.
     #[error("the streams and consumers are made; apply again to go on")]
     Move(#[from] MoveError),
+    /// The list of consumers could not be written. What was to be made is made; nothing was removed
+    /// or handed over.
+    #[error("could not write down which consumers there are; apply again to go on")]
+    Announce(#[from] CommitError),
 }
 
 fn listed(problems: &[Problem]) -> String {
@@ -116,9 +120,15 @@ pub async fn apply(
 ) -> Result<Vec<String>, ApplyError> {
     let topology = &plan.topology;
     check(plan, allowed)?;
+    let mut is_announced = false;
     for (at, Change { object, kind }) in plan.changes.iter().enumerate() {
         // What a renamed stage takes over goes before a floor.
         let after = plan.start_of(object).map(|start| start.saturating_sub(1));
+        if matches!(kind, ChangeKind::Extra { .. }) && !is_announced {
+            // What is removed from here on is not to be made anew by workers that still name it.
+            announce(topology, broker).await?;
+            is_announced = true;
+        }
         let done = match (kind, object) {
             (ChangeKind::Create | ChangeKind::CreateFrom(_), Object::Stream(spec)) => {
                 broker.create_stream_lent(spec, preflight::lent_to(plan, spec)).await
@@ -164,12 +174,33 @@ pub async fn apply(
         left: Vec::new(),
         source,
     })?;
+    if !is_announced {
+        announce(topology, broker).await?;
+    }
     let mut done = Vec::new();
     for planned in &plan.moves {
         let moved = planned.carry_out(topology, broker).await?;
         done.push(moved.line(&planned.held.stage, &planned.to));
     }
     Ok(done)
+}
+
+/// Writes down which consumers the configuration has, where that has changed.
+async fn announce(topology: &Topology, broker: &Broker) -> Result<(), ApplyError> {
+    let consumers = topology.consumers.iter().map(|spec| (spec.stream.clone(), spec.name.clone()));
+    let record = AppliedRecord::of(consumers).written();
+    let bucket = Names::new(&topology.pipeline).state_bucket();
+    let found = broker.kv_get(&bucket, AppliedRecord::KEY).await;
+    let found = found.map_err(|source| ApplyError::Broker {
+        object: format!("bucket \"{bucket}\""),
+        done: Vec::new(),
+        left: Vec::new(),
+        source,
+    })?;
+    if found.is_none_or(|(value, _)| value != record) {
+        broker.kv_put(&bucket, AppliedRecord::KEY, record).await?;
+    }
+    Ok(())
 }
 
 /// Writes the id of the pipeline beside its state, where it is not there.

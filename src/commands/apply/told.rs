@@ -176,7 +176,26 @@ impl Told {
                 }
             });
         }
+        for (stream, _) in &plan.leftovers.streams {
+            if self.reads(stream) && broker.stream_state(stream).await?.consumers == 0 {
+                // All that is in it was settled, or is dealt with by now.
+                broker.delete_stream(stream).await?;
+                done.push(format!("removed stream \"{stream}\", which nothing reads any more"));
+            }
+        }
         Ok(done)
+    }
+
+    /// True if something that is told is about a consumer of this stream.
+    fn reads(&self, stream: &str) -> bool {
+        let of = |held: &Held| held.consumers.iter().any(|unread| unread.stream == stream);
+        self.moves.iter().any(|planned| of(&planned.held))
+            || self.letters.iter().any(of)
+            || self.drops.iter().any(|dropped| match dropped {
+                Dropped::Stage(held) => of(held),
+                Dropped::Consumer(on, ..) => on == stream,
+                Dropped::Stream(..) => false,
+            })
     }
 }
 
