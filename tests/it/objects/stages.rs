@@ -83,7 +83,8 @@ async fn what_a_removed_stage_holds_is_kept_and_named_until_someone_decides() {
     assert_eq!(status, 0, "{said}");
     let held = async || world.stored_in(&["mill-out-first", "mill-retry"]).await;
     eventually(async || held().await.is_empty().then_some(())).await;
-    assert_eq!(open().await, 0, "events that were held are lost");
+    // What is on its way between the stages that are left goes on meanwhile.
+    eventually(async || (open().await == 0).then_some(())).await;
     let (_, plan) = world.fleet.run("plan", &[]);
     assert!(!plan.contains("mill-second"), "something of the stage is left:\n{plan}");
 }
