@@ -107,8 +107,8 @@ impl Feeding {
                 }
                 Err(error) => {
                     let hint = match &error {
-                        PullError::Gone { .. } => "create it with `millstream apply`",
-                        PullError::Open { .. } | PullError::Passing { .. } => "",
+                        PullError::Gone { .. } => Some("create it with `millstream apply`"),
+                        PullError::Open { .. } | PullError::Passing { .. } => None,
                     };
                     stage.readiness.failing(&condition, error.to_string());
                     tracing::warn!(
