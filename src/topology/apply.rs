@@ -2,7 +2,7 @@
 
 use super::{
     compare::diff,
-    moving::MoveError,
+    mover::MoveError,
     plan::{Change, ChangeKind, Object, Plan},
     preflight,
     problem::{ID, Problem},

@@ -44,6 +44,16 @@ pub fn overlap(a: &str, b: &str) -> bool {
     }
 }
 
+/// The filters that no other one covers, sorted: the server refuses a consumer whose filters
+/// overlap.
+pub fn uncovered(mut filters: Vec<String>) -> Vec<String> {
+    filters.sort();
+    filters.dedup();
+    let covered =
+        |filter: &String| filters.iter().any(|other| other != filter && covers(other, filter));
+    filters.iter().filter(|filter| !covered(filter)).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +94,16 @@ mod tests {
     #[test]
     fn a_pattern_covers_what_it_matches_all_of() {
         assert!(!covers("a.*", "a.>") && !covers("a.>", "a") && covers("a.>", "a.*"));
+    }
+
+    #[test]
+    fn a_filter_that_another_covers_is_dropped() {
+        let filters = |texts: &[&str]| uncovered(texts.iter().map(ToString::to_string).collect());
+        assert_eq!(
+            filters(&["a.order.*", "a.order.created", "a.user.x"]),
+            ["a.order.*", "a.user.x"]
+        );
+        assert_eq!(filters(&["a.>", "a.b.>", "a.*"]), ["a.>"]);
+        assert_eq!(filters(&["a.*.c", "a.b.*"]), ["a.*.c", "a.b.*"]);
     }
 }
