@@ -4,10 +4,10 @@ use std::time::SystemTime;
 
 use async_nats::jetstream::{
     ErrorCode,
-    consumer::{AckPolicy, PullConsumer, pull},
+    consumer::{self, AckPolicy, PullConsumer, pull},
     context::GetStreamErrorKind,
     response::Response,
-    stream::{ConsumerErrorKind, RetentionPolicy},
+    stream::{self, ConsumerErrorKind, RetentionPolicy},
 };
 use futures_util::TryStreamExt as _;
 use serde::Deserialize;
@@ -120,6 +120,36 @@ struct RawAnswer {
 #[derive(Deserialize)]
 struct Deleted {
     success: bool,
+}
+
+impl StreamState {
+    pub(super) fn read(info: &stream::Info) -> Self {
+        let state = &info.state;
+        Self {
+            messages: state.messages,
+            bytes: state.bytes,
+            first_seq: state.first_sequence,
+            last_seq: state.last_sequence,
+            subjects: state.subjects_count,
+            consumers: state.consumer_count,
+            created: info.created.into(),
+            first_at: state.first_timestamp.into(),
+            last_at: state.last_timestamp.into(),
+        }
+    }
+}
+
+impl ConsumerState {
+    pub(super) fn read(info: &consumer::Info) -> Self {
+        Self {
+            num_pending: info.num_pending,
+            num_ack_pending: info.num_ack_pending as u64,
+            num_redelivered: info.num_redelivered as u64,
+            num_waiting: info.num_waiting as u64,
+            ack_floor: info.ack_floor.stream_sequence,
+            delivered: info.delivered.stream_sequence,
+        }
+    }
 }
 
 impl Broker {
@@ -258,18 +288,7 @@ impl Broker {
     pub async fn stream_state(&self, stream: &str) -> Result<StreamState, AdminError> {
         let opened =
             self.jetstream.get_stream(stream).await.map_err(|error| no_stream(stream, error))?;
-        let state = &opened.cached_info().state;
-        Ok(StreamState {
-            messages: state.messages,
-            bytes: state.bytes,
-            first_seq: state.first_sequence,
-            last_seq: state.last_sequence,
-            subjects: state.subjects_count,
-            consumers: state.consumer_count,
-            created: opened.cached_info().created.into(),
-            first_at: state.first_timestamp.into(),
-            last_at: state.last_timestamp.into(),
-        })
+        Ok(StreamState::read(opened.cached_info()))
     }
 
     /// Number of messages of a stream on subjects that match `filter`.
@@ -318,15 +337,7 @@ impl Broker {
         let opened: Result<PullConsumer, _> =
             self.jetstream.get_consumer_from_stream(consumer, stream).await;
         let opened = opened.map_err(|error| no_consumer(stream, consumer, error))?;
-        let info = opened.cached_info();
-        Ok(ConsumerState {
-            num_pending: info.num_pending,
-            num_ack_pending: info.num_ack_pending as u64,
-            num_redelivered: info.num_redelivered as u64,
-            num_waiting: info.num_waiting as u64,
-            ack_floor: info.ack_floor.stream_sequence,
-            delivered: info.delivered.stream_sequence,
-        })
+        Ok(ConsumerState::read(opened.cached_info()))
     }
 
     /// Acks an exhausted message on behalf of its consumer, as a late ack of its last worker would.

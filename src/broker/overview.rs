@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use async_nats::jetstream::{
     ErrorCode,
-    consumer::{self, AckPolicy, DeliverPolicy, pull},
+    consumer::{self, DeliverPolicy},
     response::Response,
     stream,
 };
@@ -15,9 +15,8 @@ use serde_json::json;
 
 use super::{
     AdminError, Broker, ConsumerSpec, ConsumerState, StreamSpec, StreamState, admin,
-    objects::FoundConsumer, unix_ms,
+    objects::FoundConsumer, survey::counted, unix_ms,
 };
-use crate::limits;
 
 /// Stream as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,22 +133,8 @@ impl Broker {
     ) -> Result<u64, AdminError> {
         let opened = self.jetstream.get_stream_no_info(stream).await;
         let opened = opened.map_err(|error| AdminError::read(stream, error))?;
-        let config = pull::Config {
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from_seq.max(1) },
-            ack_policy: AckPolicy::None,
-            filter_subjects: filters.to_vec(),
-            headers_only: true,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: limits::READER_INACTIVE_MAX,
-            ..pull::Config::default()
-        };
-        let counter = opened.create_consumer(config).await;
-        let counter = counter.map_err(|error| AdminError::read(stream, error))?;
-        let info = counter.cached_info();
-        // If it fails, the server deletes it a little later by itself.
-        opened.delete_consumer(&info.name).await.ok();
-        Ok(info.num_pending)
+        let from = DeliverPolicy::ByStartSequence { start_sequence: from_seq.max(1) };
+        counted(&opened, stream, from, filters.to_vec()).await
     }
 
     /// Trims a stream: deletes every message below the sequence `keep_from`, which is 2 or more.
@@ -177,21 +162,10 @@ impl Broker {
 
 impl StreamOverview {
     fn read(info: &stream::Info) -> Self {
-        let state = &info.state;
         Self {
             spec: StreamSpec::read(&info.config),
             created: unix_ms(info.created.into()),
-            state: StreamState {
-                messages: state.messages,
-                bytes: state.bytes,
-                first_seq: state.first_sequence,
-                last_seq: state.last_sequence,
-                subjects: state.subjects_count,
-                consumers: state.consumer_count,
-                created: info.created.into(),
-                first_at: state.first_timestamp.into(),
-                last_at: state.last_timestamp.into(),
-            },
+            state: StreamState::read(info),
         }
     }
 }
@@ -200,14 +174,7 @@ impl ReaderOverview {
     fn read(info: &consumer::Info) -> Self {
         Self {
             spec: FoundConsumer::read(info).spec,
-            state: ConsumerState {
-                num_pending: info.num_pending,
-                num_ack_pending: info.num_ack_pending as u64,
-                num_redelivered: info.num_redelivered as u64,
-                num_waiting: info.num_waiting as u64,
-                ack_floor: info.ack_floor.stream_sequence,
-                delivered: info.delivered.stream_sequence,
-            },
+            state: ConsumerState::read(info),
             floor_deliveries: info.ack_floor.consumer_sequence,
             is_paused: info.paused,
         }

@@ -1,8 +1,9 @@
 //! Survey: an account at a glance: its limits, its streams, and the subjects that a stream holds.
 
 use async_nats::jetstream::{
-    consumer::{AckPolicy, pull},
+    consumer::{AckPolicy, DeliverPolicy, pull},
     response::Response,
+    stream::Stream,
 };
 use futures_util::TryStreamExt as _;
 use serde::Deserialize;
@@ -241,21 +242,7 @@ impl Broker {
         }
         let opened =
             self.jetstream.get_stream(stream).await.map_err(|error| no_stream(stream, error))?;
-        let config = pull::Config {
-            ack_policy: AckPolicy::None,
-            filter_subjects: filters,
-            headers_only: true,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: limits::READER_INACTIVE_MAX,
-            ..pull::Config::default()
-        };
-        let counter = opened.create_consumer(config).await;
-        let counter = counter.map_err(|error| AdminError::read(stream, error))?;
-        let info = counter.cached_info();
-        // If it fails, the server deletes it a little later by itself.
-        opened.delete_consumer(&info.name).await.ok();
-        Ok(info.num_pending)
+        counted(&opened, stream, DeliverPolicy::All, filters).await
     }
 
     /// Share of its `max_bytes` that a stream takes up, 0 to 1; `None`: it has no limit, or is not
@@ -322,4 +309,29 @@ impl Broker {
         let updated = self.jetstream.update_stream(config).await;
         updated.map(drop).map_err(|error| AdminError::change(stream, error))
     }
+}
+
+/// Number of messages that a consumer would be given: the server counts them as it makes one.
+pub(super) async fn counted<I>(
+    opened: &Stream<I>,
+    stream: &str,
+    deliver_policy: DeliverPolicy,
+    filter_subjects: Vec<String>,
+) -> Result<u64, AdminError> {
+    let config = pull::Config {
+        deliver_policy,
+        ack_policy: AckPolicy::None,
+        filter_subjects,
+        headers_only: true,
+        memory_storage: true,
+        num_replicas: 1,
+        inactive_threshold: limits::READER_INACTIVE_MAX,
+        ..pull::Config::default()
+    };
+    let counter = opened.create_consumer(config).await;
+    let counter = counter.map_err(|error| AdminError::read(stream, error))?;
+    let info = counter.cached_info();
+    // If it fails, the server deletes it a little later by itself.
+    opened.delete_consumer(&info.name).await.ok();
+    Ok(info.num_pending)
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     broker::{AdminError, Broker},
-    wire::Names,
+    wire::{FloorRecord, Names},
 };
 
 /// Hand-over of what a stage holds to another.
@@ -252,14 +252,6 @@ impl std::fmt::Display for Move {
     }
 }
 
-/// Floor of a consumer, as whoever trims its stream keeps it in the state bucket.
-#[derive(serde::Deserialize)]
-struct Floor {
-    /// Time at which the stream was created, Unix milliseconds.
-    created: u64,
-    floor: u64,
-}
-
 /// Starts of consumers of `to` that are missing, by the floors that were kept of those of the old
 /// name, where these are gone. A floor of another life of the stream says nothing.
 async fn kept(
@@ -274,15 +266,18 @@ async fn kept(
         if is_found || feed.stream == names.retry_stream() || held.stage == to {
             continue;
         }
-        let key = format!("floor.{}.{}", feed.stream, names.stage_consumer(&held.stage));
+        let key = FloorRecord::key(&feed.stream, &names.stage_consumer(&held.stage));
         let value = match broker.kv_get(&names.state_bucket(), &key).await {
             Ok(Some((value, _))) => value,
             Ok(None) | Err(AdminError::NoStream { .. }) => continue,
             Err(error) => return Err(error),
         };
-        let Ok(Floor { created, floor }) = serde_json::from_slice(&value) else { continue };
-        let is_missing = broker.find_consumer(&feed.stream, &feed.consumer).await?.is_none();
-        if is_missing && broker.created_ms(&feed.stream).await? == Some(created) {
+        let Some(record) = FloorRecord::read(&value) else { continue };
+        if broker.find_consumer(&feed.stream, &feed.consumer).await?.is_some() {
+            continue;
+        }
+        let created = broker.created_ms(&feed.stream).await?;
+        if let Some(floor) = created.and_then(|created| record.on(created)) {
             starts.insert((feed.stream, feed.consumer), floor + 1);
         }
     }
