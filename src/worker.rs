@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     broker::{Broker, FatalError},
     config::{HandlerBuilder, Pipeline, pipeline, world::ConfigWorld},
+    error_chain::chain,
     exhausted::{bury::Burial, router::Router, sweep::Sweep},
     handlers::{self, HandlerContext, Registry},
     keeper::Keeper,
     limits, map,
-    observe::{self, Metrics, Readiness, RollCall, WorkerRecord, heartbeat::Heartbeat},
+    observe::{self, Conditions, Metrics, RollCall, Trouble, WorkerRecord, heartbeat::Heartbeat},
     redrive::{context::Context, fleet::Fleet, recovery::Recovery, targets::Targets},
     reduce,
     topology::Topology,
@@ -85,7 +86,7 @@ pub enum WorkerError {
 pub struct Worker {
     broker: Broker,
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    conditions: Arc<Conditions>,
     /// Address at which metrics and health are served.
     pub listening: Option<SocketAddr>,
     tasks: JoinSet<()>,
@@ -114,7 +115,7 @@ impl Worker {
         options: Options,
     ) -> Result<Self, WorkerError> {
         let metrics = Metrics::new(&pipeline);
-        let readiness = Arc::new(Readiness::default());
+        let conditions = Arc::new(Conditions::default());
         let id = options.id();
         let mut worker = Self {
             listening: None,
@@ -129,13 +130,14 @@ impl Worker {
             leave: CancellationToken::new(),
             broker,
             metrics,
-            readiness,
+            conditions,
         };
         let selected = Selected::of(&pipeline, options.stages.as_deref())?;
         if let Some(listen) = pipeline.observe.listen {
-            let (metrics, readiness) = (Arc::clone(&worker.metrics), Arc::clone(&worker.readiness));
+            let (metrics, conditions) =
+                (Arc::clone(&worker.metrics), Arc::clone(&worker.conditions));
             worker.listening =
-                Some(observe::serve(listen, metrics, readiness, worker.stop.clone()).await?);
+                Some(observe::serve(listen, metrics, conditions, worker.stop.clone()).await?);
         }
         // Before anything is pulled: of a worker that nobody has heard of nobody knows that it
         // died.
@@ -229,9 +231,9 @@ impl Worker {
                         .map_err(|problems| cannot_build(&stage.name, &problems))?;
                     let (broker, pipeline, stage) =
                         (self.broker.clone(), Arc::clone(pipeline), stage.clone());
-                    let (metrics, readiness, stop) = (
+                    let (metrics, conditions, stop) = (
                         self.metrics.reduce(&stage.name),
-                        Arc::clone(&self.readiness),
+                        Arc::clone(&self.conditions),
                         self.stop.clone(),
                     );
                     let (world, id) =
@@ -242,12 +244,11 @@ impl Worker {
                                 .expect("it was built a moment ago from the same options")
                         };
                         let condition = format!("stage {}", stage.name);
-                        readiness.ok(&condition);
+                        conditions.ok(&condition);
                         if let Err(error) =
                             reduce::run(broker, pipeline, &stage, &id, fresh, metrics, stop).await
                         {
-                            readiness.failing(&condition, error.to_string());
-                            tracing::error!(stage = stage.name, error = %error, "a stage stopped");
+                            conditions.failing(&condition, Trouble::new(chain(&error)));
                         }
                     });
                 }
@@ -311,7 +312,7 @@ impl Worker {
     ) {
         let (stage, feeds) = self.map_stage(pipeline, line, ack_wait, concurrency, topology);
         for feed in &feeds {
-            self.readiness.failing(&feed.condition(), "not opened yet");
+            self.conditions.expect(&feed.condition(), "not opened yet");
         }
         self.tasks.spawn(map::run(stage, feeds, self.stop.clone(), self.abandon.clone()));
     }
@@ -341,7 +342,7 @@ impl Worker {
             lives: map::Lives::default(),
             roll_call: Arc::clone(&self.roll_call),
             pulse: Arc::clone(&self.pulse),
-            readiness: Arc::clone(&self.readiness),
+            conditions: Arc::clone(&self.conditions),
         });
         self.quarantined.extend(quarantine.map(|feed| (Arc::clone(&stage), feed.into())));
         (stage, feeds)

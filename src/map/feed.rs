@@ -17,9 +17,13 @@ use super::{
 };
 use crate::{
     broker::{Delivered, Pull, PullError},
-    error_chain::causes_of,
+    error_chain::{causes_of, chain},
     limits,
+    observe::Trouble,
 };
+
+/// Remedy of a consumer that is not there.
+const CREATE: &str = "create it with `millstream apply`";
 
 /// Feed at work.
 pub(super) struct Feeding {
@@ -89,34 +93,23 @@ impl Feeding {
             };
             match stage.broker.pull(&feed.stream, &feed.consumer, most).await {
                 Ok(mut pull) => {
-                    stage.readiness.ok(&condition);
+                    stage.conditions.ok(&condition);
                     waits = self::waits();
                     let ended = self.pull(&mut pull, most, &mut pace, &mut quiet).await;
                     self.take_the_last(pull).await;
                     if ended == Ended::Told {
                         continue;
                     }
-                    stage.readiness.failing(&condition, "gone");
+                    stage.conditions.failing(&condition, Trouble::new("it is gone"));
                     stage.metrics.rebound();
-                    tracing::warn!(
-                        stage = stage.line.name(),
-                        stream = feed.stream,
-                        consumer = feed.consumer,
-                        "consumer is gone; opening it again"
-                    );
                 }
                 Err(error) => {
-                    let hint = match &error {
-                        PullError::Gone { .. } => Some("create it with `millstream apply`"),
-                        PullError::Open { .. } | PullError::Passing { .. } => None,
+                    let why = chain(&error);
+                    let trouble = match &error {
+                        PullError::Gone { .. } => Trouble::with_remedy(why, CREATE),
+                        PullError::Open { .. } | PullError::Passing { .. } => Trouble::new(why),
                     };
-                    stage.readiness.failing(&condition, error.to_string());
-                    tracing::warn!(
-                        stage = stage.line.name(),
-                        error = %error,
-                        hint,
-                        "could not open a consumer; trying again"
-                    );
+                    stage.conditions.failing(&condition, trouble);
                 }
             }
             drop(pulling);

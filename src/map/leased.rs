@@ -57,7 +57,7 @@ impl Leased {
                 }
             }
             for (stage, feeds) in &self.stages {
-                feeds.iter().for_each(|feed| stage.readiness.forget(&feed.condition()));
+                feeds.iter().for_each(|feed| stage.conditions.forget(&feed.condition()));
             }
             if stop.is_cancelled() {
                 lease.release().await;

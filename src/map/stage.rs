@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{in_flight::InFlight, line::Line, lives::Lives, pulse::Pulse, turn::Turn};
 use crate::{
     broker::Broker,
-    observe::{Readiness, RollCall, StageMetrics},
+    observe::{Conditions, RollCall, StageMetrics},
     topology::{Feed, FeedInput},
     wire::Names,
 };
@@ -40,7 +40,7 @@ impl From<Feed> for StageConsumer {
 }
 
 impl StageConsumer {
-    /// Name of this feed's readiness condition.
+    /// Name of this feed's condition.
     pub fn condition(&self) -> String {
         format!("consumer {} on stream {}", self.consumer, self.stream)
     }
@@ -81,8 +81,8 @@ pub struct MapStage {
     pub pulse: Arc<Pulse>,
     /// Counters of the stage.
     pub metrics: Arc<StageMetrics>,
-    /// Readiness of the worker.
-    pub readiness: Arc<Readiness>,
+    /// Conditions of the worker.
+    pub conditions: Arc<Conditions>,
 }
 
 impl MapStage {

@@ -1,6 +1,5 @@
 //! HTTP: `/metrics`, `/healthz` and `/readyz` of a worker.
 
-use crate::observe::Readiness;
 use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
@@ -14,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::metrics::Metrics;
+use super::{Conditions, metrics::Metrics};
+use crate::wire::rfc3339;
 
 /// The media type of [`Metrics::render`].
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -43,7 +43,7 @@ pub enum ServeError {
 pub async fn serve(
     listen: SocketAddr,
     metrics: Arc<Metrics>,
-    readiness: Arc<Readiness>,
+    conditions: Arc<Conditions>,
     stop: CancellationToken,
 ) -> Result<SocketAddr, ServeError> {
     let failed = |source| ServeError::Listen { address: listen, source };
@@ -52,7 +52,7 @@ pub async fn serve(
     let routes = Router::new()
         .route("/metrics", get(show_metrics).with_state(metrics))
         .route("/healthz", get(|| async { Json(json!({ "alive": true })) }))
-        .route("/readyz", get(show_readiness).with_state(readiness));
+        .route("/readyz", get(show_readiness).with_state(conditions));
     tokio::spawn(async move {
         // `axum::serve` does not return an error; it goes on after a failed accept.
         axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await.ok();
@@ -64,10 +64,16 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse 
     ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.render())
 }
 
-async fn show_readiness(State(readiness): State<Arc<Readiness>>) -> (StatusCode, Json<Value>) {
-    let missing = readiness.missing();
+async fn show_readiness(State(conditions): State<Arc<Conditions>>) -> (StatusCode, Json<Value>) {
+    let missing = conditions.failed();
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let list: Vec<Value> =
-        missing.iter().map(|(what, why)| json!({ "what": what, "why": why })).collect();
+    let list: Vec<Value> = missing
+        .iter()
+        .map(|(what, condition)| {
+            let trouble = condition.trouble.as_ref();
+            let (why, remedy) = (trouble.map(|t| &t.why), trouble.and_then(|t| t.remedy.as_ref()));
+            json!({ "what": what, "why": why, "since": rfc3339(condition.since), "remedy": remedy })
+        })
+        .collect();
     (status, Json(json!({ "ready": missing.is_empty(), "missing": list })))
 }

@@ -1,7 +1,8 @@
-//! Observe: counts and reports the work of a worker: metrics, spans, logs, readiness. Changes the
+//! Observe: counts and reports the work of a worker: metrics, spans, logs, conditions. Changes the
 //! outcome of no event.
 
 mod bounded;
+pub mod conditions;
 mod counters;
 pub mod durations;
 mod families;
@@ -11,17 +12,16 @@ pub mod http;
 pub mod logs;
 pub mod metrics;
 pub mod otlp;
-pub mod readiness;
 pub mod roll_call;
 pub mod span;
 mod tallies;
 pub mod worker_record;
 
+pub use conditions::{Condition, Conditions, Trouble};
 pub use counters::{ActiveEvent, Outcome, ReduceMetrics, StageMetrics, StageSnapshot, Verdict};
 pub use http::serve;
 pub use logs::{LogFormat, LogOptions};
 pub use metrics::Metrics;
 pub use otlp::Exporter;
-pub use readiness::Readiness;
 pub use roll_call::{Returned, RollCall};
 pub use worker_record::{Recorder, WorkerRecord};

@@ -10,7 +10,9 @@ use std::{
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use millstream::{
     config::{Pipeline, pipeline},
-    observe::{Exporter, LogFormat, LogOptions, Metrics, Outcome, Readiness, logs, serve, span},
+    observe::{
+        Conditions, Exporter, LogFormat, LogOptions, Metrics, Outcome, Trouble, logs, serve, span,
+    },
     stages::Failure,
     wire::TraceContext,
 };
@@ -64,9 +66,9 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
 
 #[tokio::test]
 async fn a_worker_is_scraped_and_says_what_it_waits_for() {
-    let (metrics, readiness, stop) =
-        (Metrics::new(&empty_pipeline()), Arc::<Readiness>::default(), CancellationToken::new());
-    let address = serve(LOCAL, metrics.clone(), readiness.clone(), stop.clone()).await.unwrap();
+    let (metrics, conditions, stop) =
+        (Metrics::new(&empty_pipeline()), Arc::<Conditions>::default(), CancellationToken::new());
+    let address = serve(LOCAL, metrics.clone(), conditions.clone(), stop.clone()).await.unwrap();
 
     metrics.stage("orders").handled("order.created", Outcome::Done, Duration::from_millis(2));
     let (status, kind, text) = get(address, "/metrics").await;
@@ -81,25 +83,27 @@ async fn a_worker_is_scraped_and_says_what_it_waits_for() {
     assert!(text.lines().any(|l| l == line) && text.ends_with("# EOF\n"), "{text}");
 
     assert_eq!(get(address, "/readyz").await.0, 503, "nothing is known yet");
-    readiness.ok("broker");
-    readiness.failing(
-        "feed shop-orders",
-        "consumer \"shop-orders\" on stream \"shop-out-validate\" is gone",
-    );
+    conditions.ok("broker");
+    let gone = "consumer \"shop-orders\" on stream \"shop-out-validate\" is gone";
+    conditions.failing("feed shop-orders", Trouble::with_remedy(gone, "`millstream apply`"));
     let (status, _, body) = get(address, "/readyz").await;
     assert_eq!(status, 503);
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["missing"][0]["what"], "feed shop-orders");
     assert_eq!(
-        body["missing"][0]["why"],
-        "consumer \"shop-orders\" on stream \"shop-out-validate\" is gone"
+        (&body["missing"][0]["why"], &body["missing"][0]["remedy"]),
+        (&gone.into(), &"`millstream apply`".into())
     );
+    let since = body["missing"][0]["since"].as_str().unwrap();
+    assert!(since.parse::<jiff::Timestamp>().is_ok(), "{since}");
     assert_eq!(get(address, "/healthz").await.0, 200, "alive although not ready");
-    readiness.ok("feed shop-orders");
+    conditions.ok("feed shop-orders");
     assert_eq!(get(address, "/readyz").await.0, 200);
 
-    let taken =
-        serve(address, metrics, readiness, CancellationToken::new()).await.unwrap_err().to_string();
+    let taken = serve(address, metrics, conditions, CancellationToken::new())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(taken.contains(&address.to_string()) && taken.contains("observe.listen"), "{taken}");
     stop.cancel();
 }
