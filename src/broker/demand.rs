@@ -2,7 +2,8 @@
 //!
 //! All that was asked for can be taken in at once. A request names the bytes that it has room for,
 //! so that the read loop never has to wait for a slow feed; several are on their way at a time,
-//! each with an inbox of its own, by which it is known which of them has ended.
+//! each in a slot with an inbox of its own, by which its messages are known, and with a number, by
+//! which its end is: that comes behind the last message, when the slot may hold the next request.
 
 use std::{pin::pin, time::Duration};
 
@@ -25,7 +26,10 @@ pub(super) struct Demand {
     connection: Connection,
     subscription: Subscription,
     next_subject: String,
+    /// Subjects of the slots, which the number of a request is added to.
     inboxes: Vec<String>,
+    /// Requests sent.
+    requests: u64,
     slots: [Slot; SLOTS],
     /// Messages that there is room for, and free room that is worth a request.
     room: usize,
@@ -50,6 +54,8 @@ pub(super) struct Demand {
 /// Request on its way.
 #[derive(Debug, Clone, Copy)]
 struct Slot {
+    /// Number of the request.
+    number: u64,
     /// Messages and bytes asked for that have not come.
     due: usize,
     bytes: usize,
@@ -80,14 +86,16 @@ impl Demand {
         let connection = broker.connection.clone();
         let inbox = connection.new_inbox();
         let inboxes: Vec<String> = (0..SLOTS).map(|slot| format!("{inbox}.{slot}")).collect();
-        let subscription = connection.subscribe(&inboxes, limits::PULLED_BYTES_MAX);
+        let of_slots: Vec<String> = inboxes.iter().map(|inbox| format!("{inbox}.*")).collect();
+        let subscription = connection.subscribe(&of_slots, limits::PULLED_BYTES_MAX);
         let now = Instant::now();
         let room = room.max(1);
         Self {
             subscription,
             next_subject: format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
             inboxes,
-            slots: [Slot { due: 0, bytes: 0, asked: 0, until: now }; SLOTS],
+            requests: 0,
+            slots: [Slot { number: 0, due: 0, bytes: 0, asked: 0, until: now }; SLOTS],
             room,
             step: room.div_ceil(SLOTS),
             share: broker.budget.share(),
@@ -216,14 +224,16 @@ impl Demand {
             extra: &[],
             body: request.as_bytes(),
         };
-        if !self.connection.send_now(&sending, &self.inboxes[free]) {
+        let number = self.requests + 1;
+        if !self.connection.send_now(&sending, &format!("{}.{number}", self.inboxes[free])) {
             return;
         }
+        self.requests = number;
         if self.due() == 0 {
             self.heard = now;
         }
         let until = now + self.expires + limits::PULL_HEARTBEAT;
-        self.slots[free] = Slot { due: batch, bytes, asked: bytes, until };
+        self.slots[free] = Slot { number, due: batch, bytes, asked: bytes, until };
     }
 
     /// Bytes that a request may ask for now; `None` where that is too little. A feed that has
@@ -276,6 +286,8 @@ impl Demand {
             Some(_) if GONE.contains(&description.as_str()) => return Some(Came::Gone),
             _ => {}
         }
+        // Of a request whose messages have all come the slot may hold the next one by now.
+        let slot = slot.filter(|slot| is_end_of(frame.subject(), slot.number));
         let was = slot.map(|slot| std::mem::replace(slot, Slot { due: 0, bytes: 0, ..*slot }));
         if description == TOO_LARGE {
             // The next message is larger than what was left of the request. One that was whole did
@@ -340,6 +352,12 @@ const ACK: &[u8] = b"$JS.ACK.";
 const GONE: [&str; 2] = ["Consumer Deleted", "Consumer is push based"];
 /// End of a request whose rest has no room for the next message.
 const TOO_LARGE: &str = "Message Size Exceeds MaxBytes";
+
+/// True if a status with this subject is that of the request with this number.
+fn is_end_of(subject: &[u8], number: u64) -> bool {
+    let last = subject.rsplit(|byte| *byte == b'.').next();
+    last.is_some_and(|last| last == number.to_string().as_bytes())
+}
 
 impl Slot {
     fn clear(&mut self) {

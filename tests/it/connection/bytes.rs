@@ -119,6 +119,24 @@ async fn one_feed_is_not_given_more_than_the_budget_while_nothing_begins() {
 }
 
 #[tokio::test]
+async fn a_pull_of_one_asks_for_the_next_when_the_one_before_has_come_and_not_twice() {
+    let server = TestServer::start().await;
+    let broker = server.connect().await;
+    broker.create_stream(&stream_spec("s", "s.>", Retention::Limits)).await.unwrap();
+    publish(&broker, 100, 10).await;
+    broker.create_consumer(&consumer("c")).await.unwrap();
+    let mut pull = broker.pull("s", "c", 1).await.unwrap();
+    for n in 0..100 {
+        let delivered = pull.next().await.unwrap().unwrap();
+        assert!(delivered.begin());
+        // The answer comes behind the end of the request before this one, which is to end no other.
+        let state = broker.consumer_state("s", "c").await.unwrap();
+        assert_eq!((state.num_ack_pending, state.num_waiting), (1, 0), "at message {n}");
+        delivered.ack().await;
+    }
+}
+
+#[tokio::test]
 async fn a_slow_reader_of_large_messages_reads_them_all() {
     let server = TestServer::start().await;
     let broker = server.connect().await;
