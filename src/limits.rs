@@ -30,14 +30,14 @@ pub const ROUTER_BATCH: usize = 100;
 /// Time that a shutdown may take.
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// Quarantined runs of an event whose last delivery nobody knows the end of, before it counts as
-/// the killer of its workers. More than one: a worker may be killed by something else just then.
-pub const QUARANTINED_RUNS_MAX: u32 = 3;
-/// Interval at which a worker looks for quarantined events.
-pub const QUARANTINE_LOOK: Duration = Duration::from_secs(1);
-/// Time that a worker runs quarantined events, at the most, before the others get as much time.
-pub const QUARANTINE_SHIFT: Duration = Duration::from_secs(5);
-/// Wait for the next quarantined event, while nothing else is done.
-pub const QUARANTINE_NEXT: Duration = Duration::from_millis(100);
+/// the killer of its workers: two in company, and three as the only suspect of its worker. More
+/// than one: a worker may be killed by something else just then.
+pub const QUARANTINED_RUNS_MAX: u32 = 5;
+/// Suspects that run in one worker at once, the first time that they do.
+pub const SUSPECTS_AT_ONCE: usize = 16;
+/// Wait of a suspect for the events of one attempt that its worker has in flight: what never ends
+/// holds it up no longer.
+pub const FRAGILE_WAIT: Duration = Duration::from_secs(10);
 /// Time without a delivery after which nothing is on its way, and a pull may end.
 pub const DRAIN_QUIET: Duration = Duration::from_millis(200);
 /// Wait for messages already requested when a pull ends. Where they come too slowly to fill the
@@ -156,9 +156,9 @@ pub const PULSE: Duration = Duration::from_millis(250);
 pub const PAUSE_MIN: Duration = Duration::from_secs(2);
 /// Time after a pause within which all that came during it has been read.
 pub const PAUSE_READ: Duration = Duration::from_secs(1);
-/// Quarantined events of a stage that run at once over the fleet, at the most: one per worker, in
-/// half of a large fleet.
-pub const QUARANTINE_AT_ONCE_MAX: u64 = 64;
+/// Quarantined events of a stage in flight at once over the fleet, at the most: 16 workers full of
+/// them.
+pub const QUARANTINE_AT_ONCE_MAX: u64 = 256;
 /// Time that a worker counts as alive after its last record.
 pub const WORKER_TTL: Duration = Duration::from_secs(15);
 /// Duplicate window where a publisher may repeat itself: longer than any publish is tried again.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use millstream_stages::{Build, ChannelTerms, Problem};
-use tokio::task::JoinSet;
+use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -90,10 +90,10 @@ pub struct Worker {
     /// Address at which metrics and health are served.
     pub listening: Option<SocketAddr>,
     tasks: JoinSet<()>,
-    /// Events in flight over all of its stages.
-    in_flight: Arc<map::InFlight>,
-    /// Map stages and channels, and the consumers of their quarantined events.
-    quarantined: Vec<(Arc<map::MapStage>, map::StageConsumer)>,
+    /// Events in flight of stages with one attempt only.
+    fragile: Arc<map::InFlight>,
+    /// Suspects that run.
+    company: Arc<map::Company>,
     /// Who else is there, and when each was heard of.
     roll_call: Arc<RollCall>,
     pulse: Arc<map::Pulse>,
@@ -117,11 +117,12 @@ impl Worker {
         let metrics = Metrics::new(&pipeline);
         let conditions = Arc::new(Conditions::default());
         let id = options.id();
+        let fragile = Arc::default();
         let mut worker = Self {
             listening: None,
             tasks: JoinSet::new(),
-            in_flight: Arc::default(),
-            quarantined: Vec::new(),
+            company: Arc::new(map::Company::new(Arc::clone(&fragile))),
+            fragile,
             roll_call: Arc::new(RollCall::new(&id)),
             pulse: Arc::default(),
             stop: CancellationToken::new(),
@@ -185,9 +186,6 @@ impl Worker {
             self.start_channels(pipeline, id)?;
             self.start_jobs(pipeline, id);
         }
-        let quarantined = std::mem::take(&mut self.quarantined);
-        let quarantine = map::Quarantine::new(Arc::clone(&self.in_flight), quarantined);
-        self.tasks.spawn(quarantine.run(self.stop.clone(), self.abandon.clone()));
         let afterwards = Burial {
             broker: self.broker.clone(),
             pipeline: Arc::clone(pipeline),
@@ -317,18 +315,25 @@ impl Worker {
         self.tasks.spawn(map::run(stage, feeds, self.stop.clone(), self.abandon.clone()));
     }
 
-    /// Stage at work, and its consumers; its quarantined events are looked for from then on.
+    /// Stage at work, and its consumers.
     fn map_stage(
-        &mut self,
+        &self,
         pipeline: &Pipeline,
         line: map::Line,
         ack_wait: Duration,
         concurrency: usize,
         topology: &Topology,
     ) -> (Arc<map::MapStage>, Vec<map::StageConsumer>) {
-        let feeds: Vec<map::StageConsumer> =
-            topology.feeds(line.name()).into_iter().map(Into::into).collect();
-        let quarantine = topology.quarantine(line.name());
+        let feeds: Vec<map::StageConsumer> = topology
+            .feeds(line.name())
+            .into_iter()
+            .chain(topology.quarantine(line.name()))
+            .map(Into::into)
+            .collect();
+        let in_flight = match line.policy().attempts_max() {
+            1 => Arc::clone(&self.fragile),
+            _ => Arc::default(),
+        };
         let stage = Arc::new(map::MapStage {
             broker: self.broker.clone(),
             names: pipeline.names(),
@@ -337,14 +342,15 @@ impl Worker {
             line,
             ack_wait,
             concurrency,
+            slots: Arc::new(Semaphore::new(concurrency)),
             retry_max_age: pipeline.storage.retry_max_age,
-            in_flight: Arc::clone(&self.in_flight),
+            in_flight,
+            company: Arc::clone(&self.company),
             lives: map::Lives::default(),
             roll_call: Arc::clone(&self.roll_call),
             pulse: Arc::clone(&self.pulse),
             conditions: Arc::clone(&self.conditions),
         });
-        self.quarantined.extend(quarantine.map(|feed| (Arc::clone(&stage), feed.into())));
         (stage, feeds)
     }
 

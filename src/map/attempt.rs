@@ -11,10 +11,12 @@ use millstream_stages::{
 use tracing::Span;
 
 use super::{
-    delivery::{Arrived, Isolation},
+    delivery::Arrived,
     give_up::GivenUp,
     line::{Applied, Failed, Line, Output},
     prior_delivery::delivery_id,
+    quarantine::Place,
+    stage::Isolation,
     stored::{Settled, report, until_stored},
 };
 use crate::{
@@ -35,24 +37,26 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Runs the event through its line, and stores the results or the failure.
-    pub(super) async fn carry_out(&self, span: &Span) -> Settled {
+    /// Runs the event through its line, and stores the results or the failure. A suspect has its
+    /// place until it has run: what comes after kills no worker, and may take long.
+    pub(super) async fn carry_out(&self, span: &Span, place: Option<Place>) -> Settled {
         let (mut applied, began) = (Applied::default(), Instant::now());
-        let failed =
-            match self.arrived.stage.line.apply(self.event, self.delivery, &mut applied).await {
-                Ok(()) => match self.publish(&applied.outputs).await {
-                    Ok(()) => {
-                        self.count_done(&applied);
-                        span::settled(span, Outcome::Done, None);
-                        if self.arrived.may_be_dead(began) {
-                            Box::pin(self.arrived.completed_late()).await;
-                        }
-                        return Settled::Ack;
+        let ran = self.arrived.stage.line.apply(self.event, self.delivery, &mut applied).await;
+        drop(place);
+        let failed = match ran {
+            Ok(()) => match self.publish(&applied.outputs).await {
+                Ok(()) => {
+                    self.count_done(&applied);
+                    span::settled(span, Outcome::Done, None);
+                    if self.arrived.may_be_dead(began) {
+                        Box::pin(self.arrived.completed_late()).await;
                     }
-                    Err(failed) => failed,
-                },
+                    return Settled::Ack;
+                }
                 Err(failed) => failed,
-            };
+            },
+            Err(failed) => failed,
+        };
         // The rare paths are boxed: their state would make every delivery's future several times as
         // large.
         Box::pin(self.fail(failed, span)).await

@@ -17,13 +17,17 @@ use super::{
     lives::{InHand, Taken},
     park::Parking,
     prior_delivery::{self, Decision, Prior},
-    stage::{Carries, MapStage, StageConsumer},
+    stage::{Carries, Isolation, MapStage, StageConsumer},
 };
 use crate::{
     broker::{Delivered, header},
     dead_letter::completed_late,
     limits,
-    map::{stored::Settled, turn::Turn},
+    map::{
+        quarantine::Place,
+        stored::Settled,
+        turn::{Come, Turn},
+    },
     observe::{ActiveEvent, Outcome, Returned, Verdict, span},
     wire::{TraceContext, attempt_record::Spent},
 };
@@ -42,24 +46,9 @@ pub(super) struct Arrived<'a> {
 /// Hold of a delivery in flight: its place among those that run at once, and in the count of them.
 type InFlightHold = Option<(OwnedSemaphorePermit, ActiveEvent)>;
 
-/// Isolation: other events that the worker has in flight while an event runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Isolation {
-    /// Any.
-    Shared,
-    /// None.
-    Quarantined,
-}
-
 /// Takes one delivery to its settlement. Everything that must be stored is stored before it is
 /// settled.
-pub(super) async fn live(
-    stage: &MapStage,
-    feed: &StageConsumer,
-    delivered: Delivered,
-    turn: Turn,
-    isolation: Isolation,
-) {
+pub(super) async fn live(stage: &MapStage, feed: &StageConsumer, delivered: Delivered, turn: Turn) {
     let abandon = turn.abandon.clone();
     let arrival = Arrival::of(&delivered, feed.carries);
     let Some(hand) = take(stage, &delivered, &arrival, &abandon).await else {
@@ -72,7 +61,7 @@ pub(super) async fn live(
             carries: feed.carries,
             delivered: &delivered,
             arrival,
-            isolation,
+            isolation: feed.isolation,
             consumer: &feed.consumer,
             hand: &hand,
         };
@@ -166,11 +155,11 @@ impl Arrived<'_> {
             Ok(spent) => spent,
             Err(settled) => return (settled, None),
         };
-        let slot = turn.come().await;
+        let come = turn.come().await;
         if self.hand.has_lapsed(stage.ack_wait) {
             return (Settled::Lapsed, None);
         }
-        let Some(slot) = slot else {
+        let Some(Come { slot, place }) = come else {
             return (Box::pin(self.release(&event, spent)).await, None);
         };
         // Or left by its connection, which broke while it waited.
@@ -179,7 +168,7 @@ impl Arrived<'_> {
         }
         self.hand.begin();
         let in_flight = stage.metrics.started();
-        (self.handle(&event, spent).await, Some((slot, in_flight)))
+        (self.handle(&event, spent, place).await, Some((slot, in_flight)))
     }
 
     /// Attempts that the event has behind it, if it may run now; else its settlement.
@@ -254,9 +243,9 @@ impl Arrived<'_> {
         Ok(spent)
     }
 
-    /// Quarantines an event that a worker may have died of: it runs with nothing else in flight, so
-    /// that if it kills its worker, no other event is hit. Where the policy allows one attempt only
-    /// there is no second one.
+    /// Quarantines an event that a worker may have died of: it runs beside few other suspects, so
+    /// that one that kills its workers is found out. Where the policy allows one attempt only there
+    /// is no second one.
     async fn suspect(&self, event: &Event, spent: Spent) -> Result<Spent, Settled> {
         let Self { stage, delivered, arrival, isolation, .. } = self;
         let attempts_max = stage.line.policy().attempts_max();
@@ -291,7 +280,7 @@ impl Arrived<'_> {
                 stage = stage.line.name(),
                 event_id = %header(&event.id),
                 source = %arrival.origin.source,
-                "a worker may have died of it; it runs again with nothing else in hand"
+                "a worker may have died of it; it runs again in quarantine"
             );
             if self.parking(event, spent).quarantine().await.is_ok() {
                 return Err(Settled::Ack);
@@ -402,7 +391,7 @@ impl Arrived<'_> {
         }
     }
 
-    async fn handle(&self, event: &Event, spent: Spent) -> Settled {
+    async fn handle(&self, event: &Event, spent: Spent, place: Option<Place>) -> Settled {
         let Self { stage, arrival, .. } = self;
         if spent.attempts > 0 {
             stage.metrics.retried();
@@ -417,6 +406,6 @@ impl Arrived<'_> {
         let span = span::handle(stage.line.name(), event, &delivery, &parent);
         delivery.traceparent = Some(span::outgoing(&span, &parent).to_string());
         let attempt = Attempt { arrived: self, event, delivery: &delivery, spent };
-        attempt.carry_out(&span).instrument(span.clone()).await
+        attempt.carry_out(&span, place).instrument(span.clone()).await
     }
 }

@@ -11,8 +11,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     breaker::Pace,
-    delivery::{self, Isolation},
-    stage::{MapStage, StageConsumer},
+    delivery,
+    stage::{Isolation, MapStage, StageConsumer},
     turn::Turn,
 };
 use crate::{
@@ -56,7 +56,11 @@ impl Feeding {
     ) -> Self {
         // As much again as is in flight waits for its turn, so that no worker waits for the
         // network.
-        let room_max = (2 * stage.concurrency).min(limits::PREFETCH_MAX);
+        let room_max = match feed.isolation {
+            Isolation::Shared => (2 * stage.concurrency).min(limits::PREFETCH_MAX),
+            // A suspect that is delivered must run: it counts.
+            Isolation::Quarantined => 1,
+        };
         Self {
             stage,
             feed: Arc::new(feed),
@@ -81,9 +85,9 @@ impl Feeding {
             }
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                Ok(_) = quiet.wait_for(|quiet| !quiet) => {}
+                Ok(_) = quiet.wait_for(|quiet| *quiet == 0) => {}
             }
-            // A quarantined event waits for this pull to end.
+            // A suspect may wait for this pull to end.
             let Some(pulling) = stage.in_flight.try_hold() else { continue };
             let at = *pace.borrow_and_update();
             let most = match at {
@@ -131,7 +135,7 @@ impl Feeding {
         pull: &mut Pull,
         most: usize,
         pace: &mut watch::Receiver<Pace>,
-        quiet: &mut watch::Receiver<bool>,
+        quiet: &mut watch::Receiver<usize>,
     ) -> Ended {
         let mut missed = 0;
         let beyond = self.room_max - most;
@@ -142,7 +146,7 @@ impl Feeding {
                 biased;
                 () = self.stop.cancelled() => return Ended::Told,
                 _ = pace.changed() => return Ended::Told,
-                Ok(_) = quiet.wait_for(|quiet| *quiet) => return Ended::Told,
+                Ok(_) = quiet.wait_for(|quiet| *quiet > 0) => return Ended::Told,
                 next = pull.next() => next,
                 _ = self.room.acquire_many(worth) => continue,
             };
@@ -177,12 +181,15 @@ impl Feeding {
 
     fn take(&self, delivered: Delivered) {
         // There is room for all that was asked for, but after a reconnect more may come than that.
-        let place = Arc::clone(&self.room).try_acquire_owned();
+        let mut place = Arc::clone(&self.room).try_acquire_owned().ok();
         let hold = self.stage.in_flight.hold();
-        let (stage, feed, turn) =
-            (Arc::clone(&self.stage), Arc::clone(&self.feed), self.turn.clone());
+        let (stage, feed) = (Arc::clone(&self.stage), Arc::clone(&self.feed));
+        let mut turn = self.turn.another();
+        if feed.isolation == Isolation::Quarantined {
+            turn.entry = Some(stage.company.entry(delivered.deliveries, place.take()));
+        }
         self.deliveries.spawn(async move {
-            delivery::live(&stage, &feed, delivered, turn, Isolation::Shared).await;
+            delivery::live(&stage, &feed, delivered, turn).await;
             drop((place, hold));
         });
     }

@@ -1,41 +1,36 @@
-//! In flight: deliveries of one worker over all of its stages, and the wait until there are none.
+//! In flight: deliveries of some stages of one worker, and the wait until there are none.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::{Mutex, MutexGuard, Notify, watch};
+use tokio::sync::{Notify, watch};
 
-/// Count of what one worker has in flight: deliveries that are not settled, and pulls that may
-/// bring more.
+/// Count of what some stages of one worker have in flight: deliveries that are not settled, and
+/// pulls that may bring more.
 #[derive(Debug)]
 pub struct InFlight {
     held: AtomicUsize,
     emptied: Notify,
-    quiet: watch::Sender<bool>,
-    one: Mutex<()>,
+    /// Number of those who want quiet.
+    quiet: watch::Sender<usize>,
 }
 
 /// Something in flight, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Hold(Arc<InFlight>);
 
-/// Guard: nothing else is in flight until it is dropped.
+/// Guard: nothing more is pulled until it is dropped.
 #[derive(Debug)]
-pub(super) struct Isolated<'a> {
-    in_flight: &'a InFlight,
-    _one: MutexGuard<'a, ()>,
-}
+pub(super) struct Quiet(Arc<InFlight>);
 
 impl Default for InFlight {
     fn default() -> Self {
-        Self {
-            held: AtomicUsize::new(0),
-            emptied: Notify::new(),
-            quiet: watch::Sender::new(false),
-            one: Mutex::new(()),
-        }
+        Self { held: AtomicUsize::new(0), emptied: Notify::new(), quiet: watch::Sender::new(0) }
     }
 }
 
@@ -45,7 +40,7 @@ impl InFlight {
         // Whoever wants quiet writes it before looking at what is held, and cannot write it while
         // this looks at it.
         let quiet = self.quiet.borrow();
-        (!*quiet).then(|| self.hold())
+        (*quiet == 0).then(|| self.hold())
     }
 
     /// Holds something that came by something held.
@@ -54,26 +49,30 @@ impl InFlight {
         Hold(Arc::clone(self))
     }
 
-    /// True while nothing more may be pulled, now and from now on.
-    pub(super) fn quiet(&self) -> watch::Receiver<bool> {
+    /// Number of those who want that nothing more is pulled, now and from now on.
+    pub(super) fn quiet(&self) -> watch::Receiver<usize> {
         self.quiet.subscribe()
     }
 
-    /// Stops all pulling and waits until nothing is in flight.
-    pub(super) async fn isolate(&self) -> Isolated<'_> {
-        let one = self.one.lock().await;
-        let isolated = Isolated { in_flight: self, _one: one };
-        self.quiet.send_replace(true);
-        loop {
-            let emptied = self.emptied.notified();
-            tokio::pin!(emptied);
-            // Registered before the look, so that what is emptied in between is not missed.
-            emptied.as_mut().enable();
-            if self.held.load(Ordering::Acquire) == 0 {
-                return isolated;
+    /// Stops all pulling and waits until nothing is in flight, though no longer than `patience`:
+    /// what never ends must not hold up others for ever.
+    pub(super) async fn quieten(self: &Arc<Self>, patience: Duration) -> Quiet {
+        self.quiet.send_modify(|wanted| *wanted += 1);
+        let quiet = Quiet(Arc::clone(self));
+        let emptied = async {
+            loop {
+                let emptied = self.emptied.notified();
+                tokio::pin!(emptied);
+                // Registered before the look, so that what is emptied in between is not missed.
+                emptied.as_mut().enable();
+                if self.held.load(Ordering::Acquire) == 0 {
+                    return;
+                }
+                emptied.await;
             }
-            emptied.await;
-        }
+        };
+        tokio::time::timeout(patience, emptied).await.ok();
+        quiet
     }
 }
 
@@ -85,9 +84,9 @@ impl Drop for Hold {
     }
 }
 
-impl Drop for Isolated<'_> {
+impl Drop for Quiet {
     fn drop(&mut self) {
-        self.in_flight.quiet.send_replace(false);
+        self.0.quiet.send_modify(|wanted| *wanted -= 1);
     }
 }
 
@@ -95,30 +94,32 @@ impl Drop for Isolated<'_> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn isolation_waits_until_nothing_is_held_and_pulling_resumes_after_it() {
-        let in_flight = Arc::new(InFlight::default());
-        let (first, second) = (in_flight.hold(), in_flight.hold());
-        let quiet = in_flight.quiet();
-        let isolated = in_flight.isolate();
-        tokio::pin!(isolated);
-        assert!(futures_util::poll!(&mut isolated).is_pending() && *quiet.borrow());
-        drop(first);
-        assert!(futures_util::poll!(&mut isolated).is_pending());
-        drop(second);
-        let isolated = isolated.await;
-        assert!(*quiet.borrow());
-        drop(isolated);
-        assert!(!*quiet.borrow());
-    }
+    const LONG: Duration = Duration::from_secs(60);
 
     #[tokio::test]
-    async fn whoever_gives_up_waiting_for_isolation_leaves_the_others_to_their_work() {
+    async fn quiet_comes_when_nothing_is_held_and_pulling_resumes_after_all_who_wanted_it() {
+        let in_flight = Arc::new(InFlight::default());
+        let (first, second) = (in_flight.hold(), in_flight.hold());
+        let mut quiet = Box::pin(in_flight.quieten(LONG));
+        assert!(futures_util::poll!(&mut quiet).is_pending() && in_flight.try_hold().is_none());
+        drop(first);
+        assert!(futures_util::poll!(&mut quiet).is_pending());
+        drop(second);
+        let (quiet, other) = (quiet.await, in_flight.quieten(LONG).await);
+        drop(quiet);
+        assert!(in_flight.try_hold().is_none());
+        drop(other);
+        assert!(in_flight.try_hold().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_gives_up_waiting_for_quiet_leaves_the_others_to_their_work() {
         let in_flight = Arc::new(InFlight::default());
         let _held = in_flight.hold();
-        let mut isolated = Box::pin(in_flight.isolate());
-        assert!(futures_util::poll!(&mut isolated).is_pending());
-        drop(isolated);
-        assert!(!*in_flight.quiet().borrow());
+        let mut quiet = Box::pin(in_flight.quieten(LONG));
+        assert!(futures_util::poll!(&mut quiet).is_pending());
+        drop(quiet);
+        assert!(in_flight.try_hold().is_some());
+        in_flight.quieten(LONG).await;
     }
 }

@@ -15,8 +15,8 @@
 //! - `give_up`: dead letter of an event
 //! - `park`: an event put into the retry stream
 //! - [`breaker`]: circuit breakers, agreed over the fleet
-//! - [`in_flight`]: deliveries in flight over all stages of a worker
-//! - [`quarantine`]: suspects, run with nothing else in flight
+//! - [`in_flight`]: deliveries in flight, and the wait until there are none
+//! - [`quarantine`]: suspects, run beside few of their kind
 //! - [`lives`]: lives of events in hand, so that none runs twice at once
 //! - [`pulse`]: the time at which the worker last ran
 //! - [`leased`]: stages that one worker of the fleet runs at a time
@@ -46,6 +46,6 @@ pub use leased::Leased;
 pub use line::Line;
 pub use lives::Lives;
 pub use pulse::Pulse;
-pub use quarantine::Quarantine;
+pub use quarantine::Company;
 pub use run::run;
-pub use stage::{MapStage, StageConsumer};
+pub use stage::{Isolation, MapStage, StageConsumer};

@@ -54,7 +54,7 @@ impl Parking<'_> {
         self.store(self.stage.names.retry_subject(self.stage.line.name()), all).await
     }
 
-    /// Stores the event to run with nothing else in flight.
+    /// Stores the event to run in quarantine.
     ///
     /// # Errors
     /// As [`Parking::for_later`].

@@ -22,7 +22,7 @@ pub async fn run(
     let turn = stage.turn(abandon.clone());
     let deliveries = TaskTracker::new();
     let feeding = consumers.into_iter().map(|consumer| {
-        Feeding::new(Arc::clone(&stage), consumer, turn.clone(), deliveries.clone(), stop.clone())
+        Feeding::new(Arc::clone(&stage), consumer, turn.another(), deliveries.clone(), stop.clone())
             .run()
     });
     futures_util::future::join_all(feeding).await;

@@ -6,7 +6,9 @@ use millstream_stages::Envelope;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{in_flight::InFlight, line::Line, lives::Lives, pulse::Pulse, turn::Turn};
+use super::{
+    in_flight::InFlight, line::Line, lives::Lives, pulse::Pulse, quarantine::Company, turn::Turn,
+};
 use crate::{
     broker::Broker,
     observe::{Conditions, RollCall, StageMetrics},
@@ -23,10 +25,29 @@ pub struct StageConsumer {
     pub consumer: String,
     /// Carrier of the identity of its events.
     pub carries: Carries,
+    /// Company that its events run in.
+    pub isolation: Isolation,
+}
+
+/// Isolation: company that an event runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Any.
+    Shared,
+    /// Few other suspects, and fewer each time ([`Company`]).
+    Quarantined,
 }
 
 impl From<Feed> for StageConsumer {
     fn from(feed: Feed) -> Self {
+        let isolation = match feed.input {
+            FeedInput::Quarantine => Isolation::Quarantined,
+            FeedInput::Source(_)
+            | FeedInput::Edge
+            | FeedInput::Failed
+            | FeedInput::Retry
+            | FeedInput::Operator => Isolation::Shared,
+        };
         let carries = match feed.input {
             FeedInput::Source(envelope) => Carries::Envelope(envelope),
             FeedInput::Edge
@@ -35,7 +56,7 @@ impl From<Feed> for StageConsumer {
             | FeedInput::Quarantine
             | FeedInput::Operator => Carries::Headers,
         };
-        Self { stream: feed.stream, consumer: feed.consumer, carries }
+        Self { stream: feed.stream, consumer: feed.consumer, carries, isolation }
     }
 }
 
@@ -69,10 +90,14 @@ pub struct MapStage {
     pub ack_wait: Duration,
     /// Limit of the events in flight at once.
     pub concurrency: usize,
+    /// Slots: one permit per event in flight, in quarantine or not.
+    pub slots: Arc<Semaphore>,
     /// Limit of the time that an event is in the retry stream.
     pub retry_max_age: Duration,
-    /// Deliveries in flight over all stages of the worker.
+    /// Deliveries in flight: of the stage, or of all stages of the worker with one attempt only.
     pub in_flight: Arc<InFlight>,
+    /// Suspects that run in the worker.
+    pub company: Arc<Company>,
     /// Lives of events that the worker has in hand at this stage.
     pub lives: Lives,
     /// Who else is in the fleet, and when each was heard of.
@@ -89,10 +114,11 @@ impl MapStage {
     /// Turn of the deliveries of one run; `abandon` ends them all.
     pub(super) fn turn(&self, abandon: CancellationToken) -> Turn {
         Turn {
-            slots: Arc::new(Semaphore::new(self.concurrency)),
+            slots: Arc::clone(&self.slots),
             pace: self.line.pace(),
             closed: CancellationToken::new(),
             abandon,
+            entry: None,
         }
     }
 }

@@ -167,7 +167,7 @@ impl Names {
         format!("{}.retry.{stage}", self.pipeline)
     }
 
-    /// Subject of quarantined events: a stage runs each with nothing else in flight.
+    /// Subject of quarantined events: suspects, run beside few others.
     pub fn quarantine_subject(&self, stage: &str) -> String {
         format!("{}.alone.{stage}", self.pipeline)
     }

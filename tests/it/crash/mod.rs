@@ -5,6 +5,7 @@ mod innocent;
 mod ledger;
 mod mail;
 mod service;
+mod suspects;
 
 use std::time::Duration;
 

@@ -108,53 +108,58 @@ async fn what_a_stopping_worker_gives_back_unhandled_has_spent_no_attempt() {
 }
 
 #[tokio::test]
-async fn what_may_have_killed_its_worker_runs_with_nothing_else_in_hand_and_has_lost_no_attempt() {
-    let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+async fn what_may_have_killed_its_worker_runs_beside_few_of_its_kind_and_has_lost_no_attempt() {
+    let (suspects, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let calls = Calls::default();
-    let (now, beside) = (Arc::clone(&running), Arc::clone(&most));
-    let seen = calls.clone();
+    let (now, at_once, seen) = (Arc::clone(&suspects), Arc::clone(&most), calls.clone());
+    let beside = Arc::new(AtomicUsize::new(0));
+    let fresh = Arc::clone(&beside);
     let registry = Registry::new().with(
         "watched",
         handler_fn(move |event, delivery| {
-            let others = now.fetch_add(1, Ordering::SeqCst);
-            if event.id.starts_with("suspect") {
-                beside.fetch_max(others, Ordering::SeqCst);
+            let is_suspect = event.id.starts_with("suspect");
+            if is_suspect {
+                at_once.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            } else if now.load(Ordering::SeqCst) > 0 {
+                fresh.fetch_add(1, Ordering::SeqCst);
             }
-            let (now, beside, seen) = (Arc::clone(&now), Arc::clone(&beside), seen.clone());
+            let (now, seen) = (Arc::clone(&now), seen.clone());
             async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                let takes = if is_suspect { 300 } else { 1 };
+                tokio::time::sleep(Duration::from_millis(takes)).await;
                 seen.0.lock().unwrap().push((
                     delivery.stage,
                     event.id.clone(),
                     delivery.attempt,
                     std::time::Instant::now(),
                 ));
-                let others = now.fetch_sub(1, Ordering::SeqCst) - 1;
-                if event.id.starts_with("suspect") {
-                    beside.fetch_max(others, Ordering::SeqCst);
+                if is_suspect {
+                    now.fetch_sub(1, Ordering::SeqCst);
                 }
                 Ok(Reply::Pass)
             }
         }),
     );
-    let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\nconcurrency = 8\n")
+    let toml = format!("{SOURCE}{WORK}ack_wait = \"1s\"\nconcurrency = 64\n")
         .replace("\"told\"", "\"watched\"");
     let mut mill = Mill::still(TestServer::start().await, &toml, registry).await;
-    for n in 0..5 {
+    for n in 0..40 {
         mill.event(&format!("suspect-{n}"), "order.created", json!({})).await;
     }
-    take_and_die(&mill, "shop-in-events", "shop-work", 5).await;
+    take_and_die(&mill, "shop-in-events", "shop-work", 40).await;
+    mill.work().await;
+    eventually(async || (suspects.load(Ordering::SeqCst) > 0).then_some(())).await;
     for n in 0..200 {
         mill.event(&format!("other-{n}"), "order.created", json!({})).await;
     }
-    mill.work().await;
-    eventually(async || (calls.0.lock().unwrap().len() == 205).then_some(())).await;
+    eventually(async || (calls.0.lock().unwrap().len() == 240).then_some(())).await;
     mill.idle("work").await;
     mill.drain().await;
-    for n in 0..5 {
+    for n in 0..40 {
         assert_eq!(calls.of(&format!("suspect-{n}")), ["work 1"]);
     }
-    assert_eq!(most.load(Ordering::SeqCst), 0, "something ran beside a suspect");
+    assert_eq!(most.load(Ordering::SeqCst), 16, "suspects at once");
+    assert!(beside.load(Ordering::SeqCst) > 50, "fresh events wait for suspects");
     assert!(mill.letters().await.is_empty());
 }
 
