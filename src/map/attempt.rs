@@ -123,11 +123,9 @@ impl Attempt<'_> {
         let first_failed_at = spent.first_failed_at.or(Some(SystemTime::now()));
         let before = Spent { first_failed_at, ..*spent };
         let after = Spent { attempts: delivery.attempt, first_failed_at };
-        let down = is_down(line, &event.id, delivery.attempt, took, &failure);
-        let settlement = match down {
-            // Nothing is pulled before it is up again, so the event needs no wait of its own.
-            true => Settlement::DeferFor(Duration::ZERO, failure),
-            false => {
+        let settlement = match held_back(line, event, delivery.attempt, took, &failure) {
+            Some(wait) => Settlement::DeferFor(wait, failure),
+            None => {
                 settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy())
             }
         };
@@ -198,19 +196,25 @@ impl Attempt<'_> {
     }
 }
 
-/// Reports a failure to the breaker; true if what the handler depends on counts as down, so that
-/// the failure is not the event's.
-fn is_down(line: &Line, event_id: &str, attempt: u32, took: Duration, failure: &Failure) -> bool {
+/// Reports a failure to the breaker; a wait if what the handler depends on counts as down, or limits
+/// the event's tenant, so that the failure is not the event's.
+fn held_back(
+    line: &Line,
+    event: &Event,
+    attempt: u32,
+    took: Duration,
+    failure: &Failure,
+) -> Option<Duration> {
     match failure.disposition {
         // It answered, and said no; unless it was never asked.
         Disposition::Reject => {
             if ![class::DECODE, class::CONDITION, class::HANDLER].contains(&&*failure.class) {
-                line.breaker().succeeded(took);
+                line.breaker().succeeded(event.tenant.as_deref(), took);
             }
-            false
+            None
         }
         Disposition::Retry { .. } | Disposition::Defer { .. } => {
-            line.breaker().failed(event_id, attempt, took, failure)
+            line.breaker().failed(event, attempt, took, failure)
         }
     }
 }

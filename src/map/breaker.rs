@@ -11,8 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use millstream_stages::{
-    Failure,
-    breaker::{Breaker as Machine, Call, Settings, State, Verdict},
+    Event, Failure,
+    breaker::{
+        Breaker as Machine, Call, Settings, State, Verdict,
+        tenants::{Limit, Tenants},
+    },
 };
 use tokio::{
     sync::{Notify, watch},
@@ -20,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    broker::header,
     observe::StageMetrics,
     wire::breaker_record::{BreakerRecord, BreakerState},
 };
@@ -61,6 +65,8 @@ struct Guard {
 #[derive(Debug)]
 struct Known {
     machine: Machine,
+    settings: Settings,
+    tenants: Tenants,
     /// Last record of it, made here or elsewhere.
     record: BreakerRecord,
     /// Revision of the key as we know it; 0: there is no key.
@@ -87,7 +93,9 @@ impl Breaker {
     ) -> Self {
         metrics.set_breaker(State::Closed);
         let known = Known {
-            machine: Machine::new(settings),
+            machine: Machine::new(settings.clone()),
+            settings,
+            tenants: Tenants::default(),
             record: BreakerRecord::default(),
             revision: 0,
             is_unreported: false,
@@ -110,31 +118,70 @@ impl Breaker {
         self.pace.subscribe()
     }
 
-    /// Notes that a call of the handler succeeded, after so long.
-    pub fn succeeded(&self, took: Duration) {
+    /// Time for which events of this tenant are held back; `None`: they may run.
+    pub fn holds(&self, tenant: Option<&str>) -> Option<Duration> {
+        let (guard, tenant) = (self.guard.as_ref()?, tenant?);
+        guard.known().tenants.held(guard.now(), tenant)
+    }
+
+    /// Notes that a call of the handler for an event succeeded, after so long.
+    pub fn succeeded(&self, tenant: Option<&str>, took: Duration) {
         let Some(guard) = &self.guard else { return };
         let mut known = guard.known();
+        if let Some(tenant) = tenant
+            && known.tenants.succeeded(tenant)
+        {
+            tracing::info!(stage = guard.stage, tenant = %header(tenant), "a tenant goes on");
+        }
         let now = guard.now();
         if known.machine.succeeded(now, now.saturating_sub(took)) {
             self.closed(guard, &mut known);
         }
     }
 
-    /// Notes that a call of the handler for this attempt of an event failed, after so long; true
-    /// if the handler counted as down already: then the event is deferred, and no attempt is spent.
-    /// The failure that opens the breaker is an attempt.
-    pub fn failed(&self, event_id: &str, attempt: u32, took: Duration, failure: &Failure) -> bool {
-        let Some(guard) = &self.guard else { return false };
+    /// Notes that a call of the handler for this attempt of an event failed, after so long; a wait
+    /// if the handler counted as down already, or the event's tenant as held back: then the event
+    /// is deferred for so long, and no attempt is spent. The failure that opens the breaker, or
+    /// begins the hold, is an attempt.
+    pub fn failed(
+        &self,
+        event: &Event,
+        attempt: u32,
+        took: Duration,
+        failure: &Failure,
+    ) -> Option<Duration> {
+        let guard = self.guard.as_ref()?;
         let mut known = guard.known();
         let now = guard.now();
-        let call = Call { event_id, attempt, began: now.saturating_sub(took) };
+        let mut call = Call { event_id: &event.id, attempt, began: now.saturating_sub(took) };
+        if let Some(tenant) = event.tenant.as_deref().filter(|_| Tenants::is_limit(failure)) {
+            let Known { tenants, settings, .. } = &mut *known;
+            match tenants.failed(now, tenant, call, failure, settings) {
+                Limit::Spent => {}
+                Limit::Held(wait) => {
+                    let (stage, tenant, wait_s) =
+                        (&guard.stage, header(tenant), wait.as_secs_f64());
+                    tracing::warn!(
+                        stage,
+                        %tenant,
+                        wait_s,
+                        reason = %header(&failure.message),
+                        "a tenant is held back for its limit: others go on"
+                    );
+                }
+                Limit::Deferred(wait) => return Some(wait),
+            }
+            // However many of its events fail, it is one that fails.
+            call.event_id = tenant;
+        }
         let verdict = known.machine.failed(now, call, failure);
         match verdict {
             Verdict::Spent | Verdict::Deferred => {}
             Verdict::Opened | Verdict::Reopened => self.opened(guard, &mut known, failure, verdict),
             Verdict::Closed => self.closed(guard, &mut known),
         }
-        matches!(verdict, Verdict::Deferred | Verdict::Reopened)
+        // Nothing is pulled before it is up again, so the event needs no wait of its own.
+        matches!(verdict, Verdict::Deferred | Verdict::Reopened).then_some(Duration::ZERO)
     }
 
     fn opened(&self, guard: &Guard, known: &mut Known, failure: &Failure, verdict: Verdict) {

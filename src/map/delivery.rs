@@ -155,6 +155,10 @@ impl Arrived<'_> {
             Ok(spent) => spent,
             Err(settled) => return (settled, None),
         };
+        if let Some(wait) = stage.line.breaker().holds(event.tenant.as_deref()) {
+            stage.metrics.deferred();
+            return (Box::pin(self.send_back(&event, spent, wait)).await, None);
+        }
         let come = turn.come().await;
         if self.hand.has_lapsed(stage.ack_wait) {
             return (Settled::Lapsed, None);

@@ -207,7 +207,7 @@ impl Line {
         let results = answered.map_err(|failure| Failed { stage: self, failure, took })?;
         applied.ran.push((self, took));
         let Some(results) = results else { return Ok(()) };
-        self.breaker.succeeded(took);
+        self.breaker.succeeded(event.tenant.as_deref(), took);
         for event in results {
             for next in self.chained.iter().filter(|next| next.takes(&event.event_type)) {
                 next.apply_boxed(&event, delivery, applied).await?;

@@ -4,6 +4,7 @@
 //! calls lately. Open, it waits. Then it lets one event at a time through: a success closes it, a
 //! failure opens it again for twice as long.
 
+pub mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -281,19 +282,7 @@ impl Breaker {
 
     fn open(&mut self, now: Duration, failure: &Failure) {
         self.opens = self.opens.saturating_add(1);
-        let Settings { wait, max_wait, .. } = &self.settings;
-        let asked = match failure.disposition {
-            Disposition::Retry { after } | Disposition::Defer { after }
-                if failure.class == class::RATE_LIMITED =>
-            {
-                after
-            }
-            Disposition::Retry { .. } | Disposition::Defer { .. } | Disposition::Reject => None,
-        };
-        self.wait = match asked {
-            Some(asked) => asked.clamp(wait.0.min(ASKED_WAIT_MAX), ASKED_WAIT_MAX),
-            None => wait.0.saturating_mul(2_u32.saturating_pow(self.opens - 1)).min(max_wait.0),
-        };
+        self.wait = self.settings.wait_of(failure, self.opens);
         self.stop(now);
     }
 

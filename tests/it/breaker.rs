@@ -2,6 +2,7 @@
 //! workers and broker meanwhile.
 
 mod outage;
+mod tenants;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +23,7 @@ use millstream::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::support::{DEADLINE, TestServer, eventually, pipeline};
+use crate::support::{DEADLINE, TestServer, eventually, pipeline, raw_event};
 
 /// Pipeline of one stage whose breaker opens after three failures, with waits for a test.
 const SHOP: &str = r#"
@@ -82,12 +83,8 @@ impl Fleet {
 
 impl Member {
     fn fails(&self, event: &str) -> bool {
-        self.work.failed(
-            event,
-            1,
-            Duration::ZERO,
-            &Failure::retry(class::CONNECTION, "connection refused"),
-        )
+        let failure = Failure::retry(class::CONNECTION, "connection refused");
+        self.work.failed(&raw_event(event), 1, Duration::ZERO, &failure).is_some()
     }
 
     /// Fails as many events as open the breaker: none of them is deferred, and the next is.
@@ -145,7 +142,7 @@ async fn what_one_worker_opens_stops_all_and_a_success_of_any_resumes_all() {
     assert_eq!((record.wait_ms, record.by.as_str()), (1000, "w-2"));
 
     one.comes_to(Pace::Probe).await;
-    one.work.succeeded(Duration::ZERO);
+    one.work.succeeded(None, Duration::ZERO);
     two.comes_to(Pace::Full).await;
     two.shows(r#"millstream_breaker_state{stage="work"} 0"#);
     let record = fleet.record(|record| record.state == BreakerState::Closed).await;
@@ -167,7 +164,7 @@ async fn a_fleet_that_was_killed_whole_begins_open() {
     assert!(next.fails("first"), "nothing is spent");
     next.comes_to(Pace::Stopped).await;
     next.comes_to(Pace::Probe).await;
-    next.work.succeeded(Duration::ZERO);
+    next.work.succeeded(None, Duration::ZERO);
     fleet.record(|record| record.state == BreakerState::Closed && record.by == "w-2").await;
     assert_eq!(fleet.member("w-3").await.pace(), Pace::Full);
 }
@@ -184,7 +181,7 @@ async fn with_the_broker_away_a_breaker_works_and_tells_later() {
     fleet.server.server.restart().await.unwrap();
     two.comes_to(Pace::Stopped).await;
     one.comes_to(Pace::Probe).await;
-    one.work.succeeded(Duration::ZERO);
+    one.work.succeeded(None, Duration::ZERO);
     two.comes_to(Pace::Full).await;
 }
 
@@ -200,7 +197,7 @@ async fn of_two_that_open_at_once_one_tells_and_both_hold_to_it() {
         one.comes_to(Pace::Probe).await;
         two.comes_to(Pace::Probe).await;
         // Both probes end at once, and differently: the record written last holds for both.
-        one.work.succeeded(Duration::ZERO);
+        one.work.succeeded(None, Duration::ZERO);
         two.fails("probe");
         let same = eventually(async || {
             let found =
@@ -211,7 +208,7 @@ async fn of_two_that_open_at_once_one_tells_and_both_hold_to_it() {
         });
         if same.await {
             two.comes_to(Pace::Probe).await;
-            two.work.succeeded(Duration::ZERO);
+            two.work.succeeded(None, Duration::ZERO);
         }
         one.comes_to(Pace::Full).await;
         two.comes_to(Pace::Full).await;
@@ -250,7 +247,7 @@ async fn without_a_bucket_a_breaker_works_by_itself() {
     let alone = fleet.member("w-1").await;
     alone.opens();
     alone.comes_to(Pace::Probe).await;
-    alone.work.succeeded(Duration::ZERO);
+    alone.work.succeeded(None, Duration::ZERO);
     assert_eq!(alone.pace(), Pace::Full);
     topology::make(&fleet.broker, &Topology::of(&fleet.pipeline)).await.unwrap();
     fleet

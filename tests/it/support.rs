@@ -20,6 +20,7 @@ use millstream::{
     config::{self, Catalogue, Pipeline},
     dead_letter::LetterRecord,
     handlers::{HandlerContext, Registry},
+    stages::{Envelope, Event, event::Identity},
     topology::{self, Topology},
     wire::{Names, Place},
     worker::{Options, Worker},
@@ -270,6 +271,13 @@ impl Mill {
 /// Every message of a stream.
 pub(crate) async fn scanned(broker: &Broker, stream: &str) -> Vec<StoredMessage> {
     broker.scan(stream, "", 1).try_collect().await.unwrap()
+}
+
+/// An event as a stage is given it, without a tenant.
+pub(crate) fn raw_event(id: &str) -> Event {
+    let (event_type, version) = ("order.created".into(), "1".into());
+    let identity = Identity { id: id.into(), event_type, version, tenant: None };
+    Event::new(identity, Envelope::Raw, Bytes::from_static(b"{}"))
 }
 
 /// An event in the domain envelope.

@@ -29,7 +29,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Calls, PIPELINE, findings, given_up, made_anew};
-use crate::support::{Mill, TestServer, eventually};
+use crate::support::{Mill, TestServer, eventually, raw_event};
 
 const ERRORS: &str = r#"
     [pipeline]
@@ -180,13 +180,13 @@ async fn breakers_hear_of_each_other_in_a_bucket_that_was_made_anew() {
     let opens = |breaker: &Breaker| {
         let down = Failure::retry(class::CONNECTION, "connection refused");
         for n in 0..3 {
-            breaker.failed(&format!("e-{n}"), 1, Duration::ZERO, &down);
+            breaker.failed(&raw_event(&format!("e-{n}")), 1, Duration::ZERO, &down);
         }
     };
     opens(&one);
     comes_to(&two, Pace::Stopped).await;
     comes_to(&one, Pace::Probe).await;
-    one.succeeded(Duration::ZERO);
+    one.succeeded(None, Duration::ZERO);
     comes_to(&two, Pace::Full).await;
     bucket_made_anew(&mill.broker, &Topology::of(&mill.pipeline)).await;
     opens(&two);
