@@ -14,8 +14,9 @@ pub const PUBLISHES_IN_FLIGHT_MAX: usize = 4096;
 /// Bytes of a payload that count as one more publish: 32 MiB await their PubAck at once. The server
 /// refuses what a stream has not taken in past 128 MB.
 pub const PUBLISH_UNIT_BYTES: usize = 8 << 10;
-/// Expiry of a pull request. Short, so that a lost one is soon replaced.
-pub const PULL_EXPIRES: Duration = Duration::from_secs(10);
+/// Expiry of a pull request. Long, as each costs an idle worker a request; a lost one shows by its
+/// heartbeats.
+pub const PULL_EXPIRES: Duration = Duration::from_secs(30);
 /// The shortest expiry that a pull request comes down to where the server allows no longer one.
 pub const PULL_EXPIRES_MIN: Duration = Duration::from_millis(500);
 /// Idle heartbeat of a pull request: interval at which the server says that it is alive.

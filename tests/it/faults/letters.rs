@@ -164,6 +164,38 @@ async fn a_dead_letter_stream_that_is_full_holds_what_fails_and_loses_nothing() 
 }
 
 #[tokio::test]
+async fn while_letters_cannot_be_stored_suspects_and_fresh_events_go_on() {
+    let (mut mill, calls) =
+        still(&format!("{PIPELINE}[storage]\ndlq_max_bytes = \"4KiB\"\n")).await;
+    for n in 0..8 {
+        mill.event(&format!("no-{n}"), "order.created", json!({ "reject": "no" })).await;
+    }
+    for n in 0..20 {
+        on_edge(&mill, &format!("suspect-{n}"), 100 + n).await;
+    }
+    // A worker that has them in hand, and dies.
+    let mut pull = mill.broker.pull(EDGE.0, EDGE.1, 20).await.unwrap();
+    for _ in 0..20 {
+        pull.next().await.unwrap().unwrap();
+    }
+    drop(pull);
+    mill.work().await;
+    eventually(async || {
+        let held = mill.broker.consumer_state("shop-in-events", "shop-first").await.ok()?;
+        (held.num_pending == 0 && (1..8).contains(&held.num_ack_pending)).then_some(())
+    })
+    .await;
+    mill.event("fresh", "order.created", json!({})).await;
+    eventually(async || {
+        let all = (0..20).all(|n| calls.has(&format!("work suspect-{n}")));
+        (all && calls.has("work fresh")).then_some(())
+    })
+    .await;
+    let held = mill.broker.consumer_state("shop-in-events", "shop-first").await.unwrap();
+    assert!(held.num_ack_pending > 0, "what could not be stored is held meanwhile");
+}
+
+#[tokio::test]
 async fn where_letters_may_not_be_written_the_event_stays_and_the_operator_is_told_what_to_grant() {
     let server = TestServer::denying("shop.dlq.>").await;
     let calls = Calls::default();
