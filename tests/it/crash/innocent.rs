@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 use millstream::broker::{Broker, Outgoing};
 use rustix::process::Signal;
 
-use super::{alone, fleet::Fleet, ledger};
+use super::{beside_two, fleet::Fleet, ledger};
 use crate::support::{TestServer, eventually};
 
 const EVENTS: usize = 90;
@@ -80,7 +80,7 @@ fn events(told: &[(u32, String)]) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_a_killed_worker_had_in_hand_is_suspected_of_it() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let (_server, mut fleet, broker) = started(3).await;
     let victim = fleet.pid(0);
     eventually(async || (of(&told(&fleet, "begun"), victim).len() >= AT_ONCE).then_some(())).await;
@@ -103,7 +103,7 @@ async fn only_what_a_killed_worker_had_in_hand_is_suspected_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_wakes_after_a_pause_runs_nothing_that_had_only_waited_in_it() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let (_server, mut fleet, broker) = started(2).await;
     let sleeper = fleet.pid(0);
     eventually(async || (of(&told(&fleet, "ended"), sleeper).len() >= AT_ONCE).then_some(())).await;

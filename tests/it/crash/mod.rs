@@ -10,7 +10,7 @@ mod suspects;
 use std::time::Duration;
 
 use millstream::broker::{Broker, Outgoing};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::support::{TestServer, eventually};
 use fleet::{Fleet, Publisher};
@@ -18,10 +18,18 @@ use ledger::Totals;
 use mail::Mail;
 use service::Service;
 
-/// Lock of these tests, which keep every core busy: side by side they would measure one another.
-pub(crate) async fn alone() -> MutexGuard<'static, ()> {
-    static ONE: Mutex<()> = Mutex::const_new(());
-    ONE.lock().await
+/// Turns of these tests, whose fleets are many processes: some keep every core busy, most wait.
+static TURNS: Semaphore = Semaphore::const_new(TURNS_MAX as usize);
+const TURNS_MAX: u32 = 3;
+
+/// Turn of a test that keeps every core busy: beside others it would measure them.
+pub(crate) async fn alone() -> SemaphorePermit<'static> {
+    TURNS.acquire_many(TURNS_MAX).await.unwrap()
+}
+
+/// Turn of a test that mostly waits.
+pub(crate) async fn beside_two() -> SemaphorePermit<'static> {
+    TURNS.acquire().await.unwrap()
 }
 
 /// Generator of numbers that a printed seed repeats (SplitMix64).
@@ -120,7 +128,7 @@ impl Shop {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_event_ends_once_while_workers_are_killed() {
-    let _alone = alone().await;
+    let _turn = alone().await;
     let mut chance = Chance::new();
     let mut shop = Shop::open(3, Duration::ZERO, "2s").await;
     let publisher = shop.publish(20_000, 1200, &[]);
@@ -131,7 +139,7 @@ async fn every_acknowledged_event_ends_once_while_workers_are_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_event_ends_once_while_the_server_is_killed() {
-    let _alone = alone().await;
+    let _turn = alone().await;
     let mut chance = Chance::new();
     let mut shop = Shop::open(3, Duration::ZERO, "2s").await;
     let publisher = shop.publish(20_000, 2000, &[]);
@@ -147,7 +155,7 @@ async fn every_acknowledged_event_ends_once_while_the_server_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_poison_event_becomes_one_letter_and_takes_no_other_along() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let server = TestServer::start().await;
     let mut fleet = Fleet::of(POISONED, &[("nats.url", server.server.url().to_owned())]);
     fleet.apply();
@@ -223,7 +231,7 @@ backoff = { fixed = "100ms" }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand() {
-    let _alone = alone().await;
+    let _turn = alone().await;
     let mut shop = Shop::open(2, Duration::from_millis(200), "30s").await;
     let publisher = shop.publish(6000, 2000, &[]);
     eventually(async || (shop.service.accepted_len() > 1500).then_some(())).await;
@@ -236,7 +244,7 @@ async fn a_worker_that_is_told_to_stop_finishes_what_it_has_in_hand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_waits_for_its_turn_is_not_handed_out_again() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let slow = [
         ("stage.orders.concurrency", "4".to_owned()),
         ("stage.payments.concurrency", "4".to_owned()),
@@ -252,7 +260,7 @@ async fn an_event_that_waits_for_its_turn_is_not_handed_out_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_has_one_letter_whenever_its_worker_dies() {
-    let _alone = alone().await;
+    let _turn = alone().await;
     let mut chance = Chance::new();
     // Without it an event that is validated twice has two lives behind it, each with its letter.
     let dedup = [("stage.validate.dedup", "2m".to_owned())];

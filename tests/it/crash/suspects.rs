@@ -4,7 +4,7 @@ use std::fs;
 
 use millstream::broker::{Broker, Outgoing};
 
-use super::{alone, fleet::Fleet, ledger};
+use super::{beside_two, fleet::Fleet, ledger};
 use crate::support::{TestServer, eventually};
 
 const SLOW: usize = 40;
@@ -54,7 +54,7 @@ async fn publish(broker: &Broker, of: &str, count: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_events_of_a_killed_worker_go_on_together_and_fresh_ones_beside_them() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let server = TestServer::start().await;
     let mut fleet = Fleet::of(SLOWLY, &[("nats.url", server.server.url().to_owned())]);
     fleet.apply();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::{
-    crash::{Chance, alone},
+    crash::{Chance, beside_two},
     objects::{
         books,
         world::{Meant, World},
@@ -46,7 +46,7 @@ async fn all_done(world: &mut World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_cut_every_second_makes_no_letter() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut chance = Chance::new();
     let mut world = start().await;
     for _ in 0..15 {
@@ -58,7 +58,7 @@ async fn a_connection_that_is_cut_every_second_makes_no_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_stalls_beyond_the_ack_wait_makes_no_letter() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     for toward in [Toward::Client, Toward::Server] {
         let mut world = start().await;
         world.gate().stall(toward, true);
@@ -72,7 +72,7 @@ async fn a_connection_that_stalls_beyond_the_ack_wait_makes_no_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_reduce_stage_was_sent_when_its_connection_broke_is_counted_soon() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::gated(|pipeline| {
         let reports = "[source.reports]\nsubjects = [\"reports.>\"]\nenvelope = \"error\"\n\n\
                        [stage.errors]";

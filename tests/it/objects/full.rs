@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::{RATE, books, world::World};
-use crate::{crash::alone, support::eventually};
+use crate::{crash::beside_two, support::eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_source_refuses_publishers_and_forgets_nothing() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let bounded = "subjects = [\"events.>\"]\nmax_bytes = \"256KiB\"";
     let mut world =
         World::still(|pipeline| pipeline.replace("subjects = [\"events.>\"]", bounded)).await;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{crash::alone, support::eventually};
+use crate::{crash::beside_two, support::eventually};
 use world::World;
 
 /// Events a second of the load.
@@ -25,7 +25,7 @@ const REPEATED_MAX: u32 = 3 * RATE as u32;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_lost_while_the_consumer_of_an_edge_is_missing() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     world.delete_consumer("mill-out-validate", "mill-first").await;
     tokio::time::sleep(UNSEEN).await;
@@ -38,7 +38,7 @@ async fn nothing_is_lost_while_the_consumer_of_an_edge_is_missing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_of_a_source_that_is_made_anew_goes_on_where_the_old_one_was() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     // Far more is behind it than it may run again.
     let many = || world.calls.accepted("second").len() > 6 * RATE;
@@ -57,7 +57,7 @@ async fn a_consumer_of_a_source_that_is_made_anew_goes_on_where_the_old_one_was(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_edge_takes_along_only_what_was_in_it() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     let gone = world.delete_stream("mill-out-first").await;
     tokio::time::sleep(UNSEEN).await;
@@ -70,7 +70,7 @@ async fn a_deleted_edge_takes_along_only_what_was_in_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_state_bucket_costs_no_event_and_alerting_goes_on() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     world.delete_stream("KV_mill-state").await;
     tokio::time::sleep(UNSEEN).await;
@@ -84,7 +84,7 @@ async fn a_deleted_state_bucket_costs_no_event_and_alerting_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_stream_of_failures_costs_no_event_and_alerting_goes_on() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     world.delete_stream("mill-failed").await;
     tokio::time::sleep(UNSEEN).await;
@@ -100,7 +100,7 @@ async fn a_deleted_stream_of_failures_costs_no_event_and_alerting_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_dead_letter_stream_takes_along_only_the_letters_in_it() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     let gone = world.delete_stream("mill-dlq").await;
     tokio::time::sleep(UNSEEN).await;
@@ -121,7 +121,7 @@ async fn a_deleted_dead_letter_stream_takes_along_only_the_letters_in_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_retry_stream_takes_along_only_what_was_in_it() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     let gone = world.delete_stream("mill-retry").await;
     tokio::time::sleep(UNSEEN).await;

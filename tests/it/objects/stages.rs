@@ -3,11 +3,11 @@
 use std::{collections::HashSet, time::Instant};
 
 use super::{RATE, books, world::World};
-use crate::{crash::alone, support::eventually};
+use crate::{crash::beside_two, support::eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renamed_stage_takes_its_events_waits_and_letters_along() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     world.rewrite(|pipeline| {
         pipeline.replace("[stage.second]", "[stage.last]\nrenamed_from = \"second\"")
@@ -32,7 +32,7 @@ async fn a_renamed_stage_takes_its_events_waits_and_letters_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_removed_stage_holds_is_kept_and_named_until_someone_decides() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     // In the middle of their work, some waiting for a retry.
     for n in 0..world.fleet.len() {
