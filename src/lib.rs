@@ -16,6 +16,7 @@
 //! - [`observe`]: metrics, spans, logs, status
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
 
+mod bounded_file;
 pub mod broker;
 pub mod channels;
 pub mod cli;

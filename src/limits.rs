@@ -83,6 +83,17 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 pub const FILLED_BYTES_MAX: u64 = 64 << 10;
 /// Files in one folder of schemas, folders below it included.
 pub const FOLDER_FILES_MAX: usize = 10_000;
+/// One file of a folder of schemas, in bytes. A compiled schema takes a hundred times its text.
+pub const FOLDER_FILE_BYTES_MAX: u64 = 4 << 20;
+/// A file of certificates, in bytes: all that a system trusts are 250 KiB.
+pub const CERTIFICATES_BYTES_MAX: u64 = 4 << 20;
+/// A file of NATS credentials, in bytes.
+pub const CREDENTIALS_BYTES_MAX: u64 = 64 << 10;
+/// A payload that someone edits, in bytes: the largest `max_payload` that a server takes.
+pub const EDITED_BYTES_MAX: u64 = 64 << 20;
+/// Names that one is looked for among which is near a mistyped one: the time that it takes is that
+/// of comparing with each.
+pub const SUGGESTED_AMONG_MAX: usize = 500;
 /// All files of one folder of schemas together, in bytes.
 pub const FOLDER_BYTES_MAX: u64 = 64 << 20;
 /// Folders within folders of schemas: a link that leads back to itself ends here.
@@ -216,6 +227,8 @@ pub const BREAKER_WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Interval at which the sweep looks for what was given up on unheard. It is a net under a net: a
 /// minute more does no harm.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// Wait after a round that let events expire and did not come to the end: there may be a million.
+pub const SWEEP_AGAIN: Duration = Duration::from_secs(1);
 /// Age of a message, at the least, before the sweep acts on it, whatever the ack wait: acks may be
 /// on their way.
 pub const SWEEP_PATIENCE_MIN: Duration = Duration::from_secs(60);

@@ -1,10 +1,15 @@
 //! Suggest: "did you mean", for every name that people type. Pure.
 
+use crate::limits;
+
 /// Name among `names` that `text` was probably meant to be; `None`: none is near.
 pub(crate) fn nearest<'a>(text: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let most = (text.chars().count() / 3).clamp(1, 3);
+    let length = text.chars().count();
+    let most = (length / 3).clamp(1, 3);
     names
         .into_iter()
+        .take(limits::SUGGESTED_AMONG_MAX)
+        .filter(|name| name.chars().count().abs_diff(length) <= most)
         .map(|name| (strsim::damerau_levenshtein(text, name), name))
         .filter(|(distance, _)| *distance <= most)
         .min()

@@ -10,7 +10,7 @@ use figment::{
 use serde_json::Value;
 
 use super::{KeyPath, Severity, finder::Finder, secrets};
-use crate::limits::FILLED_BYTES_MAX;
+use crate::{bounded_file, limits::FILLED_BYTES_MAX};
 
 /// Prefix of every variable of ours.
 const PREFIX: &str = "MILLSTREAM_";
@@ -172,13 +172,8 @@ fn file(path: &Path, name: &str) -> Result<String, (String, String)> {
     let wrong =
         |why: String, hint: &str| (format!("could not read \"{name}\": {why}"), hint.to_owned());
     let relative = "a relative path starts from the folder of pipeline.toml";
-    let size =
-        std::fs::metadata(path).map_err(|error| wrong(super::io_words(&error), relative))?.len();
-    if size > FILLED_BYTES_MAX {
-        return Err(wrong(format!("it has {size} bytes"), "${file:…} reads 64 KiB at the most"));
-    }
-    let text =
-        std::fs::read_to_string(path).map_err(|error| wrong(super::io_words(&error), relative))?;
+    let text = bounded_file::read_text(path, FILLED_BYTES_MAX)
+        .map_err(|error| wrong(super::io_words(&error), relative))?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 

@@ -33,6 +33,7 @@ use schemars::Schema;
 use serde_json::Value;
 
 use crate::{
+    bounded_file,
     channels::{self, CHANNELS, ChannelContext},
     handlers::{self, HANDLERS, HandlerContext},
     limits::CONFIG_BYTES_MAX,
@@ -168,11 +169,10 @@ fn read(path: &Path) -> Result<String, Box<Report>> {
         Box::new(Report { hint: hint.map(str::to_owned), ..report })
     };
     let start = Some("`millstream init` writes one to start from");
-    let size = std::fs::metadata(path).map_err(|error| wrong(io_words(&error), start))?.len();
-    if size > CONFIG_BYTES_MAX {
-        return Err(wrong(format!("it has {size} bytes, {CONFIG_BYTES_MAX} are the most"), None));
-    }
-    let bytes = std::fs::read(path).map_err(|error| wrong(io_words(&error), None))?;
+    let bytes = bounded_file::read(path, CONFIG_BYTES_MAX).map_err(|error| {
+        let start = start.filter(|_| error.kind() == ErrorKind::NotFound);
+        wrong(io_words(&error), start)
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;

@@ -9,7 +9,10 @@ use millstream_stages::{ChannelTerms, Handler, Problem, World};
 use serde_json::Value;
 
 use super::{HandlerBuilder, io_words};
-use crate::limits::{FOLDER_BYTES_MAX, FOLDER_DEPTH_MAX, FOLDER_FILES_MAX};
+use crate::{
+    bounded_file,
+    limits::{FOLDER_BYTES_MAX, FOLDER_DEPTH_MAX, FOLDER_FILE_BYTES_MAX, FOLDER_FILES_MAX},
+};
 
 /// World of the stages of one `pipeline.toml`: folders next to it, its channels, and the handlers
 /// that can be built.
@@ -45,14 +48,14 @@ impl World for ConfigWorld<'_> {
             let wrong = |error: std::io::Error| {
                 format!("could not read \"{path}/{relative}\": {}", io_words(&error))
             };
-            bytes += std::fs::metadata(&file).map_err(wrong)?.len();
+            let text = bounded_file::read(&file, FOLDER_FILE_BYTES_MAX).map_err(wrong)?;
+            bytes += text.len() as u64;
             if bytes > FOLDER_BYTES_MAX {
                 return Err(format!(
                     "the files in \"{path}\" are larger than {} MiB together",
                     FOLDER_BYTES_MAX >> 20
                 ));
             }
-            let text = std::fs::read(&file).map_err(wrong)?;
             texts.push((relative, String::from_utf8_lossy(&text).into_owned()));
         }
         Ok(texts)

@@ -72,15 +72,15 @@ impl Sweep {
         let mut wait = shift;
         // Whatever is under way when the worker stops can be done again.
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-            if stop.run_until_cancelled(self.round(SystemTime::now())).await.is_none() {
-                return;
-            }
-            wait = limits::SWEEP_EVERY;
+            let round = self.round(SystemTime::now());
+            let Some(goes_on) = stop.run_until_cancelled(round).await else { return };
+            wait = if goes_on { limits::SWEEP_AGAIN } else { limits::SWEEP_EVERY };
         }
     }
 
-    /// Looks once at everything. What cannot be done is logged, and tried again in the next round.
-    pub async fn round(&mut self, now: SystemTime) {
+    /// Looks once at everything. What cannot be done is logged, and tried again in the next round;
+    /// true if that had better be soon.
+    pub async fn round(&mut self, now: SystemTime) -> bool {
         let mut seen = Seen::new();
         match ReadStream::all(&self.afterwards.broker, &self.topology).await {
             Ok(read_streams) => {
@@ -92,8 +92,11 @@ impl Sweep {
         }
         self.seen = seen;
         let retry = self.topology.retry_stream();
-        log_failure(&retry, self.expire(&retry, now).await);
+        let expired = self.expire(&retry, now).await;
+        let goes_on = matches!(expired, Ok(true));
+        log_failure(&retry, expired.map(|_| ()));
         log_failure("*", self.leftovers(now).await);
+        goes_on
     }
 
     /// Looks for events that wait for a stage that is not there, and publishes a finding about each
@@ -309,11 +312,11 @@ impl Sweep {
     ///
     /// An event that is parked again is stored anew and keeps the time since when it waits: an old
     /// one may be anywhere, so the round goes on where the last one ended, and begins again at the
-    /// end.
-    async fn expire(&mut self, stream: &str, now: SystemTime) -> Result<(), BuryError> {
+    /// end. True if some expired and the end was not reached: there are more of them, probably.
+    async fn expire(&mut self, stream: &str, now: SystemTime) -> Result<bool, BuryError> {
         let age_max = self.afterwards.pipeline.storage.retry_max_age;
         if age_max.is_zero() {
-            return Ok(());
+            return Ok(false);
         }
         let broker = self.afterwards.broker.clone();
         let mut readers = Vec::new();
@@ -321,11 +324,11 @@ impl Sweep {
             let state = broker.consumer_state(stream, &feed.consumer).await?;
             readers.push((StageReader { feed: feed.clone(), ack_wait: Duration::ZERO }, state));
         }
-        let mut bytes = 0;
+        let (mut bytes, mut expired) = (0, 0);
         for _ in 0..limits::SWEEP_LOOKS_MAX {
             let Some(message) = broker.next_on_subject(stream, ">", self.cursor).await? else {
                 self.cursor = 1;
-                break;
+                return Ok(false);
             };
             bytes += message.body.len();
             let reader = readers.iter().find(|(reader, _)| reader.reads(&message));
@@ -333,13 +336,14 @@ impl Sweep {
             let is_waiting = reader.is_none_or(|(_, state)| message.seq > state.delivered);
             if is_waiting && waited(stream, &message, now) > age_max {
                 self.let_expire(stream, &message, age_max).await?;
+                expired += 1;
             }
             self.cursor = message.seq + 1;
             if bytes > limits::SWEEP_BYTES_MAX {
                 break;
             }
         }
-        Ok(())
+        Ok(expired > 0)
     }
 
     async fn let_expire(

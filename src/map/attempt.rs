@@ -196,8 +196,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Reports a failure to the breaker; a wait if what the handler depends on counts as down, or limits
-/// the event's tenant, so that the failure is not the event's.
+/// Reports a failure to the breaker; a wait if what the handler depends on counts as down, or
+/// limits the event's tenant, so that the failure is not the event's.
 fn held_back(
     line: &Line,
     event: &Event,

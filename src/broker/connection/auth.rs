@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use nkeys::KeyPair;
 use serde::Serialize;
 
-use crate::broker::settings::Auth;
+use crate::{bounded_file, broker::settings::Auth, limits};
 
 /// Content of the CONNECT line. No `Debug`: it holds secrets.
 #[derive(Serialize, Default)]
@@ -82,7 +82,8 @@ impl<'a> Greeting<'a> {
                 greeting.sig = Some(signed(&pair, nonce)?);
             }
             Auth::Creds(path) => {
-                let text = tokio::fs::read_to_string(path).await.map_err(AuthError::File)?;
+                let text = bounded_file::read_text(path, limits::CREDENTIALS_BYTES_MAX)
+                    .map_err(AuthError::File)?;
                 let jwt = part(&text, "NATS USER JWT").ok_or(AuthError::Part("JWT"))?;
                 let seed = part(&text, "USER NKEY SEED").ok_or(AuthError::Part("seed"))?;
                 let pair = KeyPair::from_seed(seed).map_err(AuthError::Seed)?;

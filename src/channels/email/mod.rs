@@ -20,7 +20,7 @@ use super::{
     Built, Channel, ChannelContext, ChannelKind,
     address::{is_private, literal},
 };
-use crate::error_chain::root_cause;
+use crate::{bounded_file, error_chain::root_cause, limits};
 
 pub(super) const KIND: ChannelKind = ChannelKind {
     name: "email",
@@ -159,7 +159,8 @@ fn authority(base: &Path, path: &str) -> Result<Vec<u8>, Problem> {
     let wrong = |why: String| {
         Problem::new(&["ca"], format!("could not read the certificates in \"{path}\": {why}"))
     };
-    let pem = std::fs::read(base.join(path)).map_err(|error| wrong(root_cause(&error)))?;
+    let pem = bounded_file::read(&base.join(path), limits::CERTIFICATES_BYTES_MAX)
+        .map_err(|error| wrong(root_cause(&error)))?;
     if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
         return Err(wrong("there is none in it".to_owned())
             .hint("it is a PEM file with -----BEGIN CERTIFICATE-----"));

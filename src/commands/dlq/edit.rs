@@ -1,7 +1,7 @@
 //! `dlq edit`: changes a letter's payload, in an editor or by a flag, and checks it first.
 
 use std::{
-    io::{Read as _, Write as _},
+    io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -14,6 +14,7 @@ use millstream_stages::headers;
 
 use super::{Dlq, lines};
 use crate::{
+    bounded_file,
     broker::{StoredMessage, get},
     commands::{flags::key_value, people::who, printable},
     dead_letter::{
@@ -21,6 +22,7 @@ use crate::{
         splice::{respaced, splice},
         stored,
     },
+    limits,
     wire::Place,
 };
 
@@ -159,14 +161,12 @@ impl EditedPayload {
         let body = match &args.file {
             _ if !args.set.is_empty() => Bytes::from(set(&args.set, payload)?),
             Some(path) if path == Path::new("-") => {
-                let mut body = Vec::new();
-                std::io::stdin()
-                    .lock()
-                    .read_to_end(&mut body)
-                    .context("could not read standard input")?;
-                body.into()
+                let stdin = std::io::stdin().lock();
+                bounded_file::read_all(stdin, limits::EDITED_BYTES_MAX)
+                    .context("could not read standard input")?
+                    .into()
             }
-            Some(path) => std::fs::read(path)
+            Some(path) => bounded_file::read(path, limits::EDITED_BYTES_MAX)
                 .with_context(|| format!("could not read \"{}\"", path.display()))?
                 .into(),
             None => return in_editor(args.letter, payload).await,

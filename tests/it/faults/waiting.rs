@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
-use millstream::{exhausted::sweep::Sweep, stages::settle::Reason, wire::rfc3339};
+use futures_util::StreamExt as _;
+use millstream::{exhausted::sweep::Sweep, limits, stages::settle::Reason, wire::rfc3339};
 
 use super::{PIPELINE, RETRY, afterwards, findings, header, on_retry, outgoing, still, stored};
 use crate::support::{Mill, eventually};
@@ -80,4 +81,25 @@ async fn without_a_limit_nothing_expires() {
     parked(&mill, "parked", 800).await;
     Sweep::new(afterwards(&mill)).round(SystemTime::now()).await;
     assert_eq!((mill.letters().await.len(), stored(&mill, "shop-retry").await), (0, 1));
+}
+
+#[tokio::test]
+async fn where_more_have_expired_than_one_round_deals_with_the_next_is_to_follow_at_once() {
+    let (mill, _) = still(PIPELINE).await;
+    let many = limits::SWEEP_LOOKS_MAX + 10;
+    let old = |n: usize| {
+        outgoing("shop.retry.work", &format!("old-{n}"), n as u64)
+            .header("Millstream-Queued-At", &ago(8))
+    };
+    futures_util::stream::iter(0..many)
+        .for_each_concurrent(64, async |n| _ = mill.broker.publish(old(n)).await.unwrap())
+        .await;
+    let mut sweep = Sweep::new(afterwards(&mill));
+    assert!(sweep.round(SystemTime::now()).await);
+    assert_eq!(stored(&mill, "shop-retry").await, 10);
+    assert!(!sweep.round(SystemTime::now()).await);
+    assert_eq!(
+        (stored(&mill, "shop-dlq").await, stored(&mill, "shop-retry").await),
+        (many as u64, 0)
+    );
 }

@@ -51,6 +51,7 @@ fn mentions<'a>(text: &'a str, what: &'a str) -> impl Iterator<Item = usize> + '
 /// Rooms of `src`, each above all that it uses: from the ground up.
 const ROOMS: &[&str] = &[
     "limits",
+    "bounded_file",
     "error_chain",
     "panics",
     "suggest",
