@@ -99,7 +99,8 @@ impl Millstream {
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {
-                anstream::eprintln!("error: could not start the runtime: {error}");
+                let error = anyhow::Error::new(error).context("could not start the runtime");
+                commands::print_error(&error);
                 return ExitCode::from(2);
             }
         };
@@ -107,7 +108,7 @@ impl Millstream {
         // A read of standard input cannot be cancelled; do not wait for one.
         runtime.shutdown_background();
         match done {
-            Ok(code) => code,
+            Ok(code) => commands::output::status(code),
             Err(error) => {
                 commands::print_error(&error);
                 ExitCode::from(2)

@@ -39,7 +39,7 @@ pub fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&as_json(&file, &loaded))?);
     } else {
-        anstream::print!("{}", as_text(&file, &loaded, true));
+        print!("{}", as_text(&file, &loaded, true));
     }
     Ok(if loaded.pipeline.is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }

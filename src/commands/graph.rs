@@ -49,7 +49,7 @@ pub fn run(app: &App, args: &Args) -> anyhow::Result<ExitCode> {
             .into_iter()
             .filter(|report| report.severity == Severity::Error)
             .collect();
-        anstream::eprint!("{}", render(&errors, true));
+        eprint!("{}", render(&errors, true));
         return Ok(ExitCode::from(2));
     };
     print!("{}", draw(&pipeline, args.format));

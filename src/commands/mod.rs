@@ -1,5 +1,9 @@
 //! Commands: one file per command; with the command line over it, the only room that prints.
 
+// Its macros take the place of the standard ones in what follows.
+#[macro_use]
+pub(crate) mod output;
+
 pub mod alert;
 pub mod apply;
 pub mod check;
@@ -76,7 +80,7 @@ impl App {
             .into_iter()
             .filter(|report| report.severity == Severity::Error)
             .collect::<Vec<_>>();
-        anstream::eprint!("{}", config::render(&errors, colour_on_stderr()));
+        eprint!("{}", config::render(&errors, colour_on_stderr()));
         match errors.len() {
             1 => bail!("{} has a problem", self.common.config.display()),
             n => bail!("{} has {n} problems", self.common.config.display()),
@@ -150,12 +154,12 @@ pub async fn must_exist(broker: &Broker, stream: &str) -> anyhow::Result<()> {
 pub fn print_error(error: &anyhow::Error) {
     let (label, reset) =
         if colour_on_stderr() { ("\u{1b}[1;31merror\u{1b}[0m", "") } else { ("error", "") };
-    anstream::eprintln!("{label}{reset}: {}", printable(&error.to_string()));
+    eprintln!("{label}{reset}: {}", printable(&error.to_string()));
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         // Errors from outside often repeat their cause.
         if !said.contains(&cause) {
-            anstream::eprintln!(" because: {}", printable(&cause));
+            eprintln!(" because: {}", printable(&cause));
             said = cause;
         }
     }

@@ -152,9 +152,7 @@ impl Tally {
             }
             Err(error) => {
                 self.failed += 1;
-                bar.suspend(|| {
-                    anstream::eprintln!("error: line {line}: {:#}", anyhow::Error::from(error))
-                });
+                bar.suspend(|| eprintln!("error: line {line}: {:#}", anyhow::Error::from(error)));
             }
         }
     }

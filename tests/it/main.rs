@@ -27,6 +27,7 @@ mod limits;
 mod malformed;
 mod objects;
 mod observe;
+mod output;
 mod proxy;
 mod reaper;
 mod recovery;

@@ -81,7 +81,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     bar.finish();
     lines.flush()?;
     if let Some(path) = &args.out {
-        anstream::eprintln!(
+        eprintln!(
             "exported {} to \"{}\"",
             count(usize::try_from(exported)?, "letter"),
             path.display()

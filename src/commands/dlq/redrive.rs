@@ -268,7 +268,7 @@ fn agrees(counted: &Count) -> anyhow::Result<bool> {
     }
     let stages: Vec<&str> = counted.by_stage_and_class.keys().map(String::as_str).collect();
     let (number, to) = (counted.redriven, super::super::printable(&stages.join(", ")));
-    anstream::eprint!("redrive {number} letters to {to}? [y/N] ");
+    eprint!("redrive {number} letters to {to}? [y/N] ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
