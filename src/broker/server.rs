@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+pub use super::install::VERSION;
 use super::{
     connect::{SERVER_VERSION_MIN, version_of},
     install::{self, InstallError},

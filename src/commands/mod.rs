@@ -6,6 +6,7 @@ pub(crate) mod output;
 
 pub mod alert;
 pub mod apply;
+pub mod artefacts;
 pub mod check;
 pub mod demo;
 pub mod dev;

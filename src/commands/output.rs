@@ -1,8 +1,8 @@
 //! Output: what commands print, also where nobody reads it or there is no room for it.
 //!
 //! The macros take the place of the standard ones, which panic then. Once a line could not be
-//! written nothing more is: a command does what it was told to, and if it was not the reader who had
-//! enough, says so at the end and with its exit status.
+//! written nothing more is. A command does what it was told to all the same; where there was no
+//! room, it says so, and exits with 2.
 
 use std::{
     fmt::Arguments,

@@ -1,4 +1,4 @@
-//! Xtask: common tasks of people who work on Millstream: `cargo xtask files|snapshots|bench|ci`.
+//! Xtask: common tasks of people who work on Millstream, each `cargo xtask COMMAND`.
 
 use std::{
     env, fs,
@@ -13,6 +13,7 @@ Usage: cargo xtask <COMMAND>
   files [TEXT]         print every source file with its first sentence; only lines that contain TEXT
   snapshots [FILTER]   run the tests and accept what they print as the new snapshots
   bench [ARGUMENTS]    one hop beside a bare client, three rounds; or the benchmark ARGUMENTS name
+  release [OUT]        a tarball of the program, its completions and man pages, and its checksum
   ci                   the whole check, as .ci/run does it
 
 Examples:
@@ -46,6 +47,19 @@ fn main() -> ExitCode {
             let all = ["run", "--release", "--package", "bench", "--"].into_iter().chain(own);
             run(Command::new(cargo()).args(all))
         }
+        "release" => {
+            let out = rest.first().map_or_else(|| root().join("target/dist"), PathBuf::from);
+            match release(&out) {
+                Ok(tarball) => {
+                    println!("{}", tarball.display());
+                    ExitCode::SUCCESS
+                }
+                Err(why) => {
+                    eprintln!("error: could not make a release: {why}");
+                    ExitCode::from(2)
+                }
+            }
+        }
         "ci" => run(Command::new("bash").arg(".ci/run")),
         "--help" | "-h" | "help" => {
             println!("{HELP}");
@@ -56,6 +70,57 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Builds the program as `Cargo.lock` says, and packs it with what packagers need. Needs `tar` and
+/// `sha256sum`.
+fn release(out: &Path) -> Result<PathBuf, String> {
+    done(Command::new(cargo()).args([
+        "build",
+        "--release",
+        "--locked",
+        "--package",
+        "millstream",
+    ]))?;
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let program = target.join("release/millstream");
+    let version =
+        Command::new(&program).arg("--version").output().map_err(|why| why.to_string())?;
+    let version = String::from_utf8_lossy(&version.stdout);
+    let version = version.trim().rsplit(' ').next().unwrap_or_default();
+    let name = format!("millstream-{version}-{}-{}", env::consts::ARCH, env::consts::OS);
+    let folder = out.join(&name);
+    let file = |why: io::Error| format!("{}: {why}", folder.display());
+    // What an earlier one left is no part of this one.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).map_err(file)?;
+    }
+    fs::create_dir_all(folder.join("completions")).map_err(file)?;
+    fs::copy(&program, folder.join("millstream")).map_err(file)?;
+    for text in ["LICENSE", "README.md", "CHANGELOG.md"] {
+        fs::copy(root().join(text), folder.join(text)).map_err(file)?;
+    }
+    done(Command::new(&program).args(["man", "--out"]).arg(folder.join("man/man1")))?;
+    for shell in ["bash", "zsh", "fish"] {
+        let script = Command::new(&program).args(["completions", shell]).output();
+        let script = script.map_err(|why| why.to_string())?.stdout;
+        fs::write(folder.join("completions").join(format!("millstream.{shell}")), script)
+            .map_err(file)?;
+    }
+    let tarball = format!("{name}.tar.gz");
+    done(Command::new("tar").args(["-czf", &tarball, &name]).current_dir(out))?;
+    let sums = Command::new("sha256sum").arg(&tarball).current_dir(out).output();
+    let sums = sums.map_err(|why| format!("sha256sum: {why}"))?.stdout;
+    fs::write(out.join(format!("{tarball}.sha256")), sums).map_err(file)?;
+    Ok(out.join(tarball))
+}
+
+/// Runs a command to a good end.
+fn done(command: &mut Command) -> Result<(), String> {
+    let program = command.get_program().display().to_string();
+    let status = command.status().map_err(|why| format!("{program}: {why}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{program} ended with {status}")) }
 }
 
 fn cargo() -> String {
