@@ -8,11 +8,13 @@ use std::{
 use anyhow::{Context as _, bail};
 use ring::rand::SecureRandom as _;
 
+use crate::config::names;
+
 /// Write a commented pipeline.toml, and the schemas it names, to start from
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
   millstream init
-  millstream init shop && cd shop && millstream check")]
+  millstream init shop && cd shop && millstream check    a pipeline called \"shop\"")]
 pub struct Args {
     /// The folder to write into; made if it is not there
     #[arg(value_name = "PATH", default_value = ".")]
@@ -21,6 +23,9 @@ pub struct Args {
     #[arg(long)]
     pub force: bool,
 }
+
+/// Name of the pipeline in the files.
+const NAME: &str = "shop";
 
 /// Files to write, each with its path in the folder.
 pub const FILES: &[(&str, &str)] = &[
@@ -54,14 +59,26 @@ pub fn write(folder: &Path, force: bool) -> anyhow::Result<()> {
     if let Some((name, _)) = FILES.iter().find(|(name, _)| !force && folder.join(name).exists()) {
         bail!("\"{}\" is there already; --force writes over it", folder.join(name).display());
     }
+    let name = name_of(folder);
     let before = std::fs::read_to_string(folder.join(FILES[0].0)).unwrap_or_default();
     let id = id_of(&before).map(str::to_owned).or_else(new_id);
-    let named = |text: &str| id.as_ref().map_or_else(|| text.to_owned(), |id| with_id(text, id));
+    let named = |text: &str| {
+        let text = text.replace(&format!("\"{NAME}\" "), &format!("\"{name}\" "));
+        let text = text.replace(&format!("/{NAME}.creds"), &format!("/{name}.creds"));
+        id.as_ref().map_or_else(|| text.clone(), |id| with_id(&text, id))
+    };
     let texts: Vec<(&str, String)> =
         FILES.iter().map(|(name, text)| (*name, named(text))).collect();
     let files: Vec<(&str, &str)> =
         texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
     write_files(folder, &files)
+}
+
+/// Name of the pipeline of a folder: that of the folder, where it can be one.
+fn name_of(folder: &Path) -> String {
+    let whole = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let name = whole.file_name().map(|name| names::fitted(&name.to_string_lossy()));
+    name.filter(|name| names::is_name(name)).unwrap_or_else(|| NAME.to_owned())
 }
 
 /// Id that the pipeline in a file has; written over, it is the same pipeline.

@@ -37,7 +37,7 @@ pub fn is_name(name: &str) -> bool {
 }
 
 /// Returns the name as it might have been meant.
-fn fitted(name: &str) -> String {
+pub fn fitted(name: &str) -> String {
     name.trim()
         .to_lowercase()
         .chars()

@@ -208,6 +208,13 @@ fn init_writes_a_pipeline_that_checks_clean_and_overwrites_nothing() {
         "{}",
         render(&loaded.reports, false)
     );
+    for (folder_name, name) in [("Web Orders", "web-orders"), ("7th", "shop"), ("é", "shop")] {
+        let folder = folder.path().join(folder_name);
+        init::write(&folder, false).unwrap();
+        let loaded = load(&folder.join("pipeline.toml"), &[], &[], &catalogue());
+        assert!(loaded.reports.is_empty(), "{}", render(&loaded.reports, false));
+        assert_eq!(loaded.pipeline.unwrap().name, name);
+    }
     std::fs::write(&path, "mine").unwrap();
     let refused = init::write(folder.path(), false).unwrap_err().to_string();
     assert!(refused.ends_with("is there already; --force writes over it"), "{refused}");
