@@ -193,6 +193,7 @@ async fn validate(pipeline: &Pipeline, stage: &Stage, event: &Event) -> Result<(
         attempt: 1,
         now: SystemTime::now(),
         traceparent: None,
+        edit: None,
     };
     let answered = map.apply(event, &delivery).await;
     answered

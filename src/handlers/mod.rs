@@ -117,7 +117,10 @@ pub fn options_schema() -> Schema {
 }
 
 /// Idempotency key, by which a handler can tell that it has seen this event at this stage before:
-/// `<event id>/<stage>`.
+/// `<event id>/<stage>`, and `/<edit>` where its payload was edited: services refuse a key that they
+/// know with another payload.
+///
+/// Source: draft-ietf-httpapi-idempotency-key-header, section 2.7.
 ///
 /// Control characters and `%` are percent-encoded, so that different ids stay different keys.
 fn idempotency_key(event: &Event, delivery: &Delivery) -> String {
@@ -135,6 +138,9 @@ fn idempotency_key(event: &Event, delivery: &Delivery) -> String {
     }
     key.push('/');
     key.push_str(&delivery.stage);
+    if let Some(edit) = delivery.edit {
+        _ = write!(key, "/{edit}");
+    }
     key
 }
 
@@ -152,9 +158,10 @@ mod tests {
         let identity = Identity { id: id.to_owned(), event_type, version, tenant: None };
         let event = Event::new(identity, Envelope::Domain, "{}".into());
         let stage = "orders".to_owned();
+        let edit = id.contains('7').then_some(7);
         idempotency_key(
             &event,
-            &Delivery { stage, attempt: 1, now: SystemTime::UNIX_EPOCH, traceparent: None },
+            &Delivery { stage, attempt: 1, now: SystemTime::UNIX_EPOCH, traceparent: None, edit },
         )
     }
 

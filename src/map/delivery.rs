@@ -406,6 +406,7 @@ impl Arrived<'_> {
             attempt: spent.attempts + 1,
             now: SystemTime::now(),
             traceparent: None,
+            edit: arrival.origin.edit,
         };
         let span = span::handle(stage.line.name(), event, &delivery, &parent);
         delivery.traceparent = Some(span::outgoing(&span, &parent).to_string());

@@ -8,11 +8,11 @@ use millstream_stages::headers;
 use crate::{
     broker::{
         AdminError, Broker, Expects, Headers, Outgoing, PublishError, Stored, StoredMessage, get,
-        header, set,
+        header, set, unix_ms,
     },
     dead_letter::stored,
     limits,
-    wire::{Names, Origin, Place, rfc3339},
+    wire::{Names, Origin, Place, parse_rfc3339, rfc3339},
 };
 
 /// Redrive that did not succeed. The letter is still there.
@@ -142,6 +142,10 @@ pub(super) async fn send(
     let place = Place::new(names.dlq_stream(), letter.seq, letter.stored_at);
     let mut origin = Origin::read(place.clone(), &letter.subject, value);
     origin.redrives += 1;
+    // Services that know the event by its key must not take what is new for what they refused.
+    if let Some(edited_at) = value(headers::EDITED_AT).and_then(parse_rfc3339) {
+        origin.edit = Some(unix_ms(edited_at));
+    }
 
     let payload = stored::payload(broker, names, letter).await?;
     let gone = || RedriveError::PayloadGone {

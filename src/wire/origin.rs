@@ -25,6 +25,8 @@ pub struct Origin {
     pub attempts_spent: u32,
     /// Number of redrives of the event.
     pub redrives: u32,
+    /// Edit that gave the event its payload, in Unix milliseconds.
+    pub edit: Option<u64>,
     /// Time its first attempt at the stage failed, where one has.
     pub first_failed_at: Option<SystemTime>,
     /// Time since which it waits in the retry stream, where it does.
@@ -40,6 +42,7 @@ impl Origin {
             life: place,
             attempts_spent: 0,
             redrives: 0,
+            edit: None,
             first_failed_at: None,
             queued_at: None,
         }
@@ -66,6 +69,7 @@ impl Origin {
             life: life.and_then(Place::parse).unwrap_or(first.life),
             attempts_spent: number(headers::ATTEMPTS),
             redrives: number(headers::REDRIVES),
+            edit: header(headers::EDIT).and_then(|text| text.parse().ok()),
             first_failed_at: header(headers::FIRST_FAILED_AT).and_then(parse_rfc3339),
             queued_at,
         }
@@ -77,6 +81,9 @@ impl Origin {
         set(to, headers::SOURCE_SUBJECT, header(&self.source_subject));
         if self.redrives > 0 {
             set(to, headers::REDRIVES, u64::from(self.redrives));
+        }
+        if let Some(edit) = self.edit {
+            set(to, headers::EDIT, edit);
         }
     }
 }

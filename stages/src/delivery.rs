@@ -13,4 +13,6 @@ pub struct Delivery {
     pub now: SystemTime,
     /// W3C trace context to pass on to what is called, as a `traceparent` header.
     pub traceparent: Option<String>,
+    /// Edit that gave the event its payload, in Unix milliseconds; `None`: it is as published.
+    pub edit: Option<u64>,
 }

@@ -62,6 +62,8 @@ pub const PERMANENT: &str = "Millstream-Permanent";
 pub const COMPLETED_AT: &str = "Millstream-Completed-At";
 /// On a letter: time at which its payload was last edited, RFC 3339. The original is kept.
 pub const EDITED_AT: &str = "Millstream-Edited-At";
+/// Edit of the payload before the last redrive: the time of it, in Unix milliseconds.
+pub const EDIT: &str = "Millstream-Edit";
 /// On a letter: person who edited it.
 pub const EDITED_BY: &str = "Millstream-Edited-By";
 /// On a letter: header block that its message had, in base64, where that was malformed; the first

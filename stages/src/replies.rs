@@ -321,6 +321,7 @@ mod tests {
             attempt: 2,
             now: SystemTime::UNIX_EPOCH,
             traceparent: None,
+            edit: None,
         };
         let event = |body| Event::new(identity.clone(), Envelope::Raw, Bytes::from_static(body));
         let line = exec_request(&event(b"{\r\n  \"a\": \"x\\ny\",\n  \"n\": 1.10\n}\n"), &delivery)

@@ -58,6 +58,7 @@ pub(crate) fn delivery() -> Delivery {
         attempt: 1,
         now: SystemTime::UNIX_EPOCH,
         traceparent: None,
+        edit: None,
     }
 }
 

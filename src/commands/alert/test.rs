@@ -99,6 +99,7 @@ pub(super) async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         attempt: 1,
         now: SystemTime::now(),
         traceparent: None,
+        edit: None,
     };
     let began = Instant::now();
     let sent = send(&deliver, &notification, &delivery).await;

@@ -47,7 +47,13 @@ fn context() -> ChannelContext {
 
 fn delivery() -> Delivery {
     let traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
-    Delivery { stage: "notify-ops".to_owned(), attempt: 1, now: SystemTime::now(), traceparent }
+    Delivery {
+        stage: "notify-ops".to_owned(),
+        attempt: 1,
+        now: SystemTime::now(),
+        traceparent,
+        edit: None,
+    }
 }
 
 /// Code of the incidents of every sample.

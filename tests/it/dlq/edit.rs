@@ -10,7 +10,7 @@ use crate::support::{domain, scanned, timeless};
 
 #[tokio::test]
 async fn an_edit_is_held_against_the_schema_keeps_the_original_and_is_redriven() {
-    let mill = failing().await;
+    let mut mill = failing().await;
     let shell = Shell::new(&mill);
     let body = concat!(
         r#"{"eventId":"o-1","eventType":"order.created","#,
@@ -104,7 +104,15 @@ async fn an_edit_is_held_against_the_schema_keeps_the_original_and_is_redriven()
     assert_eq!(shown["headers"]["Millstream-Edited-By"], "ann@desk");
     let stale = shell.run(&["edit", "3", "--set", "eventData.amount=9"]).await;
     assert!(stale.code == 2 && stale.err.contains("there is no dead letter 3"), "{}", stale.err);
+    mill.drain().await;
     assert_eq!(shell.run(&["redrive", "4"]).await.code, 0);
+    // Services that refused it are told by its key that it is not what it was.
+    let sent = mill.messages("shop-retry", 1).await.swap_remove(0);
+    let edited = shown["headers"]["Millstream-Edited-At"].as_str().unwrap();
+    let edited: jiff::Timestamp = edited.parse().unwrap();
+    let edit = sent.headers.get("Millstream-Edit").unwrap().as_str();
+    assert_eq!(edit, edited.as_millisecond().to_string());
+    mill.work().await;
     mill.idle("validate").await;
     mill.idle("work").await;
     assert_eq!(shell.run(&["ls"]).await.out, "no dead letters\n", "the original is no letter");

@@ -41,6 +41,7 @@ fn delivery() -> Delivery {
         attempt: 3,
         now: SystemTime::now(),
         traceparent: Some(traceparent),
+        edit: None,
     }
 }
 
