@@ -89,6 +89,8 @@ pub const FOLDER_FILE_BYTES_MAX: u64 = 4 << 20;
 pub const CERTIFICATES_BYTES_MAX: u64 = 4 << 20;
 /// A file of NATS credentials, in bytes.
 pub const CREDENTIALS_BYTES_MAX: u64 = 64 << 10;
+/// Read-ahead of `publish`, in bytes: the first line of a file of long events fits.
+pub const PUBLISH_READ_BYTES: usize = 256 << 10;
 /// A payload that someone edits, in bytes: the largest `max_payload` that a server takes.
 pub const EDITED_BYTES_MAX: u64 = 64 << 20;
 /// Names that one is looked for among which is near a mistyped one: the time that it takes is that

@@ -1,17 +1,35 @@
-//! `publish`: events from lines of standard input or a file, with a progress bar.
+//! `publish`: events of a file or of standard input, with a progress bar.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+mod values;
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressStyle};
-use millstream_stages::envelope::{self, Carrier};
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
+use millstream_stages::{
+    Envelope, Event,
+    envelope::{self, Carrier},
+};
+use tokio::sync::mpsc;
 
+use self::values::{Value, Values};
 use super::App;
 use crate::{
     broker::{Broker, Outgoing, PublishError},
     config::{Pipeline, pipeline::Source},
+    error_chain::chain,
     limits,
     wire::subjects::tokens,
 };
@@ -24,21 +42,25 @@ Examples:
       | millstream publish
   millstream publish --subject events.test --file rubbish.txt    # as it is, whatever it is
 
-A line whose envelope can be read goes to the source's subject with its event type, \
+Events may be one per line, in one JSON array, or one after the other over many lines; packed \
+by gzip or Zstandard;
+UTF-8, or UTF-16 with a byte order mark. Each goes to the source's subject with its event type, \
 and carries its event id,
-so that publishing the same file twice within two minutes stores each event once.";
+so that publishing the same file twice within two minutes stores each event once. A file with a \
+value that is no event
+is not published at all; with --subject each line is sent as it is, whatever it is.";
 
 /// Arguments of `publish`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// A file of events, one per line; standard input without it
+    /// A file of events; standard input without it
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The source to publish to; the first one without it
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// The subject to publish on, for every line
+    /// The subject to publish on, for every line as it is
     #[arg(long, value_name = "SUBJECT")]
     subject: Option<String>,
 }
@@ -51,17 +73,24 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let stream =
         source.external.clone().unwrap_or_else(|| pipeline.names().source_stream(&source.name));
     super::must_exist(&broker, &stream).await?;
-    let (reader, bytes): (Box<dyn AsyncRead + Unpin + Send>, Option<u64>) = match &args.file {
+    let target = Target {
+        source: source.clone(),
+        subject: args.subject,
+        bytes_max: broker.max_payload().saturating_sub(limits::LETTER_RESERVE),
+    };
+    let (input, bytes): (Box<dyn Read + Send>, Option<u64>) = match &args.file {
         Some(path) => {
-            let file = tokio::fs::File::open(path)
-                .await
-                .with_context(|| format!("could not open \"{}\"", path.display()))?;
-            let bytes = file.metadata().await.ok().map(|about| about.len());
+            let path = path.clone();
+            let open = {
+                let target = target.clone();
+                move || open_checked(&path, &target)
+            };
+            let (file, bytes) = tokio::task::spawn_blocking(open).await??;
             (Box::new(file), bytes)
         }
-        None => (Box::new(tokio::io::stdin()), None),
+        None => (Box::new(io::stdin()), None),
     };
-    let tally = publish(&broker, source, args.subject.as_deref(), reader, &bar(bytes)).await?;
+    let tally = publish(&broker, &target, input, &bar(bytes)).await?;
     println!(
         "published {} to source \"{}\"{}",
         super::count(usize::try_from(tally.stored)?, "event"),
@@ -97,45 +126,154 @@ fn choose<'a>(pipeline: &'a Pipeline, name: Option<&str>) -> anyhow::Result<&'a 
     Ok(source)
 }
 
+/// Source and subject that events go to.
+#[derive(Debug, Clone)]
+struct Target {
+    source: Source,
+    /// Subject that every line goes to, as it is.
+    subject: Option<String>,
+    /// Size of an event that the server takes, and has room for as a letter.
+    bytes_max: usize,
+}
+
+impl Target {
+    /// True if whatever is on a line is an event.
+    fn takes_lines(&self) -> bool {
+        self.subject.is_some() || self.source.envelope == Envelope::Raw
+    }
+
+    /// Event of a value.
+    ///
+    /// # Errors
+    /// What is wrong with it, as one clause.
+    fn event(&self, value: &Value) -> Result<Event, String> {
+        let carrier = Carrier { subject: "unknown", message_id: None, fallback_id: "" };
+        envelope::decode(self.source.envelope, value.bytes.clone(), &carrier)
+            .map_err(|failure| failure.message)
+    }
+
+    /// Message of a value: under its event type, with its id; a line that is sent as it is under
+    /// its subject.
+    ///
+    /// # Errors
+    /// What is wrong with it, as one clause.
+    fn outgoing(&self, value: &Value) -> Result<Outgoing, String> {
+        if value.bytes.len() > self.bytes_max {
+            let (bytes, most) = (value.bytes.len(), self.bytes_max);
+            return Err(format!("{bytes} bytes, where the server has room for {most}"));
+        }
+        let event = match self.event(value) {
+            Ok(event) => Some(event),
+            Err(_) if self.takes_lines() => None,
+            Err(why) => return Err(why),
+        };
+        let pattern = self.source.subjects.first().map_or("events", String::as_str);
+        let event_type = event.as_ref().map_or("unreadable", |event| event.event_type.as_str());
+        let to = self.subject.clone().unwrap_or_else(|| fill(pattern, event_type));
+        let outgoing = Outgoing::new(to, value.bytes.clone());
+        Ok(match event {
+            Some(event) if !event.id.is_empty() => outgoing.id(&event.id),
+            Some(_) | None => outgoing,
+        })
+    }
+}
+
+/// Opens a file, after all that is in it was looked at: nothing is sent of one that holds what is
+/// no event. Blocking.
+fn open_checked(path: &Path, target: &Target) -> anyhow::Result<(File, Option<u64>)> {
+    let open =
+        || File::open(path).with_context(|| format!("could not open \"{}\"", path.display()));
+    let file = open()?;
+    let about = file.metadata().ok().filter(std::fs::Metadata::is_file);
+    let Some(about) = about else { return Ok((file, None)) };
+    let read = || format!("could not read \"{}\"", path.display());
+    let opened = values::open(file).with_context(read)?;
+    let mut values = Values::new(opened, target.takes_lines()).with_context(read)?;
+    let (mut wrong, mut count) = (String::new(), 0);
+    while let Some(value) = values.next().with_context(read)? {
+        if let Err(why) = target.outgoing(&value) {
+            count += 1;
+            if count <= WRONG_SHOWN {
+                _ = write!(wrong, "\n  line {}: {why}", value.line);
+            }
+        }
+    }
+    if count > 0 {
+        let more = count.saturating_sub(WRONG_SHOWN);
+        let more = if more > 0 { format!("\n  and {more} more") } else { String::new() };
+        bail!(
+            "{} in \"{}\" {} no event of source \"{}\" ({}); nothing was published{wrong}{more}\n \
+             hint: mend them, or send each line as it is: --subject SUBJECT",
+            super::count(count, "value"),
+            path.display(),
+            if count == 1 { "is" } else { "are" },
+            target.source.name,
+            target.source.envelope.as_str(),
+        );
+    }
+    Ok((open()?, Some(about.len())))
+}
+
+/// Reader that counts what is read of it.
+struct Counted<R>(R, Arc<AtomicU64>);
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.0.read(buffer)?;
+        self.1.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
 async fn publish(
     broker: &Broker,
-    source: &Source,
-    subject: Option<&str>,
-    reader: impl AsyncRead + Unpin,
+    target: &Target,
+    input: Box<dyn Read + Send>,
     bar: &ProgressBar,
 ) -> anyhow::Result<Tally> {
-    let mut lines = BufReader::new(reader);
-    let (mut line, mut number) = (Vec::new(), 0_u64);
+    let read = Arc::new(AtomicU64::new(0));
+    let (sender, mut values) = mpsc::channel(limits::PUBLISH_WINDOW);
+    let (counted, lines) = (Counted(input, Arc::clone(&read)), target.takes_lines());
+    let reading = tokio::task::spawn_blocking(move || -> io::Result<()> {
+        let mut values = Values::new(values::open(counted)?, lines)?;
+        while let Some(value) = values.next()? {
+            if sender.blocking_send(value).is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
     let mut tally = Tally::default();
     let mut under_way = FuturesUnordered::new();
-    loop {
-        line.clear();
-        let read = lines.read_until(b'\n', &mut line).await.context("could not read the events")?;
-        if read == 0 {
-            break;
+    while let Some(value) = values.recv().await {
+        bar.set_position(read.load(Ordering::Relaxed));
+        let line = value.line;
+        match target.outgoing(&value) {
+            Ok(outgoing) => {
+                under_way.push(async move { (line, broker.publish(outgoing).await) });
+            }
+            Err(why) => tally.failed(bar, line, &why),
         }
-        number += 1;
-        bar.inc(read as u64);
-        while line.last().is_some_and(u8::is_ascii_whitespace) {
-            line.pop();
-        }
-        if line.is_empty() {
-            continue;
-        }
-        let outgoing = outgoing(source, subject, &line);
-        under_way.push(async move { (number, broker.publish(outgoing).await) });
         if under_way.len() >= limits::PUBLISH_WINDOW
-            && let Some((number, stored)) = under_way.next().await
+            && let Some((line, stored)) = under_way.next().await
         {
-            tally.count(bar, number, stored);
+            tally.count(bar, line, stored);
         }
     }
-    while let Some((number, stored)) = under_way.next().await {
-        tally.count(bar, number, stored);
+    while let Some((line, stored)) = under_way.next().await {
+        tally.count(bar, line, stored);
     }
+    reading.await?.context("could not read the events")?;
     bar.finish_and_clear();
+    let more = tally.failed.saturating_sub(WRONG_SHOWN as u64);
+    if more > 0 {
+        eprintln!("error: and {more} more");
+    }
     Ok(tally)
 }
+
+/// Values that are not published which are named one by one.
+const WRONG_SHOWN: usize = 10;
 
 impl Tally {
     fn count(
@@ -150,27 +288,15 @@ impl Tally {
                 self.duplicates += u64::from(stored.duplicate);
                 bar.set_message(format!("{} events", self.stored));
             }
-            Err(error) => {
-                self.failed += 1;
-                bar.suspend(|| eprintln!("error: line {line}: {:#}", anyhow::Error::from(error)));
-            }
+            Err(error) => self.failed(bar, line, &chain(&error)),
         }
     }
-}
 
-/// The message of one line: under its event type with its id if its envelope can be read, else as
-/// it is.
-fn outgoing(source: &Source, subject: Option<&str>, line: &[u8]) -> Outgoing {
-    let body = bytes::Bytes::copy_from_slice(line);
-    let carrier = Carrier { subject: "unknown", message_id: None, fallback_id: "" };
-    let event = envelope::decode(source.envelope, body.clone(), &carrier).ok();
-    let pattern = source.subjects.first().map_or("events", String::as_str);
-    let event_type = event.as_ref().map_or("unreadable", |event| event.event_type.as_str());
-    let to = subject.map_or_else(|| fill(pattern, event_type), ToOwned::to_owned);
-    let outgoing = Outgoing::new(to, body);
-    match event {
-        Some(event) if !event.id.is_empty() => outgoing.id(&event.id),
-        Some(_) | None => outgoing,
+    fn failed(&mut self, bar: &ProgressBar, line: u64, why: &str) {
+        self.failed += 1;
+        if self.failed <= WRONG_SHOWN as u64 {
+            bar.suspend(|| eprintln!("error: line {line}: {why}"));
+        }
     }
 }
 

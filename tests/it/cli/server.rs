@@ -74,7 +74,7 @@ async fn a_worker_that_is_refused_a_subject_ends_soon_and_names_it() {
     let server = TestServer::configured(config).await;
     let shell = Shell::new(PIPELINE, server.server.url());
     assert_eq!(shell.run("apply").await.code, 0);
-    assert_eq!(shell.run_with("publish", "not an event\n").await.code, 0);
+    assert_eq!(shell.run_with("publish --subject events.no", "not an event\n").await.code, 0);
     let began = std::time::Instant::now();
     let ran = shell.run("run --log error").await;
     assert_eq!(ran.code, 2, "{}", ran.err);

@@ -96,7 +96,20 @@ async fn from_plan_to_redrive() {
     let rubbish =
         [event("c", 500).as_bytes(), b"rubbish\n\n\xff\xfe\x1b[31m\n", event("d", 0).as_bytes()]
             .concat();
-    let published = shell.run_with("publish", rubbish).await;
+    let refused = shell.run_with("publish", "{}\n".repeat(12)).await;
+    assert_eq!(refused.code, 1);
+    let said: Vec<&str> = refused.err.lines().collect();
+    assert_eq!((said[0], said.len()), ("error: line 1: eventId is missing", 11), "{}", refused.err);
+    assert_eq!(said[10], "error: and 2 more");
+    std::fs::write(shell.folder.path().join("array.json"), "[\n{\"eventId\": 1},\n7]").unwrap();
+    shell.check("publish --file array.json", expect![[r#"
+        exit 2
+        err: error: 2 values in "array.json" are no event of source "events" (domain); nothing was published
+        err:   line 2: eventId must be a string, got 1
+        err:   line 3: not JSON: trailing characters at line 1 column 2
+        err:  hint: mend them, or send each line as it is: --subject SUBJECT
+    "#]]).await;
+    let published = shell.run_with("publish --subject events.unreadable", rubbish).await;
     assert_eq!((published.code, published.err.as_str()), (0, ""));
     expect![[r#"
         published 4 events to source "events"
@@ -121,10 +134,10 @@ async fn from_plan_to_redrive() {
     "#]],
         )
         .await;
-    let too_large = shell.run_with("publish", "x".repeat(2 << 20)).await;
+    let too_large = shell.run_with("publish --subject events.big", "x".repeat(2 << 20)).await;
     assert_eq!(too_large.code, 1);
     expect![[r#"
-        error: line 1: the message for "events.unreadable" is larger than the server's max_payload
+        error: line 1: 2097152 bytes, where the server has room for 1046528
     "#]]
     .assert_eq(&too_large.err);
 
@@ -157,7 +170,7 @@ async fn from_plan_to_redrive() {
           error        HandlerError: jq: too  [31mmuch
           event        c of type order.created
           dead at      …
-          source       shop-in-events:3 on events.order.created, still stored
+          source       shop-in-events:3 on events.unreadable, still stored
           trace        …
           fingerprint  …
           config       …
