@@ -204,7 +204,9 @@ pub struct Observe {
 impl Pipeline {
     /// Names of the pipeline's objects in NATS.
     pub fn names(&self) -> Names {
-        Names::new(&self.name)
+        let renamed = self.stages.iter().filter(|stage| !stage.renamed_from.is_empty());
+        let before = renamed.map(|stage| (stage.name.clone(), stage.renamed_from.clone()));
+        Names::new(&self.name).renamed(before.collect())
     }
 
     /// The map stage that delivers the notifications of a channel of this pipeline. Without a

@@ -9,6 +9,7 @@
 //! - [`read`]: stored letters that a filter matches, oldest or newest first
 //! - [`groups`]: letters folded into groups and totals
 //! - [`timeline`]: attempts and lives of a letter's event, in order
+//! - [`aliases`]: other names of a stage that was renamed
 //! - [`amend`]: a letter replaced by another in one write
 //! - [`edit`]: a letter's payload changed and checked; the original kept
 //! - [`splice`]: one value of a JSON text replaced, the other bytes kept
@@ -16,6 +17,7 @@
 //! - [`completed_late`]: mark of an event that completed although it has a letter
 
 pub mod abandon;
+pub mod aliases;
 pub mod amend;
 pub mod completed_late;
 pub mod edit;

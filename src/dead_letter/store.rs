@@ -7,7 +7,10 @@ use ring::{
     rand::{SecureRandom as _, SystemRandom},
 };
 
-use super::stored::{APART, payload_at};
+use super::{
+    aliases,
+    stored::{self, APART, payload_at},
+};
 use crate::{
     broker::{AdminError, Broker, Headers, Outgoing, PublishError, StoredMessage, get},
     error_chain::causes_of,
@@ -32,7 +35,7 @@ enum Claim {
     Free,
     /// This letter; true if it is the very one that is being stored, whose ack was lost, and not
     /// that of whoever was first to give up on its event.
-    Mine(bool),
+    Mine(Box<StoredMessage>, bool),
     /// Another message.
     Taken,
 }
@@ -49,11 +52,49 @@ enum Claim {
 /// [`Names::dlq_body`]. (What it came from is no place to point at: a source forgets sooner than
 /// the letters, and an edge as soon as it is settled.)
 ///
+/// While workers of the configuration before a rename are still at work, two may give up on the
+/// same life of an event under two names of its stage: the letter that the stream has first stays.
+///
 /// # Errors
 /// The publish did not succeed: the event must not be settled.
 pub async fn store(broker: &Broker, names: &Names, letter: Outgoing) -> Result<bool, PublishError> {
-    let (first, mut last) = (letter.subject.clone(), None);
     let wanted = Wanted::of(&letter);
+    let unread = |error: AdminError| PublishError::Failed {
+        subject: letter.subject.clone(),
+        source: error.into(),
+    };
+    for before in names.before(wanted.stage) {
+        if wanted.under(before).find(broker, names).await.map_err(unread)?.is_some() {
+            return Ok(false);
+        }
+    }
+    let is_first = store_here(broker, names, &letter, &wanted).await?;
+    // Only now: a name that is given after this is given to a worker that will see the letter.
+    let others = aliases::of(broker, names, wanted.stage).await;
+    if others.is_empty() {
+        return Ok(is_first);
+    }
+    let own = wanted.find(broker, names).await.map_err(unread)?;
+    let Some(own) = own else { return Ok(is_first) };
+    for other in &others {
+        let there = wanted.under(other).find(broker, names).await.map_err(unread)?;
+        if there.is_some_and(|there| there.seq < own.seq) {
+            stored::remove(broker, names, &own).await.map_err(unread)?;
+            return Ok(false);
+        }
+    }
+    Ok(is_first)
+}
+
+/// Stores a letter on the first subject of its life that it can claim; true if this one was the
+/// first.
+async fn store_here(
+    broker: &Broker,
+    names: &Names,
+    letter: &Outgoing,
+    wanted: &Wanted<'_>,
+) -> Result<bool, PublishError> {
+    let (first, mut last) = (letter.subject.clone(), None);
     for n in 0..limits::LETTER_SUBJECTS_MAX {
         let subject = match n {
             0 => first.clone(),
@@ -61,12 +102,12 @@ pub async fn store(broker: &Broker, names: &Names, letter: Outgoing) -> Result<b
             _ => Names::dlq_beyond(&first, &unforeseen()),
         };
         let there = Outgoing { subject, ..letter.clone() };
-        match store_at(broker, names, there, &wanted).await? {
+        match store_at(broker, names, there, wanted).await? {
             Ok(is_first) => return Ok(is_first),
             Err(claimed) => {
                 last = Some(claimed);
                 if n == 0 {
-                    told(broker, names, &letter).await;
+                    told(broker, names, letter).await;
                 }
             }
         }
@@ -77,7 +118,8 @@ pub async fn store(broker: &Broker, names: &Names, letter: Outgoing) -> Result<b
     Err(PublishError::Failed { subject, source: WHY.into() })
 }
 
-/// True if there is a letter of this life of an event at `stage`, with this payload.
+/// True if there is a letter of this life of an event at `stage`, with this payload, under whatever
+/// name of the stage.
 ///
 /// # Errors
 /// [`AdminError`]: the dead-letter stream could not be read.
@@ -91,28 +133,41 @@ pub async fn is_there(
 ) -> Result<bool, AdminError> {
     let (life, source) = (origin.life.clone(), origin.source.clone());
     let wanted = Wanted { stage, life, source, event_id, body, dead_at: None };
-    let (subject, old) = (
-        names.dlq_subject(stage, &origin.life),
-        names.dlq_subject(stage, &origin.life.without_time()),
-    );
-    match claim(broker, names, &subject, &wanted).await? {
-        Claim::Mine(_) => return Ok(true),
-        Claim::Taken => {
-            let beyond = Names::dlq_beyond(&subject, &wanted.digest());
-            let there = claim(broker, names, &beyond, &wanted).await?;
-            return Ok(matches!(there, Claim::Mine(_)));
-        }
-        Claim::Free => {}
+    if wanted.find(broker, names).await?.is_some() {
+        return Ok(true);
     }
-    Ok(old != subject && matches!(claim(broker, names, &old, &wanted).await?, Claim::Mine(_)))
+    for other in aliases::of(broker, names, stage).await {
+        if wanted.under(&other).find(broker, names).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
-/// Letter of one life of an event at a stage, whatever its payload is by now; `None` if there is
-/// none.
+/// Letter of one life of an event at a stage, under whatever name of it, and whatever its payload is
+/// by now; `None` if there is none.
 ///
 /// # Errors
 /// [`AdminError`]: the dead-letter stream could not be read.
 pub async fn letter_of(
+    broker: &Broker,
+    names: &Names,
+    stage: &str,
+    life: &Place,
+) -> Result<Option<StoredMessage>, AdminError> {
+    if let Some(letter) = letter_at(broker, names, stage, life).await? {
+        return Ok(Some(letter));
+    }
+    for other in aliases::of(broker, names, stage).await {
+        if let Some(letter) = letter_at(broker, names, &other, life).await? {
+            return Ok(Some(letter));
+        }
+    }
+    Ok(None)
+}
+
+/// Letter of one life of an event under one name of its stage.
+async fn letter_at(
     broker: &Broker,
     names: &Names,
     stage: &str,
@@ -155,7 +210,7 @@ async fn store_at(
         // What is stored beside a letter takes the place of what was there: look first.
         match claim(broker, names, &letter.subject, wanted).await.map_err(unread)? {
             Claim::Free => {}
-            Claim::Mine(first) => return Ok(Ok(first)),
+            Claim::Mine(_, first) => return Ok(Ok(first)),
             Claim::Taken => return Ok(Err(letter.subject)),
         }
         let bytes = letter.body.len();
@@ -180,7 +235,7 @@ async fn store_at(
             }
         }
         match claim(broker, names, &letter.subject, wanted).await.map_err(unread)? {
-            Claim::Mine(first) => return Ok(Ok(first)),
+            Claim::Mine(_, first) => return Ok(Ok(first)),
             Claim::Taken => return Ok(Err(letter.subject)),
             // It was redriven or dropped since.
             Claim::Free => {}
@@ -215,7 +270,8 @@ async fn claim(
         return Ok(Claim::Taken);
     }
     let dead_at = get(&there.headers, headers::DEAD_AT);
-    Ok(Claim::Mine(dead_at.is_some() && dead_at == wanted.dead_at))
+    let is_the_same = dead_at.is_some() && dead_at == wanted.dead_at;
+    Ok(Claim::Mine(Box::new(there), is_the_same))
 }
 
 impl<'a> Wanted<'a> {
@@ -232,6 +288,39 @@ impl<'a> Wanted<'a> {
             body: &letter.body,
             dead_at: header(headers::DEAD_AT),
         }
+    }
+
+    /// The same under another name of the stage.
+    fn under(&self, stage: &'a str) -> Self {
+        Self { stage, life: self.life.clone(), source: self.source.clone(), ..*self }
+    }
+
+    /// Letter that is stored under this name of the stage; `None` if there is none.
+    async fn find(
+        &self,
+        broker: &Broker,
+        names: &Names,
+    ) -> Result<Option<StoredMessage>, AdminError> {
+        let subject = names.dlq_subject(self.stage, &self.life);
+        match claim(broker, names, &subject, self).await? {
+            Claim::Mine(there, _) => return Ok(Some(*there)),
+            Claim::Taken => {
+                let beyond = Names::dlq_beyond(&subject, &self.digest());
+                return Ok(match claim(broker, names, &beyond, self).await? {
+                    Claim::Mine(there, _) => Some(*there),
+                    Claim::Free | Claim::Taken => None,
+                });
+            }
+            Claim::Free => {}
+        }
+        let old = names.dlq_subject(self.stage, &self.life.without_time());
+        if old == subject {
+            return Ok(None);
+        }
+        Ok(match claim(broker, names, &old, self).await? {
+            Claim::Mine(there, _) => Some(*there),
+            Claim::Free | Claim::Taken => None,
+        })
     }
 
     /// True if these headers of a letter name the same life of the same event.

@@ -161,10 +161,15 @@ impl LetterRecord {
 pub(super) const APART: &str = "apart";
 
 /// Subject of the payload of a letter that is on `subject` and has these headers, where it is kept
-/// apart.
+/// apart. A header that names none leaves the subject that no payload is kept on: it is gone.
 pub fn apart(subject: &str, headers: &Headers) -> Option<String> {
     let name = get(headers, headers::BODY)?.strip_prefix(APART)?;
-    Some(Names::dlq_body(subject) + name)
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_name = match name.strip_prefix('.') {
+        Some(token) => !token.is_empty() && token.bytes().all(is_plain),
+        None => name.is_empty(),
+    };
+    Some(Names::dlq_body(subject) + if is_name { name } else { ".unreadable" })
 }
 
 /// Payload of a stored letter, wherever it is; `None` if it was kept apart and is gone.

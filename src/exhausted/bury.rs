@@ -10,7 +10,7 @@ use millstream_stages::{Failure, failure::class, headers, settle::Reason};
 use crate::{
     broker::{AdminError, Broker, PublishError, StoredMessage, get},
     config::{Pipeline, pipeline::Input},
-    dead_letter::{Letter, letter::Identity, store},
+    dead_letter::{Letter, aliases, letter::Identity, store},
     observe::Metrics,
     wire::{
         Origin, Place,
@@ -73,6 +73,8 @@ impl Burial {
         why: Why,
     ) -> Result<Buried, BuryError> {
         let names = self.pipeline.names();
+        // What its old consumer was given up for is the business of the stage as it is called now.
+        let stage = self.pipeline.heir(stage).map_or(stage, |heir| &heir.name);
         let (origin, identity) = Identity::stored(&self.pipeline, stream, message);
         let expired = matches!(why, Why::Expired(_));
         if !expired && self.is_parked(stage, &origin, message).await? {
@@ -163,14 +165,18 @@ impl Burial {
         message: &StoredMessage,
     ) -> Result<bool, AdminError> {
         let names = self.pipeline.names();
-        for life in [&origin.life, &origin.life.without_time()] {
-            let subject = names.parked_subject(stage, life);
-            let parked = self.broker.last_on_subject(&names.retry_stream(), &subject).await?;
-            // An older version's name may be that of another life of the stream.
-            if parked
-                .is_some_and(|parked| *life == origin.life || parked.stored_at >= message.stored_at)
-            {
-                return Ok(true);
+        let mut known_as = aliases::of(&self.broker, &names, stage).await;
+        known_as.push(stage.to_owned());
+        for stage in &known_as {
+            for life in [&origin.life, &origin.life.without_time()] {
+                let subject = names.parked_subject(stage, life);
+                let parked = self.broker.last_on_subject(&names.retry_stream(), &subject).await?;
+                // An older version's name may be that of another life of the stream.
+                if parked.is_some_and(|parked| {
+                    *life == origin.life || parked.stored_at >= message.stored_at
+                }) {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
@@ -224,9 +230,11 @@ impl Burial {
         })
     }
 
-    /// Stage and those that are chained to it.
+    /// Stage, under each of its names, and those that are chained to it.
     fn line<'a>(&'a self, stage: &'a str) -> Vec<&'a str> {
         let mut line = vec![stage];
+        let declared = self.pipeline.stage(stage);
+        line.extend(declared.iter().flat_map(|it| &it.renamed_from).map(String::as_str));
         loop {
             let reads_it = |input: &Input| match input {
                 Input::Results(from) => line.contains(&from.as_str()),

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     broker::{AdminError, Broker, CommitError},
-    wire::{AppliedRecord, Names},
+    wire::{AliasRecord, AppliedRecord, Names},
 };
 
 /// Permissions of [`apply`] beyond safe changes.
@@ -120,8 +120,13 @@ pub async fn apply(
 ) -> Result<Vec<String>, ApplyError> {
     let topology = &plan.topology;
     check(plan, allowed)?;
-    let mut is_announced = false;
+    let (mut is_announced, mut is_aliased) = (false, false);
     for (at, Change { object, kind }) in plan.changes.iter().enumerate() {
+        if matches!(object, Object::Consumer(_)) && !is_aliased {
+            // Whoever reads for a stage from here on may have company under another name.
+            alias(topology, broker).await?;
+            is_aliased = true;
+        }
         // What a renamed stage takes over goes before a floor.
         let after = plan.start_of(object).map(|start| start.saturating_sub(1));
         if matches!(kind, ChangeKind::Extra { .. }) && !is_announced {
@@ -174,6 +179,9 @@ pub async fn apply(
         left: Vec::new(),
         source,
     })?;
+    if !is_aliased {
+        alias(topology, broker).await?;
+    }
     if !is_announced {
         announce(topology, broker).await?;
     }
@@ -199,6 +207,33 @@ async fn announce(topology: &Topology, broker: &Broker) -> Result<(), ApplyError
     })?;
     if found.is_none_or(|(value, _)| value != record) {
         broker.kv_put(&bucket, AppliedRecord::KEY, record).await?;
+    }
+    Ok(())
+}
+
+/// Writes down which stages have, and had, several names, where that has changed.
+async fn alias(topology: &Topology, broker: &Broker) -> Result<(), ApplyError> {
+    let bucket = Names::new(&topology.pipeline).state_bucket();
+    let mut wanted = AliasRecord::all(&topology.renamed);
+    let found = match broker.kv_entries(&bucket, AliasRecord::PREFIX).await {
+        // It comes with a later change, if anything is kept there.
+        Err(AdminError::NoStream { .. }) if wanted.is_empty() => return Ok(()),
+        found => found.map_err(|source| ApplyError::Broker {
+            object: format!("bucket \"{bucket}\""),
+            done: Vec::new(),
+            left: Vec::new(),
+            source,
+        })?,
+    };
+    for (key, value, _) in found {
+        match wanted.get(&key) {
+            Some(record) if record.written() == value => _ = wanted.remove(&key),
+            Some(_) => {}
+            None => broker.kv_delete(&bucket, &key).await?,
+        }
+    }
+    for (key, record) in wanted {
+        broker.kv_put(&bucket, &key, record.written()).await?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! - [`place`]: name of a message, beyond the life of its stream
 //! - [`offsets`]: how far a reduce stage has read each stream
 //! - [`origin`]: source of an event, and its life at a stage
+//! - [`alias`]: names that a stage has and had, while workers of both are at work
 //! - [`applied`]: consumers of the configuration that was applied last
 //! - [`attempt_record`]: error event of a failed attempt
 //! - [`breaker_record`]: state of one circuit breaker, shared by the fleet
@@ -14,6 +15,7 @@
 //! - [`trace_context`]: W3C trace context
 //! - [`mod@rfc3339`]: times as text
 
+pub mod alias;
 pub mod applied;
 pub mod attempt_record;
 pub mod breaker_record;
@@ -28,6 +30,7 @@ pub mod subject_pattern;
 pub mod subjects;
 pub mod trace_context;
 
+pub use alias::AliasRecord;
 pub use applied::AppliedRecord;
 pub use finding::Finding;
 pub use floor::FloorRecord;

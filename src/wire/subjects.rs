@@ -2,7 +2,7 @@
 //!
 //! Outside text becomes a subject token here.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use super::place::Place;
 use crate::limits;
@@ -11,12 +11,26 @@ use crate::limits;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Names {
     pipeline: String,
+    /// Names that stages had before, by those that they have.
+    renamed: Arc<BTreeMap<String, Vec<String>>>,
 }
 
 impl Names {
     /// Names of the pipeline called `pipeline`.
     pub fn new(pipeline: &str) -> Self {
-        Self { pipeline: pipeline.to_owned() }
+        Self { pipeline: pipeline.to_owned(), renamed: Arc::default() }
+    }
+
+    /// The same, of a pipeline whose stages had these names before.
+    #[must_use]
+    pub fn renamed(mut self, renamed: BTreeMap<String, Vec<String>>) -> Self {
+        self.renamed = Arc::new(renamed);
+        self
+    }
+
+    /// Names that a stage had before.
+    pub fn before(&self, stage: &str) -> &[String] {
+        self.renamed.get(stage).map_or(&[], Vec::as_slice)
     }
 
     /// Name of the pipeline.

@@ -1,6 +1,7 @@
 //! Leftovers: what stages that were renamed, removed or re-wired leave on the server, and what
 //! `apply` refuses before it begins.
 
+mod both;
 mod renamed;
 
 use std::{

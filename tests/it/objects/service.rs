@@ -4,8 +4,9 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use axum::{
@@ -27,6 +28,8 @@ pub(crate) struct Calls {
     alerts: Mutex<Vec<String>>,
     /// True once the service takes whatever comes.
     is_mended: AtomicBool,
+    /// Time that the stage `second` takes, in milliseconds.
+    second_takes_ms: AtomicU64,
 }
 
 impl Calls {
@@ -54,6 +57,11 @@ impl Calls {
         self.is_mended.store(true, Ordering::SeqCst);
     }
 
+    /// Has the stage `second` take its time.
+    pub(crate) fn slow_down(&self, second: Duration) {
+        self.second_takes_ms.store(second.as_millis() as u64, Ordering::SeqCst);
+    }
+
     pub(crate) fn alerts(&self) -> Vec<String> {
         self.alerts.lock().unwrap().clone()
     }
@@ -68,6 +76,10 @@ async fn call(
     if stage == "alerts" {
         calls.alerts.lock().unwrap().push(String::from_utf8_lossy(&body).into_owned());
         return (StatusCode::NO_CONTENT, "");
+    }
+    if stage == "second" {
+        let takes = calls.second_takes_ms.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(takes)).await;
     }
     let id = headers["millstream-event-id"].to_str().unwrap().to_owned();
     let event: Value = serde_json::from_slice(&body).unwrap();

@@ -1,6 +1,9 @@
 //! Stages: removed and renamed under load.
 
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use super::{RATE, books, world::World};
 use crate::{crash::beside_two, support::eventually};
@@ -28,6 +31,44 @@ async fn a_renamed_stage_takes_its_events_waits_and_letters_along() {
     assert!(left.is_empty(), "{} letters are left: {said}", left.len());
     let (_, plan) = world.fleet.run("plan", &[]);
     assert!(!plan.contains("mill-second"), "something of the old name is left:\n{plan}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_is_renamed_while_workers_of_both_names_work_and_die() {
+    let _alone = alone().await;
+    let mut world = World::start(RATE).await;
+    // Long enough that both have the same events in hand.
+    world.calls.slow_down(Duration::from_millis(400));
+    eventually(async || (in_hand(&world).await > 20).then_some(())).await;
+    world.rewrite(|pipeline| {
+        pipeline.replace("[stage.second]", "[stage.last]\nrenamed_from = \"second\"")
+    });
+    world.mend();
+    world.fleet.start();
+    world.fleet.start();
+    let new = world.fleet.len() - 1;
+    eventually(async || (named_letters(&world, "last").await > 0).then_some(())).await;
+    world.fleet.replace(new);
+    world.fleet.replace(0);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.fleet.terminate(1).await;
+    world.fleet.revive();
+    world.calls.slow_down(Duration::ZERO);
+    // What the old ones put back meanwhile is named, and handed over by one more apply.
+    world.mend();
+    let totals = books::close(&mut world, Instant::now(), &[]).await;
+    assert!(totals.dead > 0, "{totals:?}");
+}
+
+/// Events that workers have in hand at the stage `second`.
+async fn in_hand(world: &World) -> u64 {
+    let consumer = world.jetstream.get_consumer_from_stream("mill-second", "mill-out-first");
+    let mut consumer: async_nats::jetstream::consumer::PullConsumer = consumer.await.unwrap();
+    consumer.info().await.unwrap().num_ack_pending as u64
+}
+
+async fn named_letters(world: &World, stage: &str) -> usize {
+    books::letters_of(world, &[stage]).await.len()
 }
 
 #[tokio::test(flavor = "multi_thread")]
