@@ -21,7 +21,10 @@ pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     headers::clean(&innermost.to_string())
 }
 
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+/// Causes of an error, the nearest first.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     successors(error.source(), |error: &&'a (dyn Error + 'static)| (*error).source())
 }
 

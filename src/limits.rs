@@ -109,6 +109,32 @@ pub const HTTP_IDLE: Duration = Duration::from_secs(4);
 /// Bytes of an unused reply that are read so that its connection can be used again. Past it a new
 /// connection is cheaper.
 pub const HTTP_DISCARD_BYTES_MAX: usize = 64 << 10;
+/// Connections to one address of ours, at the most: what scrapes and probes it are a handful. Fewer
+/// where the process may have few descriptors.
+pub const HTTP_SERVER_CONNECTIONS_MAX: usize = 64;
+/// Time in which a request's header must come, also the next one on a connection.
+pub const HTTP_SERVER_HEADER_WAIT: Duration = Duration::from_secs(8);
+/// Age of a connection from which on it is closed, where it asks nothing, to have its descriptor.
+pub const HTTP_SERVER_SILENT: Duration = Duration::from_secs(2);
+/// Life of a connection to an address of ours: one that reads its answers too slowly ends.
+pub const HTTP_SERVER_CONNECTION_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a request's header, at the most.
+pub const HTTP_SERVER_REQUEST_BYTES_MAX: usize = 16 << 10;
+/// Time for requests under way when the worker stops.
+pub const HTTP_SERVER_GOODBYE: Duration = Duration::from_secs(1);
+/// Wait after connections could not be taken.
+pub const HTTP_SERVER_ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Descriptors that a worker takes where the system lets it: far more than all that is bounded here
+/// needs. (What it starts inherits the number: some programs walk through all.)
+pub const DESCRIPTORS_WANTED: u64 = 65_536;
+/// Share of the descriptors from which on a worker says that they are nearly gone.
+pub const DESCRIPTORS_NEARLY_GONE: f64 = 0.8;
+/// Wait of an event for which the worker lacked something.
+pub const SHORTAGE_WAIT: Duration = Duration::from_secs(5);
+/// Time for which a shortage is said after it was last noticed: longer than its events wait.
+pub const SHORTAGE_SAID: Duration = Duration::from_secs(20);
+/// Interval at which a worker looks what it lacks.
+pub const SHORTAGE_LOOK: Duration = Duration::from_secs(1);
 /// The longest text of a log line that comes from outside (a child's stderr, an event's body), in
 /// bytes.
 pub const LOG_TEXT_BYTES_MAX: usize = 1024;

@@ -140,6 +140,9 @@ impl Worker {
             worker.listening =
                 Some(observe::serve(listen, metrics, conditions, worker.stop.clone()).await?);
         }
+        worker
+            .tasks
+            .spawn(observe::lacks::watch(Arc::clone(&worker.conditions), worker.stop.clone()));
         // Before anything is pulled: of a worker that nobody has heard of nobody knows that it
         // died.
         worker.start_heartbeat(&pipeline, &id).await;

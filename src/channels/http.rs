@@ -17,7 +17,7 @@ use super::{
     address::{PublicOnly, is_private, literal},
     redact::Secrets,
 };
-use crate::{error_chain::root_cause, http_client, limits};
+use crate::{error_chain::root_cause, http_client, limits, shortage::Shortage};
 
 /// Class of an answer whose status is success, but whose body is not what the provider answers
 /// then.
@@ -193,6 +193,9 @@ impl Target {
                 class::TIMEOUT,
                 format!("no answer on channel \"{name}\" in {}", Period(self.timeout)),
             );
+        }
+        if let Some(shortage) = error.is_connect().then(|| Shortage::of_connect(&error)).flatten() {
+            return shortage.failure(&format!("could not reach channel \"{name}\""));
         }
         let cause = self.redact(&root_cause(&error));
         Failure::retry(class::CONNECTION, format!("could not reach channel \"{name}\": {cause}"))

@@ -55,6 +55,7 @@ pub struct Args {
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let mut pipeline = app.pipeline()?;
     let spans = start_logs(app, &pipeline)?;
+    crate::descriptors::raise();
     let data = args.data.join("dev");
     if args.fresh && data.exists() {
         std::fs::remove_dir_all(&data)

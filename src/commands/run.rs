@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc};
 use crate::{
     broker::Broker,
     config::Pipeline,
-    limits,
+    descriptors, limits,
     observe::{Exporter, logs},
     topology::{self, Topology},
     worker::{Options, Worker},
@@ -39,6 +39,7 @@ pub struct Args {
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = Arc::new(app.pipeline()?);
     let spans = start_logs(app, &pipeline)?;
+    descriptors::raise();
     let ended = tokio::select! {
         broker = app.connect_patiently(&pipeline) => match broker {
             Ok(broker) => Some(broker),

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use self::process::{Process, Program};
 use super::{HandlerContext, HandlerKind, options};
-use crate::limits;
+use crate::{limits, shortage::Shortage};
 
 pub(super) const KIND: HandlerKind = HandlerKind {
     name: "exec",
@@ -216,6 +216,9 @@ impl<'a> TakenSlot<'a> {
             return Err(Failure::defer(class::HANDLER, message).after(wait));
         }
         program.start().map_err(|error| {
+            if let Some(shortage) = Shortage::of_start(&error) {
+                return shortage.failure(&format!("could not start \"{}\"", program.name()));
+            }
             let message = format!("could not start \"{}\": {error}", program.name());
             self.slot.assume_dead(&message);
             Failure::defer(class::HANDLER, message)

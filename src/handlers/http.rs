@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{HandlerContext, HandlerKind, Output, idempotency_key, options};
-use crate::{error_chain::root_cause, http_client, limits};
+use crate::{error_chain::root_cause, http_client, limits, shortage::Shortage};
 
 pub(super) const KIND: HandlerKind = HandlerKind {
     name: "http",
@@ -220,7 +220,11 @@ impl Http {
             } else {
                 root_cause(&error)
             };
-            Failure::retry(class::CONNECTION, format!("could not connect to {origin}: {why}"))
+            let what = format!("could not connect to {origin}");
+            match Shortage::of_connect(&error) {
+                Some(shortage) => shortage.failure(&what),
+                None => Failure::retry(class::CONNECTION, format!("{what}: {why}")),
+            }
         } else if error.is_timeout() {
             Failure::retry(
                 class::TIMEOUT,

@@ -205,6 +205,10 @@ fn held_back(
     took: Duration,
     failure: &Failure,
 ) -> Option<Duration> {
+    // What this worker lacks says nothing about whom it would have called.
+    if failure.class == class::SHORTAGE {
+        return None;
+    }
     match failure.disposition {
         // It answered, and said no; unless it was never asked.
         Disposition::Reject => {

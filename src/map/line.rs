@@ -17,6 +17,7 @@ use crate::{
     config::{Pipeline, pipeline},
     observe::{Metrics, StageMetrics},
     panics,
+    shortage::Shortage,
     wire::subject_pattern,
 };
 
@@ -198,10 +199,12 @@ impl Line {
         let began = Instant::now();
         let answered = AssertUnwindSafe(self.answer(event, delivery)).catch_unwind().await;
         let answered = answered.unwrap_or_else(|panic| {
-            Err(Failure::retry(
-                class::HANDLER,
-                format!("the handler panicked: {}", panics::text(&*panic)),
-            ))
+            let said = panics::text(&*panic);
+            // Tokio's, where a thread that blocks cannot be started.
+            if said.starts_with("OS can't spawn worker thread") {
+                return Err(Shortage::Processes.failure("could not start a thread"));
+            }
+            Err(Failure::retry(class::HANDLER, format!("the handler panicked: {said}")))
         });
         let took = began.elapsed();
         let results = answered.map_err(|failure| Failed { stage: self, failure, took })?;

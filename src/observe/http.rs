@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Conditions, metrics::Metrics};
-use crate::wire::rfc3339;
+use crate::{http_server, wire::rfc3339};
 
 /// The media type of [`Metrics::render`].
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -53,10 +53,7 @@ pub async fn serve(
         .route("/metrics", get(show_metrics).with_state(metrics))
         .route("/healthz", get(|| async { Json(json!({ "alive": true })) }))
         .route("/readyz", get(show_readiness).with_state(conditions));
-    tokio::spawn(async move {
-        // `axum::serve` does not return an error; it goes on after a failed accept.
-        axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await.ok();
-    });
+    tokio::spawn(http_server::serve(listener, routes, stop));
     Ok(bound)
 }
 

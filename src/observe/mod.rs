@@ -9,6 +9,7 @@ mod families;
 mod gauges;
 pub mod heartbeat;
 pub mod http;
+pub mod lacks;
 pub mod logs;
 pub mod metrics;
 pub mod otlp;

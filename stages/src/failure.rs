@@ -26,6 +26,8 @@ pub mod class {
     pub const EXPIRED: &str = "ExpiredError";
     /// An event with the same key was seen within the window of a `dedupe` stage.
     pub const DUPLICATE: &str = "Duplicate";
+    /// The worker had no descriptors, memory, disk, processes or ports left to handle it with.
+    pub const SHORTAGE: &str = "WorkerShortage";
     /// The workers that ran the event died of it.
     pub const CRASHED: &str = "WorkerCrashed";
 }

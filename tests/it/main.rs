@@ -35,6 +35,7 @@ mod recovery;
 mod reduce;
 mod server;
 mod shell;
+mod shortage;
 mod support;
 mod tidy;
 mod topology;

@@ -27,6 +27,7 @@ use crate::{
     },
     error_chain::root_cause,
     limits,
+    shortage::Shortage,
 };
 
 /// Class of an answer that a mail server cannot take the mail now.
@@ -185,10 +186,13 @@ impl Server {
         let found = address::resolve(host, *port, *allow_private).await;
         let addresses: Vec<SocketAddr> = found.map_err(|error| match error.to_string() {
             inside if inside == LEADS_INSIDE => Failure::retry(class::CONNECTION, inside),
-            why => Failure::retry(
-                class::CONNECTION,
-                format!("could not resolve the mail server's name: {why}"),
-            ),
+            why => {
+                let what = "could not resolve the mail server's name";
+                match Shortage::of_connect(&error) {
+                    Some(shortage) => shortage.failure(what),
+                    None => Failure::retry(class::CONNECTION, format!("{what}: {why}")),
+                }
+            }
         })?;
         let address = addresses[self.next.load(Ordering::Relaxed) % addresses.len()];
         let transport = match current.take() {
@@ -228,6 +232,10 @@ impl Server {
     fn meaning(&self, error: &smtp::Error) -> Failure {
         let said = root_cause(error);
         let code = error.status().map(u16::from);
+        let shortage = code.is_none().then(|| Shortage::of_connect(error)).flatten();
+        if let Some(shortage) = shortage {
+            return shortage.failure("could not reach the mail server");
+        }
         match code {
             Some(530 | 534 | 535 | 538) => Failure::reject(
                 LOGIN,

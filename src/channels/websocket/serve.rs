@@ -29,7 +29,8 @@ use super::{
 use crate::{
     broker::{Broker, ListenError, Listening},
     channels::{ChannelContext, sanitize},
-    limits,
+    descriptors, http_server, limits,
+    shortage::Shortage,
 };
 
 /// State that connections share.
@@ -78,6 +79,9 @@ pub(super) async fn serve(
             }
             Err(error) => {
                 said = true;
+                if let Some(shortage) = Shortage::of(&error) {
+                    shortage.notice();
+                }
                 tracing::warn!(channel, %listen, %error, "could not open the address for browsers");
             }
         }
@@ -155,19 +159,12 @@ async fn run(
         auth,
         news,
         hello: hello.to_string().into(),
-        room: Arc::new(Semaphore::new(limits::LIVE_CLIENTS_MAX)),
+        room: Arc::new(Semaphore::new(descriptors::share(limits::LIVE_CLIENTS_MAX))),
         clients: TaskTracker::new(),
         stop: stop.clone(),
     });
     let routes = Router::new().fallback(connect).with_state(Arc::clone(&live));
-    // `axum::serve` does not return an error; it goes on after a failed accept.
-    let served =
-        axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
-    tokio::select! {
-        served = served.into_future() => served.unwrap_or_default(),
-        // A request that is never finished would hold up the end.
-        () = async { stop.cancelled().await; tokio::time::sleep(limits::LIVE_GOODBYE).await } => {}
-    }
+    http_server::serve(listener, routes, stop.clone()).await;
     live.clients.close();
     // Whoever has not taken leave by then is left.
     tokio::time::timeout(limits::LIVE_GOODBYE, live.clients.wait()).await.unwrap_or_default();

@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::Read as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -108,6 +109,25 @@ impl Fleet {
     pub(crate) fn start(&mut self) {
         let worker = self.spawn(self.workers.len());
         self.workers.push(worker);
+    }
+
+    /// Starts one more worker, which may have so many descriptors.
+    pub(crate) fn start_with_descriptors(&mut self, most: u32) {
+        let plain = self.command("run");
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\"")]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
+        let log = File::create(self.log(self.workers.len())).unwrap();
+        let worker = Running(command.stdout(log.try_clone().unwrap()).stderr(log).start());
+        self.workers.push(worker);
+    }
+
+    /// Address at which a worker serves its metrics and health, once it says so.
+    pub(crate) fn listening(&self, n: usize) -> Option<SocketAddr> {
+        let log = fs::read_to_string(self.log(n)).unwrap_or_default();
+        let said = log.rsplit_once("listening=")?.1.split_whitespace().next()?;
+        said.trim_matches('"').parse().ok()
     }
 
     /// Worker of one stage only, until it is dropped.
