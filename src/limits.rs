@@ -326,6 +326,10 @@ pub const JOB_CLAIM: Duration = Duration::from_secs(5);
 pub const JOB_CHECKPOINT: Duration = Duration::from_millis(500);
 /// Jobs that are kept once they ended, as a record; older ones go when a new one is made.
 pub const JOBS_KEPT: usize = 200;
+/// Bytes of a stage's name that a letter says, as far as they are shown: no name is longer.
+pub const STAGE_SHOWN_BYTES: usize = 64;
+/// Reasons that a job gives for letters that stay: each stage has a few.
+pub const JOB_REASONS_MAX: usize = 32;
 /// Jobs that one worker runs at once. A slow one must not hold up the next.
 pub const JOBS_AT_ONCE_MAX: usize = 4;
 /// Interval at which a worker looks for jobs that nobody runs.

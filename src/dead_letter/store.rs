@@ -144,8 +144,8 @@ pub async fn is_there(
     Ok(false)
 }
 
-/// Letter of one life of an event at a stage, under whatever name of it, and whatever its payload is
-/// by now; `None` if there is none.
+/// Letter of one life of an event at a stage, under whatever name of that, and whatever its payload
+/// is by now; `None` if there is none.
 ///
 /// # Errors
 /// [`AdminError`]: the dead-letter stream could not be read.

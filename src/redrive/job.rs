@@ -3,11 +3,11 @@
 //! The record is in the key-value bucket of the pipeline's state, written by compare-and-set. It is
 //! the audit, too: the last [`crate::limits::JOBS_KEPT`] are kept.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{dead_letter::LetterFilter, redrive::canary::Canary, wire::rfc3339};
+use crate::{dead_letter::LetterFilter, limits, redrive::canary::Canary, wire::rfc3339};
 
 /// Default limit of the redrives of an event.
 pub const MAX_REDRIVES: u32 = 3;
@@ -74,6 +74,10 @@ pub struct Job {
     pub expected: Option<u64>,
     /// True if a letter that the job passed by is still there.
     pub left_behind: bool,
+    /// Reasons why letters stay that were to be sent, with how many; the first
+    /// [`crate::limits::JOB_REASONS_MAX`] of them.
+    #[serde(default)]
+    pub left: BTreeMap<String, u64>,
     /// Outcomes so far. After a crash of its runner, those of letters in flight may be missing.
     pub counts: Counts,
     /// Time at which the job was made, RFC 3339.
@@ -147,6 +151,7 @@ impl Job {
             letters_created_ms: 0,
             expected: None,
             left_behind: false,
+            left: BTreeMap::new(),
             counts: Counts::default(),
             created_at: rfc3339(now),
             created_by: by.to_owned(),
@@ -160,6 +165,14 @@ impl Job {
     /// True if the job is still to be carried on.
     pub fn is_open(&self) -> bool {
         matches!(self.state, State::Running | State::Canary)
+    }
+
+    /// Notes why a letter stays.
+    pub fn leave(&mut self, why: String) {
+        if self.left.len() >= limits::JOB_REASONS_MAX && !self.left.contains_key(&why) {
+            return;
+        }
+        *self.left.entry(why).or_insert(0) += 1;
     }
 
     /// Ends the job.

@@ -242,17 +242,18 @@ impl<'a> Pump<'a> {
             }
             Verdict::Send if context.targets.of_letters(&stage).is_err() => {
                 let nowhere = context.targets.of_letters(&stage).err();
-                let why = nowhere.map(|why| format!("letters of stage \"{stage}\" stay: {why}"));
-                self.progress.change(|job| {
-                    job.counts.skipped += 1;
-                    job.why = job.why.take().or(why);
-                });
+                self.skip(nowhere.map(|why| why.reason(&stage)).unwrap_or_default());
             }
             Verdict::Send => {
                 let stage = context.targets.of_letters(&stage).map_or(stage.clone(), str::to_owned);
-                if !self.read_stages.contains(&stage) {
-                    resend::is_read(&context.broker, &context.names, &stage, seq).await?;
-                    self.read_stages.insert(stage.clone());
+                match self.is_read(&stage, seq).await {
+                    Ok(()) => {}
+                    // Where it is the only one, somebody can make it so, and go on.
+                    Err(error) if self.filter.stage.is_none() && self.filter.letters.is_empty() => {
+                        self.skip(error.of_the_letter().ok_or(error)?);
+                        return Ok(self.pass_by(seq));
+                    }
+                    Err(error) => return Err(error.into()),
                 }
                 if get(&letter.headers, headers::BODY).is_some() && seq <= self.runs_end {
                     // Its payload is kept apart, and is removed with this letter only.
@@ -272,13 +273,36 @@ impl<'a> Pump<'a> {
                 return Ok(Some((Box::pin(send(context, letter, probe, by_run, reread)), true)));
             }
         }
+        Ok(self.pass_by(seq))
+    }
+
+    /// Makes sure that a stage has a consumer of what is sent back to it.
+    async fn is_read(&mut self, stage: &str, seq: u64) -> Result<(), RedriveError> {
+        if !self.read_stages.contains(stage) {
+            resend::is_read(&self.context.broker, &self.context.names, stage, seq).await?;
+            self.read_stages.insert(stage.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Counts a letter that nothing takes.
+    fn skip(&self, why: String) {
+        self.progress.change(|job| {
+            job.counts.skipped += 1;
+            job.why.get_or_insert_with(|| why.clone());
+            job.leave(why);
+        });
+    }
+
+    /// Goes on behind a letter that needs no step.
+    fn pass_by<T>(&mut self, seq: u64) -> Option<T> {
         self.read_up_to = seq;
         // Also what does not match must not go with a run: its subject may say what its headers do
         // not.
         if seq <= self.runs_end {
             self.leave(seq);
         }
-        Ok(None)
+        None
     }
 
     /// Leaves a letter where it is: what comes after it is not removed by runs. Returns the letters
@@ -325,10 +349,11 @@ impl<'a> Pump<'a> {
                         return Ok(more);
                     }
                     Err(error) if is_the_letters_own(&error) => {
-                        let why = error.to_string();
+                        let (why, reason) = (error.to_string(), error.of_the_letter());
                         self.progress.change(|job| {
                             job.counts.failed += 1;
                             job.why.get_or_insert(why);
+                            reason.into_iter().for_each(|reason| job.leave(reason));
                         });
                         for seq in self.leave(seq) {
                             self.sending.insert(seq);
@@ -404,11 +429,7 @@ impl<'a> Pump<'a> {
 
 /// True if the letter itself is why it could not be sent, so that others can.
 fn is_the_letters_own(error: &RedriveError) -> bool {
-    match error {
-        RedriveError::PayloadGone { .. } | RedriveError::TooLarge { .. } => true,
-        RedriveError::Publish { source, .. } => matches!(source, PublishError::TooLarge { .. }),
-        RedriveError::Letters(_) | RedriveError::NobodyReads { .. } => false,
-    }
+    !matches!(error, RedriveError::NobodyReads { .. }) && error.of_the_letter().is_some()
 }
 
 async fn send(

@@ -72,6 +72,33 @@ pub enum RedriveError {
     },
 }
 
+impl RedriveError {
+    /// Reason that letters stay, the same for all that it concerns; `None` if it is not the letter
+    /// itself, so that others cannot be sent either.
+    pub(super) fn of_the_letter(&self) -> Option<String> {
+        match self {
+            Self::PayloadGone { .. } => {
+                Some("letters stay: their payloads, which were kept apart, are gone".to_owned())
+            }
+            Self::TooLarge { .. } | Self::Publish { source: PublishError::TooLarge { .. }, .. } => {
+                const WHY: &str = "letters stay: with the headers that they need their events \
+                                   are larger than the server takes: raise its max_payload, or \
+                                   edit them";
+                Some(WHY.to_owned())
+            }
+            Self::NobodyReads { stage, .. } => Some(format!(
+                "letters of stage \"{stage}\" stay: nothing brings it what is redriven; \
+                 `millstream apply` creates the consumer"
+            )),
+            Self::Letters(_)
+            | Self::Publish {
+                source: PublishError::Failed { .. } | PublishError::NotFirst { .. },
+                ..
+            } => None,
+        }
+    }
+}
+
 /// Letters of a stage, or all, oldest first.
 pub fn letters(
     broker: &Broker,
@@ -99,8 +126,12 @@ pub async fn redrive(
     Ok(())
 }
 
-/// Stage that gave up on the event of a letter.
-pub(super) fn stage_of(letter: &StoredMessage) -> &str {
+/// Stage that gave up on the event of a letter; empty where it does not say, or its headers are
+/// malformed, so that what can be read of them may be anything.
+pub(crate) fn stage_of(letter: &StoredMessage) -> &str {
+    if letter.malformed.is_some() {
+        return "";
+    }
     get(&letter.headers, headers::STAGE).unwrap_or_default()
 }
 

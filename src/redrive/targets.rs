@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use crate::{config::Pipeline, topology::Topology};
+use millstream_stages::text::excerpt;
+
+use crate::{config::Pipeline, limits, topology::Topology};
 
 /// Stages that letters can be sent back to. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +33,25 @@ pub enum Nowhere {
     )]
     Gone,
     /// The stage keeps state, or is chained to another.
-    #[error("the stage takes no single events: it keeps state, or is chained to another")]
+    #[error(
+        "the stage takes no single events: it keeps state, or is chained to another; export them \
+         (`millstream dlq export`), publish what is to be read again, and drop them"
+    )]
     TakesNone,
+    /// The letter names no stage.
+    #[error("they name no stage: Millstream did not write them, or they cannot be read")]
+    Unread,
+}
+
+impl Nowhere {
+    /// Reason that the letters of a stage stay.
+    pub fn reason(self, stage: &str) -> String {
+        let stage = excerpt(stage, limits::STAGE_SHOWN_BYTES);
+        match self {
+            Self::Unread => format!("letters stay: {self}"),
+            Self::Gone | Self::TakesNone => format!("letters of stage \"{stage}\" stay: {self}"),
+        }
+    }
 }
 
 impl Targets {
@@ -50,6 +69,9 @@ impl Targets {
     /// # Errors
     /// [`Nowhere`].
     pub fn of_letters<'a>(&'a self, stage: &'a str) -> Result<&'a str, Nowhere> {
+        if stage.is_empty() {
+            return Err(Nowhere::Unread);
+        }
         let Stages { take, others, renamed } = &*self.0;
         let to = renamed.get(stage).map_or(stage, String::as_str);
         match (take.contains(to), others.contains(to)) {

@@ -24,12 +24,12 @@ use tokio::{
 use crate::support::{Mill, TestServer, domain, eventually, failure, scanned};
 
 /// Client that writes the protocol itself: it may send what no library would.
-struct Raw {
+pub(crate) struct Raw {
     stream: BufReader<TcpStream>,
 }
 
 impl Raw {
-    async fn connect(url: &str) -> Self {
+    pub(crate) async fn connect(url: &str) -> Self {
         let socket = TcpStream::connect(url.trim_start_matches("nats://")).await.unwrap();
         let mut raw = Self { stream: BufReader::new(socket) };
         raw.line().await;
@@ -49,7 +49,7 @@ impl Raw {
     }
 
     /// Waits until the server has read everything.
-    async fn pong(&mut self) {
+    pub(crate) async fn pong(&mut self) {
         self.send(b"PING\r\n").await;
         loop {
             let line = self.line().await;
@@ -60,7 +60,7 @@ impl Raw {
         }
     }
 
-    async fn publish(&mut self, subject: &str, head: &[u8], body: &[u8]) {
+    pub(crate) async fn publish(&mut self, subject: &str, head: &[u8], body: &[u8]) {
         let mut bytes =
             format!("HPUB {subject} {} {}\r\n", head.len(), head.len() + body.len()).into_bytes();
         bytes.extend_from_slice(head);

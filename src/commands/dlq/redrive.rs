@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::bail;
 use futures_util::StreamExt as _;
-use millstream_stages::{headers, units::Period};
+use millstream_stages::{headers, text::excerpt, units::Period};
 use serde::Serialize;
 
 use super::{Dlq, filters, jobs};
@@ -25,6 +25,7 @@ use crate::{
     redrive::{
         canary::Canary,
         job::{Job, Kind, MAX_REDRIVES, new_id},
+        resend::stage_of,
         store::{Claim, Jobs},
         targets::Targets,
     },
@@ -194,7 +195,8 @@ impl Count {
         targets: &Targets,
         named: bool,
     ) {
-        let LetterRecord { stage, error_class, redrives, .. } = LetterRecord::of(letter);
+        let LetterRecord { error_class, redrives, .. } = LetterRecord::of(letter);
+        let stage = stage_of(letter).to_owned();
         self.letters += 1;
         if get(&letter.headers, headers::COMPLETED_AT).is_some() && !named {
             self.completed += 1;
@@ -215,7 +217,11 @@ impl Count {
         let skip = |(stage, (number, why)): (&String, &(u64, String))| {
             let number = usize::try_from(*number).unwrap_or(usize::MAX);
             let letters = super::super::count(number, "letter");
-            super::super::printable(&format!("{letters} of stage \"{stage}\": {why}"))
+            let stage = excerpt(stage, limits::STAGE_SHOWN_BYTES);
+            super::super::printable(&match stage.is_empty() {
+                true => format!("{letters}: {why}"),
+                false => format!("{letters} of stage \"{stage}\": {why}"),
+            })
         };
         self.skipped.iter().map(skip).collect()
     }

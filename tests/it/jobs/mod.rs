@@ -4,6 +4,7 @@ mod command_line;
 mod letters;
 mod runners;
 mod sending;
+mod unsendable;
 
 use std::{
     sync::{

@@ -7,7 +7,7 @@ use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
-use super::words::{did, guard_line, letters, next_step, resume};
+use super::words::{did, guard_line, letters, next_step, reasons, resume};
 use crate::{
     commands::{found, people::who, printable},
     redrive::{
@@ -116,7 +116,7 @@ fn print_ended(job: &Job, json: bool) -> anyhow::Result<ExitCode> {
         State::Done if job.counts.failed > 0 => {
             println!("{} could not be sent: {why}", letters(job.counts.failed))
         }
-        State::Done if job.counts.skipped > 0 => println!("{why}"),
+        State::Done if job.counts.skipped > 0 => {}
         State::Done => {
             if let Some(verdict) = job.canary.as_ref().and_then(|canary| canary.verdict.as_deref())
             {
@@ -128,6 +128,7 @@ fn print_ended(job: &Job, json: bool) -> anyhow::Result<ExitCode> {
         State::Failed => bail!("{why}"),
         State::Running | State::Canary => println!("it still runs"),
     }
+    reasons(job).iter().for_each(|reason| println!("  {reason}"));
     if let Some(next) = next_step(job) {
         println!("{next}");
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millstream_stages::units::Period;
 
-use super::words::{did, next_step, times, which};
+use super::words::{did, next_step, reasons, times, which};
 use crate::{
     commands::printable,
     redrive::job::{Job, State},
@@ -71,6 +71,9 @@ pub(super) fn run(job: &Job, json: bool) -> anyhow::Result<()> {
         if let Some(value) = value {
             println!("  {name:<9} {}", printable(&value));
         }
+    }
+    for reason in reasons(job) {
+        println!("  {:<9} {reason}", "left");
     }
     if let Some(next) = next_step(job) {
         println!("\n{next}");

@@ -73,6 +73,12 @@ pub(super) fn did(job: &Job) -> String {
     parts.join(", ")
 }
 
+/// Reasons for which letters stay, each with how many.
+pub(super) fn reasons(job: &Job) -> Vec<String> {
+    let each = job.left.iter();
+    each.map(|(reason, number)| printable(&format!("{number} {reason}"))).collect()
+}
+
 /// "1 letter", "2 letters".
 pub(super) fn letters(number: u64) -> String {
     count(usize::try_from(number).unwrap_or(usize::MAX), "letter")
