@@ -39,6 +39,8 @@ pub struct ReaderOverview {
     /// Deliveries up to the ack floor: it and the stream sequence grow apart by what was delivered
     /// again, was filtered out or is gone.
     pub floor_deliveries: u64,
+    /// Deliveries, ever.
+    pub deliveries: u64,
     /// True while an operator has it paused: its pull requests wait whatever there is.
     pub is_paused: bool,
 }
@@ -176,6 +178,7 @@ impl ReaderOverview {
             spec: FoundConsumer::read(info).spec,
             state: ConsumerState::read(info),
             floor_deliveries: info.ack_floor.consumer_sequence,
+            deliveries: info.delivered.consumer_sequence,
             is_paused: info.paused,
         }
     }

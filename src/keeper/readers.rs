@@ -126,7 +126,7 @@ impl Planned {
                 all.push(Seen {
                     name: spec.name.clone(),
                     stage: self.stage_of(name, &spec.name),
-                    floor: self.stored(broker, stream, &spec.name).await?,
+                    floor: self.stored(broker, stream, &spec.name).await?.map(|it| it.floor),
                     consumer: None,
                     within: Duration::ZERO,
                 });
@@ -152,18 +152,20 @@ impl Planned {
         Ok(all)
     }
 
-    /// Floor that a reader left; `None`: none is known of this life of the stream.
+    /// Record of the floor that a reader left; `None`: none is known of this life of the stream.
     pub(super) async fn stored(
         &self,
         broker: &Broker,
         stream: &StreamOverview,
         reader: &str,
-    ) -> Result<Option<u64>, AdminError> {
+    ) -> Result<Option<FloorRecord>, AdminError> {
         let key = FloorRecord::key(&stream.spec.name, reader);
         let found = broker.kv_get(&self.names.state_bucket(), &key).await?;
-        let floor = found.and_then(|(value, _)| FloorRecord::read(&value)?.on(stream.created));
+        let record = found.and_then(|(value, _)| FloorRecord::read(&value));
         // One beyond the end is of a stream that lost its end: what comes next was not settled.
-        Ok(floor.filter(|floor| *floor <= stream.state.last_seq))
+        Ok(record.filter(|record| {
+            record.on(stream.created).is_some_and(|floor| floor <= stream.state.last_seq)
+        }))
     }
 
     /// Offset of a reduce stage in this life of a stream; `None`: it has read none of it.

@@ -12,7 +12,7 @@ use std::{
 use millstream_stages::{incident::Severity, units::Period};
 
 use super::{
-    loss::{Position, Unread, lost},
+    loss::{Deliveries, Position, Unread, lost},
     readers::{Planned, Seen},
     report::{Condition, Report},
     trim::{Decision, Reader, Samples, decide},
@@ -250,7 +250,9 @@ impl Rounds {
             }
             is_moving = true;
             let at = unix_ms(SystemTime::now());
-            let value = FloorRecord { created: stream.created, floor, at }.written();
+            let consumer = reader.consumer.as_ref();
+            let deliveries = consumer.map(|it| (it.floor_deliveries, it.deliveries));
+            let value = FloorRecord { created: stream.created, floor, at, deliveries }.written();
             let key = FloorRecord::key(name, &reader.name);
             match self.broker.kv_put(&bucket, &key, value).await {
                 Ok(_) => _ = known.floors.insert(reader.name.clone(), floor),
@@ -379,24 +381,40 @@ impl Rounds {
         let gone = state.first_seq.saturating_sub(1);
         for reader in readers {
             let (Some(stage), Some(floor)) = (&reader.stage, reader.floor) else { continue };
-            let deliveries = reader.consumer.as_ref().map(|consumer| consumer.floor_deliveries);
+            let deliveries = reader.consumer.as_ref().map(|consumer| Deliveries {
+                to_floor: consumer.floor_deliveries,
+                all: consumer.deliveries,
+                is_asked: consumer.state.num_waiting > 0,
+                pending: consumer.state.num_ack_pending,
+                abandoned: 0,
+            });
             let now = Position { floor, deliveries };
             let known = self.known.get(name).and_then(|known| known.positions.get(&reader.name));
-            let before = match known {
-                Some(before) => Some(*before),
-                // The keeper before this one has written how far it was.
-                None => self
-                    .planned
-                    .stored(&self.broker, stream, &reader.name)
-                    .await?
-                    .map(|floor| Position { floor, deliveries: None }),
-            };
+            let before =
+                match known {
+                    Some(before) => Some(*before),
+                    // The keeper before this one has written how far it was.
+                    None => self.planned.stored(&self.broker, stream, &reader.name).await?.map(
+                        |record| Position {
+                            floor: record.floor,
+                            deliveries: record.deliveries.map(|(to_floor, all)| Deliveries {
+                                to_floor,
+                                all,
+                                is_asked: true,
+                                // Whoever had them may have died with that keeper.
+                                pending: all.saturating_sub(to_floor),
+                                abandoned: all.saturating_sub(to_floor),
+                            }),
+                        },
+                    ),
+                };
             let events = before.map_or(0, |before| lost(before, now, state.first_seq));
             if events > 0 {
                 self.metrics.lost_unread(name, stage, events);
                 self.report.lost(name, stage, events);
             }
-            let position = Position { floor: floor.max(gone), deliveries };
+            let delivered = reader.consumer.as_ref().map_or(0, |consumer| consumer.state.delivered);
+            let position = now.counted(before, gone, delivered);
             let known = self.known.entry(name.clone()).or_default();
             known.positions.insert(reader.name.clone(), position);
         }

@@ -12,6 +12,9 @@ pub struct FloorRecord {
     pub floor: u64,
     /// Time of the record, in Unix milliseconds.
     pub at: u64,
+    /// Deliveries of the consumer up to the floor, and all; older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deliveries: Option<(u64, u64)>,
 }
 
 impl FloorRecord {
@@ -42,10 +45,12 @@ mod tests {
 
     #[test]
     fn a_floor_of_another_life_of_the_stream_says_nothing() {
-        let written = FloorRecord { created: 7, floor: 1204, at: 9 }.written();
+        let written = FloorRecord { created: 7, floor: 1204, at: 9, deliveries: None }.written();
         assert_eq!(written, br#"{"created":7,"floor":1204,"at":9}"#);
         let record = FloorRecord::read(&written).unwrap();
         assert_eq!((record.on(7), record.on(8)), (Some(1204), None));
         assert_eq!(FloorRecord::read(b"floor"), None);
+        let counted = FloorRecord { deliveries: Some((1204, 1210)), ..record };
+        assert_eq!(FloorRecord::read(&counted.written()), Some(counted));
     }
 }

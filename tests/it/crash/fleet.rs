@@ -159,7 +159,7 @@ impl Fleet {
     }
 
     /// Kills a worker as `kill -9` does.
-    pub(super) fn kill(&mut self, n: usize) {
+    pub(crate) fn kill(&mut self, n: usize) {
         self.workers[n].kill();
     }
 

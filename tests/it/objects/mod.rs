@@ -1,6 +1,7 @@
 //! Objects: streams and consumers that are deleted under load, full, renamed or removed.
 
 pub(crate) mod books;
+mod expiry;
 mod full;
 mod service;
 mod stages;

@@ -409,6 +409,21 @@ impl World {
         stored
     }
 
+    /// Texts of the findings of this code that are stored.
+    pub(crate) async fn stored_findings(&self, code: &str) -> Vec<String> {
+        let stream = self.jetstream.get_stream("mill-failed").await.unwrap();
+        let state = stream.cached_info().state.clone();
+        let mut texts = Vec::new();
+        for seq in state.first_sequence..=state.last_sequence {
+            let Ok(message) = stream.get_raw_message(seq).await else { continue };
+            if message.subject.starts_with(&format!("mill.finding.{code}.")) {
+                let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+                texts.push(body["message"].as_str().unwrap_or_default().to_owned());
+            }
+        }
+        texts
+    }
+
     /// Messages of each stream that is not empty, and what each consumer has before it.
     pub(crate) async fn under_way(&self) -> BTreeMap<String, u64> {
         let mut busy = BTreeMap::new();
