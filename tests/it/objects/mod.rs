@@ -3,6 +3,7 @@
 pub(crate) mod books;
 mod expiry;
 mod full;
+mod numbers;
 mod service;
 mod stages;
 pub(crate) mod world;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::{crash::beside_two, support::eventually};
+use numbers::Workers;
 use world::World;
 
 /// Events a second of the load.
@@ -35,6 +37,7 @@ async fn nothing_is_lost_while_the_consumer_of_an_edge_is_missing() {
     assert!(totals.repeated <= REPEATED_MAX, "{} calls were repeated", totals.repeated);
     has_counted_all_errors(&world).await;
     has_counted_the_handled(&world).await;
+    numbers::equal_the_ledger(&world, &totals, Workers::RunAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,6 +57,7 @@ async fn a_consumer_of_a_source_that_is_made_anew_goes_on_where_the_old_one_was(
     assert!(runs <= totals.published as u64 + u64::from(REPEATED_MAX), "{runs} runs, {totals:?}");
     has_counted_all_errors(&world).await;
     has_counted_the_handled(&world).await;
+    numbers::equal_the_ledger(&world, &totals, Workers::RunAgain).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,6 +85,21 @@ async fn a_deleted_state_bucket_costs_no_event_and_alerting_goes_on() {
     let totals = books::close(&mut world, mended, &[]).await;
     assert!(totals.repeated <= REPEATED_MAX, "{} calls were repeated", totals.repeated);
     has_counted_the_handled(&world).await;
+    numbers::equal_the_ledger(&world, &totals, Workers::AllLive).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_are_killed_leave_the_numbers_of_the_others_right() {
+    let _alone = alone().await;
+    let mut world = World::start(RATE).await;
+    world.fleet.start();
+    for n in [0, 2, 0] {
+        tokio::time::sleep(UNSEEN).await;
+        world.fleet.replace(n);
+    }
+    let totals = books::close(&mut world, Instant::now(), &[]).await;
+    has_counted_all_errors(&world).await;
+    numbers::equal_the_ledger(&world, &totals, Workers::SomeDied).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -409,6 +409,26 @@ impl World {
         stored
     }
 
+    /// Subjects and outcomes of the failed attempts that are stored.
+    pub(crate) async fn stored_outcomes(&self) -> Vec<(String, String)> {
+        let stream = self.jetstream.get_stream("mill-failed").await.unwrap();
+        let state = stream.cached_info().state.clone();
+        let mut found = Vec::new();
+        for seq in state.first_sequence..=state.last_sequence {
+            let Ok(message) = stream.get_raw_message(seq).await else { continue };
+            if let Some(outcome) = message.headers.get("Millstream-Outcome") {
+                found.push((message.subject.to_string(), outcome.as_str().to_owned()));
+            }
+        }
+        found
+    }
+
+    /// Letters of the events that nobody keeps books of.
+    pub(crate) async fn odd_letters(&self) -> u64 {
+        let stored = self.stored_in(&["mill-dlq"]).await;
+        stored.iter().filter(|id| id.starts_with("odd-")).count() as u64
+    }
+
     /// Texts of the findings of this code that are stored.
     pub(crate) async fn stored_findings(&self, code: &str) -> Vec<String> {
         let stream = self.jetstream.get_stream("mill-failed").await.unwrap();
