@@ -26,7 +26,7 @@ use crate::{
     broker::{AdminError, ConsumerState, Retention, StoredMessage, get},
     error_chain::causes_of,
     limits,
-    topology::{Leftovers, Topology},
+    topology::{Leftovers, Topology, moving::hand_over_late},
     wire::{Origin, Place, finding::Finding},
 };
 
@@ -115,6 +115,18 @@ impl Sweep {
         let found = Leftovers::events(&self.topology, broker).await?;
         let mut kept = BTreeMap::new();
         for held in found.waits() {
+            match hand_over_late(&self.topology, broker, held).await {
+                Ok(0) => {}
+                Ok(events) => {
+                    let (stage, heir) = (held.stage.as_str(), held.heir.as_deref());
+                    tracing::info!(stage, heir, events, "handed over what came under an old name");
+                    continue;
+                }
+                Err(error) => {
+                    let (stage, cause) = (held.stage.as_str(), causes_of(&error));
+                    tracing::warn!(stage, error = %error, cause, "could not hand over, yet");
+                }
+            }
             let seen = self.kept.get(&held.stage).copied().unwrap_or(0) + 1;
             kept.insert(held.stage.clone(), seen);
             if seen < 2 || (seen > 2 && !is_time(now)) {

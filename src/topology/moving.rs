@@ -213,6 +213,27 @@ impl Move {
     }
 }
 
+/// Hands over what workers of the configuration before have put into work queues for a renamed
+/// stage since `apply` did, once nobody reads it there. Returns how many events.
+///
+/// # Errors
+/// [`MoveError`]; what was not handed over is where it was.
+pub async fn hand_over_late(
+    topology: &Topology,
+    broker: &Broker,
+    held: &Held,
+) -> Result<u64, MoveError> {
+    let names = Names::new(&topology.pipeline);
+    let Some(to) = held.heir.as_deref().filter(|to| topology.takes_retries(to)) else {
+        return Ok(0);
+    };
+    let is_read = held.consumers.iter().any(|unread| is_queue(&names, unread));
+    if is_read || held.waiting + held.parked == 0 {
+        return Ok(0);
+    }
+    Mover { broker, names: &names, from: &held.stage }.retries(to).await
+}
+
 /// True for a consumer of a work queue, whose events are found by their subjects.
 fn is_queue(names: &Names, unread: &Unread) -> bool {
     unread.stream == names.retry_stream() || unread.stream == names.notify_stream()

@@ -1,10 +1,16 @@
 //! Renamed: what a stage held goes on under its new name.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use millstream::{
-    broker::Outgoing,
+    broker::{Outgoing, StoredMessage, get},
+    exhausted::{bury::Burial, sweep::Sweep},
     handlers::Registry,
+    observe::Metrics,
+    stages::headers,
     topology::{Leftovers, Topology, diff},
 };
 use serde_json::json;
@@ -12,7 +18,7 @@ use serde_json::json;
 use super::{BEGIN, HELD, RESULTS, for_program, left, shop};
 use crate::{
     shell::Shell,
-    support::{Mill, eventually, scanned},
+    support::{Mill, domain, eventually, scanned},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,4 +166,37 @@ async fn a_renamed_stage_with_state_keeps_its_state_and_what_reads_it_goes_on() 
     assert!(left.iter().all(|key| *key == "errors.lease"), "{left:?}");
     let incidents = scanned(&mill.broker, "shop-out-faults").await.len();
     assert!(incidents <= 2, "{incidents}: what alerts had read is not told again");
+}
+
+#[tokio::test]
+async fn what_comes_under_an_old_name_after_the_hand_over_is_handed_over_later() {
+    let (server, service) = left().await;
+    let toml = shop("fulfil", "renamed_from = \"orders\"");
+    let mill = Mill::still(server, &toml, service.registry()).await;
+    // As workers do that still know the old name.
+    let mut late = Outgoing::new("shop.retry.orders", domain("late-1", "order.created", json!({})));
+    for (name, value) in [
+        (headers::EVENT_ID, "late-1"),
+        (headers::EVENT_TYPE, "order.created"),
+        (headers::SOURCE, "shop-in-events:99@1000"),
+        (headers::LIFE, "shop-out-pass:99@1000"),
+        (headers::QUEUED_AT, "2026-11-28T00:00:00.000Z"),
+    ] {
+        late = late.header(name, value);
+    }
+    mill.broker.publish(late).await.unwrap();
+    let topology = Topology::of(&mill.pipeline);
+    let found = Leftovers::find(&topology, &mill.broker).await.unwrap();
+    assert_eq!(found.of("orders").unwrap().waiting, 1);
+    let mut sweep = Sweep::new(Burial {
+        broker: mill.broker.clone(),
+        pipeline: Arc::clone(&mill.pipeline),
+        metrics: Metrics::new(&mill.pipeline),
+    });
+    sweep.round(SystemTime::now()).await;
+    let found = Leftovers::find(&topology, &mill.broker).await.unwrap();
+    assert_eq!(found.waits().count(), 0, "{found:?}");
+    let waiting = scanned(&mill.broker, "shop-retry").await;
+    let of = |it: &&StoredMessage| get(&it.headers, headers::EVENT_ID) == Some("late-1");
+    assert_eq!(waiting.iter().find(of).unwrap().subject, "shop.retry.fulfil");
 }

@@ -54,8 +54,6 @@ async fn a_stage_is_renamed_while_workers_of_both_names_work_and_die() {
     world.fleet.terminate(1).await;
     world.fleet.revive();
     world.calls.slow_down(Duration::ZERO);
-    // What the old ones put back meanwhile is named, and handed over by one more apply.
-    world.mend();
     let totals = books::close(&mut world, Instant::now(), &[]).await;
     assert!(totals.dead > 0, "{totals:?}");
 }
