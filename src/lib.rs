@@ -13,6 +13,7 @@
 //! - [`incidents`]: incidents and silences, and what operators report of them
 //! - [`keeper`]: edges trimmed of what is settled, floors of readers, events lost unread
 //! - [`handlers`], [`channels`]: calls of stages, and targets of notifications
+//! - [`filters`]: jq within bounds, off the runtime's threads
 //! - [`observe`]: metrics, spans, logs, status
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
 
@@ -26,6 +27,7 @@ pub mod dead_letter;
 pub mod descriptors;
 mod error_chain;
 pub mod exhausted;
+pub mod filters;
 pub mod handlers;
 mod http_client;
 mod http_server;

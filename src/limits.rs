@@ -462,3 +462,11 @@ pub const LENT_BYTES_MAX: u64 = 1 << 30;
 pub const LENT_BYTES_MIN: u64 = 4 << 20;
 /// Interval at which it is said again that events wait for a stage that is not there.
 pub const LEFTOVERS_SAID_EVERY: Duration = Duration::from_secs(600);
+/// The largest event that a filter looks at on the thread of whoever asks, in bytes. Reading a
+/// larger one takes longer than a thread of its own costs.
+pub const FILTER_INLINE_BYTES_MAX: usize = 16 << 10;
+/// Threads that run filters, per process, at the most: each may take 64 MB beside its event.
+pub const FILTER_THREADS_MAX: usize = 8;
+/// Time that one run of a filter may take. Its steps end it sooner, but for a busy machine, a debug
+/// build, or a regex that reads the same long text again and again.
+pub const FILTER_RUN_MAX: Duration = Duration::from_secs(10);

@@ -1,12 +1,12 @@
 //! Filter: conditions on letters, by their headers and by jq over their payload.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use millstream_stages::{
     Envelope, Event,
     event::{FIRST_VERSION, Identity},
     headers,
-    jq::{self, JqError},
+    jq::{self, Fault, JqError},
     retry::glob_matches,
 };
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     broker::{AdminError, Broker, StoredMessage, get},
     dead_letter::stored,
+    filters::{self, NoAnswer},
     wire::{Names, parse_rfc3339, rfc3339},
 };
 
@@ -59,7 +60,7 @@ pub struct Selecting {
     filter: LetterFilter,
     since: Option<SystemTime>,
     until: Option<SystemTime>,
-    condition: Option<jq::Filter>,
+    condition: Option<Arc<jq::Filter>>,
 }
 
 /// Reason why a filter cannot be compiled.
@@ -92,7 +93,11 @@ impl LetterFilter {
         Ok(Selecting {
             since: time(&self.since)?,
             until: time(&self.until)?,
-            condition: self.condition.as_deref().map(jq::Filter::compile).transpose()?,
+            condition: self
+                .condition
+                .as_deref()
+                .map(|text| jq::Filter::compile(text).map(Arc::new))
+                .transpose()?,
             filter: self.clone(),
         })
     }
@@ -138,12 +143,12 @@ impl Selecting {
             return Ok(false);
         }
         let Some(condition) = &self.condition else { return Ok(true) };
-        let is_met = |letter: &StoredMessage| condition.truthy(&event(letter)).unwrap_or(false);
         if stored::apart(&letter.subject, &letter.headers).is_none() {
-            return Ok(is_met(letter));
+            return Ok(is_met(condition, letter).await);
         }
         let payload = stored::payload(broker, names, letter).await?;
-        Ok(payload.is_some_and(|body| is_met(&StoredMessage { body, ..letter.clone() })))
+        let Some(body) = payload else { return Ok(false) };
+        Ok(is_met(condition, &StoredMessage { body, ..letter.clone() }).await)
     }
 
     /// True if a letter matches by all but the condition on its payload.
@@ -177,6 +182,20 @@ impl Selecting {
             self.since.is_none_or(|since| dead_at >= since)
                 && self.until.is_none_or(|until| dead_at < until)
         })
+    }
+}
+
+/// True if a letter's payload meets a condition. One that it cannot be decided for does not; where
+/// that is for a bound, and so no answer, it is said.
+async fn is_met(condition: &Arc<jq::Filter>, letter: &StoredMessage) -> bool {
+    match filters::truthy(condition, &event(letter)).await {
+        Ok(is_met) => is_met,
+        Err(NoAnswer::Fault(Fault::Error(_))) => false,
+        Err(error) => {
+            let (letter, error) = (letter.seq, error.to_string());
+            tracing::warn!(letter, error, "a letter is left out: its condition gave no answer");
+            false
+        }
     }
 }
 

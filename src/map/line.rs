@@ -8,13 +8,14 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use millstream_stages::{
-    Build, Delivery, Event, Failure, Map, Problem, World, failure::class, retry::Policy,
+    Build, Delivery, Event, Failure, Map, Problem, World, failure::class, handle, retry::Policy,
 };
 use tokio::sync::watch;
 
 use super::breaker::{Breaker, Breakers, Pace};
 use crate::{
     config::{Pipeline, pipeline},
+    filters::{self, NoAnswer},
     observe::{Metrics, StageMetrics},
     panics,
     shortage::Shortage,
@@ -237,21 +238,30 @@ impl Line {
         event: &Event,
         delivery: &Delivery,
     ) -> Result<Option<Vec<Event>>, Failure> {
-        if !self.map.takes(event)? {
-            return Ok(None);
-        }
-        let Some(limit) = self.map.timeout() else {
-            return self.map.apply(event, delivery).await.map(Some);
+        let answer = async {
+            if let Some(when) = self.map.when()
+                && !filters::truthy(when, event).await.map_err(undecided)?
+            {
+                return Ok(None);
+            }
+            self.map.apply(event, delivery).await.map(Some)
         };
-        let answered = tokio::time::timeout(limit, self.map.apply(event, delivery))
-            .await
-            .unwrap_or_else(|_| {
-                Err(Failure::retry(
-                    class::TIMEOUT,
-                    format!("no answer in {}", millstream_stages::units::Period(limit)),
-                ))
-            });
-        answered.map(Some)
+        let Some(limit) = self.map.timeout() else { return answer.await };
+        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+            Err(Failure::retry(
+                class::TIMEOUT,
+                format!("no answer in {}", millstream_stages::units::Period(limit)),
+            ))
+        })
+    }
+}
+
+/// Failure of an event of which `when` does not say if it is for the stage.
+fn undecided(error: NoAnswer) -> Failure {
+    match error {
+        NoAnswer::Fault(fault) => handle::undecided(&fault),
+        error @ NoAnswer::Slow => Failure::retry(class::TIMEOUT, format!("when: {error}")),
+        error @ NoAnswer::NoThread(_) => Failure::defer(class::CONDITION, format!("when: {error}")),
     }
 }
 

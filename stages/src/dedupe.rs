@@ -14,7 +14,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     Build, Emission, Emits, Event, Failure, Input, Kind, Problem, Reduce, Tally, World,
-    failure::class, jq::Filter, slots::Slots, text::excerpt, units::Period,
+    failure::class,
+    jq::{Bounds, Filter, Stop},
+    slots::Slots,
+    text::excerpt,
+    units::Period,
 };
 
 /// The kind's line in [`crate::KINDS`].
@@ -172,9 +176,10 @@ impl Dedupe {
     /// Key of an event as text; `None` where it has none.
     fn key_of(&self, event: &Event) -> Result<Option<String>, Failure> {
         let Some(filter) = &self.key else { return Ok(Some(event.id.clone())) };
-        let outputs = filter.outputs(event, 1).map_err(|error| {
-            Failure::reject(class::CONDITION, format!("the key cannot be found: {error}"))
-        })?;
+        let outputs =
+            filter.outputs(event, 1, &Bounds::KEY, &Stop::default()).map_err(|error| {
+                Failure::reject(class::CONDITION, format!("the key cannot be found: {error}"))
+            })?;
         let key = outputs.first().map(|output| String::from_utf8_lossy(output).into_owned());
         Ok(key.filter(|key| key != "null"))
     }

@@ -8,7 +8,10 @@ use serde_json::{Map as Table, Value};
 
 use crate::{
     Build, Delivery, Emits, Event, Failure, Handler, Kind, Map, Pending, Problem, Reply, World,
-    event::OUTPUTS_MAX, failure::class, jq::Filter, units::Period,
+    event::OUTPUTS_MAX,
+    failure::class,
+    jq::{Fault, Filter},
+    units::Period,
 };
 
 /// The kind's line in [`crate::KINDS`].
@@ -42,7 +45,7 @@ struct Options {
 /// A `handle` stage.
 struct Handle {
     handler: Arc<dyn Handler>,
-    when: Option<Filter>,
+    when: Option<Arc<Filter>>,
     timeout: Duration,
 }
 
@@ -60,16 +63,18 @@ fn build(options: &Value, world: &dyn World) -> Result<Box<dyn Map>, Vec<Problem
         problems.push(problem.hint("write how long one call may take, such as \"30s\""));
     }
     let when =
-        options.when.map(|text| Filter::compile(&text)).transpose().unwrap_or_else(|error| {
-            let problem = Problem::new(
-                &["when"],
-                format!("not a jq filter: {error} (at character {})", error.offset + 1),
-            );
-            problems.push(
-                problem.hint("a filter reads the whole event, such as '.eventData.amount > 0'"),
-            );
-            None
-        });
+        options.when.map(|text| Filter::compile(&text).map(Arc::new)).transpose().unwrap_or_else(
+            |error| {
+                let problem = Problem::new(
+                    &["when"],
+                    format!("not a jq filter: {error} (at character {})", error.offset + 1),
+                );
+                problems.push(
+                    problem.hint("a filter reads the whole event, such as '.eventData.amount > 0'"),
+                );
+                None
+            },
+        );
     match world.handler(&Value::Object(options.handler)) {
         Ok(handler) if problems.is_empty() => {
             return Ok(Box::new(Handle { handler, when, timeout: timeout.0 }));
@@ -83,13 +88,14 @@ fn build(options: &Value, world: &dyn World) -> Result<Box<dyn Map>, Vec<Problem
     Err(problems)
 }
 
+/// Failure of an event of which a filter does not say if it is for the stage.
+pub fn undecided(fault: &Fault) -> Failure {
+    Failure::reject(class::CONDITION, format!("when cannot be decided: {fault}"))
+}
+
 impl Map for Handle {
-    fn takes(&self, event: &Event) -> Result<bool, Failure> {
-        let Some(when) = &self.when else { return Ok(true) };
-        let taken = when.truthy(event);
-        taken.map_err(|error| {
-            Failure::reject(class::CONDITION, format!("when cannot be decided: {error}"))
-        })
+    fn when(&self) -> Option<&Arc<Filter>> {
+        self.when.as_ref()
     }
 
     fn apply<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Vec<Event>> {
@@ -118,6 +124,7 @@ mod tests {
     use crate::{
         Envelope,
         envelope::{Carrier, decode},
+        jq::{Bounds, Stop},
         testing::{Memory, answer, delivery, map_stage},
     };
     use bytes::Bytes;
@@ -144,7 +151,10 @@ mod tests {
         let line = |event: &Event| {
             format!("{} {} {}\n", event.id, event.event_type, String::from_utf8_lossy(&event.body))
         };
-        let answered = stage.takes(&event).and_then(|taken| match taken {
+        let taken = stage.when().map_or(Ok(true), |when| {
+            when.truthy(&event, &Bounds::FULL, &Stop::default()).map_err(|fault| undecided(&fault))
+        });
+        let answered = taken.and_then(|taken| match taken {
             true => answer(stage.apply(&event, &delivery)),
             false => Ok(Vec::new()),
         });

@@ -11,6 +11,7 @@ use crate::{
     event::{Envelope, Event, FIRST_VERSION, Identity},
     failure::Failure,
     headers,
+    jq::Filter,
 };
 
 /// One kind of stage: its name in `pipeline.toml`, its options, and how to build it.
@@ -119,13 +120,10 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = Result<T, Failure>> + Send
 /// A stage that maps one event to zero or more. It keeps no memory, so every worker runs every map
 /// stage.
 pub trait Map: Send + Sync {
-    /// True if the event is for this stage at all. One that is not ends here, done, and
-    /// [`Map::apply`] is not called.
-    ///
-    /// # Errors
-    /// That cannot be decided.
-    fn takes(&self, _event: &Event) -> Result<bool, Failure> {
-        Ok(true)
+    /// Filter that an event must meet to be for this stage at all. One that does not ends here,
+    /// done, and [`Map::apply`] is not called. The engine runs it, within bounds.
+    fn when(&self) -> Option<&Arc<Filter>> {
+        None
     }
 
     /// Turns one event into others. The engine publishes the events of an `Ok`, in order, before it

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::{RATE, books, world::World};
-use crate::{crash::alone, support::eventually};
+use crate::{crash::beside_two, support::eventually};
 
 /// Age at which the source forgets.
 const MAX_AGE: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ fn told(world: &World, stage: &str) -> (i32, u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expires_unread_under_load_is_told_with_its_number() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let short = "subjects = [\"events.>\"]\nmax_age = \"5s\"";
     let mut world =
         World::still(|pipeline| pipeline.replace("subjects = [\"events.>\"]", short)).await;

@@ -90,7 +90,7 @@ async fn a_deleted_state_bucket_costs_no_event_and_alerting_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_that_are_killed_leave_the_numbers_of_the_others_right() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     world.fleet.start();
     for n in [0, 2, 0] {

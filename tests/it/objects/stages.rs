@@ -35,7 +35,7 @@ async fn a_renamed_stage_takes_its_events_waits_and_letters_along() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_is_renamed_while_workers_of_both_names_work_and_die() {
-    let _alone = alone().await;
+    let _turn = beside_two().await;
     let mut world = World::start(RATE).await;
     // Long enough that both have the same events in hand.
     world.calls.slow_down(Duration::from_millis(400));

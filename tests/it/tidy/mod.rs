@@ -60,6 +60,7 @@ const ROOMS: &[&str] = &[
     "shortage",
     "http_client",
     "http_server",
+    "filters",
     "broker",
     "wire",
     "handlers",
