@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A handler in Python: handler = { exec = ["python3", "examples/exec_handler.py"], timeout = "5s" }
 
-One JSON line per event comes in on standard input; one JSON line goes out on standard output, flushed.
-Print everything else to standard error: it goes to the worker's log.
+One JSON line per event comes in on standard input; one JSON line with the event's id goes out on standard output,
+flushed. Print everything else to standard error: it goes to the worker's log.
 """
 import json
 import sys
@@ -22,4 +22,4 @@ for line in sys.stdin:  # the end of the input is the sign to exit
         reply = handle(request["event"], request["attempt"])
     except Exception as error:  # may work later: the stage's retry policy decides
         reply = {"error": {"message": repr(error), "retry": "retry"}}
-    print(json.dumps(reply), flush=True)
+    print(json.dumps({"id": request["id"], **reply}), flush=True)

@@ -144,6 +144,11 @@ pub const EXEC_PROCESSES_MAX: usize = 256;
 pub const EXEC_RESTART_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Wait for a dead child's exit status and last words, for the failure's message only.
 pub const EXEC_LAST_WORDS: Duration = Duration::from_millis(500);
+/// Bytes that a child may have logged on standard output between two events before it is replaced.
+pub const EXEC_UNASKED_BYTES_MAX: usize = 1 << 20;
+/// Time before the end of its `timeout` at which an `exec` call is given up: so the failure can say
+/// what the child wrote instead of an answer.
+pub const EXEC_TIMEOUT_MARGIN: Duration = Duration::from_millis(20);
 /// Pull requests that may wait at a consumer (`max_waiting`): two for each worker of a large fleet.
 /// Past it pulls spin (409).
 pub const PULLS_WAITING_MAX: i64 = 4096;

@@ -5,17 +5,24 @@ mod process;
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use millstream_stages::{
-    Delivery, Event, Failure, Handler, Pending, Problem, Reply, failure::class, replies,
+    Delivery, Event, Failure, Handler, Pending, Problem, Reply,
+    failure::class,
+    replies::{self, ExecLine},
+    text::excerpt,
+    units::Period,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout_at};
 
 use self::process::{Process, Program};
 use super::{HandlerContext, HandlerKind, options};
@@ -33,11 +40,11 @@ pub(super) const KIND: HandlerKind = HandlerKind {
 ///
 /// The child reads a line `{"id", "type", "version", "tenant", "attempt", "event"}` from its
 /// standard input, `event` being the event as it was published, and answers with one line on its
-/// standard output, flushed: `{"ok": true}`, or `{"ok": true, "outputs": […]}`, or `{"error":
-/// {"class", "message", "retry": "retry" | "reject" | "defer", "after": "2s"}}`. One event at a
-/// time per process. A process that dies is started again; one that does not answer within the
-/// timeout is killed. Standard error goes to the log, at debug. At the end of its input it should
-/// exit.
+/// standard output, flushed: `{"id", "ok": true}`, or `{"id", "ok": true, "outputs": […]}`, or
+/// `{"id", "error": {"class", "message", "retry": "retry" | "reject" | "defer", "after": "2s"}}`,
+/// `id` being that of the event. Any other line is no reply, and waited past. One event at a time
+/// per process. A process that dies is started again; one that does not answer within the timeout
+/// is killed. Standard error goes to the log, at debug. At the end of its input it should exit.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Options {
@@ -53,6 +60,9 @@ struct Options {
     /// our own secrets.
     #[serde(default)]
     env: BTreeMap<String, String>,
+    /// Time limit of a call.
+    #[serde(default = "options::default_timeout")]
+    timeout: Period,
 }
 
 fn one() -> usize {
@@ -64,6 +74,12 @@ struct Exec {
     /// One permit per slot in `idle`.
     free: Semaphore,
     idle: Mutex<Vec<Slot>>,
+    /// Time limit of a call.
+    timeout: Duration,
+    /// True once the program named the event in a reply: from then on each reply must.
+    names_events: AtomicBool,
+    /// Lines on standard output that were no replies.
+    no_replies: AtomicU64,
 }
 
 /// Slot for one process.
@@ -121,6 +137,9 @@ fn build(options: &Value, context: &HandlerContext) -> Result<Arc<dyn Handler>, 
     }
     Ok(Arc::new(Exec {
         free: Semaphore::new(options.processes),
+        timeout: options.timeout.0,
+        names_events: AtomicBool::new(false),
+        no_replies: AtomicU64::new(0),
         idle: Mutex::new((0..options.processes).map(|_| Slot::default()).collect()),
         program: Program {
             command: options.command,
@@ -134,40 +153,85 @@ impl Handler for Exec {
     fn call<'a>(&'a self, event: &'a Event, delivery: &'a Delivery) -> Pending<'a, Reply> {
         Box::pin(async move {
             let request = replies::exec_request(event, delivery)?;
-            let _permit = self.free.acquire().await.expect("nothing closes the semaphore");
+            let limit = self.timeout.saturating_sub(limits::EXEC_TIMEOUT_MARGIN);
+            let until = tokio::time::Instant::now() + limit;
+            let _permit = timeout_at(until, self.free.acquire())
+                .await
+                .map_err(|_| self.unanswered("every process was busy with other events"))?
+                .expect("nothing closes the semaphore");
             let mut lease = TakenSlot::of(self);
             // From here to its answer the process belongs to this call. A call that is dropped, at
-            // its timeout or at the end of the worker, takes the process along: its answer would be
+            // its timeout or at the end of the worker, takes the process along: its answer may be
             // taken for that to the next event.
-            let mut process = lease.process(&self.program)?;
+            let mut process = lease.process()?;
             lease.slot.assume_dead("it did not answer in time");
-            let answer = match process.ask(&request).await {
-                Ok(answer) => answer,
-                Err(broken) => {
+            let asked = process.ask(&request, |line| self.judge(line, &event.id));
+            match timeout_at(until, asked).await {
+                Ok(Ok(Told::Reply(reply))) => {
+                    lease.slot.answered(process);
+                    reply
+                }
+                Ok(Ok(Told::Unreadable(failure))) => {
+                    "wrote a reply that cannot be read".clone_into(&mut lease.slot.last);
+                    Err(failure)
+                }
+                Ok(Err(broken)) => {
                     let how = process.end(broken).await;
                     lease.slot.last.clone_from(&how);
-                    return Err(Failure::retry(class::HANDLER, format!("the process {how}")));
+                    Err(Failure::retry(class::HANDLER, format!("the process {how}")))
                 }
-            };
-            let reply = replies::exec_reply(&answer);
-            if reply.is_ok() || is_failure(&answer) {
-                lease.slot.answered(process);
-            } else {
-                "wrote a line to standard output that is no reply".clone_into(&mut lease.slot.last);
+                Err(_) => {
+                    let hint = process.hint();
+                    lease.slot.last = format!("did not answer in time: {hint}");
+                    Err(self.unanswered(&hint))
+                }
             }
-            reply
         })
     }
 }
 
-/// True if a line is the reply of a handler that failed, and not something else that was printed.
-fn is_failure(line: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Failed {
-        #[serde(rename = "error")]
-        _error: serde::de::IgnoredAny,
+/// Answer of a program to an event.
+enum Told {
+    Reply(Result<Reply, Failure>),
+    Unreadable(Failure),
+}
+
+impl Exec {
+    /// Answer in a line that was written while the event `id` was in hand; else why it is none.
+    fn judge(&self, line: &[u8], id: &str) -> Result<Told, String> {
+        let names_events = self.names_events.load(Ordering::Relaxed);
+        match replies::exec_line(line, id, names_events) {
+            ExecLine::Reply { reply, has_id } => {
+                self.names_events.fetch_or(has_id, Ordering::Relaxed);
+                Ok(Told::Reply(reply))
+            }
+            ExecLine::Unreadable(failure) => Ok(Told::Unreadable(failure)),
+            ExecLine::NoReply(why) => {
+                self.no_reply(line, &why);
+                Err(why)
+            }
+        }
     }
-    serde_json::from_slice::<Failed>(line).is_ok()
+
+    /// Counts a line that is no reply; the first, the tenth and so on are told.
+    fn no_reply(&self, line: &[u8], why: &str) {
+        let lines = self.no_replies.fetch_add(1, Ordering::Relaxed) + 1;
+        if lines != 10_u64.pow(lines.ilog10()) {
+            return;
+        }
+        let text = excerpt(&String::from_utf8_lossy(line), limits::LOG_TEXT_BYTES_MAX);
+        tracing::warn!(
+            program = self.program.name(),
+            lines,
+            text,
+            error = why,
+            "exec handler wrote to standard output what is no reply: let it log to standard error"
+        );
+    }
+
+    fn unanswered(&self, hint: &str) -> Failure {
+        Failure::retry(class::TIMEOUT, format!("no answer in {}; {hint}", Period(self.timeout)))
+    }
 }
 
 /// Slot taken by one call. However the call ends, the slot goes back.
@@ -190,9 +254,11 @@ impl<'a> TakenSlot<'a> {
     ///
     /// A program that cannot be started, or that keeps dying, is a dependency that is down: the
     /// event is deferred.
-    fn process(&mut self, program: &Program) -> Result<Process, Failure> {
+    fn process(&mut self) -> Result<Process, Failure> {
+        let Exec { program, .. } = self.exec;
         if let Some(mut process) = self.slot.process.take() {
-            match process.unfit() {
+            let exec = self.exec;
+            match process.unfit(|line, why| exec.no_reply(line, why)) {
                 None => return Ok(process),
                 Some(why) => {
                     tracing::warn!(

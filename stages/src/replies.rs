@@ -1,15 +1,14 @@
 //! Replies: meaning of the answers of HTTP services, NATS services and child processes.
 
+mod exec;
+
 use std::{
     borrow::Cow,
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-
-use crate::{Delivery, Event, Failure, Reply, failure::class, text::excerpt, units::Period};
+pub use self::exec::{ExecLine, exec_line, exec_request, is_exec_reply};
+use crate::{Failure, failure::class, text::excerpt};
 
 /// NATS: description of the error of a service that failed.
 ///
@@ -78,112 +77,6 @@ pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(until.duration_since(now).unwrap_or_default())
 }
 
-/// Returns the line that an exec handler is given on stdin for one delivery, newline included.
-///
-/// `{"id", "type", "version", "tenant", "attempt", "event"}`, where `event` is the event's body.
-///
-/// # Errors
-/// A [`class::DECODE`] rejection where the body is not JSON.
-pub fn exec_request(event: &Event, delivery: &Delivery) -> Result<Vec<u8>, Failure> {
-    #[derive(Serialize)]
-    struct Request<'a> {
-        id: &'a str,
-        #[serde(rename = "type")]
-        event_type: &'a str,
-        version: &'a str,
-        tenant: Option<&'a str>,
-        attempt: u32,
-        event: &'a RawValue,
-    }
-    let unreadable =
-        |error: serde_json::Error| Failure::reject(class::DECODE, format!("not JSON: {error}"));
-    let mut line = serde_json::to_vec(&Request {
-        id: &event.id,
-        event_type: &event.event_type,
-        version: &event.version,
-        tenant: event.tenant.as_deref(),
-        attempt: delivery.attempt,
-        event: serde_json::from_slice(&event.body).map_err(unreadable)?,
-    })
-    .map_err(unreadable)?;
-    // A line break in JSON stands between tokens: inside a string it is escaped.
-    line.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
-    line.push(b'\n');
-    Ok(line)
-}
-
-/// Reads the line that an exec handler answers.
-///
-/// - `{"ok": true}`: handled, the event passes on
-/// - `{"ok": true, "outputs": […]}`: handled, these pass on in its place
-/// - `{"error": {"class"?, "message"?, "retry"?: "retry" | "reject" | "defer", "after"?: "2s"}}`:
-///   failed
-///
-/// # Errors
-/// The failure that the line reports; a [`class::HANDLER`] failure where it is none of the above.
-pub fn exec_reply(line: &[u8]) -> Result<Reply, Failure> {
-    #[derive(Deserialize)]
-    struct Line<'a> {
-        #[serde(default)]
-        ok: bool,
-        #[serde(borrow)]
-        outputs: Option<Vec<&'a RawValue>>,
-        #[serde(borrow)]
-        error: Option<ReportedFailure<'a>>,
-    }
-    let unreadable = |why: &str| {
-        let line = excerpt(&String::from_utf8_lossy(line), EXCERPT_BYTES_MAX);
-        Failure::retry(class::HANDLER, format!("cannot read the handler's reply ({why}): {line}"))
-    };
-    match serde_json::from_slice(line).map_err(|error| unreadable(&error.to_string()))? {
-        Line { error: Some(told), .. } => Err(told.failure()),
-        Line { ok: true, outputs: None, .. } => Ok(Reply::Pass),
-        Line { ok: true, outputs: Some(outputs), .. } => Ok(Reply::Replace(
-            outputs.iter().map(|output| Bytes::copy_from_slice(output.get().as_bytes())).collect(),
-        )),
-        Line { ok: false, .. } => Err(unreadable("neither \"ok\": true nor \"error\"")),
-    }
-}
-
-/// Failure as an exec handler reports it.
-#[derive(Deserialize)]
-struct ReportedFailure<'a> {
-    #[serde(borrow)]
-    class: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    message: Option<Cow<'a, str>>,
-    #[serde(default)]
-    retry: Disposing,
-    after: Option<Period>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "lowercase")]
-enum Disposing {
-    #[default]
-    Retry,
-    Reject,
-    Defer,
-}
-
-impl ReportedFailure<'_> {
-    fn failure(self) -> Failure {
-        let class = self.class.map_or(Cow::Borrowed(class::HANDLER), |class| own_class(&class));
-        let message = self.message.filter(|message| !message.trim().is_empty());
-        let message =
-            message.map_or_else(|| "the handler gave no message".to_owned(), Cow::into_owned);
-        let failure = match self.retry {
-            Disposing::Retry => Failure::retry(class, message),
-            Disposing::Reject => Failure::reject(class, message),
-            Disposing::Defer => Failure::defer(class, message),
-        };
-        match self.after {
-            Some(wait) => failure.after(wait.0),
-            None => failure,
-        }
-    }
-}
-
 /// Returns a handler's own class, where it can be one; else [`class::HANDLER`].
 ///
 /// A class is up to [`CLASS_BYTES_MAX`] letters, digits, dots, dashes and underscores.
@@ -225,7 +118,6 @@ fn with_excerpt(what: String, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Envelope, event::Identity};
     use expect_test::expect;
     use proptest::prelude::*;
 
@@ -308,90 +200,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_exec_handler_is_given_one_line_whatever_the_event_looks_like() {
-        let identity = Identity {
-            id: "e\"1".into(),
-            event_type: "t".into(),
-            version: "1".into(),
-            tenant: None,
-        };
-        let delivery = Delivery {
-            stage: "s".into(),
-            attempt: 2,
-            now: SystemTime::UNIX_EPOCH,
-            traceparent: None,
-            edit: None,
-        };
-        let event = |body| Event::new(identity.clone(), Envelope::Raw, Bytes::from_static(body));
-        let line = exec_request(&event(b"{\r\n  \"a\": \"x\\ny\",\n  \"n\": 1.10\n}\n"), &delivery)
-            .unwrap();
-        expect![[r#"
-            {"id":"e\"1","type":"t","version":"1","tenant":null,"attempt":2,"event":{    "a": "x\ny",   "n": 1.10 }}
-        "#]]
-        .assert_eq(&String::from_utf8(line).unwrap());
-        expect!["Reject DecodeError: not JSON: EOF while parsing an object at line 1 column 1"]
-            .assert_eq(&shown(exec_request(&event(b"{"), &delivery)));
-    }
-
-    #[test]
-    fn an_exec_reply_says_done_with_what_or_why_not() {
-        let lines = [
-            r#"{"ok":true}"#,
-            r#"{"ok":true,"outputs":[]}"#,
-            r#"{"ok":true,"outputs":[{"a":1.10}, "text"],"took":3}"#,
-            r#"{"error":{}}"#,
-            r#"{"error":{"class":"OutOfStock","message":"none left","retry":"reject"}}"#,
-            r#"{"error":{"message":"busy","retry":"defer","after":"2s"}}"#,
-            r#"{"error":{"class":"a b","message":"x","retry":"retry","after":"1m"}}"#,
-            r#"{"ok":true,"error":{"message":"both"}}"#,
-            r#"{"error":{"retry":"maybe"}}"#,
-            r#"{"error":{"after":"2"}}"#,
-            r#"{"ok":false}"#,
-            "{}",
-            "Traceback (most recent call last):\u{1b}[0m",
-            "",
-        ];
-        let line = |line: &str| {
-            format!("{}\n    {}\n", excerpt(line, 100), shown(exec_reply(line.as_bytes())))
-        };
-        expect![[r#"
-            {"ok":true}
-                Pass
-            {"ok":true,"outputs":[]}
-                Replace([])
-            {"ok":true,"outputs":[{"a":1.10}, "text"],"took":3}
-                Replace([b"{\"a\":1.10}", b"\"text\""])
-            {"error":{}}
-                Retry { after: None } HandlerError: the handler gave no message
-            {"error":{"class":"OutOfStock","message":"none left","retry":"reject"}}
-                Reject OutOfStock: none left
-            {"error":{"message":"busy","retry":"defer","after":"2s"}}
-                Defer { after: Some(2s) } HandlerError: busy
-            {"error":{"class":"a b","message":"x","retry":"retry","after":"1m"}}
-                Retry { after: Some(60s) } HandlerError: x
-            {"ok":true,"error":{"message":"both"}}
-                Retry { after: None } HandlerError: both
-            {"error":{"retry":"maybe"}}
-                Retry { after: None } HandlerError: cannot read the handler's reply (unknown variant `maybe`, expected one of `retry`, `reject`, `defer` at line 1 column 25): {"error":{"retry":"maybe"}}
-            {"error":{"after":"2"}}
-                Retry { after: None } HandlerError: cannot read the handler's reply (expected a duration with its unit, such as "30s", "250ms" or "1h30m", got "2" at line 1 column 22): {"error":{"after":"2"}}
-            {"ok":false}
-                Retry { after: None } HandlerError: cannot read the handler's reply (neither "ok": true nor "error"): {"ok":false}
-            {}
-                Retry { after: None } HandlerError: cannot read the handler's reply (neither "ok": true nor "error"): {}
-            Traceback (most recent call last): [0m
-                Retry { after: None } HandlerError: cannot read the handler's reply (expected value at line 1 column 1): Traceback (most recent call last): [0m
-
-                Retry { after: None } HandlerError: cannot read the handler's reply (EOF while parsing a value at line 1 column 0): 
-        "#]]
-        .assert_eq(&lines.map(line).concat());
-    }
-
     proptest! {
         #[test]
         fn no_reply_makes_reading_it_panic(line: Vec<u8>, status: u16, code: String, text: String) {
-            drop(exec_reply(&line));
+            drop(exec_line(&line, &code, false));
             drop(service_error(&code, &text));
             retry_after(&text, SystemTime::UNIX_EPOCH);
             prop_assert_eq!(http_reply(status, None, &text).is_ok(), (200..300).contains(&status));

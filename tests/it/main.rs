@@ -33,6 +33,7 @@ mod proxy;
 mod reaper;
 mod recovery;
 mod reduce;
+mod runaway;
 mod server;
 mod shell;
 mod shortage;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use millstream_stages::text::excerpt;
+use millstream_stages::{replies, text::excerpt};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -20,6 +20,9 @@ use tokio::{
 };
 
 use crate::limits;
+
+/// Bytes of a line that a message quotes.
+const LINE_BYTES_SHOWN: usize = 120;
 
 /// Program to run.
 pub(super) struct Program {
@@ -34,6 +37,10 @@ pub(super) struct Process {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
+    /// Line that is being read from standard output.
+    line: Vec<u8>,
+    /// Lines, in this call, that were no reply; of the last one, what was wrong with it.
+    no_replies: (u64, String),
     /// Task that moves standard error to the log.
     stderr: JoinHandle<()>,
     /// Last line on standard error.
@@ -92,6 +99,8 @@ impl Program {
         Ok(Process {
             stdin: child.stdin.take().expect("standard input is piped"),
             stdout: BufReader::new(child.stdout.take().expect("standard output is piped")),
+            line: Vec::new(),
+            no_replies: (0, String::new()),
             stderr: tokio::spawn(relay(stderr, name.to_owned(), last_words.clone())),
             last_words,
             child,
@@ -101,23 +110,49 @@ impl Program {
 
 impl Process {
     /// Reason that an idle process cannot be asked, if there is one: it ended, or wrote what nobody
-    /// asked for.
-    pub(super) fn unfit(&mut self) -> Option<&'static str> {
-        match self.stdout.fill_buf().now_or_never() {
-            None => None,
-            Some(Ok([])) => Some("ended while it was idle"),
-            Some(Ok(_)) => Some("wrote to standard output unasked, which is for replies alone"),
-            Some(Err(_)) => Some("could not be read from"),
+    /// asked for and may be taken for the next reply. What it logs goes to `other`.
+    pub(super) fn unfit(&mut self, mut other: impl FnMut(&[u8], &str)) -> Option<&'static str> {
+        self.line.clear();
+        self.no_replies = (0, String::new());
+        let mut read = 0;
+        loop {
+            let part = match self.stdout.fill_buf().now_or_never() {
+                None => break,
+                Some(Ok([])) => return Some("ended while it was idle"),
+                Some(Ok(part)) => part,
+                Some(Err(_)) => return Some("could not be read from"),
+            };
+            let end = part.iter().position(|byte| *byte == b'\n');
+            self.line.extend_from_slice(&part[..end.unwrap_or(part.len())]);
+            let used = end.map_or(part.len(), |end| end + 1);
+            read += used;
+            self.stdout.consume(used);
+            if read > limits::EXEC_UNASKED_BYTES_MAX {
+                return Some("writes to standard output without end, which is for replies");
+            }
+            if end.is_some() {
+                if replies::is_exec_reply(&self.line) {
+                    return Some("replied to an event twice, or to none");
+                }
+                other(&self.line, "it was not asked");
+                self.line.clear();
+            }
         }
+        (!self.line.is_empty()).then_some("wrote a part of a line to standard output unasked")
     }
 
-    /// Writes one request line and reads one reply line.
+    /// Writes one request line and reads lines until `judge` takes one for the reply; the others
+    /// are none, for the reason that it gives.
     ///
     /// Both at once, so that a process that answers before it has read everything does not wait for
     /// us while we wait for it. After an error, or if the future is dropped before it is done, the
     /// process is out of step: drop it.
-    pub(super) async fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, Broken> {
-        let (stdin, stdout) = (&mut self.stdin, &mut self.stdout);
+    pub(super) async fn ask<T>(
+        &mut self,
+        request: &[u8],
+        mut judge: impl FnMut(&[u8]) -> Result<T, String>,
+    ) -> Result<T, Broken> {
+        let Self { stdin, stdout, line, no_replies, .. } = self;
         let write = async {
             match stdin.write_all(request).await {
                 // It reads no more: what it wrote, or the end of that, says why.
@@ -125,8 +160,40 @@ impl Process {
                 written => written.map_err(Broken::Pipe),
             }
         };
-        let ((), reply) = tokio::try_join!(write, read_reply(stdout))?;
+        let read = async {
+            loop {
+                read_line(stdout, line).await?;
+                let judged = judge(line);
+                let text = excerpt(&String::from_utf8_lossy(line), LINE_BYTES_SHOWN);
+                line.clear();
+                match judged {
+                    Ok(reply) => return Ok(reply),
+                    Err(why) => *no_replies = (no_replies.0 + 1, format!("{why}: {text}")),
+                }
+            }
+        };
+        let ((), reply) = tokio::try_join!(write, read)?;
         Ok(reply)
+    }
+
+    /// Hint for who wrote a program that gave no answer in time, by what it wrote instead.
+    pub(super) fn hint(&self) -> String {
+        match &self.no_replies {
+            (0, _) if self.line.is_empty() => {
+                "it wrote nothing to standard output: a reply is one line, and flushed \
+                 (in Python, print(…, flush=True))"
+                    .to_owned()
+            }
+            (0, _) => "it wrote a line that has no end: end a reply with a line break and flush it"
+                .to_owned(),
+            (lines, last) => {
+                let several = if *lines == 1 { "" } else { "s" };
+                format!(
+                    "what it wrote to standard output is no reply ({lines} line{several}; the \
+                     last, {last}); logs belong on standard error"
+                )
+            }
+        }
     }
 
     /// Ends a process that gave no reply; returns how that came about, as what follows "the
@@ -172,9 +239,8 @@ fn in_words(status: ExitStatus) -> String {
     }
 }
 
-/// Reads one line, without its end.
-async fn read_reply(stdout: &mut BufReader<ChildStdout>) -> Result<Vec<u8>, Broken> {
-    let mut line = Vec::new();
+/// Reads one line, without its end, behind what `line` holds of it already.
+async fn read_line(stdout: &mut BufReader<ChildStdout>, line: &mut Vec<u8>) -> Result<(), Broken> {
     loop {
         let read = stdout.fill_buf().await.map_err(Broken::Pipe)?;
         if read.is_empty() {
@@ -189,7 +255,7 @@ async fn read_reply(stdout: &mut BufReader<ChildStdout>) -> Result<Vec<u8>, Brok
         let used = part.len() + usize::from(end.is_some());
         stdout.consume(used);
         if end.is_some() {
-            return Ok(line);
+            return Ok(());
         }
     }
 }

@@ -1,5 +1,10 @@
 //! Access: parts of values read and replaced, as jq's paths ask for them.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a value of any other kind is an error, or takes part alike"
+)]
+
 use std::rc::Rc;
 
 use jaq_core::{Exn, path::Opt, val::Range};

@@ -5,6 +5,8 @@
 //! overflows the stack when it is freed. Called as `f(g) | .`, it takes stack at once, which is
 //! measured.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "jaq's enum: the rest holds no terms")]
+
 use jaq_core::{
     load::{
         lex::StrPart,
@@ -17,7 +19,7 @@ use jaq_core::{
 type Signature<'s> = (&'s str, usize);
 
 /// Takes such calls of a program off the tail.
-pub(super) fn off_the_tail<'s>(program: Term<&'s str>) -> Term<&'s str> {
+pub(super) fn off_the_tail(program: Term<&str>) -> Term<&str> {
     Walk { around: Vec::new() }.term(program)
 }
 
@@ -27,6 +29,7 @@ struct Walk<'s> {
 }
 
 impl<'s> Walk<'s> {
+    #[expect(clippy::boxed_local, reason = "terms hold their parts in boxes")]
     fn boxed(&mut self, term: Box<Term<&'s str>>) -> Box<Term<&'s str>> {
         Box::new(self.term(*term))
     }

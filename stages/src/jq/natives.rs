@@ -1,5 +1,10 @@
 //! Natives: functions of jq's library that need to look into values, and those with a bound.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a value of any other kind is an error, or takes part alike"
+)]
+
 use std::rc::Rc;
 
 use jaq_core::{
@@ -58,7 +63,7 @@ pub(super) fn natives() -> impl Iterator<Item = Fun<Metered>> {
     let filter = || -> Box<[Bind]> { [Bind::Fun(())].into() };
     [
         ("path", filter(), Native::new(|cv| listed(cv, |path, _| path))),
-        ("path_value", filter(), Native::new(|cv| listed(cv, |path, value| pair(path, value)))),
+        ("path_value", filter(), Native::new(|cv| listed(cv, pair))),
     ]
     .into_iter()
     .chain([

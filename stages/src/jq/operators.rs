@@ -1,5 +1,10 @@
 //! Operators: `+`, `-`, `*`, `/`, `%` and negation, none larger than what is left.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a value of any other kind is an error, or takes part alike"
+)]
+
 use std::{
     collections::BTreeSet,
     ops::{Add, Div, Mul, Neg, Rem, Sub},

@@ -3,6 +3,11 @@
 //! A search cannot be interrupted, so its cost is bounded beforehand: that of a pattern's program
 //! times that of the text. Programs are kept, since most filters use the same few for every event.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a value of any other kind is an error, or takes part alike"
+)]
+
 use std::cell::RefCell;
 
 use jaq_core::Cv;

@@ -6,10 +6,11 @@ use std::{
 };
 
 use expect_test::{Expect, expect};
+use millstream::stages::Handler;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{build, call, context};
+use super::{build, call, context, delivery, event, outcome};
 
 /// Longest wait of a test for anything.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -120,27 +121,141 @@ async fn a_child_that_keeps_dying_is_not_started_all_the_time_and_costs_no_attem
     .await;
 }
 
+/// Calls a handler with an event of this id; its outcome.
+async fn call_as(handler: &dyn Handler, id: &str) -> String {
+    let mut event = event("1");
+    event.id = id.to_owned();
+    outcome(handler.call(&event, &delivery()).await)
+}
+
+fn with_timeout(mut options: Value, timeout: &str) -> Value {
+    options["timeout"] = json!(timeout);
+    options
+}
+
+/// Python program that runs `body` for each event, with its `id`, and can `say` a line.
+fn program(body: &str) -> Value {
+    python(&format!(
+        "import json, os, sys, time\n\
+         say = lambda line: print(line if isinstance(line, str) else json.dumps(line))\n\
+         last = None\n\
+         for line in sys.stdin:\n  id = json.loads(line)['id']\n  {body}\n  last = id"
+    ))
+}
+
 #[tokio::test]
-async fn what_is_no_reply_is_a_failure_and_the_process_is_not_trusted_any_more() {
-    let hello =
-        r#"echo hello; while read -r line; do echo '{"ok": true, "outputs": ['"$line"']}'; done"#;
+async fn lines_of_a_log_are_waited_past_whatever_is_in_them() {
+    for log in [
+        r#"{"level": "warn", "msg": "cache miss", "error": "redis: nil"}"#,
+        r#"{"level": "info", "ok": true}"#,
+        r#"{"level": "error", "id": "e1", "error": {"message": "x", "retry": "reject"}}"#,
+        r#"{"error": "redis: nil"}"#,
+        r#"{"ok": false}"#,
+        r#"{"id": "e0", "ok": true}"#,
+        "{}",
+        "[]",
+        "",
+        "Loading model… done",
+        "\u{1b}[31mred",
+    ] {
+        // One log before the reply and one behind it, which stands there when the next event comes.
+        let log = serde_json::to_string(log).unwrap();
+        let body = format!(
+            "say({log}); time.sleep(0.02); say({{'ok': True, 'outputs': [os.getpid()]}}); say({log})"
+        );
+        let handler = build(&program(&body));
+        let first = call_as(handler.as_ref(), "e1").await;
+        assert!(first.starts_with("replace"), "{log}: {first}");
+        let replaced = log.contains("e0");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let second = call_as(handler.as_ref(), "e2").await;
+        assert!(second.starts_with("replace"), "{log}: {second}");
+        assert!(replaced || first == second, "{log}: the process was replaced");
+    }
+}
+
+#[tokio::test]
+async fn each_event_has_its_own_answer_though_the_log_looks_like_one() {
+    // As in trials: a warning with an error, then success; the others are refused for good.
+    let handler = build(&program(
+        "if id == 'slow': say({'level': 'warn', 'error': 'redis: nil'}); time.sleep(0.3); \
+         say({'ok': True})\n  \
+         else: say({'error': {'class': 'OutOfStock', 'message': 'none of ' + id, \
+         'retry': 'reject'}})",
+    ));
+    assert_eq!(call_as(handler.as_ref(), "slow").await, "pass");
+    for id in ["r-1", "r-2"] {
+        let refused = call_as(handler.as_ref(), id).await;
+        assert_eq!(refused, format!("reject: OutOfStock: none of {id}"));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_another_event_never_counts() {
+    // It answers the event before first, then, a little later, its own.
+    let handler = build(&program(
+        "say({'id': last or 'e0', 'ok': True, 'outputs': ['stale']}); time.sleep(0.05); \
+         say({'id': id, 'ok': True, 'outputs': [id]})",
+    ));
+    for id in ["e1", "e2", "e3"] {
+        let answer = call_as(handler.as_ref(), id).await;
+        assert_eq!(answer, format!("replace [\"\\\"{id}\\\"\"]"));
+    }
+    // A late second answer comes while the next event is in hand.
+    let handler = build(&program(
+        "say({'id': id, 'ok': True, 'outputs': [id]}) if not last else None; \
+         time.sleep(0.1); say({'ok': True, 'outputs': ['late']}); time.sleep(0.1); \
+         say({'id': id, 'ok': True, 'outputs': [id]})",
+    ));
+    for id in ["e1", "e2"] {
+        let answer = call_as(handler.as_ref(), id).await;
+        assert_eq!(answer, format!("replace [\"\\\"{id}\\\"\"]"));
+    }
+}
+
+#[tokio::test]
+async fn who_gives_no_answer_is_told_what_it_wrote_instead_and_replaced() {
+    let silent = "import sys\nfor line in sys.stdin: print('{\"ok\": true}')";
+    let buffered = json!({ "PYTHONUNBUFFERED": "" });
+    let unflushed = json!({ "exec": ["python3", "-c", silent], "env": buffered });
+    let logs = program("say({'level': 'warn', 'error': 'redis: nil'})");
+    let open = program("sys.stdout.write('{\"ok\": true}')");
+    let other = program("say({'id': 'x', 'ok': True})");
+    for (options, hint) in [
+        (
+            unflushed,
+            "it wrote nothing to standard output: a reply is one line, and flushed (in Python, \
+             print(…, flush=True))",
+        ),
+        (
+            logs,
+            "what it wrote to standard output is no reply (1 line; the last, a reply has no key \
+             \"level\": {\"level\": \"warn\", \"error\": \"redis: nil\"}); logs belong on standard \
+             error",
+        ),
+        (open, "it wrote a line that has no end: end a reply with a line break and flush it"),
+        (
+            other,
+            "what it wrote to standard output is no reply (1 line; the last, its \"id\" is not that \
+             of the event: {\"id\": \"x\", \"ok\": true}); logs belong on standard error",
+        ),
+    ] {
+        let handler = build(&with_timeout(options, "1s"));
+        let outcome = call(handler.as_ref(), "1").await;
+        assert_eq!(outcome, format!("retry: TimeoutError: no answer in 1s; {hint}"));
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_names_the_event_and_cannot_be_read_is_a_failure_at_once() {
     check(
-        sh(hello),
+        program("say({'id': id, 'ok': 'yes'})"),
         &["1"],
         expect![[r#"
-        retry: HandlerError: cannot read the handler's reply (expected value at line 1 column 1): hello
+        retry: HandlerError: cannot read the handler's reply (neither "ok": true nor "error"): {"id": "e1", "ok": "yes"}
     "#]],
     )
     .await;
-    let garbage =
-        [r#"{"ok": false}"#, "{}", "[]", r#"{"ok": true, "outputs": 1}"#, "", "\u{1b}[31mred"];
-    for says in garbage {
-        let handler = build(&sh(&format!("read -r line; echo '{says}'; read -r line; echo wrong")));
-        assert!(
-            call(handler.as_ref(), "1").await.starts_with("retry: HandlerError: cannot read"),
-            "{says}"
-        );
-    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Bounds: no filter and no event takes more steps, memory or stack than a run has.
 
+#![expect(clippy::disallowed_methods, reason = "it times runs that must end, and stops one")]
+
 use std::{
     thread,
     time::{Duration, Instant},
