@@ -110,6 +110,8 @@ struct Meter {
     floor: Cell<usize>,
     /// Paths that are being listed.
     paths: Cell<u32>,
+    /// Number of the run.
+    run: Cell<u64>,
 }
 
 thread_local! {
@@ -120,6 +122,7 @@ thread_local! {
             room: Cell::new(isize::MAX),
             floor: Cell::new(0),
             paths: Cell::new(0),
+            run: Cell::new(0),
         }
     };
     static STOP: RefCell<Stop> = RefCell::new(Stop::default());
@@ -141,6 +144,7 @@ pub(super) fn bounded<T>(
         meter.room.set(isize::try_from(bounds.bytes).unwrap_or(isize::MAX));
         meter.floor.set(stack_pointer().saturating_sub(bounds.stack_bytes));
         meter.paths.set(0);
+        meter.run.set(meter.run.get() + 1);
     });
     let ran = catch_unwind(AssertUnwindSafe(run));
     // Outside a run nothing is bounded: tests print values.
@@ -155,6 +159,11 @@ pub(super) fn bounded<T>(
 /// Ends the run.
 pub(super) fn overrun(overrun: Overrun) -> ! {
     resume_unwind(Box::new(overrun))
+}
+
+/// Number of the thread's run.
+pub(super) fn run() -> u64 {
+    METER.with(|meter| meter.run.get())
 }
 
 /// Takes steps.

@@ -8,7 +8,10 @@
     reason = "a value of any other kind is an error, or takes part alike"
 )]
 
-use std::cell::RefCell;
+use std::{
+    cell::RefCell,
+    hash::{Hash as _, Hasher as _},
+};
 
 use jaq_core::Cv;
 use regex::bytes::{Captures, Regex, RegexBuilder};
@@ -20,15 +23,23 @@ use super::{
 };
 
 /// Longest text that is searched, in bytes.
-const TEXT_BYTES_MAX: usize = 256 << 10;
+const TEXT_BYTES_MAX: usize = 128 << 10;
 
-/// Longest text that is searched for large patterns, in bytes.
-const SHORT_TEXT_BYTES: usize = 16 << 10;
+/// Longest text that is searched for a pattern with a large program, in bytes.
+const SHORT_TEXT_BYTES_MAX: usize = 16 << 10;
 
-/// Largest program of a pattern for a long text and for a short one, in bytes.
-const PROGRAM_BYTES_MAX: usize = 64 << 10;
-/// See [`PROGRAM_BYTES_MAX`].
-const SHORT_TEXT_PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// Largest program of a pattern that is not large, in bytes: some 2 000 states, which a search may
+/// have to follow all at once.
+const PROGRAM_BYTES: usize = 64 << 10;
+/// Largest program of a pattern, in bytes.
+const PROGRAM_BYTES_MAX: usize = 1 << 20;
+
+/// Steps for each byte of a text that is searched for a pattern with a large program.
+const LARGE_STEPS: u64 = 30;
+
+/// Steps of the first use of a pattern in a run: making its program costs about as much. They are
+/// taken though it was kept, so that the same event ends in the same way each time.
+const FIRST_USE_STEPS: u64 = 1000;
 
 /// Longest pattern, in bytes.
 const PATTERN_BYTES_MAX: usize = 4 << 10;
@@ -47,16 +58,24 @@ pub(super) enum Parts {
     Both,
 }
 
-/// Program and what it was made from: the pattern, its flags, and if it may be large.
+/// Program, and what it was made from.
 struct Kept {
     pattern: String,
     flags: String,
-    is_large: bool,
+    program: Program,
+}
+
+/// Program of a pattern.
+#[derive(Clone)]
+struct Program {
     regex: Regex,
+    is_large: bool,
 }
 
 thread_local! {
     static KEPT: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
+    /// The run, and hashes of the patterns that it has used.
+    static USED: RefCell<(u64, Vec<u64>)> = const { RefCell::new((0, Vec::new())) };
 }
 
 /// Runs a regex over the input; the pattern and the flags are arguments.
@@ -70,8 +89,13 @@ pub(super) fn run(mut cv: Cv<'_, Metered>, parts: Parts) -> ValR {
             "a text of more than {TEXT_BYTES_MAX} bytes is not searched by a regex"
         )));
     }
-    let regex = program(utf8(pattern)?, utf8(flags)?, bytes.len() <= SHORT_TEXT_BYTES)?;
-    meter::moved(bytes.len());
+    let Program { regex, is_large } = program(utf8(pattern)?, utf8(flags)?)?;
+    if is_large && bytes.len() > SHORT_TEXT_BYTES_MAX {
+        return Err(Error::str(format_args!(
+            "a text of more than {SHORT_TEXT_BYTES_MAX} bytes is not searched by so large a regex"
+        )));
+    }
+    meter::step(10 + bytes.len() as u64 * if is_large { LARGE_STEPS } else { 1 });
     let (global, skip_empty) = (flags.bytes().contains(&b'g'), flags.bytes().contains(&b'n'));
 
     let mut out = Vec::new();
@@ -81,7 +105,7 @@ pub(super) fn run(mut cv: Cv<'_, Metered>, parts: Parts) -> ValR {
         // Each search may read on to the end of the text; few do. So a part of that is counted, and
         // the stop is looked at in between.
         let Some(whole) = found.get(0) else { continue };
-        meter::moved(whole.len() + (bytes.len() - whole.end()) / 16);
+        meter::moved(whole.len() + (bytes.len() - whole.end()) / 4);
         if skip_empty && whole.is_empty() {
             continue;
         }
@@ -161,34 +185,63 @@ fn utf8(text: &Text) -> Result<&str, Error> {
 }
 
 /// Program of a pattern, kept or made.
-fn program(pattern: &str, flags: &str, is_large: bool) -> Result<Regex, Error> {
+fn program(pattern: &str, flags: &str) -> Result<Program, Error> {
     if pattern.len() > PATTERN_BYTES_MAX {
         return Err(Error::str(format_args!(
             "a regex of more than {PATTERN_BYTES_MAX} bytes is not taken"
         )));
     }
-    let is_it =
-        |kept: &Kept| kept.pattern == pattern && kept.flags == flags && kept.is_large == is_large;
-    let kept =
-        KEPT.with_borrow(|kept| kept.iter().find(|kept| is_it(kept)).map(|k| k.regex.clone()));
-    if let Some(regex) = kept {
-        return Ok(regex);
+    first_use(pattern, flags);
+    let is_it = |kept: &&Kept| kept.pattern == pattern && kept.flags == flags;
+    if let Some(program) =
+        KEPT.with_borrow(|kept| kept.iter().find(is_it).map(|kept| kept.program.clone()))
+    {
+        return Ok(program);
     }
-    // Its making costs about as much.
-    meter::step(1000);
-    let regex = made(pattern, flags, is_large)?;
+    let program = match made(pattern, flags, PROGRAM_BYTES)? {
+        Ok(regex) => Program { regex, is_large: false },
+        Err(regex::Error::CompiledTooBig(_)) => {
+            let regex = made(pattern, flags, PROGRAM_BYTES_MAX)?.map_err(invalid)?;
+            Program { regex, is_large: true }
+        }
+        Err(error) => return Err(invalid(error)),
+    };
     KEPT.with_borrow_mut(|kept| {
         if kept.len() == KEPT_MAX {
             kept.remove(0);
         }
         let (pattern, flags) = (pattern.to_owned(), flags.to_owned());
-        kept.push(Kept { pattern, flags, is_large, regex: regex.clone() });
+        kept.push(Kept { pattern, flags, program: program.clone() });
     });
-    Ok(regex)
+    Ok(program)
 }
 
-fn made(pattern: &str, flags: &str, is_large: bool) -> Result<Regex, Error> {
-    let bytes = if is_large { SHORT_TEXT_PROGRAM_BYTES_MAX } else { PROGRAM_BYTES_MAX };
+/// Takes the steps of a pattern's first use in this run.
+fn first_use(pattern: &str, flags: &str) {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (pattern, flags).hash(&mut hasher);
+    let (hash, run) = (hasher.finish(), meter::run());
+    let is_first = USED.with_borrow_mut(|(used_in, used)| {
+        if *used_in != run {
+            (*used_in, *used) = (run, Vec::new());
+        }
+        let is_first = !used.contains(&hash);
+        if is_first && used.len() < KEPT_MAX {
+            used.push(hash);
+        }
+        is_first
+    });
+    if is_first {
+        meter::step(FIRST_USE_STEPS);
+    }
+}
+
+fn invalid(error: regex::Error) -> Error {
+    Error::str(format_args!("invalid regex: {error}"))
+}
+
+/// Regex of a pattern, of so many bytes at the most, or why there is none.
+fn made(pattern: &str, flags: &str, bytes: usize) -> Result<Result<Regex, regex::Error>, Error> {
     let mut builder = RegexBuilder::new(pattern);
     builder.size_limit(bytes).dfa_size_limit(bytes);
     for flag in flags.chars() {
@@ -203,5 +256,5 @@ fn made(pattern: &str, flags: &str, is_large: bool) -> Result<Regex, Error> {
             other => return Err(Error::str(format_args!("invalid regex flag: {other}"))),
         };
     }
-    builder.build().map_err(|error| Error::str(format_args!("invalid regex: {error}")))
+    Ok(builder.build())
 }
