@@ -18,6 +18,9 @@ use super::{
 
 type ValX<'a> = jaq_core::ValX<'a, Value>;
 
+/// Bytes of an item that is sorted or grouped, with its keys.
+const SORTED_ITEM_BYTES: usize = 120;
+
 const ITERABLE: &str = "iterable (array or object)";
 
 impl jaq_core::ValT for Value {
@@ -285,7 +288,10 @@ fn byte_range(text: &Text, range: &Range<Position>) -> (usize, usize) {
 impl jaq_std::ValT for Value {
     fn into_seq<S: FromIterator<Self>>(self) -> Result<S, Self> {
         match self {
-            Self::Array(array) => Ok(items_of(array).into_iter().collect()),
+            Self::Array(array) => {
+                meter::reserve(array.len() * SORTED_ITEM_BYTES);
+                Ok(items_of(array).into_iter().collect())
+            }
             value => Err(value),
         }
     }

@@ -215,6 +215,13 @@ pub(super) fn beside<T>(read: impl FnOnce() -> T) -> T {
     value
 }
 
+/// Ends the run if there is no room for so many bytes, which are not counted while they are used.
+pub(super) fn reserve(bytes: usize) {
+    if bytes > room() {
+        overrun(Overrun::Memory(METER.with(|meter| meter.bounds.get().1)));
+    }
+}
+
 /// Gives bytes back.
 fn widen(bytes: usize) {
     METER.with(|meter| meter.room.set(meter.room.get().saturating_add_unsigned(bytes)));

@@ -100,6 +100,7 @@ fn what_grows_without_end_takes_no_more_than_its_memory() {
             "\"1,\" * 4000000 | \"[\" + . + \"1]\" | fromjson | length",
             "\"[],\" * 2000000 | \"[\" + . + \"1]\" | fromjson | length",
             "\"<\" * 8000000 | @html",
+            "[range(800000)] | sort_by(-.) | length",
         ],
         "1000000000",
         &[MEMORY, TEXT, STEPS],
