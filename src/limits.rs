@@ -216,7 +216,10 @@ pub const DEDUP_MIN: Duration = Duration::from_millis(100);
 pub const LEASE: Duration = Duration::from_secs(3);
 /// Interval at which a lease is renewed: twice it may fail before it is lost.
 pub const LEASE_RENEW: Duration = Duration::from_secs(1);
-/// Interval at which a standby looks at the lease.
+/// Interval at which a standby looks at a lease that is renewed: one that is given back is taken
+/// within it.
+pub const LEASE_STANDBY: Duration = Duration::from_millis(500);
+/// Interval at which a standby looks at a lease that is late or free.
 pub const LEASE_POLL: Duration = Duration::from_millis(250);
 /// Messages that a reduce stage applies between two commits, at the most: so many are applied again
 /// after a crash. Where a million errors come in a minute they touch the same few fingerprints, so
@@ -257,6 +260,10 @@ pub const ROUTER_ACK_PENDING_MAX: u64 = 1000;
 pub const BREAKER_REASON_BYTES_MAX: usize = 200;
 /// Wait before the state of a circuit breaker that could not be written is written again.
 pub const BREAKER_WRITE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Wait of the sweep for its first look, once it is elected.
+pub const SWEEP_FIRST: Duration = Duration::from_secs(3);
+/// Interval at which a worker that does not sweep looks if the one that does is gone.
+pub const SWEEP_STANDBY: Duration = Duration::from_secs(10);
 /// Interval at which the sweep looks for what was given up on unheard. It is a net under a net: a
 /// minute more does no harm.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(30);

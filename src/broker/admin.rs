@@ -303,6 +303,9 @@ impl Broker {
         let read = |error: Source| AdminError::read(stream, error);
         let opened =
             self.jetstream.get_stream(stream).await.map_err(|error| no_stream(stream, error))?;
+        if opened.cached_info().state.messages == 0 {
+            return Ok(0);
+        }
         if opened.cached_info().config.retention == RetentionPolicy::WorkQueue {
             let subjects =
                 opened.info_with_subjects(filter).await.map_err(|error| read(error.into()))?;

@@ -51,28 +51,20 @@ impl Lease {
     ) -> Self {
         let key = format!("{stage}.lease");
         let mut seen: Option<(u64, Instant)> = None;
-        // One line for each outage: a worker may wait for a bucket that nobody has made yet.
-        let mut is_told = false;
         loop {
             let renewed = Instant::now();
             let found = broker.kv_get(bucket, &key).await;
             let (held, revision) = match found {
-                Ok(found) => {
-                    is_told = false;
-                    found.map_or_else(
-                        || (Holder::default(), 0),
-                        |(value, revision)| {
-                            (serde_json::from_slice(&value).unwrap_or_default(), revision)
-                        },
-                    )
-                }
+                Ok(found) => found.map_or_else(
+                    || (Holder::default(), 0),
+                    |(value, revision)| {
+                        (serde_json::from_slice(&value).unwrap_or_default(), revision)
+                    },
+                ),
                 Err(error) => {
+                    // That the bucket cannot be read is a condition of the worker.
                     let error = chain(&error);
-                    if std::mem::replace(&mut is_told, true) {
-                        tracing::debug!(stage, worker, error, "could not look at the lease");
-                    } else {
-                        tracing::warn!(stage, worker, error, "could not look at the lease");
-                    }
+                    tracing::debug!(stage, worker, error, "could not look at the lease");
                     // The holder could not renew it either: it is given its time anew.
                     seen = None;
                     tokio::time::sleep(limits::STEP_DOWN_WAIT).await;
@@ -97,16 +89,14 @@ impl Lease {
                     }
                     Err(CommitError::Fenced { .. }) => {}
                     Err(error @ CommitError::Failed { .. }) => {
-                        tracing::warn!(
-                            stage,
-                            worker,
-                            error = chain(&error),
-                            "could not take the lease"
-                        );
+                        let error = chain(&error);
+                        tracing::debug!(stage, worker, error, "could not take the lease");
                     }
                 }
             }
-            tokio::time::sleep(poll).await;
+            // One that is renewed is looked at more seldom: given back, it is seen soon enough.
+            let is_late = held.worker.is_none() || since.elapsed() > limits::LEASE_RENEW;
+            tokio::time::sleep(if is_late { poll } else { poll.max(limits::LEASE_STANDBY) }).await;
         }
     }
 

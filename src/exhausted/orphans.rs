@@ -97,6 +97,9 @@ impl ReadStream {
         reader: &StageReader,
     ) -> Result<Option<u64>, AdminError> {
         let before = self.stored(broker, reader).await?;
+        if before == Some(0) {
+            return Ok(before);
+        }
         let state = broker.consumer_state(&self.stream, &reader.feed.consumer).await?;
         if !self.is_sole() {
             return Ok(Some(given_up(&state)));

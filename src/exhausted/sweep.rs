@@ -11,7 +11,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::{Duration, SystemTime},
 };
 
@@ -23,11 +22,11 @@ use super::{
     orphans::{ReadStream, StageReader, given_up, over},
 };
 use crate::{
-    broker::{AdminError, ConsumerState, Retention, StoredMessage, get},
+    broker::{AdminError, ConsumerState, Lease, Retention, StoredMessage, get},
     error_chain::causes_of,
     limits,
     topology::{Leftovers, Topology, moving::hand_over_late},
-    wire::{Origin, Place, finding::Finding},
+    wire::{Names, Origin, Place, finding::Finding},
 };
 
 /// Share of its limit from which on the retry stream is a finding.
@@ -36,7 +35,7 @@ const RETRY_NEARLY_FULL: f64 = 0.8;
 /// Messages found and left for the next round, and the time first found.
 type Seen = HashMap<Place, SystemTime>;
 
-/// Sweep of one worker. Every worker runs one; they need not know of each other.
+/// Sweep of one worker. Every worker has one, and one of them is elected.
 #[derive(Debug)]
 pub struct Sweep {
     afterwards: Burial,
@@ -63,18 +62,46 @@ impl Sweep {
         }
     }
 
-    /// Runs a round every [`limits::SWEEP_EVERY`] until `stop`; `worker` shifts it against those of
-    /// others.
+    /// Runs a round every [`limits::SWEEP_EVERY`] while it is elected, until `stop`. One worker of
+    /// the fleet is: for many, the same questions were most of what an idle fleet asks. Two that
+    /// sweep at once do no harm.
     pub async fn run(mut self, worker: &str, stop: CancellationToken) {
-        let mut hasher = DefaultHasher::new();
-        worker.hash(&mut hasher);
-        let shift = limits::SWEEP_EVERY.mul_f64((hasher.finish() % 1000) as f64 / 1000.0);
-        let mut wait = shift;
-        // Whatever is under way when the worker stops can be done again.
-        while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-            let round = self.round(SystemTime::now());
-            let Some(goes_on) = stop.run_until_cancelled(round).await else { return };
+        let broker = self.afterwards.broker.clone();
+        let bucket = self.afterwards.pipeline.names().state_bucket();
+        loop {
+            let lease = Names::SWEEP_LEASE;
+            let elected =
+                Lease::acquire_every(limits::SWEEP_STANDBY, &broker, &bucket, lease, worker);
+            let Some(mut lease) = stop.run_until_cancelled(elected).await else { return };
+            // Whatever is under way when the worker stops, or is no longer elected, can be done
+            // again.
+            tokio::select! {
+                () = lease.keep() => {}
+                () = self.rounds() => {}
+                () = stop.cancelled() => {
+                    lease.release().await;
+                    return;
+                }
+            }
+            self.retire();
+        }
+    }
+
+    async fn rounds(&mut self) {
+        let mut wait = limits::SWEEP_FIRST;
+        loop {
+            tokio::time::sleep(wait).await;
+            let goes_on = self.round(SystemTime::now()).await;
             wait = if goes_on { limits::SWEEP_AGAIN } else { limits::SWEEP_EVERY };
+        }
+    }
+
+    /// Forgets what it saw: another worker sweeps, and shows what it finds.
+    fn retire(&mut self) {
+        self.seen.clear();
+        self.kept.clear();
+        for feed in self.topology.all_feeds() {
+            self.afterwards.metrics.stage(&feed.stage).set_orphans(&feed.stream, 0);
         }
     }
 
@@ -177,13 +204,13 @@ impl Sweep {
             let Some(orphans) = read_stream.orphans(broker, reader).await? else { return Ok(()) };
             metrics.stage(&reader.feed.stage).set_orphans(&read_stream.stream, orphans);
             found += orphans;
-            readers.push((
-                reader,
-                broker.consumer_state(&read_stream.stream, &reader.feed.consumer).await?,
-            ));
         }
         if found == 0 || read_stream.retention == Retention::Limits {
             return Ok(());
+        }
+        for reader in &read_stream.readers {
+            let state = broker.consumer_state(&read_stream.stream, &reader.feed.consumer).await?;
+            readers.push((reader, state));
         }
         let shared = read_stream.retention == Retention::Interest;
         if shared
@@ -332,6 +359,10 @@ impl Sweep {
         }
         let broker = self.afterwards.broker.clone();
         let mut readers = Vec::new();
+        if broker.next_on_subject(stream, ">", 1).await?.is_none() {
+            self.cursor = 1;
+            return Ok(());
+        }
         for feed in self.topology.all_feeds().iter().filter(|feed| feed.stream == stream) {
             let state = broker.consumer_state(stream, &feed.consumer).await?;
             readers.push((StageReader { feed: feed.clone(), ack_wait: Duration::ZERO }, state));

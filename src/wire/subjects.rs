@@ -281,6 +281,9 @@ impl Names {
     /// `notify-`.)
     pub const CHANNELS_LEASE: &str = "notify-channels";
 
+    /// Lease of the worker that sweeps: looks for what the server gave up on unheard.
+    pub const SWEEP_LEASE: &str = "keeper.sweep";
+
     /// Key-value bucket of checkpoints and leases.
     pub fn state_bucket(&self) -> String {
         format!("{}-state", self.pipeline)
