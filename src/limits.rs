@@ -482,3 +482,32 @@ pub const FILTER_THREADS_MAX: usize = 8;
 /// Time that one run of a filter may take. Its steps end it sooner, but for a busy machine, a debug
 /// build, or a regex that reads the same long text again and again.
 pub const FILTER_RUN_MAX: Duration = Duration::from_secs(10);
+/// Wait before an address for metrics and health that is taken is tried again.
+pub const PORT_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Conditions that do not hold, in a record of the fleet and in memory, at the most.
+pub const CONDITIONS_MAX: usize = 100;
+/// Conditions that do not hold, in the record of one worker, which all read every two seconds.
+pub const WORKER_CONDITIONS_MAX: usize = 20;
+/// The longest text of a condition in a record, in bytes.
+pub const CONDITION_TEXT_BYTES_MAX: usize = 300;
+/// Interval at which a worker looks if it is connected.
+pub const BROKER_LOOK: Duration = Duration::from_millis(500);
+/// Time without an answer of the broker, though it is connected, after which that is a condition.
+pub const BROKER_SILENT_MAX: Duration = Duration::from_secs(4);
+/// Interval at which one worker looks at what the fleet needs, and the others read what it found.
+pub const WATCH_LOOK: Duration = Duration::from_secs(2);
+/// Time after which consumers of a stream are asked again, though nothing in it has changed.
+pub const WATCH_ALL: Duration = Duration::from_secs(30);
+/// Time without a look at the fleet after which a worker looks itself, and then as often.
+pub const WATCH_SILENT_MAX: Duration = Duration::from_secs(10);
+/// Time that a lease stays unheld, or events unread, before that is a condition: more than a
+/// takeover takes.
+pub const UNHELD_MAX: Duration = Duration::from_secs(15);
+/// Time that a condition lasts before it is a finding: a restart of the server is no news.
+pub const CONDITION_LASTS: Duration = Duration::from_secs(10);
+/// Interval at which the records of workers are read for the conditions in them.
+pub const WORKERS_READ_EVERY: Duration = Duration::from_secs(6);
+/// Time that a reduce stage leads before it counts as well, where it commits nothing meanwhile.
+pub const LEADS_WELL_AFTER: Duration = Duration::from_secs(10);
+/// Wait for a finding of the keeper to be stored: well below [`WATCH_SILENT_MAX`].
+pub const FINDING_WAIT: Duration = Duration::from_secs(3);

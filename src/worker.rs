@@ -12,9 +12,11 @@ use crate::{
     error_chain::chain,
     exhausted::{bury::Burial, router::Router, sweep::Sweep},
     handlers::{self, HandlerContext, Registry},
-    keeper::Keeper,
+    keeper::{Hearing, Keeper, hearing},
     limits, map,
-    observe::{self, Conditions, Metrics, RollCall, Trouble, WorkerRecord, heartbeat::Heartbeat},
+    observe::{
+        self, Conditions, Front, Metrics, RollCall, Trouble, WorkerRecord, heartbeat::Heartbeat,
+    },
     redrive::{context::Context, fleet::Fleet, recovery::Recovery, targets::Targets},
     reduce,
     topology::Topology,
@@ -105,7 +107,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the stages. The streams and consumers must be there, or are waited for.
+    /// Starts the stages, behind a port of its own. See [`Worker::start_behind`].
     ///
     /// # Errors
     /// [`WorkerError`]; nothing keeps running.
@@ -114,18 +116,31 @@ impl Worker {
         pipeline: Arc<Pipeline>,
         options: Options,
     ) -> Result<Self, WorkerError> {
-        let metrics = Metrics::new(&pipeline);
-        let conditions = Arc::new(Conditions::default());
+        let front = Front::open(&pipeline).await?;
+        Self::start_behind(front, broker, pipeline, options).await
+    }
+
+    /// Starts the stages. The streams and consumers must be there, or are waited for.
+    ///
+    /// # Errors
+    /// [`WorkerError`]; nothing keeps running.
+    pub async fn start_behind(
+        front: Front,
+        broker: Broker,
+        pipeline: Arc<Pipeline>,
+        options: Options,
+    ) -> Result<Self, WorkerError> {
+        let Front { metrics, conditions, listening, stop } = front;
         let id = options.id();
         let fragile = Arc::default();
         let mut worker = Self {
-            listening: None,
+            listening,
             tasks: JoinSet::new(),
             company: Arc::new(map::Company::new(Arc::clone(&fragile))),
             fragile,
             roll_call: Arc::new(RollCall::new(&id)),
             pulse: Arc::default(),
-            stop: CancellationToken::new(),
+            stop,
             abandon: CancellationToken::new(),
             heartbeat: JoinSet::new(),
             leave: CancellationToken::new(),
@@ -134,15 +149,17 @@ impl Worker {
             conditions,
         };
         let selected = Selected::of(&pipeline, options.stages.as_deref())?;
-        if let Some(listen) = pipeline.observe.listen {
-            let (metrics, conditions) =
-                (Arc::clone(&worker.metrics), Arc::clone(&worker.conditions));
-            worker.listening =
-                Some(observe::serve(listen, metrics, conditions, worker.stop.clone()).await?);
-        }
         worker
             .tasks
             .spawn(observe::lacks::watch(Arc::clone(&worker.conditions), worker.stop.clone()));
+        let hearing = Hearing {
+            broker: worker.broker.clone(),
+            pipeline: Arc::clone(&pipeline),
+            metrics: Arc::clone(&worker.metrics),
+            conditions: Arc::clone(&worker.conditions),
+            runs: hearing::runs(&pipeline, options.stages.as_deref()),
+        };
+        worker.tasks.spawn(hearing.run(worker.stop.clone()));
         // Before anything is pulled: of a worker that nobody has heard of nobody knows that it
         // died.
         worker.start_heartbeat(&pipeline, &id).await;
@@ -159,8 +176,9 @@ impl Worker {
         let record = WorkerRecord::new(id, &host(), &pipeline.config_hash);
         let heartbeat = Heartbeat::new(
             self.broker.clone(),
-            Arc::clone(pipeline),
+            pipeline,
             Arc::clone(&self.metrics),
+            Arc::clone(&self.conditions),
             Arc::clone(&self.roll_call),
             id,
         );
@@ -201,6 +219,7 @@ impl Worker {
             broker: self.broker.clone(),
             pipeline: Arc::clone(pipeline),
             metrics: Arc::clone(&self.metrics),
+            conditions: Arc::clone(&self.conditions),
         };
         let (keeps, stop) = (id.to_owned(), self.stop.clone());
         self.tasks.spawn(async move { keeper.run(&keeps, stop).await });
@@ -237,6 +256,7 @@ impl Worker {
                         Arc::clone(&self.conditions),
                         self.stop.clone(),
                     );
+                    let shows = reduce::Shows { metrics, conditions: Arc::clone(&conditions) };
                     let (world, id) =
                         (RunWorld::new(&pipeline, &self.broker, registry), id.to_owned());
                     self.tasks.spawn(async move {
@@ -247,7 +267,7 @@ impl Worker {
                         let condition = format!("stage {}", stage.name);
                         conditions.ok(&condition);
                         if let Err(error) =
-                            reduce::run(broker, pipeline, &stage, &id, fresh, metrics, stop).await
+                            reduce::run(broker, pipeline, &stage, &id, fresh, shows, stop).await
                         {
                             conditions.failing(&condition, Trouble::new(chain(&error)));
                         }

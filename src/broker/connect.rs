@@ -162,6 +162,7 @@ impl Broker {
             .await
             .map_err(|error| not_dialled(error, &address, auth_name(&nats.auth)))?;
         let broker = Self {
+            address: address.as_str().into(),
             connection,
             client,
             jetstream,
@@ -247,6 +248,25 @@ impl Broker {
             && self.client.connection_state() == async_nats::connection::State::Connected
     }
 
+    /// Reason why it is not connected, with the address; `None`: it is.
+    pub fn why_disconnected(&self) -> Option<String> {
+        if self.is_connected() {
+            return None;
+        }
+        let address = &self.address;
+        let why = match (self.connection.is_up(), self.connection.why_down()) {
+            (true, _) => "its connection for the API is down".to_owned(),
+            (false, why) if why.is_empty() => "the connection broke".to_owned(),
+            (false, why) => why,
+        };
+        Some(format!("not connected to {address}: {why}"))
+    }
+
+    /// Addresses of the settings, without secrets.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// Flushes what waits to be sent, settlements among it.
     pub async fn flush(&self) {
         // It fails only where the connection is closed, and then there is nothing to send it on.
@@ -254,6 +274,9 @@ impl Broker {
         self.connection.flush(limits::REQUEST_TIMEOUT).await.ok();
     }
 }
+
+/// Remedy of a broker that cannot be reached, or that refuses us.
+pub const BROKER_REMEDY: &str = "start the server, or mend url (and credentials) in [nats]";
 
 fn addresses(nats: &Nats) -> Result<Vec<async_nats::ServerAddr>, ConnectError> {
     if nats.url.is_empty() {
@@ -339,7 +362,8 @@ fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
         },
         Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),
         Event::ClientError(error) => {
-            tracing::warn!(%error, "the client of the broker reports an error")
+            // One for each try to connect again; why that fails is said once, by a condition.
+            tracing::debug!(%error, "the client of the broker reports an error")
         }
     }
 }

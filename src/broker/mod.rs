@@ -32,7 +32,7 @@ mod unpack;
 pub use admin::{AdminError, ConsumerState, StreamState};
 pub use announce::AnnounceError;
 pub use async_nats::{HeaderMap as Headers, HeaderValue};
-pub use connect::{ConnectError, SERVER_VERSION_MIN};
+pub use connect::{BROKER_REMEDY, ConnectError, SERVER_VERSION_MIN};
 pub use delivered::Delivered;
 pub use kv::{CommitError, KvChange};
 pub use lease::Lease;
@@ -52,6 +52,8 @@ pub use survey::{AccountLimits, FoundStream, Subjects};
 /// Connection to the broker. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Broker {
+    /// Addresses of the settings, without secrets.
+    address: std::sync::Arc<str>,
     /// Connection that carries messages.
     connection: connection::Connection,
     /// Client for the API, for writes of keys, and for all that is rare.

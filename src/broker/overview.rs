@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use async_nats::jetstream::{
     ErrorCode,
-    consumer::{self, DeliverPolicy},
+    consumer::{self, DeliverPolicy, PullConsumer},
     response::Response,
     stream,
 };
@@ -27,6 +27,14 @@ pub struct StreamOverview {
     pub created: u64,
     /// State of it.
     pub state: StreamState,
+    /// Most bytes that it takes, whoever set that; `None`: no limit.
+    pub bytes_max: Option<u64>,
+    /// Most messages that it takes; `None`: no limit.
+    pub messages_max: Option<u64>,
+    /// True if it refuses what is new once it is full, and does not drop what is oldest.
+    pub refuses: bool,
+    /// False in a cluster while no server leads it: it takes nothing and gives nothing.
+    pub is_led: bool,
 }
 
 /// Consumer of a stream as it is now.
@@ -43,6 +51,8 @@ pub struct ReaderOverview {
     pub deliveries: u64,
     /// True while an operator has it paused: its pull requests wait whatever there is.
     pub is_paused: bool,
+    /// False in a cluster while no server leads it.
+    pub is_led: bool,
 }
 
 /// Message that the server found. Its headers are left alone: whatever they are, it has a sequence.
@@ -97,6 +107,24 @@ impl Broker {
         let found: Result<Vec<_>, _> = opened.consumers().try_collect().await;
         let found = found.map_err(|error| AdminError::read(stream, error))?;
         Ok(found.iter().map(ReaderOverview::read).collect())
+    }
+
+    /// One consumer; `None` if it, or its stream, is not there.
+    ///
+    /// # Errors
+    /// [`AdminError::Read`].
+    pub async fn reader(
+        &self,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<Option<ReaderOverview>, AdminError> {
+        let found: Result<PullConsumer, _> =
+            self.jetstream.get_consumer_from_stream(consumer, stream).await;
+        match found.map_err(|error| admin::no_consumer(stream, consumer, error)) {
+            Ok(consumer) => Ok(Some(ReaderOverview::read(consumer.cached_info()))),
+            Err(AdminError::NoStream { .. } | AdminError::NoConsumer { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sequence, and time of storage, of the first message from `from_seq` on whose subject matches
@@ -168,6 +196,10 @@ impl StreamOverview {
             spec: StreamSpec::read(&info.config),
             created: unix_ms(info.created.into()),
             state: StreamState::read(info),
+            bytes_max: u64::try_from(info.config.max_bytes).ok().filter(|most| *most > 0),
+            messages_max: u64::try_from(info.config.max_messages).ok().filter(|most| *most > 0),
+            refuses: info.config.discard == stream::DiscardPolicy::New,
+            is_led: info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some()),
         }
     }
 }
@@ -180,6 +212,7 @@ impl ReaderOverview {
             floor_deliveries: info.ack_floor.consumer_sequence,
             deliveries: info.delivered.consumer_sequence,
             is_paused: info.paused,
+            is_led: info.cluster.as_ref().is_none_or(|cluster| cluster.leader.is_some()),
         }
     }
 }

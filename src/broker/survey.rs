@@ -25,6 +25,8 @@ pub struct AccountLimits {
     pub bytes: Option<u64>,
     /// Bytes that are reserved by `max_bytes` of streams, or used.
     pub bytes_used: u64,
+    /// Bytes that are stored.
+    pub bytes_stored: u64,
     /// `max_bytes` of a stream.
     pub stream_bytes: Option<u64>,
     /// True if every stream must have `max_bytes`.
@@ -138,6 +140,7 @@ impl Broker {
         let tier = tiers.remove(&format!("R{replicas}")).unwrap_or(account.whole);
         let most = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
         let Limits { max_streams, max_consumers, max_bytes_required, .. } = tier.limits;
+        let bytes_stored = if memory { tier.memory } else { tier.storage };
         let (bytes, bytes_used, stream_bytes) = if memory {
             let used = tier.reserved_memory.max(tier.memory);
             (tier.limits.max_memory, used, tier.limits.memory_max_stream_bytes)
@@ -152,6 +155,7 @@ impl Broker {
             // None at all is a limit, too.
             bytes: u64::try_from(bytes).ok(),
             bytes_used,
+            bytes_stored,
             stream_bytes: most(stream_bytes),
             max_bytes_required,
             has_tier,

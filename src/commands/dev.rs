@@ -20,6 +20,7 @@ use crate::{
     },
     config::Pipeline,
     limits,
+    observe::Front,
     topology::{self, Topology},
     worker::{Options, Worker},
 };
@@ -61,6 +62,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         std::fs::remove_dir_all(&data)
             .with_context(|| format!("could not remove \"{}\"", data.display()))?;
     }
+    let mut front = Front::open(&pipeline).await?;
     let server = match pipeline.nats.url.is_empty() {
         true => Some(own_server(app, &data, args.port).await?),
         false => None,
@@ -76,7 +78,8 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     loop {
         topology::make(&broker, &Topology::of(&pipeline)).await?;
         let listen = pipeline.observe.listen;
-        let worker = Worker::start(
+        let worker = Worker::start_behind(
+            front,
             broker.clone(),
             Arc::new(pipeline.clone()),
             Options { stages: None, registry: app.registry.clone() },
@@ -93,7 +96,10 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         }
         worker.drain(stop_signal()).await;
         match next {
-            Some(edited) => pipeline = edited,
+            Some(edited) => {
+                front = Front::open(&edited).await?;
+                pipeline = edited;
+            }
             None => break,
         }
     }

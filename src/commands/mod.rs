@@ -33,10 +33,11 @@ use anyhow::bail;
 
 use super::commands::flags::Common;
 use crate::{
-    broker::{AdminError, Broker, ConnectError},
+    broker::{AdminError, BROKER_REMEDY, Broker, ConnectError},
     config::{self, Catalogue, Loaded, Pipeline, Severity},
+    error_chain::chain,
     handlers::{HandlerContext, Registry},
-    observe::LogOptions,
+    observe::{Conditions, LogOptions, Trouble},
 };
 
 /// Context of every command: the flags that all share, and the Rust handlers of this program.
@@ -97,15 +98,21 @@ impl App {
         Ok(Broker::connect(&pipeline.nats, &client_name(pipeline)).await?)
     }
 
-    /// A connection to the pipeline's broker, whenever it is there; says that it waits.
+    /// A connection to the pipeline's broker, whenever it is there; says that it waits, also as a
+    /// condition.
     ///
     /// # Errors
     /// The configuration names no server, or the server is there and not fit.
-    pub async fn connect_patiently(&self, pipeline: &Pipeline) -> anyhow::Result<Broker> {
+    pub async fn connect_patiently(
+        &self,
+        pipeline: &Pipeline,
+        conditions: &Conditions,
+    ) -> anyhow::Result<Broker> {
         must_name_server(pipeline)?;
         let waiting = |error: &ConnectError| {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::warn!(error = %error, cause, "no connection yet; trying again");
+            conditions.noted("broker", Trouble::with_remedy(chain(error), BROKER_REMEDY));
         };
         Ok(Broker::connect_patiently(&pipeline.nats, &client_name(pipeline), waiting).await?)
     }

@@ -6,7 +6,7 @@ use crate::{
     broker::Broker,
     config::Pipeline,
     descriptors, limits,
-    observe::{Exporter, logs},
+    observe::{Exporter, Front, logs},
     topology::{self, Topology},
     worker::{Options, Worker},
 };
@@ -40,15 +40,17 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let pipeline = Arc::new(app.pipeline()?);
     let spans = start_logs(app, &pipeline)?;
     descriptors::raise();
+    // A worker that waits for its broker says so at its port.
+    let front = Front::open(&pipeline).await?;
     let ended = tokio::select! {
-        broker = app.connect_patiently(&pipeline) => match broker {
+        broker = app.connect_patiently(&pipeline, &front.conditions) => match broker {
             Ok(broker) => Some(broker),
             Err(error) => return Err(error),
         },
         () = stop_signal() => None,
     };
     let ended = match ended {
-        Some(broker) => work(app, &pipeline, broker, args).await,
+        Some(broker) => work(app, &pipeline, broker, front, args).await,
         None => Ok(()),
     };
     if let Some(spans) = spans {
@@ -72,6 +74,7 @@ async fn work(
     app: &App,
     pipeline: &Arc<Pipeline>,
     broker: Broker,
+    front: Front,
     args: Args,
 ) -> anyhow::Result<()> {
     if args.apply {
@@ -79,7 +82,7 @@ async fn work(
     }
     let stages = (!args.stage.is_empty()).then_some(args.stage);
     let options = Options { stages, registry: app.registry.clone() };
-    let worker = Worker::start(broker, Arc::clone(pipeline), options).await?;
+    let worker = Worker::start_behind(front, broker, Arc::clone(pipeline), options).await?;
     tracing::info!(
         pipeline = pipeline.name,
         config = pipeline.config_hash,

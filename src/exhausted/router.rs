@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::bury::{Burial, BuryError, Why};
 use crate::{
     broker::{AdminError, Delivered},
-    error_chain::causes_of,
+    error_chain::{causes_of, chain},
     limits,
     wire::Names,
 };
@@ -42,12 +42,9 @@ impl Router {
             {
                 Ok(pull) => pull,
                 Err(error) => {
-                    tracing::warn!(
-                        stream,
-                        consumer,
-                        error = %error,
-                        "the dead-letter router waits for its consumer"
-                    );
+                    // That it is not there, or does not answer, is a condition of the fleet.
+                    let error = chain(&error);
+                    tracing::debug!(stream, consumer, error, "the router waits for its consumer");
                     tokio::select! {
                         () = tokio::time::sleep(limits::REBIND_WAIT_MAX) => continue,
                         () = stop.cancelled() => return,

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use millstream_stages::incident::Severity;
 use serde::{Deserialize, Serialize};
 
+use super::telling::{Condition, Telling};
 use crate::{
     broker::{AdminError, Broker},
     limits,
-    wire::{Finding, Names},
+    wire::Names,
 };
 
 /// Record of the keeper, as the value of one key of the state bucket.
@@ -52,35 +53,12 @@ impl KeeperRecord {
     }
 }
 
-/// Condition that someone should know of.
-#[derive(Debug, Clone)]
-pub(super) struct Condition {
-    /// Sort of finding.
-    pub(super) code: &'static str,
-    /// Severity of the finding.
-    pub(super) severity: Severity,
-    /// Stage or stream that it is about.
-    pub(super) about: String,
-    /// Text for people.
-    pub(super) text: String,
-}
-
-/// Condition that was told.
-#[derive(Debug)]
-struct Told {
-    condition: Condition,
-    told_at: Option<Instant>,
-    /// Round in which it last held.
-    round: u64,
-}
-
 /// Report of one keeper.
 #[derive(Debug)]
 pub(super) struct Report {
     broker: Broker,
     names: Names,
-    round: u64,
-    conditions: BTreeMap<String, Told>,
+    telling: Telling,
     /// Losses that no finding has told yet, by stream and stage.
     untold: BTreeMap<(String, String), u64>,
     told_loss_at: Option<Instant>,
@@ -95,8 +73,7 @@ impl Report {
         Ok(Self {
             broker: broker.clone(),
             names: names.clone(),
-            round: 0,
-            conditions: BTreeMap::new(),
+            telling: Telling::new(broker, names, Duration::ZERO),
             untold: BTreeMap::new(),
             told_loss_at: None,
             written: Some(record.clone()),
@@ -106,27 +83,15 @@ impl Report {
 
     /// Notes that a condition holds in this round; `key` tells it from others.
     pub(super) fn holds(&mut self, key: &str, condition: Condition) {
-        let round = self.round;
-        let has_room = self.conditions.len() < limits::KEEPER_RECORD_MAX;
-        match self.conditions.get_mut(key) {
-            Some(told) => {
-                told.round = round;
-                told.condition = condition;
-            }
-            None if has_room => {
-                let Condition { about, text, .. } = &condition;
-                tracing::warn!(about, condition = text, "the keeper found something to look at");
-                self.conditions.insert(key.to_owned(), Told { condition, told_at: None, round });
-            }
-            None => {}
+        let (about, text) = (condition.about.clone(), condition.text.clone());
+        if self.telling.holds(key, condition) {
+            tracing::warn!(about, condition = text, "the keeper found something to look at");
         }
     }
 
     /// Keeps a condition that is not looked at in this round.
     pub(super) fn still_holds(&mut self, prefix: &str) {
-        let round = self.round;
-        let same = self.conditions.iter_mut().filter(|(key, _)| key.starts_with(prefix));
-        same.for_each(|(_, told)| told.round = round);
+        self.telling.still_holds(prefix);
     }
 
     /// Notes events lost unread.
@@ -157,35 +122,14 @@ impl Report {
     /// Ends a round: tells what is new or due again, forgets what no longer holds, and writes the
     /// record if it changed.
     pub(super) async fn end(&mut self) {
-        let round = self.round;
-        self.round += 1;
-        self.conditions.retain(|_, told| {
-            if told.round != round {
-                let Condition { about, text, .. } = &told.condition;
-                tracing::info!(about, condition = text, "what the keeper found is over");
-            }
-            told.round == round
-        });
-        let mut findings = Vec::new();
-        let now = Timestamp::now().as_millisecond();
-        for told in self.conditions.values_mut() {
-            let is_due = told.told_at.is_none_or(|at| at.elapsed() >= limits::CONDITION_TOLD_EVERY);
-            if is_due {
-                told.told_at = Some(Instant::now());
-                findings.push(told.condition.clone());
-            }
+        for Condition { about, text, .. } in self.telling.end().await {
+            tracing::info!(about, condition = text, "what the keeper found is over");
         }
+        let now = Timestamp::now().as_millisecond();
         let is_due = self.told_loss_at.is_none_or(|at| at.elapsed() >= limits::LOSS_TOLD_EVERY);
         let losses = if is_due { std::mem::take(&mut self.untold) } else { BTreeMap::new() };
         if !losses.is_empty() {
             self.told_loss_at = Some(Instant::now());
-        }
-        for (n, condition) in findings.iter().enumerate() {
-            if !self.publish(condition, &format!("{now}.{n}")).await {
-                // The next round tells it.
-                let same = |told: &&mut Told| told.condition.text == condition.text;
-                self.conditions.values_mut().filter(same).for_each(|told| told.told_at = None);
-            }
         }
         for (n, ((stream, stage), events)) in losses.into_iter().enumerate() {
             let condition = Condition {
@@ -197,7 +141,7 @@ impl Report {
                      \"{stage}\" had read them"
                 ),
             };
-            if !self.publish(&condition, &format!("{now}.{n}")).await {
+            if !self.telling.publish(&condition, &format!("{now}.{n}")).await {
                 *self.untold.entry((stream, stage)).or_default() += events;
                 self.told_loss_at = None;
             }
@@ -208,31 +152,11 @@ impl Report {
     /// Tells something that has happened, once.
     pub(super) async fn happened(&self, condition: &Condition) {
         tracing::warn!(about = condition.about, what = condition.text, "the keeper acted");
-        self.publish(condition, &Timestamp::now().as_millisecond().to_string()).await;
-    }
-
-    async fn publish(&self, condition: &Condition, id: &str) -> bool {
-        let Condition { code, severity, about, text } = condition;
-        let finding = Finding {
-            code,
-            severity: *severity,
-            message: text.clone(),
-            stage: about,
-            id: format!("keeper.{code}.{about}.{id}"),
-        };
-        // A broker that does not take it must not hold up the trims.
-        let told = self.broker.publish(finding.message(&self.names));
-        let told = tokio::time::timeout(Duration::from_secs(5), told).await;
-        let is_told = matches!(told, Ok(Ok(_)));
-        if !is_told {
-            tracing::debug!(about, code, "a finding of the keeper could not be stored");
-        }
-        is_told
+        self.telling.publish(condition, &Timestamp::now().as_millisecond().to_string()).await;
     }
 
     async fn write(&mut self) {
-        self.record.conditions =
-            self.conditions.values().map(|told| told.condition.text.clone()).collect();
+        self.record.conditions = self.telling.texts();
         if self.written.as_ref() == Some(&self.record) {
             return;
         }

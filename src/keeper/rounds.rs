@@ -14,7 +14,8 @@ use millstream_stages::{incident::Severity, units::Period};
 use super::{
     loss::{Deliveries, Position, Unread, lost},
     readers::{Planned, Seen},
-    report::{Condition, Report},
+    report::Report,
+    telling::Condition,
     trim::{Decision, Reader, Samples, decide},
 };
 use crate::{

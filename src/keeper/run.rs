@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{readers::Planned, report::Report, rounds::Rounds};
+use super::{readers::Planned, report::Report, rounds::Rounds, watcher::Watcher};
 use crate::{
     broker::{Broker, Lease},
     config::Pipeline,
     error_chain::chain,
     limits,
-    observe::Metrics,
+    observe::{Conditions, Metrics},
 };
 
 /// Lease that the keeper holds, in the state bucket.
@@ -25,6 +25,8 @@ pub struct Keeper {
     pub pipeline: Arc<Pipeline>,
     /// Metrics of the worker.
     pub metrics: Arc<Metrics>,
+    /// Conditions of the worker.
+    pub conditions: Arc<Conditions>,
 }
 
 impl Keeper {
@@ -37,10 +39,11 @@ impl Keeper {
                 Lease::acquire_every(limits::KEEPER_STANDBY, &self.broker, &bucket, LEASE, worker);
             let Some(mut lease) = stop.run_until_cancelled(elected).await else { return };
             tracing::debug!(worker, term = lease.term(), "this worker is the keeper");
+            let watcher = Watcher::new(&self.broker, &self.pipeline, worker, &self.conditions);
             // Whatever is under way when the lease is lost, another may do again.
             tokio::select! {
                 () = lease.keep() => tracing::debug!(worker, "another worker is the keeper"),
-                () = self.keep() => {}
+                ((), ()) = async { tokio::join!(self.keep(), watcher.run()) } => {}
                 () = stop.cancelled() => {
                     lease.release().await;
                     return;

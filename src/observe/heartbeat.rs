@@ -1,5 +1,4 @@
-//! Heartbeat: the worker's record every two seconds, what those of others tell, and the gauges that
-//! only the broker knows.
+//! Heartbeat: the worker's record every two seconds, and what those of others tell.
 
 use std::{
     pin::pin,
@@ -11,6 +10,7 @@ use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    conditions::{ConditionRecord, Conditions, Trouble},
     metrics::Metrics,
     roll_call::RollCall,
     worker_record::{Recorder, WorkerRecord},
@@ -18,24 +18,21 @@ use super::{
 use crate::{
     broker::{Broker, KvChange, KvHeard},
     config::Pipeline,
+    error_chain::root_cause,
     limits,
     topology::{Feed, Topology},
     wire::rfc3339,
 };
 
-/// Number of messages of the dead-letter stream that are no letters: originals of edited ones, and
-/// payloads kept apart.
-#[derive(Default)]
-struct NotLetters {
-    count: u64,
-    counted_at: Option<Instant>,
-}
+/// Remedy of a bucket that takes nothing.
+const WRITABLE: &str = "`millstream apply` makes it where it is not there; else make room at the \
+                        server: its disk, the limits of the account";
 
 /// Heartbeat of a worker.
 pub struct Heartbeat {
     broker: Broker,
-    pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
+    conditions: Arc<Conditions>,
     roll_call: Arc<RollCall>,
     topology: Topology,
     bucket: String,
@@ -46,27 +43,28 @@ impl Heartbeat {
     /// Heartbeat of the worker named `id`.
     pub fn new(
         broker: Broker,
-        pipeline: Arc<Pipeline>,
+        pipeline: &Pipeline,
         metrics: Arc<Metrics>,
+        conditions: Arc<Conditions>,
         roll_call: Arc<RollCall>,
         id: &str,
     ) -> Self {
         Self {
             bucket: pipeline.names().workers_bucket(),
             key: id.to_owned(),
-            topology: Topology::of(&pipeline),
+            topology: Topology::of(pipeline),
             broker,
-            pipeline,
             metrics,
+            conditions,
             roll_call,
         }
     }
 
-    /// Writes the worker's record to the bucket of live workers, follows those of others, and sets
-    /// lag and queue sizes, until `stop`; then takes the record out.
+    /// Writes the worker's record to the bucket of live workers and follows those of others, until
+    /// `stop`; then takes the record out.
     pub async fn run(self, worker: WorkerRecord, stop: CancellationToken) {
         let beat = self.beat(worker);
-        let work = async { tokio::join!(beat, self.follow(), self.mark(), self.gauge()) };
+        let work = async { tokio::join!(beat, self.follow(), self.mark()) };
         // With the broker away each question takes its time-out; stopping must not wait for it.
         stop.run_until_cancelled(work).await;
         // If this fails the record runs out by itself, and others take it for a death.
@@ -76,6 +74,7 @@ impl Heartbeat {
 
     async fn beat(&self, worker: WorkerRecord) {
         let mut recorder = Recorder::new(worker);
+        let mut failures = 0_u32;
         let mut ticks = ticks(limits::HEARTBEAT);
         loop {
             ticks.tick().await;
@@ -85,15 +84,34 @@ impl Heartbeat {
                 continue;
             }
             let quiet_since = self.roll_call.quiet_since().map(rfc3339).unwrap_or_default();
-            let record =
-                WorkerRecord { quiet_since, ..recorder.record(&self.metrics, Instant::now()) };
+            let failed = self.conditions.own_failed();
+            let failed = failed.iter().filter_map(|(name, state)| ConditionRecord::of(name, state));
+            let record = WorkerRecord {
+                quiet_since,
+                conditions: failed.take(limits::WORKER_CONDITIONS_MAX).collect(),
+                ..recorder.record(&self.metrics, Instant::now())
+            };
             let value = serde_json::to_vec(&record).expect("a record is plain data");
             self.roll_call.sent(record.beats);
             let put = self.broker.kv_put(&self.bucket, &self.key, value);
-            match tokio::time::timeout(limits::HEARTBEAT, put).await {
-                Ok(Ok(revision)) => self.roll_call.stored(revision),
-                Ok(Err(error)) => tracing::debug!(error = %error, "could not record this worker"),
-                Err(_) => tracing::debug!("the broker did not say if it recorded this worker"),
+            let failed = match tokio::time::timeout(limits::HEARTBEAT, put).await {
+                Ok(Ok(revision)) => {
+                    self.roll_call.stored(revision);
+                    None
+                }
+                Ok(Err(error)) => Some(root_cause(&error)),
+                Err(_) => Some(format!("no answer in {:?}", limits::HEARTBEAT)),
+            };
+            let condition = format!("bucket {}", self.bucket);
+            failures = if failed.is_some() { failures + 1 } else { 0 };
+            match failed {
+                None => self.conditions.ok(&condition),
+                // A restart of the server costs one.
+                Some(why) if failures > 1 => {
+                    let why = format!("this worker cannot be recorded in it: {why}");
+                    self.conditions.failing(&condition, Trouble::with_remedy(why, WRITABLE));
+                }
+                Some(error) => tracing::debug!(error, "could not record this worker"),
             }
         }
     }
@@ -164,16 +182,6 @@ impl Heartbeat {
         }
         state.is_ok()
     }
-
-    async fn gauge(&self) {
-        let mut not_letters = NotLetters::default();
-        let mut ticks = ticks(limits::HEARTBEAT);
-        loop {
-            ticks.tick().await;
-            gauge(&self.broker, &self.pipeline, &self.metrics, &self.topology, &mut not_letters)
-                .await;
-        }
-    }
 }
 
 fn ticks(every: Duration) -> tokio::time::Interval {
@@ -185,40 +193,5 @@ fn ticks(every: Duration) -> tokio::time::Interval {
 impl std::fmt::Debug for Heartbeat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Heartbeat").field("worker", &self.key).finish_non_exhaustive()
-    }
-}
-
-async fn gauge(
-    broker: &Broker,
-    pipeline: &Pipeline,
-    metrics: &Metrics,
-    topology: &Topology,
-    not_letters: &mut NotLetters,
-) {
-    let names = pipeline.names();
-    if let Ok(state) = broker.stream_state(&names.dlq_stream()).await {
-        let is_due =
-            not_letters.counted_at.is_none_or(|at| at.elapsed() >= limits::NOT_LETTERS_COUNTED);
-        if is_due
-            && let Ok(count) =
-                broker.subjects_count(&names.dlq_stream(), &names.dlq_not_letters()).await
-        {
-            *not_letters = NotLetters { count, counted_at: Some(Instant::now()) };
-        }
-        metrics.set_dead_letter_queue_size(state.messages.saturating_sub(not_letters.count));
-    }
-    if let Ok(state) = broker.stream_state(&names.retry_stream()).await {
-        metrics.set_retry_queue_size(state.messages);
-    }
-    for stage in pipeline.stages.iter().filter(|stage| stage.is_map()) {
-        for feed in topology.feeds(&stage.name) {
-            if let Ok(state) = broker.consumer_state(&feed.stream, &feed.consumer).await {
-                metrics.stage(&stage.name).set_lag(
-                    &feed.stream,
-                    state.num_pending,
-                    state.num_ack_pending,
-                );
-            }
-        }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Conditions, metrics::Metrics};
+use super::{Condition, Conditions, metrics::Metrics};
 use crate::{http_server, wire::rfc3339};
 
 /// The media type of [`Metrics::render`].
@@ -63,14 +63,21 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse 
 
 async fn show_readiness(State(conditions): State<Arc<Conditions>>) -> (StatusCode, Json<Value>) {
     let missing = conditions.failed();
-    let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let list: Vec<Value> = missing
-        .iter()
-        .map(|(what, condition)| {
-            let trouble = condition.trouble.as_ref();
-            let (why, remedy) = (trouble.map(|t| &t.why), trouble.and_then(|t| t.remedy.as_ref()));
-            json!({ "what": what, "why": why, "since": rfc3339(condition.since), "remedy": remedy })
-        })
-        .collect();
-    (status, Json(json!({ "ready": missing.is_empty(), "missing": list })))
+    let is_ready = missing.is_empty();
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut answer = json!({ "ready": is_ready, "missing": list(&missing) });
+    let elsewhere = conditions.elsewhere();
+    if !elsewhere.is_empty() {
+        answer["elsewhere"] = list(&elsewhere);
+    }
+    (status, Json(answer))
+}
+
+fn list(failed: &[(String, Condition)]) -> Value {
+    let each = failed.iter().map(|(what, condition)| {
+        let trouble = condition.trouble.as_ref();
+        let (why, remedy) = (trouble.map(|t| &t.why), trouble.and_then(|t| t.remedy.as_ref()));
+        json!({ "what": what, "why": why, "since": rfc3339(condition.since), "remedy": remedy })
+    });
+    each.collect()
 }

@@ -8,7 +8,10 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{counters::StageSnapshot, durations::DurationCounts, metrics::Metrics};
+use super::{
+    conditions::ConditionRecord, counters::StageSnapshot, durations::DurationCounts,
+    metrics::Metrics,
+};
 use crate::limits;
 
 /// State and counts of one worker: its value in the key-value bucket `Names::workers_bucket`, as
@@ -40,6 +43,10 @@ pub struct WorkerRecord {
     pub leads: Vec<String>,
     /// Counts of its map stages and channels, by name.
     pub stages: BTreeMap<String, StageStats>,
+    /// Conditions that do not hold as it sees by itself, at most
+    /// [`limits::WORKER_CONDITIONS_MAX`].
+    #[serde(default)]
+    pub conditions: Vec<ConditionRecord>,
 }
 
 /// Counts of one stage of one worker.
@@ -94,6 +101,7 @@ impl WorkerRecord {
             quiet_since: String::new(),
             leads: Vec::new(),
             stages: BTreeMap::new(),
+            conditions: Vec::new(),
         }
     }
 }
@@ -181,7 +189,11 @@ mod tests {
         );
         assert_eq!(orders.recent.took.quantile(0.01), Some(Duration::from_secs(2)));
         assert!((orders.recent.per_second() - 1.0).abs() < 0.01);
-        let json = serde_json::to_vec(&last).unwrap();
-        assert_eq!(serde_json::from_slice::<WorkerRecord>(&json).unwrap(), last);
+        let json = serde_json::to_value(&last).unwrap();
+        assert_eq!(serde_json::from_value::<WorkerRecord>(json.clone()).unwrap(), last);
+        // One of a version before.
+        let mut old = json;
+        old.as_object_mut().unwrap().remove("conditions");
+        assert_eq!(serde_json::from_value::<WorkerRecord>(old).unwrap(), last);
     }
 }

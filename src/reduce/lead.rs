@@ -1,6 +1,6 @@
 //! Lead: loop of the one worker that runs a stage: read, apply, publish, commit.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use futures_util::{
     FutureExt as _, StreamExt as _, TryStreamExt as _,
@@ -18,6 +18,7 @@ use super::{
     batch::{Batch, header_of},
     checkpoint::Checkpoint,
     restarted::{self, Restart},
+    shows::Shows,
     step_down::StepDown,
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     dead_letter::store::store,
     error_chain::chain,
     limits,
-    observe::ReduceMetrics,
+    observe::{Conditions, ReduceMetrics, Trouble},
     topology::Topology,
     wire::{Names, Offsets},
 };
@@ -38,6 +39,9 @@ pub(super) struct Leader<'a> {
     stage: &'a Stage,
     worker: &'a str,
     metrics: &'a ReduceMetrics,
+    conditions: &'a Conditions,
+    /// Name of the stage's condition.
+    condition: String,
     names: Names,
     state_stream: String,
     /// Streams of the sources, each with the envelope that it is declared to have.
@@ -58,6 +62,10 @@ struct Term<'a> {
     ask_after: Instant,
     /// Streams that were found to be others than before, and are not told of yet.
     restarts: Vec<Restart>,
+    /// Streams that cannot be read just now.
+    interrupted: BTreeSet<Arc<str>>,
+    /// Time at which it counts as well again, where nothing has been committed by then.
+    well_at: Option<Instant>,
 }
 
 /// Commit that was written.
@@ -74,7 +82,7 @@ impl<'a> Leader<'a> {
         pipeline: &'a Pipeline,
         stage: &'a Stage,
         worker: &'a str,
-        metrics: &'a ReduceMetrics,
+        shows: &'a Shows,
     ) -> Self {
         let names = pipeline.names();
         let sources = pipeline.sources.iter();
@@ -83,7 +91,9 @@ impl<'a> Leader<'a> {
             pipeline,
             stage,
             worker,
-            metrics,
+            metrics: &shows.metrics,
+            conditions: &shows.conditions,
+            condition: format!("stage {}", stage.name),
             state_stream: names.state_stream(),
             sources: sources.map(|source| (source.stream(&names), source.envelope)).collect(),
             names,
@@ -115,6 +125,8 @@ impl<'a> Leader<'a> {
             committing: None,
             ask_after: Instant::now(),
             restarts: Vec::new(),
+            interrupted: BTreeSet::new(),
+            well_at: Some(Instant::now() + limits::LEADS_WELL_AFTER),
         };
         let reads = Topology::of(self.pipeline).reads(&self.stage.name);
         let streams: Vec<(String, Vec<String>)> =
@@ -136,6 +148,7 @@ impl<'a> Leader<'a> {
                 // and an incident would be published as updated before it is published as opened.
                 Some(told) = tokio::task::unconstrained(term.publishing.next()) => told?,
                 () = sleep_until(commit_at) => self.begin_commit(&mut term),
+                () = sleep_until(term.well_at) => self.is_well(&mut term),
                 () = sleep_until(timer_at) => self.tick(&mut term, &streams).await?,
                 Some(first) = inputs.next(), if takes_more => {
                     let (mut next, mut taken) = (Some(first), 0);
@@ -231,6 +244,9 @@ impl<'a> Leader<'a> {
 
     /// Takes in what was read of a stream.
     fn take(&self, term: &mut Term<'_>, (stream, read): Read) {
+        if read.is_ok() && term.interrupted.remove(&stream) {
+            self.is_well(term);
+        }
         match read {
             Ok(Heard::Message(message)) => self.apply(term, &stream, message),
             Ok(Heard::Same { created_ms }) => term.opened(&stream, created_ms),
@@ -238,12 +254,26 @@ impl<'a> Leader<'a> {
                 self.restart(term, Restart { stream: stream.to_string(), was, created_ms, why });
             }
             Err(error) => {
-                tracing::warn!(
-                    stage = %self.stage.name,
-                    error = chain(&error),
-                    "reading is interrupted"
-                );
+                let why = format!("reading is interrupted: {}", chain(&error));
+                let trouble = match error {
+                    AdminError::NoStream { .. } => {
+                        Trouble::with_remedy(why, "create it with `millstream apply`")
+                    }
+                    AdminError::NoConsumer { .. }
+                    | AdminError::Read { .. }
+                    | AdminError::Change { .. } => Trouble::new(why),
+                };
+                self.conditions.failing(&self.condition, trouble);
+                term.interrupted.insert(stream);
             }
+        }
+    }
+
+    /// Notes that the stage is well, as far as all of its streams can be read.
+    fn is_well(&self, term: &mut Term<'_>) {
+        term.well_at = None;
+        if term.interrupted.is_empty() {
+            self.conditions.ok(&self.condition);
         }
     }
 
@@ -403,6 +433,9 @@ impl<'a> Leader<'a> {
     fn committed(&self, term: &mut Term<'_>, committed: Committed) {
         term.checkpoint = Some(committed.checkpoint);
         term.committing = None;
+        if term.well_at.is_some() {
+            self.is_well(term);
+        }
         self.metrics.commits(committed.tallies);
     }
 

@@ -12,6 +12,7 @@
 //! - `batch`: inputs applied since the last commit, and outputs to publish before the next
 //! - `checkpoint`: offsets and state as one write
 //! - `restarted`: what is told of a stream that is another one than before
+//! - `shows`: counters and the condition of a stage
 //! - `step_down`: reasons why a leader stops
 
 mod batch;
@@ -19,6 +20,8 @@ mod checkpoint;
 mod lead;
 mod restarted;
 pub mod run;
+mod shows;
 mod step_down;
 
 pub use run::{ReduceError, run};
+pub use shows::Shows;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use millstream_stages::Reduce;
 use tokio_util::sync::CancellationToken;
 
-use super::{lead::Leader, step_down::StepDown};
+use super::{lead::Leader, shows::Shows, step_down::StepDown};
 use crate::{
     broker::{Broker, CommitError, Lease},
     config::{Pipeline, pipeline::Stage},
     error_chain::chain,
     limits,
-    observe::ReduceMetrics,
+    observe::Trouble,
 };
 
 /// Reason why a reduce stage cannot be run.
@@ -43,21 +43,31 @@ pub async fn run(
     stage: &Stage,
     worker: &str,
     build: impl Fn() -> Box<dyn Reduce>,
-    metrics: Arc<ReduceMetrics>,
+    shows: Shows,
     stop: CancellationToken,
 ) -> Result<(), ReduceError> {
     let bucket = pipeline.names().state_bucket();
     loop {
-        let acquired =
-            stop.run_until_cancelled(Lease::acquire(&broker, &bucket, &stage.name, worker)).await;
-        let Some(mut lease) = acquired else { return Ok(()) };
+        let acquire = Lease::acquire(&broker, &bucket, &stage.name, worker);
+        let stand_by = async {
+            let mut acquire = std::pin::pin!(acquire);
+            match tokio::time::timeout(limits::LEADS_WELL_AFTER, &mut acquire).await {
+                Ok(lease) => lease,
+                Err(_) => {
+                    // Another worker runs it; if nobody does, that is a condition of the lease.
+                    shows.conditions.ok(&format!("stage {}", stage.name));
+                    acquire.await
+                }
+            }
+        };
+        let Some(mut lease) = stop.run_until_cancelled(stand_by).await else { return Ok(()) };
         tracing::info!(stage = %stage.name, worker, term = lease.term(), "took over");
-        let leader = Leader::new(&broker, &pipeline, stage, worker, &metrics);
+        let leader = Leader::new(&broker, &pipeline, stage, worker, &shows);
         let ended = tokio::select! {
             ended = leader.lead(&build, &stop) => ended,
             () = lease.keep() => Err(StepDown::Lease),
         };
-        metrics.leading(false);
+        shows.metrics.leading(false);
         match ended {
             Ok(()) => {
                 lease.release().await;
@@ -72,7 +82,10 @@ pub async fn run(
                 tracing::warn!(stage = %stage.name, worker, error = chain(&error), "stepped down");
             }
             Err(error @ (StepDown::Commit(_) | StepDown::Read(_) | StepDown::Publish(_))) => {
-                tracing::warn!(stage = %stage.name, worker, error = chain(&error), "stepped down");
+                let (name, why) = (&stage.name, chain(&error));
+                tracing::debug!(stage = %name, worker, error = why, "stepped down");
+                let trouble = Trouble::new(format!("it cannot go on, and tries again: {why}"));
+                shows.conditions.failing(&format!("stage {name}"), trouble);
                 lease.release().await;
                 if stop
                     .run_until_cancelled(tokio::time::sleep(limits::STEP_DOWN_WAIT))

@@ -8,6 +8,7 @@ mod breaker;
 mod broker;
 mod channels;
 mod cli;
+mod conditions;
 mod config;
 mod connection;
 mod crash;

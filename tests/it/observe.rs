@@ -85,11 +85,11 @@ async fn a_worker_is_scraped_and_says_what_it_waits_for() {
     assert_eq!(get(address, "/readyz").await.0, 503, "nothing is known yet");
     conditions.ok("broker");
     let gone = "consumer \"shop-orders\" on stream \"shop-out-validate\" is gone";
-    conditions.failing("feed shop-orders", Trouble::with_remedy(gone, "`millstream apply`"));
+    conditions.failing("consumer shop-orders", Trouble::with_remedy(gone, "`millstream apply`"));
     let (status, _, body) = get(address, "/readyz").await;
     assert_eq!(status, 503);
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(body["missing"][0]["what"], "feed shop-orders");
+    assert_eq!(body["missing"][0]["what"], "consumer shop-orders");
     assert_eq!(
         (&body["missing"][0]["why"], &body["missing"][0]["remedy"]),
         (&gone.into(), &"`millstream apply`".into())
@@ -97,7 +97,7 @@ async fn a_worker_is_scraped_and_says_what_it_waits_for() {
     let since = body["missing"][0]["since"].as_str().unwrap();
     assert!(since.parse::<jiff::Timestamp>().is_ok(), "{since}");
     assert_eq!(get(address, "/healthz").await.0, 200, "alive although not ready");
-    conditions.ok("feed shop-orders");
+    conditions.ok("consumer shop-orders");
     assert_eq!(get(address, "/readyz").await.0, 200);
 
     let taken = serve(address, metrics, conditions, CancellationToken::new())

@@ -17,7 +17,7 @@ use millstream::{
     config::{Pipeline, pipeline::Stage},
     incidents::snapshot,
     observe::{Metrics, ReduceMetrics},
-    reduce::run,
+    reduce::{Shows, run},
     stages::{
         Build, ChannelTerms, Emission, Failure, Handler, Problem, Reduce, World,
         incident::Incident, notification::Notification,
@@ -120,7 +120,8 @@ impl Worker {
         let (metrics, stop) = (Metrics::new(pipeline).reduce(stage), CancellationToken::new());
         let (broker, pipeline, name) = (broker.clone(), pipeline.clone(), name.to_owned());
         let stage = pipeline.stage(stage).unwrap().clone();
-        let (given, stopped) = (metrics.clone(), stop.clone());
+        let given = Shows { metrics: metrics.clone(), conditions: Arc::default() };
+        let stopped = stop.clone();
         let task = tokio::spawn(async move {
             run(broker, pipeline, &stage, &name, || build(&stage), given, stopped).await.unwrap();
         });

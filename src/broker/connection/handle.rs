@@ -114,6 +114,11 @@ impl Connection {
         *self.shared().up.borrow()
     }
 
+    /// Reason why it does not stand, as it was last found.
+    pub(crate) fn why_down(&self) -> String {
+        self.shared().why_down()
+    }
+
     /// Number of the connection, from 1: a new one knows nothing of what was asked on the last.
     pub(crate) fn generation(&self) -> u64 {
         self.shared().generation()

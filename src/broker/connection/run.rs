@@ -38,6 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
         let why = std::future::poll_fn(|context| session.poll(context, &shared)).await;
         dialler.learn(&session.learnt);
         drop(session);
+        shared.set_why_down(why.clone());
         shared.broke();
         if shared.closed.is_cancelled() {
             return;
@@ -45,25 +46,27 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
         tracing::warn!(why, "lost the connection that carries messages; connecting again");
         dialled = tokio::select! {
             () = shared.closed.cancelled() => return,
-            dialled = again(&mut dialler) => dialled,
+            dialled = again(&mut dialler, &shared) => dialled,
         };
         tracing::info!("the connection that carries messages stands again");
     }
 }
 
 /// Connects anew, for ever: each server in turn, and then a wait, longer each time.
-async fn again(dialler: &mut Dialler) -> Dialled {
+async fn again(dialler: &mut Dialler, shared: &Shared) -> Dialled {
     let mut wait = limits::RECONNECT_WAIT_MIN;
     for round in 1_u32.. {
         for _ in 0..dialler.count().max(1) {
             match dialler.dial().await {
                 Ok(dialled) => return dialled,
-                // Told at the first failure, and then ever more seldom.
-                Err(error) if round.is_power_of_two() => {
+                Err(error) => {
                     let error = chain(&error);
-                    tracing::warn!(error, "could not connect to the broker again");
+                    // Told at the first failure, and then ever more seldom.
+                    if round.is_power_of_two() {
+                        tracing::warn!(error, "could not connect to the broker again");
+                    }
+                    shared.set_why_down(error);
                 }
-                Err(_) => {}
             }
         }
         tokio::time::sleep(jittered(wait)).await;

@@ -77,6 +77,8 @@ pub(crate) struct Shared {
     pub(super) closed: CancellationToken,
     /// True once a feed lost messages because nobody took them.
     overrun: AtomicBool,
+    /// Reason why no connection stands, as it was last found.
+    why_down: Mutex<String>,
 }
 
 impl Shared {
@@ -92,12 +94,22 @@ impl Shared {
             fatal,
             closed: CancellationToken::new(),
             overrun: AtomicBool::new(false),
+            why_down: Mutex::default(),
         }
     }
 
     /// The state. Held for moments only, never over an await.
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reason why no connection stands, as it was last found.
+    pub(super) fn why_down(&self) -> String {
+        self.why_down.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_why_down(&self, why: String) {
+        *self.why_down.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
     pub(super) fn generation(&self) -> u64 {

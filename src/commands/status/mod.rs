@@ -5,8 +5,9 @@ mod screen;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod troubles;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use jiff::Timestamp;
 use millstream_stages::operator::Silence;
@@ -16,6 +17,7 @@ use super::{
     status::{
         alerting::AlertingStatus,
         summary::{BreakerStatus, FeedStatus, LeftoverStatus, Status},
+        troubles::Found,
     },
 };
 use crate::{
@@ -44,9 +46,10 @@ Examples:
   watch -n 2 millstream status
   millstream status --json | jq '.stages[] | {stage, pending: [.feeds[].pending] | add}'
 
-Exit status: 0 all well, 1 there are dead letters, an open circuit breaker, events given up on or \
-lost unread, events that wait for a stage that is not there, or something that is not read, \
-2 could not tell.";
+Exit status: 0 all well: everything was looked at and nothing found; 1 something was found: a \
+condition that does not hold (no worker, events that nobody reads, something missing, full or \
+unanswering, a critical incident), dead letters, an open circuit breaker, events given up on or \
+lost unread, events that wait for a stage that is not there; 2 could not tell.";
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -59,25 +62,19 @@ pub struct Args {
 
 /// Prints the status of the pipeline, from the broker and the records of its workers.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
-    let pipeline = app.pipeline()?;
+    let pipeline = Arc::new(app.pipeline()?);
     let broker = app.connect(&pipeline).await?;
-    let status = of(&broker, &pipeline).await?;
+    let mut status = of(&broker, &pipeline).await?;
+    status.all_well = status.is_well();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
     } else {
         print!("{}", status.render(super::terminal_width().unwrap_or(120)));
     }
-    let stopped = status.stages.iter().any(|stage| {
-        stage.breaker.is_some()
-            || stage.feeds.iter().any(|feed| feed.problem.is_some() || feed.orphans > Some(0))
-    });
-    let kept = status.leftovers.iter().any(|leftover| leftover.events > 0);
-    let stopped =
-        stopped || kept || !status.conditions.is_empty() || !status.lost_unread.is_empty();
-    Ok(super::found(stopped || status.dead_letters.is_none_or(|letters| letters > 0)))
+    Ok(super::found(!status.all_well))
 }
 
-async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
+async fn of(broker: &Broker, pipeline: &Arc<Pipeline>) -> anyhow::Result<Status> {
     let names = pipeline.names();
     let topology = Topology::of(pipeline);
     let read_streams = ReadStream::all(broker, &topology).await?;
@@ -122,6 +119,7 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
     let workers: Vec<WorkerRecord> =
         records.iter().filter_map(|(_, value, _)| serde_json::from_slice(value).ok()).collect();
     let mut status = Status::new(&pipeline.name, stages, &workers);
+    let mut found = Found::look(broker, pipeline, &workers).await;
     for stage in pipeline.stages.iter().filter(|stage| stage.breaker.is_some()) {
         let key = Names::breaker_key(&stage.name);
         let record = broker.kv_get(&names.state_bucket(), &key).await.ok().flatten();
@@ -171,6 +169,10 @@ async fn of(broker: &Broker, pipeline: &Pipeline) -> anyhow::Result<Status> {
         let holds = |silence: &&Silence| Phase::of(silence, Timestamp::now()) == Phase::Active;
         alerting.silences = silences.iter().filter(holds).count() as u64;
     }
+    if let Some(alerting) = &status.alerting {
+        found.add_incidents(broker, pipeline, &alerting.open).await;
+    }
+    (status.troubles, status.looked_at) = (found.troubles, found.looked_at);
     Ok(status)
 }
 

@@ -5,11 +5,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use millstream_stages::headers;
 
-use super::summary::{FeedStatus, StageStatus, Status, WorkerStatus};
-use crate::commands::{printable, table::Table, width::shorten};
-
-/// Share of `dlq_max_bytes` from which on a status warns.
-const NEARLY_FULL: f64 = 0.9;
+use super::summary::{FeedStatus, NEARLY_FULL, StageStatus, Status, WorkerStatus};
+use crate::commands::{count as count_of, printable, table::Table, width::shorten};
 
 impl Status {
     /// Screen, of which no line is wider than `width` columns.
@@ -36,11 +33,24 @@ impl Status {
             out.push('\n');
             push_lines(&mut out, &workers_table(&self.workers).lines(Some(width)));
         }
+        if self.all_well {
+            let at = self.looked_at;
+            _ = writeln!(
+                out,
+                "\nall well: {}, {} and {} looked at",
+                count_of(at.streams, "stream"),
+                count_of(at.consumers, "consumer"),
+                count_of(at.leases, "lease"),
+            );
+        }
         printable(&out).lines().map(|line| shorten(line, width) + "\n").collect()
     }
 
     /// Adds a line for each thing that someone should look at.
     fn render_warnings(&self, out: &mut String) {
+        for trouble in &self.troubles {
+            _ = writeln!(out, "{}", trouble.text(Timestamp::now()));
+        }
         for (stage, breaker) in
             self.stages.iter().filter_map(|stage| Some((stage, stage.breaker.as_ref()?)))
         {
@@ -81,8 +91,16 @@ impl Status {
         let mut problems = Vec::new();
         for stage in &self.stages {
             for feed in &stage.feeds {
+                let is_told = self.troubles.iter().any(|trouble| {
+                    let of_stream = |kind: &str| trouble.what == format!("{kind} {}", feed.stream);
+                    of_stream("stream")
+                        || trouble.what.ends_with(&format!(" on stream {}", feed.stream))
+                });
                 problems.extend(
-                    feed.problem.as_ref().map(|problem| format!("! {}: {problem}\n", stage.stage)),
+                    feed.problem
+                        .as_ref()
+                        .filter(|_| !is_told)
+                        .map(|problem| format!("! {}: {problem}\n", stage.stage)),
                 );
                 problems.extend(feed.orphans.filter(|orphans| *orphans > 0).map(|orphans| {
                     let events = if orphans == 1 { "event" } else { "events" };

@@ -7,18 +7,27 @@ use jiff::Timestamp;
 use millstream_stages::{headers, units::Period};
 use serde::Serialize;
 
-use super::alerting::AlertingStatus;
+use super::{alerting::AlertingStatus, troubles::TroubleStatus};
 use crate::{
-    keeper::report::Lost,
+    keeper::{fleet_record::LookedAt, report::Lost},
     observe::{WorkerRecord, durations::DurationCounts, worker_record::StageStats},
     topology::Held,
 };
+
+/// Share of a limit from which on a status warns.
+pub(super) const NEARLY_FULL: f64 = 0.9;
 
 /// Status of a pipeline; serialised as it is for `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Status {
     /// Name of the pipeline.
     pub pipeline: String,
+    /// True if all was looked at and nothing found: exit status 0.
+    pub all_well: bool,
+    /// Conditions that do not hold: of the fleet as it is now, and as its workers tell.
+    pub troubles: Vec<TroubleStatus>,
+    /// Numbers of what was looked at for them.
+    pub looked_at: LookedAt,
     /// Dead letters stored; `None` if the stream is not there.
     pub dead_letters: Option<u64>,
     /// Share of `dlq_max_bytes` that dead letters take up, 0 to 1; `None` without a limit.
@@ -179,6 +188,9 @@ impl Status {
     ) -> Self {
         Self {
             pipeline: pipeline.to_owned(),
+            all_well: false,
+            troubles: Vec::new(),
+            looked_at: LookedAt::default(),
             dead_letters: None,
             dead_letters_full: None,
             retry_queue: None,
@@ -194,6 +206,23 @@ impl Status {
             alerting: None,
             workers: workers.iter().map(WorkerStatus::new).collect(),
         }
+    }
+
+    /// True if there is nothing that someone should look at.
+    pub(super) fn is_well(&self) -> bool {
+        let is_stopped = |stage: &StageStatus| {
+            let is_bad = |feed: &FeedStatus| feed.problem.is_some() || feed.orphans > Some(0);
+            stage.breaker.is_some() || stage.feeds.iter().any(is_bad)
+        };
+        let is_full = |share: Option<f64>| share.is_some_and(|share| share >= NEARLY_FULL);
+        self.troubles.is_empty()
+            && !self.stages.iter().any(is_stopped)
+            && !self.leftovers.iter().any(|leftover| leftover.events > 0)
+            && self.conditions.is_empty()
+            && self.lost_unread.is_empty()
+            && self.dead_letters == Some(0)
+            && !is_full(self.dead_letters_full)
+            && !is_full(self.retry_full)
     }
 }
 

@@ -26,8 +26,26 @@ async fn from_plan_to_redrive() {
                 out: work       0.0       -    -    -    -       0        0        0      0
                 out: errors     0.0       -    -    -    -       0        0        0      0
                 out: alerts     0.0       -    -    -    -       0        0        0      0
-                out: ! work: stream "shop-in-events" does not exist; `millstream apply` creates it
-                out: ! work: stream "shop-retry" does not exist; `millstream apply` creates it
+                out: ! bucket shop-state: it does not exist
+                out:     create it with `millstream apply`
+                out: ! bucket shop-workers: it does not exist
+                out:     create it with `millstream apply`
+                out: ! stream shop-advisories: it does not exist
+                out:     create it with `millstream apply`
+                out: ! stream shop-dlq: it does not exist
+                out:     create it with `millstream apply`
+                out: ! stream shop-failed: it does not exist
+                out:     create it with `millstream apply`
+                out: ! stream shop-in-events: it does not exist
+                out:     create it with `millstream apply`
+                out: ! stream shop-notify: it does not exist
+                out:     create it with `millstream apply`
+                out: ! stream shop-out-errors: it does not exist
+                out:     create it with `millstream apply`
+                out: ! stream shop-retry: it does not exist
+                out:     create it with `millstream apply`
+                out: ! workers: no worker is at work
+                out:     start one: `millstream run`
             "#]],
         )
         .await;
