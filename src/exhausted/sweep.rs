@@ -361,7 +361,7 @@ impl Sweep {
         let mut readers = Vec::new();
         if broker.next_on_subject(stream, ">", 1).await?.is_none() {
             self.cursor = 1;
-            return Ok(());
+            return Ok(false);
         }
         for feed in self.topology.all_feeds().iter().filter(|feed| feed.stream == stream) {
             let state = broker.consumer_state(stream, &feed.consumer).await?;
