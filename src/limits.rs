@@ -63,6 +63,9 @@ pub const EVENT_TYPE_LABELS_MAX: usize = 200;
 pub const STAGE_LABELS_MAX: usize = 500;
 /// The end of [`DRAIN`] that is kept for giving back what could not be finished.
 pub const DRAIN_RESERVE: Duration = Duration::from_secs(3);
+/// Time that the start of a worker may still take once it is told to stop: it announces itself and
+/// takes leave again, which is some seconds where the broker is slow.
+pub const START_STOP_MAX: Duration = Duration::from_secs(10);
 /// Ack wait of a notification. Short: when its worker dies, someone waits for it; a slow delivery
 /// sends progress acks.
 pub const CHANNEL_ACK_WAIT: Duration = Duration::from_secs(10);

@@ -33,6 +33,7 @@ mod recovery;
 mod reduce;
 mod server;
 mod shell;
+mod signals;
 mod support;
 mod tidy;
 mod topology;
