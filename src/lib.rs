@@ -14,6 +14,7 @@
 //! - [`keeper`]: edges trimmed of what is settled, floors of readers, events lost unread
 //! - [`handlers`], [`channels`]: calls of stages, and targets of notifications
 //! - [`observe`]: metrics, spans, logs, status
+//! - [`supervise`]: background tasks by name, started again after a panic
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
 
 pub mod broker;
@@ -35,6 +36,7 @@ mod panics;
 pub mod redrive;
 pub mod reduce;
 mod suggest;
+pub mod supervise;
 pub mod tls;
 pub mod topology;
 pub mod wire;

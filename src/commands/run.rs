@@ -28,7 +28,8 @@ gives back what is in flight at once.";
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Run this stage only; may be repeated. Notifications are sent by workers that run all stages
+    /// Run this stage only; may be repeated. Of a chained stage, the one that it runs in. The
+    /// duties of the fleet (notifications, redrives, recovery) are done by any worker all the same
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
     /// Create and update the streams and consumers first, as `apply` does

@@ -73,6 +73,7 @@ impl Feeding {
         let (stage, feed) = (&self.stage, &self.feed);
         let condition = feed.condition();
         let (mut pace, mut quiet) = (self.turn.pace.clone(), stage.in_flight.quiet());
+        let mut refusals = stage.broker.refusal_changes();
         let mut waits = waits();
         loop {
             tokio::select! {
@@ -82,6 +83,10 @@ impl Feeding {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 Ok(_) = quiet.wait_for(|quiet| !quiet) => {}
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.settling_granted(&mut refusals) => {}
             }
             // A quarantined event waits for this pull to end.
             let Some(pulling) = stage.in_flight.try_hold() else { continue };
@@ -95,7 +100,8 @@ impl Feeding {
                 Ok(mut pull) => {
                     stage.conditions.ok(&condition);
                     waits = self::waits();
-                    let ended = self.pull(&mut pull, most, &mut pace, &mut quiet).await;
+                    let ended =
+                        self.pull(&mut pull, most, &mut pace, &mut quiet, &mut refusals).await;
                     self.take_the_last(pull).await;
                     if ended == Ended::Told {
                         continue;
@@ -132,6 +138,7 @@ impl Feeding {
         most: usize,
         pace: &mut watch::Receiver<Pace>,
         quiet: &mut watch::Receiver<bool>,
+        refusals: &mut watch::Receiver<u64>,
     ) -> Ended {
         let mut missed = 0;
         let beyond = self.room_max - most;
@@ -142,6 +149,10 @@ impl Feeding {
                 biased;
                 () = self.stop.cancelled() => return Ended::Told,
                 _ = pace.changed() => return Ended::Told,
+                Ok(()) = refusals.changed() => match self.is_settling_refused() {
+                    true => return Ended::Told,
+                    false => continue,
+                },
                 Ok(_) = quiet.wait_for(|quiet| *quiet) => return Ended::Told,
                 next = pull.next() => next,
                 _ = self.room.acquire_many(worth) => continue,
@@ -167,6 +178,17 @@ impl Feeding {
         }
     }
 
+    /// True while what is done here could not be settled, and would come again and again.
+    fn is_settling_refused(&self) -> bool {
+        self.stage.broker.is_settling_refused(&self.feed.stream, &self.feed.consumer)
+    }
+
+    /// Resolves once what is pulled can be settled, as far as is known.
+    async fn settling_granted(&self, refusals: &mut watch::Receiver<u64>) {
+        refusals.mark_unchanged();
+        while self.is_settling_refused() && refusals.changed().await.is_ok() {}
+    }
+
     /// Takes in what is still on its way, so that it need not wait for the ack wait to be over.
     async fn take_the_last(&self, mut pull: Pull) {
         let until = Instant::now() + limits::DRAIN_PULL_MAX;
@@ -182,7 +204,9 @@ impl Feeding {
         let (stage, feed, turn) =
             (Arc::clone(&self.stage), Arc::clone(&self.feed), self.turn.clone());
         self.deliveries.spawn(async move {
-            delivery::live(&stage, &feed, delivered, turn, Isolation::Shared).await;
+            // What panics outside of its handler is left to the server, which delivers it again.
+            let live = delivery::live(&stage, &feed, delivered, turn, Isolation::Shared);
+            stage.supervisor.caught(&stage.condition(), live).await;
             drop((place, hold));
         });
     }

@@ -10,6 +10,7 @@ use super::{in_flight::InFlight, line::Line, lives::Lives, pulse::Pulse, turn::T
 use crate::{
     broker::Broker,
     observe::{Conditions, RollCall, StageMetrics},
+    supervise::Supervisor,
     topology::{Feed, FeedInput},
     wire::Names,
 };
@@ -83,9 +84,16 @@ pub struct MapStage {
     pub metrics: Arc<StageMetrics>,
     /// Conditions of the worker.
     pub conditions: Arc<Conditions>,
+    /// Supervisor of the worker's tasks.
+    pub supervisor: Supervisor,
 }
 
 impl MapStage {
+    /// Name of the condition of its task and of its deliveries.
+    pub fn condition(&self) -> String {
+        format!("stage {}", self.line.name())
+    }
+
     /// Turn of the deliveries of one run; `abandon` ends them all.
     pub(super) fn turn(&self, abandon: CancellationToken) -> Turn {
         Turn {

@@ -19,7 +19,7 @@ pub mod worker_record;
 
 pub use conditions::{Condition, Conditions, Trouble};
 pub use counters::{ActiveEvent, Outcome, ReduceMetrics, StageMetrics, StageSnapshot, Verdict};
-pub use http::serve;
+pub use http::{Endpoints, bind};
 pub use logs::{LogFormat, LogOptions};
 pub use metrics::Metrics;
 pub use otlp::Exporter;

@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::ServerAddr;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 
@@ -22,7 +22,10 @@ use super::{
     write::{self, Reply, Sending, Unsendable},
 };
 use crate::{
-    broker::{refusal::FatalError, settings::Nats},
+    broker::{
+        refusal::{Refusal, Refusals},
+        settings::Nats,
+    },
     limits,
 };
 
@@ -52,6 +55,16 @@ pub(crate) enum SendError {
     /// No answer in time, or no connection to ask on.
     #[error("no answer in {0:?}")]
     TimedOut(Duration),
+}
+
+impl SendError {
+    /// Refusal that is the cause, if one is.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Lost(Lost::Denied(refusal)) => Some(refusal),
+            Self::Lost(Lost::Broken) | Self::Unsendable(_) | Self::TimedOut(_) => None,
+        }
+    }
 }
 
 /// Messages of some subjects, in the order in which they came.
@@ -87,7 +100,7 @@ impl Connection {
         name: &str,
         servers: Vec<ServerAddr>,
         inbox: String,
-        fatal: Arc<watch::Sender<Option<FatalError>>>,
+        refusals: Arc<Refusals>,
     ) -> Result<Self, DialError> {
         let mut dialler = Dialler::new(nats, name, servers);
         let mut tries = dialler.count().max(1);
@@ -98,7 +111,7 @@ impl Connection {
                 Err(_) => tries -= 1,
             }
         };
-        let shared = Arc::new(Shared::new(inbox, fatal));
+        let shared = Arc::new(Shared::new(inbox, refusals));
         let mut up = shared.up.subscribe();
         tokio::spawn(run::run(Arc::clone(&shared), dialler, dialled));
         up.wait_for(|up| *up).await.ok();
@@ -246,6 +259,21 @@ impl Connection {
     pub(crate) fn subscribe(&self, subjects: &[String], queued_max: usize) -> Subscription {
         let (sids, frames, queued) = self.shared().subscribe(subjects, queued_max);
         Subscription { connection: self.clone(), sids, frames, queued }
+    }
+
+    /// Subscribes again to the answers, where the server refused that.
+    pub(crate) fn subscribe_again(&self) {
+        self.shared().subscribe_again();
+    }
+
+    /// Reason why the server does not let us in again; `None`: it does, or was not asked.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.shared().refused()
+    }
+
+    /// Panics of the connection's task that were caught, and the last one's message.
+    pub(crate) fn panics(&self) -> (u64, String) {
+        self.shared().panics()
     }
 
     /// Subject that nobody else uses.

@@ -3,6 +3,7 @@
 use std::{
     future::Future as _,
     hash::{BuildHasher as _, RandomState},
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -10,17 +11,18 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite as _},
     time::{Instant, Interval, MissedTickBehavior},
 };
 
 use super::{
-    dial::{Dialled, Dialler, Duplex, Info},
+    dial::{DialError, Dialled, Dialler, Duplex, Info},
     parse::{self, Frame, Op},
     state::Shared,
 };
-use crate::{broker::refusal, error_chain::chain, limits};
+use crate::{broker::refusal, error_chain::chain, limits, panics};
 
 /// Rounds of reading and writing before other tasks have their turn.
 const ROUNDS: u32 = 16;
@@ -35,7 +37,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
             // What came with the greeting cannot be read: nor can what follows.
             tracing::debug!(why, "the broker's greeting is followed by what cannot be read");
         }
-        let why = std::future::poll_fn(|context| session.poll(context, &shared)).await;
+        let polled = std::future::poll_fn(|context| session.poll(context, &shared));
+        // What panics here breaks this connection, and the next one begins anew.
+        let why = AssertUnwindSafe(polled).catch_unwind().await.unwrap_or_else(|panic| {
+            let told = panics::told(&*panic);
+            tracing::error!(panic = told, "a connection panicked; this is a defect");
+            shared.panicked(told);
+            "it panicked".to_owned()
+        });
         dialler.learn(&session.learnt);
         drop(session);
         shared.broke();
@@ -45,18 +54,22 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
         tracing::warn!(why, "lost the connection that carries messages; connecting again");
         dialled = tokio::select! {
             () = shared.closed.cancelled() => return,
-            dialled = again(&mut dialler) => dialled,
+            dialled = again(&mut dialler, &shared) => dialled,
         };
         tracing::info!("the connection that carries messages stands again");
     }
 }
 
 /// Connects anew, for ever: each server in turn, and then a wait, longer each time.
-async fn again(dialler: &mut Dialler) -> Dialled {
+async fn again(dialler: &mut Dialler, shared: &Shared) -> Dialled {
     let mut wait = limits::RECONNECT_WAIT_MIN;
     for round in 1_u32.. {
         for _ in 0..dialler.count().max(1) {
-            match dialler.dial().await {
+            let dialled = dialler.dial().await;
+            if let Err(DialError::Refused(why)) = &dialled {
+                shared.set_refused(Some(why.clone()));
+            }
+            match dialled {
                 Ok(dialled) => return dialled,
                 // Told at the first failure, and then ever more seldom.
                 Err(error) if round.is_power_of_two() => {

@@ -58,7 +58,7 @@ pub(super) async fn serve(
                 Ok(feeds) => {
                     let address = listener.local_addr().unwrap_or(listen);
                     tracing::info!(channel, %address, "browsers may connect");
-                    return run(listener, Arc::clone(auth), context, feeds, stop).await;
+                    run(listener, Arc::clone(auth), context, feeds, stop).await;
                 }
                 Err(error) => {
                     tracing::warn!(channel, %error, "could not listen for what browsers are told")
@@ -165,6 +165,14 @@ async fn run(
         axum::serve(listener, routes).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         served = served.into_future() => served.unwrap_or_default(),
+        // Panicked: whoever keeps this task starts it again. Or refused: it is tried again.
+        Some(ended) = listeners.join_next() => if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        } else {
+            tracing::warn!(channel = context.name, "the broker refuses what browsers are told");
+        },
         // A request that is never finished would hold up the end.
         () = async { stop.cancelled().await; tokio::time::sleep(limits::LIVE_GOODBYE).await } => {}
     }

@@ -63,6 +63,7 @@ const ROOMS: &[&str] = &[
     "config",
     "topology",
     "observe",
+    "supervise",
     "dead_letter",
     "redrive",
     "exhausted",
