@@ -68,7 +68,9 @@ impl Quarantine {
 impl QuarantineFeed {
     /// True if there is an event that nobody has in flight, as far as the server shows.
     async fn is_waiting(&mut self) -> bool {
-        if self.stage.line.is_stopped() {
+        // What could not be settled would count as a run that killed its worker.
+        let (broker, StageConsumer { stream, consumer, .. }) = (&self.stage.broker, &self.feed);
+        if self.stage.line.is_stopped() || broker.is_settling_refused(stream, consumer) {
             return false;
         }
         // A consumer that is not there is the business of whoever looks at the stage's feeds.

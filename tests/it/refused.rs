@@ -94,11 +94,17 @@ fn config(publish: &[&str], subscribe: &[&str]) -> String {
     )
 }
 
-/// Has the server read another configuration.
-fn reload(server: &TestServer, text: &str) {
+/// Has the server read another configuration, and waits until it goes by it.
+async fn reload(server: &TestServer, text: &str) {
+    let reloads = || {
+        let log = std::fs::read_to_string(server.server.log_path()).unwrap();
+        log.matches("Reloaded server configuration").count()
+    };
+    let before = reloads();
     std::fs::write(server.data().join("nats.conf"), text).unwrap();
     let pid = Pid::from_raw(server.server.pid().try_into().unwrap()).unwrap();
     kill_process(pid, Signal::HUP).unwrap();
+    eventually(async || (reloads() > before).then_some(())).await;
 }
 
 struct World {
@@ -119,12 +125,12 @@ impl World {
         world
     }
 
-    fn refuse(&self, publish: &[&str], subscribe: &[&str]) {
-        reload(&self.mill.server, &config(publish, subscribe));
+    async fn refuse(&self, publish: &[&str], subscribe: &[&str]) {
+        reload(&self.mill.server, &config(publish, subscribe)).await;
     }
 
-    fn grant(&self) {
-        self.refuse(&[], &[]);
+    async fn grant(&self) {
+        self.refuse(&[], &[]).await;
     }
 
     async fn event(&self, id: &str) {
@@ -166,7 +172,7 @@ impl World {
 #[tokio::test]
 async fn a_refused_dead_letter_holds_its_event_and_is_written_once_granted() {
     let world = World::start().await;
-    world.refuse(&["shop.dlq.>"], &[]);
+    world.refuse(&["shop.dlq.>"], &[]).await;
     world.mill.event("e-1", "order.created", json!({ "reject": true })).await;
     let told = trouble(&world.worker, "subject shop.dlq.work.>").await;
     assert_eq!(told.why, "the NATS server refuses us publish on \"shop.dlq.work.>\"");
@@ -179,7 +185,7 @@ async fn a_refused_dead_letter_holds_its_event_and_is_written_once_granted() {
     }
     assert!(world.mill.letters().await.is_empty());
     assert!(trouble_now(&world.worker, "subject shop.dlq.work.>").is_some());
-    world.grant();
+    world.grant().await;
     let (record, _) = world.mill.next_dead_letter().await;
     assert_eq!(record.reason, "rejected");
     world.well().await;
@@ -191,8 +197,8 @@ async fn a_refused_dead_letter_holds_its_event_and_is_written_once_granted() {
 #[tokio::test]
 async fn refused_acks_stop_their_stage_alone_and_nothing_runs_again_and_again() {
     let world = World::start().await;
-    world.refuse(&["$JS.ACK.shop-in-events.>"], &[]);
-    // The server lets in what came on the connection before it has read its configuration.
+    world.refuse(&["$JS.ACK.shop-in-events.>"], &[]).await;
+    // The first is acked in vain.
     let mut refused = 0;
     while trouble_now(&world.worker, "subject $JS.ACK.shop-in-events.shop-work.>").is_none() {
         world.event(&format!("e-{refused}")).await;
@@ -212,7 +218,7 @@ async fn refused_acks_stop_their_stage_alone_and_nothing_runs_again_and_again() 
     let runs = world.calls.0.lock().unwrap().len() - before - 6;
     assert!(runs <= 20, "{runs} runs while nothing can be settled");
     assert!(trouble_now(&world.worker, "subject $JS.ACK.shop-in-events.shop-work.>").is_some());
-    world.grant();
+    world.grant().await;
     world.well().await;
     for n in 0..20 {
         eventually(async || (world.calls.of(&format!("work later-{n}")) > 0).then_some(())).await;
@@ -225,14 +231,14 @@ async fn refused_acks_stop_their_stage_alone_and_nothing_runs_again_and_again() 
 #[tokio::test]
 async fn refused_pulls_and_results_stop_what_needs_them_and_nothing_else() {
     let world = World::start().await;
-    world.refuse(&["$JS.API.CONSUMER.MSG.NEXT.shop-in-events.shop-work"], &[]);
+    world.refuse(&["$JS.API.CONSUMER.MSG.NEXT.shop-in-events.shop-work"], &[]).await;
     let name = "subject $JS.API.CONSUMER.MSG.NEXT.shop-in-events.>";
     let told = trouble(&world.worker, name).await;
     assert!(told.remedy.unwrap().starts_with("grant publish on"), "{name}");
     // What was asked for before is still delivered: a pull lasts for a while.
     world.other("o-1").await;
     eventually(async || (world.calls.of("beside o-1") == 1).then_some(())).await;
-    world.grant();
+    world.grant().await;
     world.works("after").await;
     world.well().await;
     world.close().await;
@@ -274,7 +280,7 @@ async fn a_refused_service_and_a_refused_channel_spend_no_attempt() {
     mill.event("e-1", "order.created", json!({ "reject": true })).await;
     trouble(&worker, "subject till.ask").await;
     trouble(&worker, "subject ops.alerts").await;
-    reload(&mill.server, &config(&[], &[]));
+    reload(&mill.server, &config(&[], &[])).await;
     let next = futures_util::StreamExt::next(&mut heard);
     tokio::time::timeout(crate::support::DEADLINE, next).await.unwrap().unwrap();
     mill.idle("beside").await;
@@ -285,15 +291,55 @@ async fn a_refused_service_and_a_refused_channel_spend_no_attempt() {
 }
 
 #[tokio::test]
+async fn whatever_is_refused_is_named_the_worker_lives_and_goes_on_once_it_is_granted() {
+    // Subject denied, and the condition that names it.
+    let table = [
+        ("shop.failed.>", "subject shop.failed.work.>"),
+        ("$JS.API.STREAM.MSG.GET.>", "subject $JS.API.STREAM.MSG.GET.shop-state"),
+        ("$JS.API.CONSUMER.INFO.>", "subject $JS.API.CONSUMER.INFO.shop-retry.>"),
+        (
+            "$JS.API.CONSUMER.MSG.NEXT.shop-advisories.>",
+            "subject $JS.API.CONSUMER.MSG.NEXT.shop-advisories.>",
+        ),
+        ("$JS.API.STREAM.INFO.>", "subject $JS.API.STREAM.INFO.shop-workers"),
+        ("$JS.API.STREAM.LIST", "subject $JS.API.STREAM.LIST"),
+    ];
+    let world = World::start().await;
+    for (n, (deny, condition)) in table.into_iter().enumerate() {
+        world.refuse(&[deny], &[]).await;
+        let event = json!({ "reject": true });
+        world.mill.event(&format!("bad-{n}"), "order.created", event).await;
+        let named = async || {
+            let failed = world.worker.conditions().failed();
+            let prefix = condition.rsplit_once('.').map_or(condition, |(prefix, _)| prefix);
+            let found = failed.into_iter().find(|(name, _)| name.starts_with(prefix));
+            found.and_then(|(_, condition)| condition.trouble)
+        };
+        let told = eventually(named).await;
+        assert!(told.remedy.unwrap().starts_with("grant publish on"), "{deny}");
+        // The other stage needs none of it to go on.
+        world.other(&format!("o-{n}")).await;
+        let what = format!("beside o-{n}");
+        eventually(async || (world.calls.of(&what) > 0).then_some(())).await;
+        world.grant().await;
+        world.mill.messages("shop-dlq", n + 1).await;
+        world.works(&format!("after-{n}")).await;
+    }
+    world.well().await;
+    assert_eq!(world.mill.letters().await.len(), table.len(), "one each");
+    world.close().await;
+}
+
+#[tokio::test]
 async fn refused_keys_are_told_and_the_stages_work_on() {
     let world = World::start().await;
-    world.refuse(&["$KV.shop-workers.>", "$KV.shop-state.>"], &[]);
+    world.refuse(&["$KV.shop-workers.>", "$KV.shop-state.>"], &[]).await;
     for bucket in ["shop-workers", "shop-state"] {
         let told = trouble(&world.worker, &format!("subject $KV.{bucket}.>")).await;
         assert!(told.remedy.unwrap().contains("to the user of [nats]"));
     }
     world.works("meanwhile").await;
-    world.grant();
+    world.grant().await;
     world.well().await;
     world.works("after").await;
     world.close().await;
@@ -302,13 +348,13 @@ async fn refused_keys_are_told_and_the_stages_work_on() {
 #[tokio::test]
 async fn refused_answers_are_told_and_come_again_once_granted() {
     let world = World::start().await;
-    world.refuse(&[], &["_INBOX.>"]);
+    world.refuse(&[], &["_INBOX.>"]).await;
     let told = trouble(&world.worker, "subject _INBOX.>").await;
     assert_eq!(told.remedy.unwrap(), "grant subscribe on \"_INBOX.>\" to the user of [nats]");
     // Long enough that what was asked before is over, and asked again in vain.
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert!(trouble_now(&world.worker, "subject _INBOX.>").is_some());
-    world.grant();
+    world.grant().await;
     world.works("after").await;
     world.well().await;
     world.close().await;
@@ -318,11 +364,11 @@ async fn refused_answers_are_told_and_come_again_once_granted() {
 async fn a_user_that_is_taken_away_is_let_in_again_by_itself() {
     let world = World::start().await;
     let gone = config(&[], &[]).replace("user: worker, password: w", "user: other, password: o");
-    reload(&world.mill.server, &gone);
+    reload(&world.mill.server, &gone).await;
     let told = trouble(&world.worker, "credentials").await;
     assert!(told.why.contains("Authorization Violation"), "{}", told.why);
     assert!(told.remedy.unwrap().contains("[nats]"));
-    world.grant();
+    world.grant().await;
     world.works("after").await;
     eventually(async || trouble_now(&world.worker, "credentials").is_none().then_some(())).await;
     world.close().await;
@@ -340,7 +386,7 @@ async fn a_worker_that_is_refused_at_its_start_waits_for_the_grant() {
     let connecting = Broker::connect_patiently(&nats, "worker", note);
     let granted = async {
         eventually(async || (!told.lock().unwrap().is_empty()).then_some(())).await;
-        reload(&mill.server, &config(&[], &[]));
+        reload(&mill.server, &config(&[], &[])).await;
     };
     let (broker, ()) = tokio::join!(connecting, granted);
     assert!(told.lock().unwrap()[0].contains("publish on \"$JS.API.INFO\": grant it"));
@@ -358,7 +404,7 @@ async fn a_redrive_that_may_not_remove_letters_sends_none_and_ends_after_one_try
         }
         world.mill.messages("shop-dlq", 30).await;
         world.calls.1.store(true, Ordering::SeqCst);
-        world.refuse(&[right], &[]);
+        world.refuse(&[right], &[]).await;
         let runs = || world.calls.0.lock().unwrap().len();
         let before = runs();
         let jobs = Jobs::new(&world.mill.broker, &world.mill.names);
@@ -389,7 +435,7 @@ async fn a_redrive_that_may_not_remove_letters_sends_none_and_ends_after_one_try
         assert_eq!(ended.state, State::Failed, "{why}");
         assert!(why.contains(&format!("publish on \"{right}\": grant it to the user")), "{why}");
         assert_eq!((runs(), world.mill.letters().await.len()), (before, 30), "{right}");
-        world.grant();
+        world.grant().await;
         eventually(async || denied().await.is_none().then_some(())).await;
         let ended = redrive().await;
         assert_eq!((ended.state, ended.counts.redriven), (State::Done, 30));
