@@ -323,3 +323,51 @@ impl std::fmt::Debug for Subscription {
         f.debug_struct("Subscription").field("sids", &self.sids).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Server that greets whoever comes, and answers pings.
+    async fn server() -> ServerAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    socket.write_all(b"INFO {\"max_payload\":1024}\r\n").await?;
+                    let mut some = [0; 4096];
+                    while let count @ 1.. = socket.read(&mut some).await? {
+                        for _ in String::from_utf8_lossy(&some[..count]).matches("PING") {
+                            socket.write_all(b"PONG\r\n").await?;
+                        }
+                    }
+                    std::io::Result::Ok(())
+                });
+            }
+        });
+        url.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_panics_is_counted_and_made_again() {
+        let (nats, servers) = (Nats::default(), vec![server().await]);
+        let opened = Connection::open(&nats, "test", servers, "_INBOX.t".into(), Arc::default());
+        let connection = opened.await.unwrap();
+        let patience = Duration::from_secs(20);
+        for panics in 1..=3 {
+            let generation = connection.generation();
+            connection.shared().wants_panic.store(true, Ordering::Relaxed);
+            connection.shared().waker.wake();
+            tokio::time::timeout(patience, connection.renewed(generation)).await.unwrap();
+            connection.flush(patience).await.unwrap();
+            assert_eq!((connection.generation(), connection.panics().0), (generation + 1, panics));
+        }
+        assert!(connection.panics().1.contains("a test wanted"), "{}", connection.panics().1);
+    }
+}

@@ -40,9 +40,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
         let polled = std::future::poll_fn(|context| session.poll(context, &shared));
         // What panics here breaks this connection, and the next one begins anew.
         let why = AssertUnwindSafe(polled).catch_unwind().await.unwrap_or_else(|panic| {
-            let told = panics::told(&*panic);
-            tracing::error!(panic = told, "a connection panicked; this is a defect");
-            shared.panicked(told);
+            note(&shared, &*panic);
             "it panicked".to_owned()
         });
         dialler.learn(&session.learnt);
@@ -52,12 +50,27 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
             return;
         }
         tracing::warn!(why, "lost the connection that carries messages; connecting again");
-        dialled = tokio::select! {
-            () = shared.closed.cancelled() => return,
-            dialled = again(&mut dialler, &shared) => dialled,
+        dialled = loop {
+            let dialling = AssertUnwindSafe(again(&mut dialler, &shared)).catch_unwind();
+            let dialled = tokio::select! {
+                () = shared.closed.cancelled() => return,
+                dialled = dialling => dialled,
+            };
+            match dialled {
+                Ok(dialled) => break dialled,
+                Err(panic) => note(&shared, &*panic),
+            }
+            tokio::time::sleep(limits::RECONNECT_WAIT_MAX).await;
         };
         tracing::info!("the connection that carries messages stands again");
     }
+}
+
+/// Notes a panic that was caught.
+fn note(shared: &Shared, panic: &(dyn std::any::Any + Send)) {
+    let told = panics::told(panic);
+    tracing::error!(panic = told, "a connection panicked; this is a defect");
+    shared.panicked(told);
 }
 
 /// Connects anew, for ever: each server in turn, and then a wait, longer each time.
@@ -134,6 +147,8 @@ impl Session {
     /// Ready with the reason once the connection is broken, or closed with all written.
     fn poll(&mut self, context: &mut Context<'_>, shared: &Shared) -> Poll<String> {
         shared.waker.register(context.waker());
+        #[cfg(test)]
+        shared.panic_if_wanted();
         match self.work(context, shared) {
             Ok(false) => Poll::Pending,
             Ok(true) => Poll::Ready("nobody uses it any more".to_owned()),

@@ -79,6 +79,9 @@ pub(crate) struct Shared {
     refused: Mutex<Option<String>>,
     /// Panics of the task, and the last one's message.
     panics: Mutex<(u64, String)>,
+    /// True where a test wants the task to panic.
+    #[cfg(test)]
+    pub(super) wants_panic: AtomicBool,
     /// Cancelled once nobody uses the connection any more.
     pub(super) closed: CancellationToken,
     /// True once a feed lost messages because nobody took them.
@@ -99,6 +102,8 @@ impl Shared {
             no_answers: AtomicBool::new(false),
             refused: Mutex::default(),
             panics: Mutex::default(),
+            #[cfg(test)]
+            wants_panic: AtomicBool::new(false),
             closed: CancellationToken::new(),
             overrun: AtomicBool::new(false),
         }
@@ -288,6 +293,11 @@ impl Shared {
     pub(super) fn panicked(&self, told: String) {
         let mut panics = self.panics.lock().unwrap_or_else(PoisonError::into_inner);
         *panics = (panics.0 + 1, told);
+    }
+
+    #[cfg(test)]
+    pub(super) fn panic_if_wanted(&self) {
+        assert!(!self.wants_panic.swap(false, Ordering::Relaxed), "a test wanted this panic");
     }
 
     pub(super) fn panics(&self) -> (u64, String) {
