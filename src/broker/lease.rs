@@ -42,7 +42,7 @@ impl Lease {
     }
 
     /// Waits for a lease as [`Lease::acquire`] does, and takes it only once nobody else has for
-    /// `patience`: others are preferred.
+    /// `patience`: others are preferred. It looks once a second: what waits for it is not urgent.
     pub async fn acquire_after(
         patience: Duration,
         broker: &Broker,
@@ -50,7 +50,7 @@ impl Lease {
         stage: &str,
         worker: &str,
     ) -> Self {
-        Self::wait(limits::LEASE_POLL, patience, broker, bucket, stage, worker).await
+        Self::wait(limits::LEASE_RENEW, patience, broker, bucket, stage, worker).await
     }
 
     /// Worker that holds a lease, as far as its key says.

@@ -1,6 +1,6 @@
 //! HTTP: `/metrics`, `/healthz` and `/readyz` of a worker.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{future::IntoFuture as _, io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Conditions, metrics::Metrics};
-use crate::wire::rfc3339;
+use crate::{limits, wire::rfc3339};
 
 /// The media type of [`Metrics::render`].
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -68,13 +68,17 @@ impl Endpoints {
     /// Serves the endpoints until `stop`. The address stays ours if this is dropped or panics.
     pub async fn run(&self, stop: CancellationToken) {
         let listener = self.listener.try_clone().and_then(TcpListener::from_std);
-        match listener {
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(error) => return tracing::warn!(%error, "could not serve /metrics and /readyz"),
+        };
+        let served = axum::serve(listener, self.routes.clone())
+            .with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::select! {
             // `axum::serve` does not return an error; it goes on after a failed accept.
-            Ok(listener) => axum::serve(listener, self.routes.clone())
-                .with_graceful_shutdown(stop.cancelled_owned())
-                .await
-                .unwrap_or_default(),
-            Err(error) => tracing::warn!(%error, "could not serve /metrics and /readyz"),
+            served = served.into_future() => served.unwrap_or_default(),
+            // A connection that is kept open, or never asks, would hold up the end.
+            () = async { stop.cancelled().await; tokio::time::sleep(limits::LIVE_GOODBYE).await } => {}
         }
     }
 }

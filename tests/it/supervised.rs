@@ -1,10 +1,13 @@
 //! Supervised: a panic in any task of a worker is counted and told, and its work goes on.
 
+use std::time::{Duration, Instant};
+
 use millstream::{
     handlers::{Registry, handler_fn},
     stages::Reply,
 };
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Mill, eventually, trouble, trouble_now};
 
@@ -110,7 +113,13 @@ async fn each_task_that_panics_is_counted_and_told_and_everything_works_on() {
     for task in &tasks {
         eventually(async || trouble_now(worker, task).is_none().then_some(())).await;
     }
+    // Who scrapes keeps the connection; that holds nothing up.
+    let mut scraper = tokio::net::TcpStream::connect(address).await.unwrap();
+    scraper.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    assert!(scraper.read(&mut [0; 512]).await.unwrap() > 0);
+    let told = Instant::now();
     mill.drain().await;
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
 }
 
 #[tokio::test]
