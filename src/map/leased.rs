@@ -72,7 +72,7 @@ impl Leased {
             );
             let mut lease = tokio::select! {
                 lease = elected => lease,
-                () = self.leave_to_others() => unreachable!("it looks for ever"),
+                () = self.leave_to_others() => unreachable!("it goes on for ever"),
                 () = stop.cancelled() => return,
             };
             tracing::info!(worker = self.worker, term = lease.term(), "delivers notifications");
@@ -143,6 +143,9 @@ impl Leased {
 
     /// Withdraws the trouble of a duty that somebody else has taken meanwhile.
     async fn leave_to_others(&self) {
+        if self.missing.is_empty() {
+            return std::future::pending().await;
+        }
         loop {
             tokio::time::sleep(limits::REBIND_WAIT_MAX).await;
             let holder = Lease::holder(&self.broker, &self.bucket, self.lease).await;
