@@ -78,7 +78,10 @@ impl Endpoints {
             // `axum::serve` does not return an error; it goes on after a failed accept.
             served = served.into_future() => served.unwrap_or_default(),
             // A connection that is kept open, or never asks, would hold up the end.
-            () = async { stop.cancelled().await; tokio::time::sleep(limits::LIVE_GOODBYE).await } => {}
+            () = async {
+                stop.cancelled().await;
+                tokio::time::sleep(limits::LIVE_GOODBYE).await;
+            } => {}
         }
     }
 }
