@@ -15,6 +15,7 @@
 //! - [`handlers`], [`channels`]: calls of stages, and targets of notifications
 //! - [`filters`]: jq within bounds, off the runtime's threads
 //! - [`observe`]: metrics, spans, logs, status
+//! - [`supervise`]: background tasks by name, started again after a panic
 //! - [`worker`]: one process of the fleet; [`commands`]: the command line over all of it
 
 mod bounded_file;
@@ -41,6 +42,7 @@ pub mod redrive;
 pub mod reduce;
 mod shortage;
 mod suggest;
+pub mod supervise;
 pub mod tls;
 pub mod topology;
 pub mod wire;

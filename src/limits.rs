@@ -64,6 +64,32 @@ pub const EVENT_TYPE_LABELS_MAX: usize = 200;
 pub const STAGE_LABELS_MAX: usize = 500;
 /// The end of [`DRAIN`] that is kept for giving back what could not be finished.
 pub const DRAIN_RESERVE: Duration = Duration::from_secs(3);
+/// Refused subjects, kindred ones as one, that are kept in mind.
+pub const REFUSALS_MAX: usize = 256;
+/// Time for which a refusal holds unseen: whoever is refused tries again sooner.
+pub const REFUSAL_KEPT: Duration = Duration::from_secs(40);
+/// Time between looks at what is refused.
+pub const RIGHTS_LOOK: Duration = Duration::from_millis(500);
+/// Time between questions whether something is still refused that nobody else asks about.
+pub const RIGHTS_ASK: Duration = Duration::from_secs(5);
+/// Waits before a task that panicked is started again; they double.
+pub const TASK_AGAIN_MIN: Duration = Duration::from_millis(100);
+/// Longest of them: at work again within a minute of the fault's end.
+pub const TASK_AGAIN_MAX: Duration = Duration::from_secs(20);
+/// Time that a task must have been at work to be called well: whoever looks now and then sees that
+/// it fell.
+pub const TASK_WELL: Duration = Duration::from_secs(30);
+/// Wait before a worker that runs some stages only stands for a duty: one that runs all is
+/// preferred.
+pub const DUTY_YIELD: Duration = Duration::from_secs(2);
+/// Wait before a worker stands for a duty that it can do in part: whoever can do all of it comes
+/// first.
+pub const DUTY_LAST_RESORT: Duration = Duration::from_secs(10);
+/// Time after which it gives such a duty back, so that whoever can do more, or other parts, has it.
+pub const DUTY_TERM: Duration = Duration::from_secs(60);
+/// Time that the start of a worker may still take once it is told to stop: it announces itself and
+/// takes leave again, which is some seconds where the broker is slow.
+pub const START_STOP_MAX: Duration = Duration::from_secs(10);
 /// Ack wait of a notification. Short: when its worker dies, someone waits for it; a slow delivery
 /// sends progress acks.
 pub const CHANNEL_ACK_WAIT: Duration = Duration::from_secs(10);

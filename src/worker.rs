@@ -1,32 +1,50 @@
 //! Worker: one process of the fleet, from the first connection to the end of the drain.
 
+mod error;
+mod reduced;
+mod rights;
+mod selected;
+mod world;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use millstream_stages::{Build, ChannelTerms, Problem};
+use millstream_stages::Build;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use self::error::WorkerError;
+use self::{
+    error::first,
+    reduced::{BuildReduce, ReduceStage},
+    selected::Selected,
+    world::RunWorld,
+};
 use crate::{
-    broker::{Broker, FatalError},
-    config::{HandlerBuilder, Pipeline, pipeline, world::ConfigWorld},
-    error_chain::chain,
+    broker::Broker,
+    config::{Pipeline, pipeline::Stage},
     exhausted::{bury::Burial, router::Router, sweep::Sweep},
-    handlers::{self, HandlerContext, Registry},
+    handlers::Registry,
     keeper::{Hearing, Keeper, hearing},
     limits, map,
-    observe::{
-        self, Conditions, Front, Metrics, RollCall, Trouble, WorkerRecord, heartbeat::Heartbeat,
+    observe::{self, Conditions, Front, Metrics, RollCall, WorkerRecord, heartbeat::Heartbeat},
+    redrive::{
+        context::Context,
+        fleet::{self, Fleet},
+        recovery::Recovery,
+        targets::Targets,
     },
-    redrive::{context::Context, fleet::Fleet, recovery::Recovery, targets::Targets},
-    reduce,
+    supervise::Supervisor,
     topology::Topology,
     wire::Names,
 };
 
+/// Condition of a worker that has not begun to work.
+const STARTING: &str = "worker";
+
 /// Options of one worker, besides the pipeline.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Stages that it runs; `None`: all, and the channels and the jobs.
+    /// Stages that it runs; `None`: all. It stands for every duty of the fleet either way.
     pub stages: Option<Vec<String>>,
     /// Rust handlers by name.
     pub registry: Registry,
@@ -57,38 +75,12 @@ fn host() -> String {
     if name.is_empty() { "worker".to_owned() } else { name }
 }
 
-/// Reason why a worker could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// A stage could not be built from its options; `check` reports the same with lines.
-    #[error("stage \"{stage}\" cannot be built: {problem}")]
-    Stage {
-        /// The stage.
-        stage: String,
-        /// The first problem.
-        problem: String,
-    },
-    /// `--stage` names a stage that is not there.
-    #[error("there is no stage \"{stage}\"; the stages are {known}")]
-    UnknownStage {
-        /// Name that was asked for.
-        stage: String,
-        /// Names of the stages.
-        known: String,
-    },
-    /// The address for metrics and health could not be opened.
-    #[error(transparent)]
-    Listen(#[from] observe::http::ServeError),
-    /// The server refuses what the worker must do.
-    #[error(transparent)]
-    Fatal(#[from] FatalError),
-}
-
 /// Worker that is running.
 pub struct Worker {
     broker: Broker,
     metrics: Arc<Metrics>,
     conditions: Arc<Conditions>,
+    supervisor: Supervisor,
     /// Address at which metrics and health are served.
     pub listening: Option<SocketAddr>,
     tasks: JoinSet<()>,
@@ -107,7 +99,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the stages, behind a port of its own. See [`Worker::start_behind`].
+    /// Starts the stages. The streams and consumers must be there, or are waited for.
     ///
     /// # Errors
     /// [`WorkerError`]; nothing keeps running.
@@ -120,7 +112,7 @@ impl Worker {
         Self::start_behind(front, broker, pipeline, options).await
     }
 
-    /// Starts the stages. The streams and consumers must be there, or are waited for.
+    /// Starts the stages behind a port that is open already, as [`Worker::start`] does.
     ///
     /// # Errors
     /// [`WorkerError`]; nothing keeps running.
@@ -130,60 +122,95 @@ impl Worker {
         pipeline: Arc<Pipeline>,
         options: Options,
     ) -> Result<Self, WorkerError> {
-        let Front { metrics, conditions, listening, stop } = front;
+        let selected = Selected::of(&pipeline, options.stages.as_deref())?;
+        let (metrics, conditions) = (Arc::clone(&front.metrics), Arc::clone(&front.conditions));
+        conditions.expect(STARTING, "it is starting");
         let id = options.id();
         let fragile = Arc::default();
         let mut worker = Self {
-            listening,
+            listening: front.listening(),
             tasks: JoinSet::new(),
             company: Arc::new(map::Company::new(Arc::clone(&fragile))),
             fragile,
             roll_call: Arc::new(RollCall::new(&id)),
             pulse: Arc::default(),
-            stop,
+            stop: CancellationToken::new(),
             abandon: CancellationToken::new(),
             heartbeat: JoinSet::new(),
             leave: CancellationToken::new(),
+            supervisor: Supervisor::new(Arc::clone(&conditions), Arc::clone(&metrics)),
             broker,
             metrics,
             conditions,
         };
-        let selected = Selected::of(&pipeline, options.stages.as_deref())?;
-        worker
-            .tasks
-            .spawn(observe::lacks::watch(Arc::clone(&worker.conditions), worker.stop.clone()));
-        let hearing = Hearing {
+        let front = Arc::new(front);
+        worker.keep("task observe", move |stop| {
+            let front = Arc::clone(&front);
+            async move { front.run(stop).await }
+        });
+        let lacking = Arc::clone(&worker.conditions);
+        worker.keep("task lacks", move |stop| observe::lacks::watch(Arc::clone(&lacking), stop));
+        let hearing = Arc::new(Hearing {
             broker: worker.broker.clone(),
             pipeline: Arc::clone(&pipeline),
             metrics: Arc::clone(&worker.metrics),
             conditions: Arc::clone(&worker.conditions),
             runs: hearing::runs(&pipeline, options.stages.as_deref()),
-        };
-        worker.tasks.spawn(hearing.run(worker.stop.clone()));
+        });
+        worker.keep("task hearing", move |stop| {
+            let hearing = Arc::clone(&hearing);
+            async move { hearing.run(stop).await }
+        });
+        let (broker, supervisor) = (worker.broker.clone(), worker.supervisor.clone());
+        worker
+            .keep("task rights", move |stop| rights::run(broker.clone(), supervisor.clone(), stop));
         // Before anything is pulled: of a worker that nobody has heard of nobody knows that it
         // died.
         worker.start_heartbeat(&pipeline, &id).await;
         match worker.start_work(&pipeline, &selected, &options.registry, &id).await {
-            Ok(()) => Ok(worker),
+            Ok(()) => {
+                worker.conditions.forget(STARTING);
+                Ok(worker)
+            }
             Err(error) => {
+                worker.stop.cancel();
                 worker.take_leave().await;
                 Err(error)
             }
         }
     }
 
+    /// Keeps a task at work until the worker stops; `start` makes it, again where it panicked.
+    fn keep<Fut>(
+        &mut self,
+        name: impl Into<String>,
+        mut start: impl FnMut(CancellationToken) -> Fut + Send + 'static,
+    ) where
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, name) = (self.stop.clone(), name.into());
+        let begin = move || start(stop.clone());
+        self.tasks.spawn(self.supervisor.clone().keep(name, self.stop.clone(), begin));
+    }
+
     async fn start_heartbeat(&mut self, pipeline: &Arc<Pipeline>, id: &str) {
-        let record = WorkerRecord::new(id, &host(), &pipeline.config_hash);
-        let heartbeat = Heartbeat::new(
-            self.broker.clone(),
-            pipeline,
-            Arc::clone(&self.metrics),
-            Arc::clone(&self.conditions),
-            Arc::clone(&self.roll_call),
-            id,
-        );
-        self.heartbeat.spawn(heartbeat.run(record, self.leave.clone()));
-        self.heartbeat.spawn(Arc::clone(&self.pulse).run(self.leave.clone()));
+        let (pipeline, id) = (Arc::clone(pipeline), id.to_owned());
+        let (broker, metrics) = (self.broker.clone(), Arc::clone(&self.metrics));
+        let conditions = Arc::clone(&self.conditions);
+        let (roll_call, leave) = (Arc::clone(&self.roll_call), self.leave.clone());
+        let heartbeat = move || {
+            let record = WorkerRecord::new(&id, &host(), &pipeline.config_hash);
+            let (broker, metrics) = (broker.clone(), Arc::clone(&metrics));
+            let (conditions, roll_call) = (Arc::clone(&conditions), Arc::clone(&roll_call));
+            Heartbeat::new(broker, &pipeline, metrics, conditions, roll_call, &id)
+                .run(record, leave.clone())
+        };
+        let (pulse, leave) = (Arc::clone(&self.pulse), self.leave.clone());
+        let pulse = move || Arc::clone(&pulse).run(leave.clone());
+        let leave = || self.leave.clone();
+        let supervisor = || self.supervisor.clone();
+        self.heartbeat.spawn(supervisor().keep("task heartbeat", leave(), heartbeat));
+        self.heartbeat.spawn(supervisor().keep("task pulse", leave(), pulse));
         self.roll_call.begun().await;
     }
 
@@ -201,28 +228,39 @@ impl Worker {
         id: &str,
     ) -> Result<(), WorkerError> {
         let breakers = map::Breakers::load(&self.broker, pipeline, &self.metrics, id).await;
+        let breakers = Arc::new(breakers);
         self.start_stages(pipeline, selected, registry, id, &breakers)?;
-        self.tasks.spawn(breakers.run(self.stop.clone()));
-        if selected.is_all() {
-            self.start_channels(pipeline, id)?;
-            self.start_jobs(pipeline, id);
-        }
-        let afterwards = Burial {
+        self.keep("task breakers", move |stop| {
+            let breakers = Arc::clone(&breakers);
+            async move { breakers.run(stop).await }
+        });
+        self.start_notifications(pipeline, selected, id);
+        self.start_jobs(pipeline, id);
+        let burial = Burial {
             broker: self.broker.clone(),
             pipeline: Arc::clone(pipeline),
             metrics: Arc::clone(&self.metrics),
         };
-        self.tasks.spawn(Router(afterwards.clone()).run(self.stop.clone()));
-        let (sweep, sweeper, stop) = (Sweep::new(afterwards), id.to_owned(), self.stop.clone());
-        self.tasks.spawn(async move { sweep.run(&sweeper, stop).await });
-        let keeper = Keeper {
-            broker: self.broker.clone(),
-            pipeline: Arc::clone(pipeline),
-            metrics: Arc::clone(&self.metrics),
-            conditions: Arc::clone(&self.conditions),
-        };
-        let (keeps, stop) = (id.to_owned(), self.stop.clone());
-        self.tasks.spawn(async move { keeper.run(&keeps, stop).await });
+        let routed = burial.clone();
+        self.keep("task router", move |stop| Router(routed.clone()).run(stop));
+        let sweeper = id.to_owned();
+        self.keep("task sweep", move |stop| {
+            let (sweep, sweeper) = (Sweep::new(burial.clone()), sweeper.clone());
+            async move { sweep.run(&sweeper, stop).await }
+        });
+        let (broker, pipeline) = (self.broker.clone(), Arc::clone(pipeline));
+        let (metrics, keeps) = (Arc::clone(&self.metrics), id.to_owned());
+        let conditions = Arc::clone(&self.conditions);
+        self.keep("task keeper", move |stop| {
+            let keeper = Keeper {
+                broker: broker.clone(),
+                pipeline: Arc::clone(&pipeline),
+                metrics: Arc::clone(&metrics),
+                conditions: Arc::clone(&conditions),
+            };
+            let keeps = keeps.clone();
+            async move { keeper.run(&keeps, stop).await }
+        });
         Ok(())
     }
 
@@ -243,50 +281,88 @@ impl Worker {
                 Build::Map(_) => {
                     let built =
                         map::Line::build(pipeline, stage, &world.lend(), &self.metrics, breakers);
-                    let line = built.map_err(|problems| cannot_build(&stage.name, &problems))?;
-                    self.spawn_map(pipeline, line, stage.ack_wait, stage.concurrency, &topology);
+                    let line = built.map_err(|it| WorkerError::cannot_build(&stage.name, &it))?;
+                    self.keep_map(pipeline, line, stage, &topology);
                 }
                 Build::Reduce(build) => {
                     build(&stage.options, &world.lend())
-                        .map_err(|problems| cannot_build(&stage.name, &problems))?;
-                    let (broker, pipeline, stage) =
-                        (self.broker.clone(), Arc::clone(pipeline), stage.clone());
-                    let (metrics, conditions, stop) = (
-                        self.metrics.reduce(&stage.name),
-                        Arc::clone(&self.conditions),
-                        self.stop.clone(),
-                    );
-                    let shows = reduce::Shows { metrics, conditions: Arc::clone(&conditions) };
-                    let (world, id) =
-                        (RunWorld::new(&pipeline, &self.broker, registry), id.to_owned());
-                    self.tasks.spawn(async move {
-                        let fresh = || {
-                            build(&stage.options, &world.lend())
-                                .expect("it was built a moment ago from the same options")
-                        };
-                        let condition = format!("stage {}", stage.name);
-                        conditions.ok(&condition);
-                        if let Err(error) =
-                            reduce::run(broker, pipeline, &stage, &id, fresh, shows, stop).await
-                        {
-                            conditions.failing(&condition, Trouble::new(chain(&error)));
-                        }
-                    });
+                        .map_err(|problems| WorkerError::cannot_build(&stage.name, &problems))?;
+                    let world = RunWorld::new(pipeline, &self.broker, registry);
+                    self.keep_reduce(pipeline, stage, world, build, id);
                 }
             }
         }
         Ok(())
     }
 
-    fn start_channels(&mut self, pipeline: &Arc<Pipeline>, id: &str) -> Result<(), WorkerError> {
+    fn keep_map(
+        &mut self,
+        pipeline: &Pipeline,
+        line: map::Line,
+        stage: &Stage,
+        topology: &Topology,
+    ) {
+        let (stage, feeds) =
+            self.map_stage(pipeline, line, stage.ack_wait, stage.concurrency, topology);
+        for feed in &feeds {
+            self.conditions.expect(&feed.condition(), "not opened yet");
+        }
+        let abandon = self.abandon.clone();
+        self.keep(stage.condition(), move |stop| {
+            map::run(Arc::clone(&stage), feeds.clone(), stop, abandon.clone())
+        });
+    }
+
+    fn keep_reduce(
+        &mut self,
+        pipeline: &Arc<Pipeline>,
+        stage: &Stage,
+        world: RunWorld,
+        build: BuildReduce,
+        id: &str,
+    ) {
+        let reduce = Arc::new(ReduceStage {
+            broker: self.broker.clone(),
+            pipeline: Arc::clone(pipeline),
+            stage: stage.clone(),
+            metrics: self.metrics.reduce(&stage.name),
+            conditions: Arc::clone(&self.conditions),
+            worker: id.to_owned(),
+            world,
+            build,
+        });
+        self.keep(reduce.condition(), move |stop| {
+            let reduce = Arc::clone(&reduce);
+            async move { reduce.run(stop).await }
+        });
+    }
+
+    /// Stands for the delivery of notifications. A channel that cannot be set up on this host is
+    /// left to others.
+    fn start_notifications(&mut self, pipeline: &Arc<Pipeline>, selected: &Selected, id: &str) {
         let topology = Topology::of(pipeline);
-        let mut stages = Vec::new();
+        let (mut stages, mut missing) = (Vec::new(), Vec::new());
         for channel in &pipeline.channels {
             let name = Names::channel_stage(&channel.name);
-            let built = pipeline.deliver(channel, Some(self.broker.clone()));
-            let deliver = built.map_err(|problems| cannot_build(&name, &problems))?;
-            if let Some(endpoint) = deliver.endpoint(self.stop.clone()) {
-                self.tasks.spawn(endpoint);
+            let deliver = match pipeline.deliver(channel, Some(self.broker.clone())) {
+                Ok(deliver) => deliver,
+                Err(problems) => {
+                    let lacks = format!("channel \"{}\": {}", channel.name, first(&problems));
+                    tracing::warn!(lacks, "notifications of a channel are left to other workers");
+                    missing.push(lacks);
+                    continue;
+                }
+            };
+            let endpoint = deliver.endpoint();
+            if endpoint(self.stop.clone()).is_some() {
+                self.keep(format!("task endpoint {}", channel.name), move |stop| {
+                    let serving = endpoint(stop);
+                    async move {
+                        if let Some(serving) = serving {
+                            serving.await;
+                        }
+                    }
+                });
             }
             let line =
                 map::Line::single(&name, Box::new(deliver), channel.policy.clone(), &self.metrics);
@@ -298,16 +374,21 @@ impl Worker {
                 &topology,
             ));
         }
-        let (broker, bucket) = (self.broker.clone(), pipeline.names().state_bucket());
-        let leased = map::Leased {
-            broker,
-            bucket,
+        let leased = Arc::new(map::Leased {
+            broker: self.broker.clone(),
+            bucket: pipeline.names().state_bucket(),
             lease: Names::CHANNELS_LEASE,
             worker: id.to_owned(),
+            patience: if selected.is_all() { Duration::ZERO } else { limits::DUTY_YIELD },
             stages,
-        };
-        self.tasks.spawn(leased.run(self.stop.clone(), self.abandon.clone()));
-        Ok(())
+            missing,
+            conditions: Arc::clone(&self.conditions),
+        });
+        let abandon = self.abandon.clone();
+        self.keep("task notifications", move |stop| {
+            let (leased, abandon) = (Arc::clone(&leased), abandon.clone());
+            async move { leased.run(stop, abandon).await }
+        });
     }
 
     /// Starts redrives and recoveries: the jobs that nobody else runs.
@@ -318,24 +399,15 @@ impl Worker {
             targets: Targets::of(pipeline),
             metrics: Some(Arc::clone(&self.metrics)),
         };
-        let fleet = Fleet { context: context.clone(), worker: id.to_owned() };
-        self.tasks.spawn(fleet.run(self.stop.clone()));
-        self.tasks.spawn(Recovery::of(pipeline, context, id).run(self.stop.clone()));
-    }
-
-    fn spawn_map(
-        &mut self,
-        pipeline: &Pipeline,
-        line: map::Line,
-        ack_wait: Duration,
-        concurrency: usize,
-        topology: &Topology,
-    ) {
-        let (stage, feeds) = self.map_stage(pipeline, line, ack_wait, concurrency, topology);
-        for feed in &feeds {
-            self.conditions.expect(&feed.condition(), "not opened yet");
+        let recovery = Recovery::of(pipeline, context.clone(), id);
+        let (worker, supervisor) = (id.to_owned(), self.supervisor.clone());
+        self.keep(fleet::TASK, move |stop| {
+            let (context, worker) = (context.clone(), worker.clone());
+            Fleet { context, worker, supervisor: supervisor.clone() }.run(stop)
+        });
+        if !recovery.is_empty() {
+            self.keep("task recovery", move |stop| recovery.clone().run(stop));
         }
-        self.tasks.spawn(map::run(stage, feeds, self.stop.clone(), self.abandon.clone()));
     }
 
     /// Stage at work, and its consumers.
@@ -373,6 +445,7 @@ impl Worker {
             roll_call: Arc::clone(&self.roll_call),
             pulse: Arc::clone(&self.pulse),
             conditions: Arc::clone(&self.conditions),
+            supervisor: self.supervisor.clone(),
         });
         (stage, feeds)
     }
@@ -382,15 +455,14 @@ impl Worker {
         &self.metrics
     }
 
-    /// Waits until the server refuses something that the worker must do, or `until` is done.
-    ///
-    /// # Errors
-    /// The refusal.
-    pub async fn run_until(&self, until: impl Future<Output = ()>) -> Result<(), WorkerError> {
-        tokio::select! {
-            fatal = self.broker.fatal() => Err(fatal.into()),
-            () = until => Ok(()),
-        }
+    /// Conditions of the worker.
+    pub fn conditions(&self) -> &Conditions {
+        &self.conditions
+    }
+
+    /// Supervisor of the worker's tasks.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
     }
 
     /// Drains: stops pulling, finishes what is in flight, and gives up on that after
@@ -422,59 +494,4 @@ impl std::fmt::Debug for Worker {
             .field("tasks", &self.tasks.len())
             .finish_non_exhaustive()
     }
-}
-
-/// World of stages that run: the folder of the configuration, its channels, and real handlers.
-struct RunWorld {
-    pipeline: Arc<Pipeline>,
-    channels: Vec<ChannelTerms>,
-    handler: Box<HandlerBuilder>,
-}
-
-impl RunWorld {
-    fn new(pipeline: &Arc<Pipeline>, broker: &Broker, registry: &Registry) -> Self {
-        let context = HandlerContext {
-            broker: Some(broker.clone()),
-            base: pipeline.base.clone(),
-            registered: registry.clone(),
-        };
-        Self {
-            pipeline: Arc::clone(pipeline),
-            channels: pipeline.channels.iter().map(pipeline::Channel::terms).collect(),
-            handler: Box::new(move |options, _| handlers::build(options, &context)),
-        }
-    }
-
-    fn lend(&self) -> ConfigWorld<'_> {
-        ConfigWorld { base: &self.pipeline.base, handler: &self.handler, channels: &self.channels }
-    }
-}
-
-/// Stages that a worker runs; `None`: all.
-struct Selected(Option<Vec<String>>);
-
-impl Selected {
-    fn of(pipeline: &Pipeline, names: Option<&[String]>) -> Result<Self, WorkerError> {
-        let all: Vec<String> =
-            pipeline.stages.iter().map(|stage: &pipeline::Stage| stage.name.clone()).collect();
-        if let Some(stage) = names.into_iter().flatten().find(|name| !all.contains(name)) {
-            return Err(WorkerError::UnknownStage { stage: stage.clone(), known: all.join(", ") });
-        }
-        Ok(Self(names.map(<[String]>::to_vec)))
-    }
-
-    fn is_all(&self) -> bool {
-        self.0.is_none()
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.0.as_ref().is_none_or(|names| names.iter().any(|stage| stage == name))
-    }
-}
-
-fn cannot_build(stage: &str, problems: &[Problem]) -> WorkerError {
-    let problem = problems
-        .first()
-        .map_or_else(|| "no reason given".to_owned(), |problem| problem.message.clone());
-    WorkerError::Stage { stage: stage.to_owned(), problem }
 }

@@ -91,7 +91,8 @@ pub(crate) async fn work(args: &WorkerArgs) -> Result<()> {
         // Ends with whoever started us, whatever becomes of it.
         tokio::io::AsyncReadExt::read_to_end(&mut tokio::io::stdin(), &mut rest).await.ok();
     };
-    worker.run_until(ended).await?;
+    ended.await;
+    drop(worker);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use super::{
     Broker,
     connection::{Block, SendError, Sending},
     message::{RawMessage, StoredMessage},
+    refusal::Refusal,
 };
 use crate::limits;
 
@@ -58,6 +59,16 @@ pub enum AdminError {
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
 impl AdminError {
+    /// Refusal that is the cause, if one is.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::NoStream { .. } | Self::NoConsumer { .. } => None,
+            Self::Read { source, .. } | Self::Change { source, .. } => source
+                .downcast_ref::<Refusal>()
+                .or_else(|| source.downcast_ref::<SendError>()?.refusal()),
+        }
+    }
+
     pub(super) fn read(stream: &str, source: impl Into<Source>) -> Self {
         Self::Read { stream: stream.to_owned(), source: source.into() }
     }
@@ -252,7 +263,10 @@ impl Broker {
         };
         let (subject, request) =
             (format!("STREAM.MSG.DELETE.{stream}"), json!({ "seq": seq, "no_erase": true }));
-        let answer: Result<Response<Deleted>, _> = self.jetstream.request(subject, &request).await;
+        let asked = format!("$JS.API.{subject}");
+        let answer = self.unless_refused(&asked, self.jetstream.request(subject, &request)).await;
+        let answer: Result<Response<Deleted>, _> =
+            answer.map_err(|refusal| AdminError::change(stream, refusal))?;
         match answer.map_err(|error| AdminError::change(stream, error))? {
             Response::Ok(deleted) => Ok(deleted.success),
             Response::Err { error }
@@ -277,7 +291,9 @@ impl Broker {
     ) -> Result<u64, AdminError> {
         let opened = self.open_stream(stream).await?;
         // The server takes the sequence of the first that is to stay.
-        let purged = opened.purge().filter(filter).sequence(seq + 1).await;
+        let purging = opened.purge().filter(filter).sequence(seq + 1).into_future();
+        let purged = self.unless_refused(&format!("$JS.API.STREAM.PURGE.{stream}"), purging).await;
+        let purged = purged.map_err(|refusal| AdminError::change(stream, refusal))?;
         Ok(purged.map_err(|error| AdminError::change(stream, error))?.purged)
     }
 

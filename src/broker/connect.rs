@@ -6,13 +6,13 @@ use async_nats::{
     ConnectErrorKind, ConnectOptions, Event, ServerError,
     jetstream::{ErrorCode, context::AccountErrorKind, context::ContextBuilder},
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::{
     Broker,
     budget::Budget,
     connection::{Connection, DialError},
-    refusal::{self, FatalError},
+    refusal::{self, Refusal, Refusals},
     settings::{Auth, Nats},
 };
 use crate::{limits, tls};
@@ -102,7 +102,7 @@ pub enum ConnectError {
     },
     /// Subject that the server refuses.
     #[error(transparent)]
-    Denied(#[from] FatalError),
+    Denied(#[from] Refusal),
 }
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -136,9 +136,8 @@ impl Broker {
     pub async fn connect(nats: &Nats, name: &str) -> Result<Self, ConnectError> {
         let addresses = addresses(nats)?;
         let address = addresses.iter().map(without_secrets).collect::<Vec<_>>().join(", ");
-        let (fatal_sender, fatal) = watch::channel(None);
-        let fatal_sender = Arc::new(fatal_sender);
-        let options = options(nats, name, Arc::clone(&fatal_sender)).await?;
+        let refusals = Arc::<Refusals>::default();
+        let options = options(nats, name, Arc::clone(&refusals)).await?;
         let connecting = options.connect(addresses.as_slice());
         let client = match tokio::time::timeout(limits::CONNECT_TIMEOUT * 2, connecting).await {
             Ok(connected) => {
@@ -158,7 +157,7 @@ impl Broker {
             .backpressure_on_inflight(true)
             .build(client.clone());
         let inbox = client.new_inbox();
-        let connection = Connection::open(nats, name, addresses, inbox, fatal_sender)
+        let connection = Connection::open(nats, name, addresses, inbox, Arc::clone(&refusals))
             .await
             .map_err(|error| not_dialled(error, &address, auth_name(&nats.auth)))?;
         let broker = Self {
@@ -166,7 +165,7 @@ impl Broker {
             connection,
             client,
             jetstream,
-            fatal,
+            refusals,
             budget: Budget::default(),
             publishes: Arc::new(Semaphore::new(limits::PUBLISHES_IN_FLIGHT_MAX)),
             raw_reads: Arc::new(Semaphore::new(limits::RAW_READS_MAX)),
@@ -174,7 +173,7 @@ impl Broker {
         tokio::select! {
             // A refused subject shows as a timeout; the cause comes by another way, and sooner.
             biased;
-            denied = broker.fatal() => return Err(denied.into()),
+            denied = broker.refused() => return Err(denied.into()),
             asked = broker.jetstream.query_account() => match asked {
                 Ok(_) => {}
                 Err(error) => match error.kind() {
@@ -201,8 +200,9 @@ impl Broker {
         Ok(broker)
     }
 
-    /// Connects, and tries again with growing waits for as long as that can help. `on_wait` is
-    /// given the reason, at the first failure and then each time that the time spent has doubled.
+    /// Connects, and tries again with growing waits for as long as that can help, or someone may
+    /// grant what is refused. `on_wait` is given the reason, at the first failure and then each
+    /// time that the time spent has doubled.
     ///
     /// # Errors
     /// A [`ConnectError`] that does not pass by itself.
@@ -215,7 +215,7 @@ impl Broker {
         let (mut wait, mut say_after) = (Duration::from_millis(100), Duration::ZERO);
         loop {
             match Self::connect(nats, name).await {
-                Err(error) if error.may_pass() => {
+                Err(error) if error.may_pass() || matches!(error, ConnectError::Denied(_)) => {
                     let spent = started.elapsed();
                     if spent >= say_after {
                         on_wait(&error);
@@ -229,17 +229,15 @@ impl Broker {
         }
     }
 
-    /// Resolves once the server has refused us a subject, and at once if it already has.
-    ///
-    /// The client shows such a refusal as a timeout of whatever waited; this is its cause.
-    pub async fn fatal(&self) -> FatalError {
-        let mut fatal = self.fatal.clone();
-        let denied = fatal.wait_for(Option::is_some).await.ok().and_then(|denied| denied.clone());
-        match denied {
-            Some(denied) => denied,
-            // The connection is closed: nothing more will be refused.
-            None => std::future::pending().await,
-        }
+    /// Reason why the server does not let us in again, where it does not.
+    pub fn credentials_refused(&self) -> Option<String> {
+        self.connection.refused()
+    }
+
+    /// Panics of the connection that were caught, each of which broke it, and the last one's
+    /// message.
+    pub fn panics(&self) -> (u64, String) {
+        self.connection.panics()
     }
 
     /// True while both connections stand: that of messages, and the client's.
@@ -304,7 +302,7 @@ fn hide_userinfo(url: &str) -> String {
 async fn options(
     nats: &Nats,
     name: &str,
-    fatal: Arc<watch::Sender<Option<FatalError>>>,
+    refusals: Arc<Refusals>,
 ) -> Result<ConnectOptions, ConnectError> {
     tls::install_provider();
     let options = ConnectOptions::new()
@@ -313,8 +311,8 @@ async fn options(
         .request_timeout(Some(limits::REQUEST_TIMEOUT))
         .max_reconnects(None)
         .event_callback(move |event| {
-            let fatal = Arc::clone(&fatal);
-            async move { on_event(&event, &fatal) }
+            let refusals = Arc::clone(&refusals);
+            async move { on_event(&event, &refusals) }
         });
     let auth = auth_name(&nats.auth);
     let mut options = match &nats.auth {
@@ -347,7 +345,7 @@ fn auth_name(auth: &Auth) -> &'static str {
     }
 }
 
-fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
+fn on_event(event: &Event, refusals: &Refusals) {
     match event {
         Event::Connected => tracing::info!("connected to the broker"),
         Event::Disconnected => tracing::warn!("lost the connection to the broker"),
@@ -357,7 +355,7 @@ fn on_event(event: &Event, fatal: &watch::Sender<Option<FatalError>>) {
             tracing::warn!("messages were dropped because they were not taken fast enough")
         }
         Event::ServerError(ServerError::Other(text)) => match refusal::denied(text) {
-            Some(denied) => refusal::report(denied, fatal),
+            Some(denied) => refusals.report(denied),
             None => tracing::warn!(error = text, "the broker reports an error"),
         },
         Event::ServerError(error) => tracing::warn!(%error, "the broker reports an error"),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::{Broker, CommitError};
+use super::{AdminError, Broker, CommitError};
 use crate::{error_chain::chain, limits};
 
 /// Value of the key. No worker: the lease was given back, and may be taken at once.
@@ -41,9 +41,47 @@ impl Lease {
         Self::acquire_every(limits::LEASE_POLL, broker, bucket, stage, worker).await
     }
 
+    /// Waits for a lease as [`Lease::acquire`] does, and takes it only once nobody else has for
+    /// `patience`: others are preferred. It looks once a second: what waits for it is not urgent.
+    pub async fn acquire_after(
+        patience: Duration,
+        broker: &Broker,
+        bucket: &str,
+        stage: &str,
+        worker: &str,
+    ) -> Self {
+        Self::wait(limits::LEASE_RENEW, patience, broker, bucket, stage, worker).await
+    }
+
+    /// Worker that holds a lease, as far as its key says.
+    ///
+    /// # Errors
+    /// The key cannot be read.
+    pub async fn holder(
+        broker: &Broker,
+        bucket: &str,
+        stage: &str,
+    ) -> Result<Option<String>, AdminError> {
+        let found = broker.kv_get(bucket, &format!("{stage}.lease")).await?;
+        let holder =
+            |(value, _): (_, u64)| serde_json::from_slice::<Holder>(&Vec::from(value)).ok();
+        Ok(found.and_then(holder).and_then(|holder| holder.worker))
+    }
+
     /// Waits for a lease as [`Lease::acquire`] does, and looks at it only so often.
     pub async fn acquire_every(
         poll: Duration,
+        broker: &Broker,
+        bucket: &str,
+        stage: &str,
+        worker: &str,
+    ) -> Self {
+        Self::wait(poll, Duration::ZERO, broker, bucket, stage, worker).await
+    }
+
+    async fn wait(
+        poll: Duration,
+        patience: Duration,
         broker: &Broker,
         bucket: &str,
         stage: &str,
@@ -76,7 +114,9 @@ impl Lease {
                 _ => renewed,
             };
             seen = Some((revision, since));
-            if held.worker.is_none() || since.elapsed() >= limits::LEASE {
+            let free_after =
+                if held.worker.is_none() { patience } else { limits::LEASE + patience };
+            if since.elapsed() >= free_after {
                 let holder = Holder { worker: Some(worker.to_owned()), term: held.term + 1 };
                 let written = match revision {
                     0 => broker.kv_create(bucket, &key, holder.written()).await,

@@ -44,7 +44,7 @@ pub use overview::{ReaderOverview, StreamOverview};
 pub use publish::{Expects, Outgoing, PublishError, Stored};
 pub use pull::{Pull, PullError};
 pub use read::Scan;
-pub use refusal::FatalError;
+pub use refusal::Refusal;
 pub use request::{Answer, RequestError};
 pub use settings::{Auth, Nats};
 pub use survey::{AccountLimits, FoundStream, Subjects};
@@ -59,8 +59,8 @@ pub struct Broker {
     /// Client for the API, for writes of keys, and for all that is rare.
     pub(crate) client: async_nats::Client,
     pub(crate) jetstream: async_nats::jetstream::Context,
-    /// First subject that the server refused us, once there is one.
-    pub(crate) fatal: tokio::sync::watch::Receiver<Option<FatalError>>,
+    /// Subjects that the server refuses us.
+    refusals: std::sync::Arc<refusal::Refusals>,
     /// Bytes that feeds may have on their way.
     budget: budget::Budget,
     /// Publishes that may wait for their ack at once, large ones as many, and raw reads for their

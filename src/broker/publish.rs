@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::{
     Broker, Headers,
     connection::{Block, SendError, Sending, Unsendable},
+    refusal::Refusal,
 };
 use crate::limits;
 
@@ -86,6 +87,14 @@ struct Full {
 }
 
 impl PublishError {
+    /// Refusal that is the cause, if one is.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Failed { source, .. } => source.downcast_ref::<SendError>()?.refusal(),
+            Self::NotFirst { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+
     /// True if the stream has no room.
     pub fn is_full(&self) -> bool {
         match self {
@@ -220,12 +229,12 @@ impl Broker {
                     }
                 }
             };
+            let (subject, source) = source;
+            let failed = PublishError::Failed { subject, source };
             match waits.next() {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => {
-                    let (subject, source) = source;
-                    return Err(PublishError::Failed { subject, source });
-                }
+                // What is refused is refused again.
+                Some(wait) if failed.refusal().is_none() => tokio::time::sleep(wait).await,
+                _ => return Err(failed),
             }
         }
     }

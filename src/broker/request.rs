@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::{
     Broker, Headers,
     connection::{Block, SendError, Sending, Unsendable},
+    refusal::Refusal,
 };
 
 /// Answer of a service.
@@ -57,6 +58,19 @@ pub enum RequestError {
         /// Error of the client.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl RequestError {
+    /// Refusal that is the cause, if one is.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Failed { source, .. } => source.downcast_ref::<SendError>()?.refusal(),
+            Self::NoResponders { .. }
+            | Self::TimedOut { .. }
+            | Self::TooLarge { .. }
+            | Self::Malformed { .. } => None,
+        }
+    }
 }
 
 impl Broker {

@@ -101,9 +101,11 @@ impl Deliver {
         Ok(self.channel.preview(&self.worded(notification)?))
     }
 
-    /// Service of the channel while a worker runs, if it has one; see [`Channel::endpoint`].
-    pub fn endpoint(&self, stop: CancellationToken) -> Option<Endpoint> {
-        Arc::clone(&self.channel).endpoint(stop)
+    /// Maker of the service of the channel while a worker runs, if it has one; see
+    /// [`Channel::endpoint`].
+    pub fn endpoint(&self) -> impl Fn(CancellationToken) -> Option<Endpoint> + Send + Sync + use<> {
+        let channel = Arc::clone(&self.channel);
+        move |stop| Arc::clone(&channel).endpoint(stop)
     }
 
     /// Puts a notification into the channel's words, within bounds, and with nothing in it that

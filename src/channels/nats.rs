@@ -77,7 +77,12 @@ pub(super) async fn announce(
         .id(&notification.notification_id)
         .header(headers::EVENT_ID, &notification.notification_id);
     let sent = broker.announce(outgoing).await;
-    sent.map_err(|error| {
-        Failure::retry(class::CONNECTION, format!("could not publish on \"{subject}\": {error}"))
+    sent.map_err(|error| match error.refusal() {
+        // It waits until someone grants it.
+        Some(refusal) => Failure::defer(class::CONNECTION, refusal.to_string()),
+        None => Failure::retry(
+            class::CONNECTION,
+            format!("could not publish on \"{subject}\": {error}"),
+        ),
     })
 }

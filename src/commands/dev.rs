@@ -11,7 +11,8 @@ use anyhow::Context as _;
 
 use super::{
     App, graph,
-    run::{start_logs, stop_signal},
+    run::{start_logs, started},
+    signals::Signals,
 };
 use crate::{
     broker::{
@@ -54,7 +55,10 @@ pub struct Args {
 
 /// Runs the pipeline until Ctrl-C.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
-    let mut pipeline = app.pipeline()?;
+    let signals = Signals::listen().context("could not listen for signals")?;
+    let Some(pipeline) = app.pipeline_unless(&signals).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
     let spans = start_logs(app, &pipeline)?;
     crate::descriptors::raise();
     let data = args.data.join("dev");
@@ -62,54 +66,72 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         std::fs::remove_dir_all(&data)
             .with_context(|| format!("could not remove \"{}\"", data.display()))?;
     }
-    let mut front = Front::open(&pipeline).await?;
     let server = match pipeline.nats.url.is_empty() {
-        true => Some(own_server(app, &data, args.port).await?),
+        true => match signals.unless_stopped(own_server(app, &data, args.port)).await {
+            Some(server) => Some(server?),
+            None => return Ok(ExitCode::SUCCESS),
+        },
         false => None,
     };
-    let nats = match &server {
-        Some(server) => {
-            crate::broker::Nats { url: vec![server.url().to_owned()], ..Default::default() }
-        }
-        None => pipeline.nats.clone(),
-    };
-    let broker = Broker::connect(&nats, "millstream dev").await?;
-    let mut watch = Watch::new(&app.common.config, &pipeline);
-    loop {
-        topology::make(&broker, &Topology::of(&pipeline)).await?;
-        let listen = pipeline.observe.listen;
-        let worker = Worker::start_behind(
-            front,
-            broker.clone(),
-            Arc::new(pipeline.clone()),
-            Options { stages: None, registry: app.registry.clone() },
-        )
-        .await?;
-        announce(app, &pipeline, &nats, listen.and(worker.listening));
-        let next = tokio::select! {
-            ended = worker.run_until(stop_signal()) => { ended?; None }
-            next = watch.next_pipeline(app) => Some(next),
-        };
-        let stopping = next.is_none();
-        if stopping {
-            eprintln!("stopping: finishing what is in hand");
-        }
-        worker.drain(stop_signal()).await;
-        match next {
-            Some(edited) => {
-                front = Front::open(&edited).await?;
-                pipeline = edited;
-            }
-            None => break,
-        }
-    }
+    let ended = work(app, pipeline, server.as_ref(), &signals).await;
     if let Some(mut server) = server {
         server.stop().await;
     }
     if let Some(spans) = spans {
         spans.shutdown(limits::SPANS_FLUSH_MAX).await;
     }
-    Ok(ExitCode::SUCCESS)
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Applies the pipeline and works, again after each edit, until a signal comes.
+async fn work(
+    app: &App,
+    mut pipeline: Pipeline,
+    server: Option<&Server>,
+    signals: &Signals,
+) -> anyhow::Result<()> {
+    let nats = match server {
+        Some(server) => {
+            crate::broker::Nats { url: vec![server.url().to_owned()], ..Default::default() }
+        }
+        None => pipeline.nats.clone(),
+    };
+    let mut front = Front::open(&pipeline).await?;
+    let connecting = Broker::connect(&nats, "millstream dev");
+    let Some(broker) = signals.unless_stopped(front.during(connecting)).await else {
+        return Ok(());
+    };
+    let broker = broker?;
+    let mut watch = Watch::new(&app.common.config, &pipeline);
+    loop {
+        let topology = Topology::of(&pipeline);
+        let Some(made) = signals.unless_stopped(topology::make(&broker, &topology)).await else {
+            return Ok(());
+        };
+        made?;
+        let listen = pipeline.observe.listen;
+        let starting = Worker::start_behind(
+            front,
+            broker.clone(),
+            Arc::new(pipeline.clone()),
+            Options { stages: None, registry: app.registry.clone() },
+        );
+        let Some(worker) = started(starting, signals).await else { return Ok(()) };
+        let worker = worker?;
+        announce(app, &pipeline, &nats, listen.and(worker.listening));
+        let next = signals.unless_stopped(watch.next_pipeline(app)).await;
+        if next.is_none() {
+            eprintln!("stopping: finishing what is in hand");
+        }
+        worker.drain(signals.hurry()).await;
+        match next {
+            Some(edited) => {
+                front = Front::open(&edited).await?;
+                pipeline = edited;
+            }
+            None => return Ok(()),
+        }
+    }
 }
 
 /// Starts the embedded server with its data in `data`.

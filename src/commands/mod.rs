@@ -21,6 +21,7 @@ pub mod plan;
 pub mod publish;
 pub mod run;
 pub mod schema;
+mod signals;
 pub mod silence;
 pub mod status;
 mod stub;
@@ -29,8 +30,9 @@ mod width;
 
 use std::{ffi::OsString, fmt::Write as _, io::IsTerminal as _, process::ExitCode};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
+use self::signals::Signals;
 use super::commands::flags::Common;
 use crate::{
     broker::{AdminError, BROKER_REMEDY, Broker, ConnectError},
@@ -86,6 +88,20 @@ impl App {
         match errors.len() {
             1 => bail!("{} has a problem", self.common.config.display()),
             n => bail!("{} has {n} problems", self.common.config.display()),
+        }
+    }
+
+    /// The configuration, read on a thread of its own, so that a signal is heard meanwhile: large
+    /// schemas take a while. `None`: the command is to end.
+    ///
+    /// # Errors
+    /// As [`App::pipeline`].
+    async fn pipeline_unless(&self, signals: &Signals) -> anyhow::Result<Option<Pipeline>> {
+        let app = self.clone();
+        let read = tokio::task::spawn_blocking(move || app.pipeline());
+        match signals.unless_stopped(read).await {
+            Some(read) => Ok(Some(read.context("the configuration could not be read")??)),
+            None => Ok(None),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::{process::ExitCode, sync::Arc};
 
 use crate::{
-    broker::Broker,
     config::Pipeline,
     descriptors, limits,
     observe::{Exporter, Front, logs},
@@ -11,7 +10,9 @@ use crate::{
     worker::{Options, Worker},
 };
 
-use super::App;
+use anyhow::Context as _;
+
+use super::{App, signals::Signals};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,15 +20,16 @@ Examples:
   millstream run --stage orders           one stage only; start as many as you like
   millstream run --apply --log-format json
 
-SIGTERM or Ctrl-C drains: it stops pulling, finishes what is in flight, and exits within 30 s. \
-A second one gives
-back what is in flight at once.";
+SIGTERM or Ctrl-C drains: it stops pulling, finishes what is in flight, and exits with status 0 \
+within 30 s. A second one
+gives back what is in flight at once.";
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Run this stage only; may be repeated. Notifications are sent by workers that run all stages
+    /// Run this stage only; may be repeated. Of a chained stage, the one that it runs in. The
+    /// duties of the fleet (notifications, redrives, recovery) are done by any worker all the same
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
     /// Create and update the streams and consumers first, as `apply` does
@@ -37,22 +39,14 @@ pub struct Args {
 
 /// Connects, however long that takes, and works until SIGTERM or Ctrl-C.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
-    let pipeline = Arc::new(app.pipeline()?);
+    let signals = Signals::listen().context("could not listen for signals")?;
+    let Some(pipeline) = app.pipeline_unless(&signals).await? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let pipeline = Arc::new(pipeline);
     let spans = start_logs(app, &pipeline)?;
     descriptors::raise();
-    // A worker that waits for its broker says so at its port.
-    let front = Front::open(&pipeline).await?;
-    let ended = tokio::select! {
-        broker = app.connect_patiently(&pipeline, &front.conditions) => match broker {
-            Ok(broker) => Some(broker),
-            Err(error) => return Err(error),
-        },
-        () = stop_signal() => None,
-    };
-    let ended = match ended {
-        Some(broker) => work(app, &pipeline, broker, front, args).await,
-        None => Ok(()),
-    };
+    let ended = work(app, &pipeline, args, &signals).await;
     if let Some(spans) = spans {
         spans.shutdown(limits::SPANS_FLUSH_MAX).await;
     }
@@ -73,46 +67,52 @@ pub(super) fn start_logs(app: &App, pipeline: &Pipeline) -> anyhow::Result<Optio
 async fn work(
     app: &App,
     pipeline: &Arc<Pipeline>,
-    broker: Broker,
-    front: Front,
     args: Args,
+    signals: &Signals,
 ) -> anyhow::Result<()> {
-    if args.apply {
-        topology::make(&broker, &Topology::of(pipeline)).await?;
-    }
+    // A worker that waits for its broker says so at its port.
+    let front = Front::open(pipeline).await?;
+    let ready = async {
+        let broker = app.connect_patiently(pipeline, &front.conditions).await?;
+        if args.apply {
+            topology::make(&broker, &Topology::of(pipeline)).await?;
+        }
+        anyhow::Ok(broker)
+    };
+    // An apply that is cut off is done again by the next one.
+    let Some(broker) = signals.unless_stopped(front.during(ready)).await else {
+        tracing::info!("stopped before it began");
+        return Ok(());
+    };
     let stages = (!args.stage.is_empty()).then_some(args.stage);
     let options = Options { stages, registry: app.registry.clone() };
-    let worker = Worker::start_behind(front, broker, Arc::clone(pipeline), options).await?;
+    let starting = Worker::start_behind(front, broker?, Arc::clone(pipeline), options);
+    let Some(worker) = started(starting, signals).await else { return Ok(()) };
+    let worker = worker?;
     tracing::info!(
         pipeline = pipeline.name,
         config = pipeline.config_hash,
         listening = worker.listening.map(|at| at.to_string()),
         "working"
     );
-    let ended = worker.run_until(stop_signal()).await;
+    signals.stop().await;
     tracing::info!("draining");
-    // After a refusal, events in flight wait for what will not come: give them back at once.
-    let abandon = async {
-        if ended.is_ok() {
-            stop_signal().await;
-        }
-    };
-    worker.drain(abandon).await;
+    worker.drain(signals.hurry()).await;
     tracing::info!("stopped");
-    Ok(ended?)
+    Ok(())
 }
 
-/// Waits for SIGTERM or Ctrl-C.
-pub(super) async fn stop_signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened for");
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
+/// Waits for the start of a worker. One that is under way when a signal comes is let come to its
+/// end, so that it can take leave of the fleet; `None` where that takes too long, or there is a
+/// second signal.
+pub(super) async fn started<T>(starting: impl Future<Output = T>, signals: &Signals) -> Option<T> {
+    let enough = async {
+        signals.stop().await;
+        tokio::time::timeout(limits::START_STOP_MAX, signals.hurry()).await.ok();
+    };
+    tokio::select! {
+        biased;
+        started = starting => Some(started),
+        () = enough => None,
     }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await.ok();
 }

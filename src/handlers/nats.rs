@@ -106,6 +106,10 @@ fn meaning(answer: Answer, output: Output) -> Result<Reply, Failure> {
 }
 
 fn no_answer(error: RequestError) -> Failure {
+    if let Some(refusal) = error.refusal() {
+        // Nobody was asked: someone has to grant it, and the event is not to blame.
+        return Failure::defer(class::CONNECTION, refusal.to_string());
+    }
     match &error {
         RequestError::NoResponders { .. } => Failure::defer(class::CONNECTION, error.to_string()),
         RequestError::TimedOut { .. } => Failure::retry(class::TIMEOUT, error.to_string()),

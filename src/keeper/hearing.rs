@@ -62,7 +62,7 @@ struct Heard {
 
 impl Hearing {
     /// Looks and listens until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(&self, stop: CancellationToken) {
         stop.run_until_cancelled(self.listen()).await;
     }
 
@@ -258,13 +258,11 @@ impl Hearing {
 /// Names of what a worker runs, for [`Hearing::runs`]: these stages, or all of the pipeline and its
 /// channels.
 pub fn runs(pipeline: &Pipeline, stages: Option<&[String]>) -> Vec<String> {
-    match stages {
+    let stages = match stages {
         Some(stages) => stages.to_vec(),
-        None => {
-            let stages = pipeline.stages.iter().map(|stage| stage.name.clone());
-            let channels = pipeline.channels.iter();
-            let channels = channels.map(|channel| Names::channel_stage(&channel.name));
-            stages.chain(channels).chain([Names::CHANNELS_LEASE.to_owned()]).collect()
-        }
-    }
+        None => pipeline.stages.iter().map(|stage| stage.name.clone()).collect(),
+    };
+    // It stands for the duties of the fleet, whatever stages it was given.
+    let channels = pipeline.channels.iter().map(|channel| Names::channel_stage(&channel.name));
+    stages.into_iter().chain(channels).chain([Names::CHANNELS_LEASE.to_owned()]).collect()
 }

@@ -77,6 +77,7 @@ impl Feeding {
         let (stage, feed) = (&self.stage, &self.feed);
         let condition = feed.condition();
         let (mut pace, mut quiet) = (self.turn.pace.clone(), stage.in_flight.quiet());
+        let mut refusals = stage.broker.refusal_changes();
         let mut waits = waits();
         loop {
             tokio::select! {
@@ -86,6 +87,10 @@ impl Feeding {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 Ok(_) = quiet.wait_for(|quiet| *quiet == 0) => {}
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = self.settling_granted(&mut refusals) => {}
             }
             // A suspect may wait for this pull to end.
             let Some(pulling) = stage.in_flight.try_hold() else { continue };
@@ -99,7 +104,8 @@ impl Feeding {
                 Ok(mut pull) => {
                     stage.conditions.ok(&condition);
                     waits = self::waits();
-                    let ended = self.pull(&mut pull, most, &mut pace, &mut quiet).await;
+                    let ended =
+                        self.pull(&mut pull, most, &mut pace, &mut quiet, &mut refusals).await;
                     self.take_the_last(pull).await;
                     if ended == Ended::Told {
                         continue;
@@ -136,6 +142,7 @@ impl Feeding {
         most: usize,
         pace: &mut watch::Receiver<Pace>,
         quiet: &mut watch::Receiver<usize>,
+        refusals: &mut watch::Receiver<u64>,
     ) -> Ended {
         let mut missed = 0;
         let beyond = self.room_max - most;
@@ -146,6 +153,10 @@ impl Feeding {
                 biased;
                 () = self.stop.cancelled() => return Ended::Told,
                 _ = pace.changed() => return Ended::Told,
+                Ok(()) = refusals.changed() => match self.is_settling_refused() {
+                    true => return Ended::Told,
+                    false => continue,
+                },
                 Ok(_) = quiet.wait_for(|quiet| *quiet > 0) => return Ended::Told,
                 next = pull.next() => next,
                 _ = self.room.acquire_many(worth) => continue,
@@ -171,6 +182,17 @@ impl Feeding {
         }
     }
 
+    /// True while what is done here could not be settled, and would come again and again.
+    fn is_settling_refused(&self) -> bool {
+        self.stage.broker.is_settling_refused(&self.feed.stream, &self.feed.consumer)
+    }
+
+    /// Resolves once what is pulled can be settled, as far as is known.
+    async fn settling_granted(&self, refusals: &mut watch::Receiver<u64>) {
+        refusals.mark_unchanged();
+        while self.is_settling_refused() && refusals.changed().await.is_ok() {}
+    }
+
     /// Takes in what is still on its way, so that it need not wait for the ack wait to be over.
     async fn take_the_last(&self, mut pull: Pull) {
         let until = Instant::now() + limits::DRAIN_PULL_MAX;
@@ -189,7 +211,9 @@ impl Feeding {
             turn.entry = Some(stage.company.entry(delivered.deliveries, place.take()));
         }
         self.deliveries.spawn(async move {
-            delivery::live(&stage, &feed, delivered, turn).await;
+            // What panics outside of its handler is left to the server, which delivers it again.
+            let live = delivery::live(&stage, &feed, delivered, turn);
+            stage.supervisor.caught(&stage.condition(), live).await;
             drop((place, hold));
         });
     }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     broker::Broker,
     observe::{Conditions, RollCall, StageMetrics},
+    supervise::Supervisor,
     topology::{Feed, FeedInput},
     wire::Names,
 };
@@ -108,9 +109,16 @@ pub struct MapStage {
     pub metrics: Arc<StageMetrics>,
     /// Conditions of the worker.
     pub conditions: Arc<Conditions>,
+    /// Supervisor of the worker's tasks.
+    pub supervisor: Supervisor,
 }
 
 impl MapStage {
+    /// Name of the condition of its task and of its deliveries.
+    pub fn condition(&self) -> String {
+        format!("stage {}", self.line.name())
+    }
+
     /// Turn of the deliveries of one run; `abandon` ends them all.
     pub(super) fn turn(&self, abandon: CancellationToken) -> Turn {
         Turn {

@@ -43,12 +43,17 @@ where
         match publish().await {
             Err(error @ PublishError::Failed { .. }) => {
                 let cause = causes_of(&error);
-                tracing::warn!(
-                    stage,
-                    error = %error,
-                    cause,
-                    "could not publish; holding the event and trying again"
-                );
+                if error.refusal().is_some() {
+                    // Told once, as a condition: each event that is held would say it each second.
+                    tracing::debug!(stage, error = %error, cause, "refused; holding the event");
+                } else {
+                    tracing::warn!(
+                        stage,
+                        error = %error,
+                        cause,
+                        "could not publish; holding the event and trying again"
+                    );
+                }
                 tokio::time::sleep(limits::PUBLISH_AGAIN_AFTER).await;
             }
             Ok(stored) => return Ok(stored),

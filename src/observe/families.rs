@@ -48,6 +48,7 @@ pub(super) struct Families {
     pub(super) leading: Gauges,
     pub(super) breaker_state: Gauges,
     pub(super) breaker_opens: Counters,
+    pub(super) task_panics: Counters,
     pub(super) tallies: Tallies,
 }
 
@@ -112,6 +113,11 @@ impl Families {
                 &self.emitted,
             ),
             ("reduce_commits", "Checkpoints written", &self.commits),
+            (
+                "task_panics",
+                "Panics of background tasks, and of deliveries and jobs outside their handlers",
+                &self.task_panics,
+            ),
             (
                 "breaker_opens",
                 "Times that this worker opened the stage's circuit breaker",

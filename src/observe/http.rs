@@ -35,26 +35,44 @@ pub enum ServeError {
     },
 }
 
-/// Serves the endpoints until `stop`, and returns the address once it is bound (port 0: any free
-/// one).
+/// Endpoints at an address of their own.
+#[derive(Debug)]
+pub struct Endpoints {
+    listener: std::net::TcpListener,
+    /// Address that is bound: a free port where port 0 was asked for.
+    pub bound: SocketAddr,
+    routes: Router,
+}
+
+/// Binds the address of the endpoints, which answer once they are served.
 ///
 /// # Errors
 /// [`ServeError::Listen`].
-pub async fn serve(
+pub async fn bind(
     listen: SocketAddr,
     metrics: Arc<Metrics>,
     conditions: Arc<Conditions>,
-    stop: CancellationToken,
-) -> Result<SocketAddr, ServeError> {
+) -> Result<Endpoints, ServeError> {
     let failed = |source| ServeError::Listen { address: listen, source };
-    let listener = TcpListener::bind(listen).await.map_err(failed)?;
+    let listener = TcpListener::bind(listen).await.and_then(TcpListener::into_std);
+    let listener = listener.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     let routes = Router::new()
         .route("/metrics", get(show_metrics).with_state(metrics))
         .route("/healthz", get(|| async { Json(json!({ "alive": true })) }))
         .route("/readyz", get(show_readiness).with_state(conditions));
-    tokio::spawn(http_server::serve(listener, routes, stop));
-    Ok(bound)
+    Ok(Endpoints { listener, bound, routes })
+}
+
+impl Endpoints {
+    /// Serves the endpoints until `stop`. The address stays ours if this is dropped or panics.
+    pub async fn run(&self, stop: CancellationToken) {
+        let listener = self.listener.try_clone().and_then(TcpListener::from_std);
+        match listener {
+            Ok(listener) => http_server::serve(listener, self.routes.clone(), stop).await,
+            Err(error) => tracing::warn!(%error, "could not serve /metrics and /readyz"),
+        }
+    }
 }
 
 async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {

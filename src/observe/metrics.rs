@@ -104,6 +104,12 @@ impl Metrics {
         self.dead_letter_queue_size.set(as_gauge(letters));
     }
 
+    /// Counts a panic of a task, a delivery or a job. The names are ours, or of the configuration.
+    pub fn task_panicked(&self, task: &str) {
+        let labels = vec![("task", task.to_owned())];
+        self.families.task_panics.get_or_create_owned(&labels).inc();
+    }
+
     /// Counts events of a stream that were lost before a stage had read them. The names are those
     /// of the configuration.
     pub fn lost_unread(&self, stream: &str, stage: &str, events: u64) {
@@ -147,7 +153,7 @@ impl fmt::Debug for Metrics {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::time::Duration;
 
     use millstream_stages::settle::Reason;
@@ -157,7 +163,7 @@ pub(super) mod tests {
         *,
     };
 
-    pub(in crate::observe) fn metrics() -> Arc<Metrics> {
+    pub(crate) fn metrics() -> Arc<Metrics> {
         let nats = crate::broker::Nats::default();
         let storage = crate::config::pipeline::Storage {
             replicas: 1,

@@ -23,7 +23,7 @@ pub mod worker_record;
 pub use conditions::{Condition, ConditionRecord, Conditions, Trouble};
 pub use counters::{ActiveEvent, Outcome, ReduceMetrics, StageMetrics, StageSnapshot, Verdict};
 pub use front::Front;
-pub use http::serve;
+pub use http::{Endpoints, bind};
 pub use logs::{LogFormat, LogOptions};
 pub use metrics::Metrics;
 pub use otlp::Exporter;

@@ -9,7 +9,7 @@ use super::{
     targets::Targets,
 };
 use crate::{
-    broker::{AdminError, Broker},
+    broker::{AdminError, Broker, Refusal},
     dead_letter::filter::FilterError,
     observe::{Metrics, StageMetrics},
     wire::Names,
@@ -65,6 +65,19 @@ pub enum RunError {
     /// The record could not be renewed for as long as the claim lasts.
     #[error("the broker did not take the job's record for too long")]
     Silent,
+}
+
+impl RunError {
+    /// Refusal that is the cause, if one is: trying again would send again what was sent.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Redrive(error) => error.refusal(),
+            Self::Read(error) => error.refusal(),
+            Self::Filter(_) | Self::NoTenants { .. } | Self::OtherLetters { .. } | Self::Silent => {
+                None
+            }
+        }
+    }
 }
 
 impl Context {

@@ -19,8 +19,12 @@ use super::{
 use crate::{
     broker::{KvChange, KvHeard},
     limits,
+    supervise::Supervisor,
     wire::Names,
 };
+
+/// Name of the task, and of what runs in it.
+pub const TASK: &str = "task redrives";
 
 /// A worker's part in the jobs of its pipeline.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub struct Fleet {
     pub context: Context,
     /// Name unlike that of any other process.
     pub worker: String,
+    /// Supervisor, which hears of a job that panics.
+    pub supervisor: Supervisor,
 }
 
 /// Job that is still to be carried on, as it was last seen.
@@ -50,7 +56,7 @@ struct Watch {
 impl Fleet {
     /// Carries jobs on until `stop`; then leaves them to others.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { context, worker } = self;
+        let Self { context, worker, supervisor } = self;
         let jobs = Jobs::new(&context.broker, &context.names);
         let context = Arc::new(context);
         let changes = context.broker.kv_follow(&context.names.state_bucket(), &Names::job_key(""));
@@ -80,10 +86,13 @@ impl Fleet {
                         let (context, stop) = (Arc::clone(&context), stop.clone());
                         let id = claim.job().id.clone();
                         watch.ours.insert(id.clone());
+                        let supervisor = supervisor.clone();
                         running.spawn(async move {
                             let progress = Progress::of(&claim);
-                            let ended = run::run(&context, claim, &progress, &stop).await;
-                            (id, !matches!(ended, Ended::Broker(_)))
+                            let run = run::run(&context, claim, &progress, &stop);
+                            // One that panics is left to others, as one that cannot go on here.
+                            let ended = supervisor.caught(TASK, run).await;
+                            (id, ended.is_some_and(|ended| !matches!(ended, Ended::Broker(_))))
                         });
                     }
                 }

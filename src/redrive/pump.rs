@@ -121,6 +121,11 @@ impl<'a> Pump<'a> {
         })
     }
 
+    /// True if letters may be removed by runs, as far as is known beforehand.
+    pub(super) fn removes_by_runs(&self) -> bool {
+        self.runs_end > 0
+    }
+
     /// Sends letters until none is left, `limit` were sent, or the run is to stop. A canary's are
     /// kept in the record.
     ///

@@ -9,9 +9,8 @@ mod check;
 
 use std::{sync::Arc, time::SystemTime};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::join_all};
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -73,19 +72,20 @@ impl Recovery {
         Self { context, stages: stages.collect(), worker: worker.to_owned() }
     }
 
-    /// Watches the breakers and health checks of the stages until `stop`.
+    /// True if no stage recovers by itself.
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
+    /// Watches the breakers and health checks of the stages until `stop`. All in one task: a panic
+    /// in one of them is seen by whoever keeps it.
     pub async fn run(self, stop: CancellationToken) {
-        let mut tasks = JoinSet::new();
-        if !self.stages.is_empty() {
-            let (own, stop) = (self.clone(), stop.clone());
-            tasks.spawn(async move { _ = stop.run_until_cancelled(own.watch_breakers()).await });
-        }
-        for (stage, recover) in self.stages.iter().cloned() {
-            let Some(check) = recover.check.clone() else { continue };
-            let (own, stop) = (self.clone(), stop.clone());
-            tasks.spawn(async move { own.watch_health(&stage, &recover, &check, &stop).await });
-        }
-        while tasks.join_next().await.is_some() {}
+        let breakers = stop.run_until_cancelled(self.watch_breakers());
+        let checks = self.stages.iter().filter_map(|(stage, recover)| {
+            let check = recover.check.as_ref()?;
+            Some(self.watch_health(stage, recover, check, &stop))
+        });
+        tokio::join!(breakers, join_all(checks));
     }
 
     /// Makes a job each time that a breaker goes from open to closed.

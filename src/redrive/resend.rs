@@ -7,8 +7,8 @@ use millstream_stages::headers;
 
 use crate::{
     broker::{
-        AdminError, Broker, Expects, Headers, Outgoing, PublishError, Stored, StoredMessage, get,
-        header, set, unix_ms,
+        AdminError, Broker, Expects, Headers, Outgoing, PublishError, Refusal, Stored,
+        StoredMessage, get, header, set, unix_ms,
     },
     dead_letter::stored,
     limits,
@@ -97,6 +97,41 @@ impl RedriveError {
             } => None,
         }
     }
+
+    /// Refusal that is the cause, if one is.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Letters(error) => error.refusal(),
+            Self::Publish { source, .. } => source.refusal(),
+            Self::NobodyReads { .. } | Self::PayloadGone { .. } | Self::TooLarge { .. } => None,
+        }
+    }
+}
+
+/// Makes sure that letters may be removed, before one is sent that could not be: by asking to
+/// remove one that is not there, and, `by_runs`, those of a stage that has no name.
+///
+/// # Errors
+/// [`RedriveError::Letters`], with the refusal. What else fails shows later.
+pub(super) async fn may_remove(
+    broker: &Broker,
+    names: &Names,
+    by_runs: bool,
+) -> Result<(), RedriveError> {
+    let stream = names.dlq_stream();
+    if let Err(error) = broker.delete_message(&stream, 0).await
+        && error.refusal().is_some()
+    {
+        return Err(error.into());
+    }
+    // Sequence 0 would stand for all.
+    if by_runs
+        && let Err(error) = broker.purge_up_to(&stream, &names.dlq_filter(Some("-")), 1).await
+        && error.refusal().is_some()
+    {
+        return Err(error.into());
+    }
+    Ok(())
 }
 
 /// Letters of a stage, or all, oldest first.
@@ -121,6 +156,7 @@ pub async fn redrive(
     letter: &StoredMessage,
 ) -> Result<(), RedriveError> {
     is_read(broker, names, stage_of(letter), letter.seq).await?;
+    may_remove(broker, names, false).await?;
     send(broker, names, letter, stage_of(letter)).await?;
     stored::remove(broker, names, letter).await?;
     Ok(())

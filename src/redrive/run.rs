@@ -7,7 +7,7 @@ use super::{
     canary::{Canary, Fate, Probe},
     job::{Counts, Job, State},
     pump::{Flow, Pump},
-    resend::RedriveError,
+    resend::{self, RedriveError},
     store::{Claim, Written},
 };
 use crate::{
@@ -104,6 +104,11 @@ pub async fn run(
             job.end(State::Failed, Some(chain(&error)));
             Ended::Job(job)
         }
+        // After the first: what was sent and cannot be removed would be sent again.
+        (Err(error), _) if error.refusal().is_some() => {
+            job.end(State::Failed, Some(chain(&error)));
+            Ended::Job(job)
+        }
         (_, Some(Lost::Cancelled)) => {
             job.end(State::Cancelled, claim.job.why.clone());
             job.ended_at = claim.job.ended_at.clone();
@@ -177,6 +182,7 @@ async fn work(
     }
     progress.change(|job| job.letters_created_ms = created_ms);
     let mut pump = Pump::new(context, progress, halt, &job)?;
+    resend::may_remove(&context.broker, &context.names, pump.removes_by_runs()).await?;
     if let Some(canary) = job.canary.filter(|canary| canary.verdict.is_none()) {
         if canary.failed_from.is_none() {
             let from = context.broker.stream_state(&context.names.failed_stream()).await?.last_seq;

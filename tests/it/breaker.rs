@@ -66,7 +66,8 @@ impl Fleet {
         let (broker, metrics) = (self.server.connect().await, Metrics::new(&self.pipeline));
         let breakers = Breakers::load(&broker, &self.pipeline, &metrics, name).await;
         let (work, stop) = (breakers.of("work"), CancellationToken::new());
-        tokio::spawn(breakers.run(stop.clone()));
+        let running = stop.clone();
+        tokio::spawn(async move { breakers.run(running).await });
         Member { work, metrics, broker, _stop: stop.drop_guard() }
     }
 

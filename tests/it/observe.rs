@@ -11,7 +11,7 @@ use axum::{Router, body::Bytes, extract::State, http::HeaderMap, routing::post};
 use millstream::{
     config::{Pipeline, pipeline},
     observe::{
-        Conditions, Exporter, LogFormat, LogOptions, Metrics, Outcome, Trouble, logs, serve, span,
+        Conditions, Exporter, LogFormat, LogOptions, Metrics, Outcome, Trouble, bind, logs, span,
     },
     stages::Failure,
     wire::TraceContext,
@@ -68,7 +68,9 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
 async fn a_worker_is_scraped_and_says_what_it_waits_for() {
     let (metrics, conditions, stop) =
         (Metrics::new(&empty_pipeline()), Arc::<Conditions>::default(), CancellationToken::new());
-    let address = serve(LOCAL, metrics.clone(), conditions.clone(), stop.clone()).await.unwrap();
+    let endpoints = bind(LOCAL, metrics.clone(), conditions.clone()).await.unwrap();
+    let (address, stopped) = (endpoints.bound, stop.clone());
+    tokio::spawn(async move { endpoints.run(stopped).await });
 
     metrics.stage("orders").handled("order.created", Outcome::Done, Duration::from_millis(2));
     let (status, kind, text) = get(address, "/metrics").await;
@@ -100,10 +102,7 @@ async fn a_worker_is_scraped_and_says_what_it_waits_for() {
     conditions.ok("consumer shop-orders");
     assert_eq!(get(address, "/readyz").await.0, 200);
 
-    let taken = serve(address, metrics, conditions, CancellationToken::new())
-        .await
-        .unwrap_err()
-        .to_string();
+    let taken = bind(address, metrics, conditions).await.unwrap_err().to_string();
     assert!(taken.contains(&address.to_string()) && taken.contains("observe.listen"), "{taken}");
     stop.cancel();
 }

@@ -105,7 +105,7 @@ async fn a_wrong_password_is_one_clear_error_that_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn a_refused_subject_is_fatal_and_named() {
+async fn a_refused_subject_is_named_at_once() {
     let server = TestServer::configured(concat!(
         r#"authorization { users: [{ user: "a", password: "p", "#,
         r#"permissions: { publish: { deny: ["shop.dlq.>"] } } }] }"#
@@ -115,12 +115,12 @@ async fn a_refused_subject_is_fatal_and_named() {
     let broker = Broker::connect(&nats, "test").await.unwrap();
     let publish =
         broker.publish(millstream::broker::Outgoing::new("shop.dlq.orders.x.1", Bytes::new()));
-    let fatal = tokio::select! {
-        fatal = broker.fatal() => fatal,
-        published = publish => panic!("{published:?}"),
+    let refusal = tokio::select! {
+        refusal = broker.refused() => refusal,
+        published = publish => published.unwrap_err().refusal().unwrap().clone(),
     };
     assert_eq!(
-        (fatal.operation.as_str(), fatal.subject.as_str()),
+        (refusal.operation.as_str(), refusal.subject.as_str()),
         ("publish", "shop.dlq.orders.x.1")
     );
 }
@@ -135,7 +135,7 @@ async fn a_refused_jetstream_api_is_named_at_once() {
     let nats = Nats { auth: Auth::User("a".into(), "p".into()), ..server.nats() };
     let error = failure(Broker::connect(&nats, "test").await);
     assert!(
-        matches!(&error, ConnectError::Denied(fatal) if fatal.subject == "$JS.API.INFO"),
+        matches!(&error, ConnectError::Denied(refusal) if refusal.subject == "$JS.API.INFO"),
         "{error:?}"
     );
 }

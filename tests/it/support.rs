@@ -20,6 +20,7 @@ use millstream::{
     config::{self, Catalogue, Pipeline},
     dead_letter::LetterRecord,
     handlers::{HandlerContext, Registry},
+    observe::Trouble,
     stages::{Envelope, Event, event::Identity},
     topology::{self, Topology},
     wire::{Names, Place},
@@ -35,7 +36,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct TestServer {
     pub(crate) server: Server,
     /// Data of the server, which it outlives: fields are dropped in order.
-    _data: TempDir,
+    folder: TempDir,
 }
 
 impl TestServer {
@@ -107,7 +108,12 @@ impl TestServer {
         let launch = Launch { data: data.path().to_owned(), port: 0, jetstream, config };
         let server =
             Server::launch(&program, launch).await.unwrap_or_else(|error| panic!("{error}"));
-        Self { server, _data: data }
+        Self { server, folder: data }
+    }
+
+    /// Folder of its data and its configuration, `nats.conf`.
+    pub(crate) fn data(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Settings to reach it without credentials.
@@ -266,6 +272,18 @@ impl Mill {
             .await;
         }
     }
+}
+
+/// Trouble of a condition of a worker, as soon as it fails.
+#[track_caller]
+pub(crate) fn trouble(worker: &Worker, name: &str) -> impl Future<Output = Trouble> {
+    eventually(move || std::future::ready(trouble_now(worker, name)))
+}
+
+/// Trouble of a condition of a worker, if it fails now.
+pub(crate) fn trouble_now(worker: &Worker, name: &str) -> Option<Trouble> {
+    let failed = worker.conditions().failed();
+    failed.into_iter().find(|(known, _)| known == name)?.1.trouble
 }
 
 /// Every message of a stream.

@@ -10,7 +10,7 @@ use std::{
 
 use async_nats::ServerAddr;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::Instant,
 };
 
@@ -22,7 +22,10 @@ use super::{
     write::{self, Reply, Sending, Unsendable},
 };
 use crate::{
-    broker::{refusal::FatalError, settings::Nats},
+    broker::{
+        refusal::{Refusal, Refusals},
+        settings::Nats,
+    },
     limits,
 };
 
@@ -52,6 +55,16 @@ pub(crate) enum SendError {
     /// No answer in time, or no connection to ask on.
     #[error("no answer in {0:?}")]
     TimedOut(Duration),
+}
+
+impl SendError {
+    /// Refusal that is the cause, if one is.
+    pub(crate) fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Lost(Lost::Denied(refusal)) => Some(refusal),
+            Self::Lost(Lost::Broken) | Self::Unsendable(_) | Self::TimedOut(_) => None,
+        }
+    }
 }
 
 /// Messages of some subjects, in the order in which they came.
@@ -87,7 +100,7 @@ impl Connection {
         name: &str,
         servers: Vec<ServerAddr>,
         inbox: String,
-        fatal: Arc<watch::Sender<Option<FatalError>>>,
+        refusals: Arc<Refusals>,
     ) -> Result<Self, DialError> {
         let mut dialler = Dialler::new(nats, name, servers);
         let mut tries = dialler.count().max(1);
@@ -98,7 +111,7 @@ impl Connection {
                 Err(_) => tries -= 1,
             }
         };
-        let shared = Arc::new(Shared::new(inbox, fatal));
+        let shared = Arc::new(Shared::new(inbox, refusals));
         let mut up = shared.up.subscribe();
         tokio::spawn(run::run(Arc::clone(&shared), dialler, dialled));
         up.wait_for(|up| *up).await.ok();
@@ -253,6 +266,21 @@ impl Connection {
         Subscription { connection: self.clone(), sids, frames, queued }
     }
 
+    /// Subscribes again to the answers, where the server refused that.
+    pub(crate) fn subscribe_again(&self) {
+        self.shared().subscribe_again();
+    }
+
+    /// Reason why the server does not let us in again; `None`: it does, or was not asked.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.shared().refused()
+    }
+
+    /// Panics of the connection's task that were caught, and the last one's message.
+    pub(crate) fn panics(&self) -> (u64, String) {
+        self.shared().panics()
+    }
+
     /// Subject that nobody else uses.
     pub(crate) fn new_inbox(&self) -> String {
         let id = self.shared().lock().next_id();
@@ -298,5 +326,53 @@ impl std::fmt::Debug for Connection {
 impl std::fmt::Debug for Subscription {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subscription").field("sids", &self.sids).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Server that greets whoever comes, and answers pings.
+    async fn server() -> ServerAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    socket.write_all(b"INFO {\"max_payload\":1024}\r\n").await?;
+                    let mut some = [0; 4096];
+                    while let count @ 1.. = socket.read(&mut some).await? {
+                        for _ in String::from_utf8_lossy(&some[..count]).matches("PING") {
+                            socket.write_all(b"PONG\r\n").await?;
+                        }
+                    }
+                    std::io::Result::Ok(())
+                });
+            }
+        });
+        url.parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_panics_is_counted_and_made_again() {
+        let (nats, servers) = (Nats::default(), vec![server().await]);
+        let opened = Connection::open(&nats, "test", servers, "_INBOX.t".into(), Arc::default());
+        let connection = opened.await.unwrap();
+        let patience = Duration::from_secs(20);
+        for panics in 1..=3 {
+            let generation = connection.generation();
+            connection.shared().wants_panic.store(true, Ordering::Relaxed);
+            connection.shared().waker.wake();
+            tokio::time::timeout(patience, connection.renewed(generation)).await.unwrap();
+            connection.flush(patience).await.unwrap();
+            assert_eq!((connection.generation(), connection.panics().0), (generation + 1, panics));
+        }
+        assert!(connection.panics().1.contains("a test wanted"), "{}", connection.panics().1);
     }
 }

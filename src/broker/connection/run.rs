@@ -3,6 +3,7 @@
 use std::{
     future::Future as _,
     hash::{BuildHasher as _, RandomState},
+    panic::AssertUnwindSafe,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -10,17 +11,18 @@ use std::{
 };
 
 use bytes::BytesMut;
+use futures_util::FutureExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWrite as _},
     time::{Instant, Interval, MissedTickBehavior},
 };
 
 use super::{
-    dial::{Dialled, Dialler, Duplex, Info},
+    dial::{DialError, Dialled, Dialler, Duplex, Info},
     parse::{self, Frame, Op},
     state::Shared,
 };
-use crate::{broker::refusal, error_chain::chain, limits};
+use crate::{broker::refusal, error_chain::chain, limits, panics};
 
 /// Rounds of reading and writing before other tasks have their turn.
 const ROUNDS: u32 = 16;
@@ -35,7 +37,12 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
             // What came with the greeting cannot be read: nor can what follows.
             tracing::debug!(why, "the broker's greeting is followed by what cannot be read");
         }
-        let why = std::future::poll_fn(|context| session.poll(context, &shared)).await;
+        let polled = std::future::poll_fn(|context| session.poll(context, &shared));
+        // What panics here breaks this connection, and the next one begins anew.
+        let why = AssertUnwindSafe(polled).catch_unwind().await.unwrap_or_else(|panic| {
+            note(&shared, &*panic);
+            "it panicked".to_owned()
+        });
         dialler.learn(&session.learnt);
         drop(session);
         shared.set_why_down(why.clone());
@@ -44,12 +51,27 @@ pub(super) async fn run(shared: Arc<Shared>, mut dialler: Dialler, mut dialled: 
             return;
         }
         tracing::warn!(why, "lost the connection that carries messages; connecting again");
-        dialled = tokio::select! {
-            () = shared.closed.cancelled() => return,
-            dialled = again(&mut dialler, &shared) => dialled,
+        dialled = loop {
+            let dialling = AssertUnwindSafe(again(&mut dialler, &shared)).catch_unwind();
+            let dialled = tokio::select! {
+                () = shared.closed.cancelled() => return,
+                dialled = dialling => dialled,
+            };
+            match dialled {
+                Ok(dialled) => break dialled,
+                Err(panic) => note(&shared, &*panic),
+            }
+            tokio::time::sleep(limits::RECONNECT_WAIT_MAX).await;
         };
         tracing::info!("the connection that carries messages stands again");
     }
+}
+
+/// Notes a panic that was caught.
+fn note(shared: &Shared, panic: &(dyn std::any::Any + Send)) {
+    let told = panics::told(panic);
+    tracing::error!(panic = told, "a connection panicked; this is a defect");
+    shared.panicked(told);
 }
 
 /// Connects anew, for ever: each server in turn, and then a wait, longer each time.
@@ -57,7 +79,11 @@ async fn again(dialler: &mut Dialler, shared: &Shared) -> Dialled {
     let mut wait = limits::RECONNECT_WAIT_MIN;
     for round in 1_u32.. {
         for _ in 0..dialler.count().max(1) {
-            match dialler.dial().await {
+            let dialled = dialler.dial().await;
+            if let Err(DialError::Refused(why)) = &dialled {
+                shared.set_refused(Some(why.clone()));
+            }
+            match dialled {
                 Ok(dialled) => return dialled,
                 Err(error) => {
                     let error = chain(&error);
@@ -124,6 +150,8 @@ impl Session {
     /// Ready with the reason once the connection is broken, or closed with all written.
     fn poll(&mut self, context: &mut Context<'_>, shared: &Shared) -> Poll<String> {
         shared.waker.register(context.waker());
+        #[cfg(test)]
+        shared.panic_if_wanted();
         match self.work(context, shared) {
             Ok(false) => Poll::Pending,
             Ok(true) => Poll::Ready("nobody uses it any more".to_owned()),

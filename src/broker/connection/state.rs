@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{parse::Frame, write};
 use crate::{
-    broker::refusal::{self, FatalError},
+    broker::refusal::{Refusal, Refusals},
     limits,
 };
 
@@ -26,7 +26,7 @@ pub(crate) enum Lost {
     Broken,
     /// Subject that the server refuses.
     #[error(transparent)]
-    Denied(FatalError),
+    Denied(Refusal),
 }
 
 /// Someone who waits for one answer.
@@ -72,7 +72,16 @@ pub(crate) struct Shared {
     /// Number of connections made.
     generation: AtomicU64,
     max_payload: AtomicUsize,
-    fatal: Arc<watch::Sender<Option<FatalError>>>,
+    refusals: Arc<Refusals>,
+    /// True while the server refuses the subscription that answers come by.
+    no_answers: AtomicBool,
+    /// Reason why the server does not let us in again.
+    refused: Mutex<Option<String>>,
+    /// Panics of the task, and the last one's message.
+    panics: Mutex<(u64, String)>,
+    /// True where a test wants the task to panic.
+    #[cfg(test)]
+    pub(super) wants_panic: AtomicBool,
     /// Cancelled once nobody uses the connection any more.
     pub(super) closed: CancellationToken,
     /// True once a feed lost messages because nobody took them.
@@ -82,7 +91,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(inbox: String, fatal: Arc<watch::Sender<Option<FatalError>>>) -> Self {
+    pub(super) fn new(inbox: String, refusals: Arc<Refusals>) -> Self {
         Self {
             inbox,
             state: Mutex::default(),
@@ -91,7 +100,12 @@ impl Shared {
             up: watch::Sender::new(false),
             generation: AtomicU64::new(0),
             max_payload: AtomicUsize::new(1 << 20),
-            fatal,
+            refusals,
+            no_answers: AtomicBool::new(false),
+            refused: Mutex::default(),
+            panics: Mutex::default(),
+            #[cfg(test)]
+            wants_panic: AtomicBool::new(false),
             closed: CancellationToken::new(),
             overrun: AtomicBool::new(false),
             why_down: Mutex::default(),
@@ -132,7 +146,9 @@ impl Shared {
         let state = &mut *state;
         self.generation.fetch_add(1, Ordering::AcqRel);
         state.out.clear();
-        write::subscribe(&mut state.out, &format!("{}.*", self.inbox), INBOX_SID);
+        self.set_refused(None);
+        self.no_answers.store(false, Ordering::Relaxed);
+        write::subscribe(&mut state.out, &self.answers(), INBOX_SID);
         for (sid, subscribed) in &state.subscribed {
             write::subscribe(&mut state.out, &subscribed.subject, *sid);
         }
@@ -221,6 +237,7 @@ impl Shared {
             if frame.sid == INBOX_SID {
                 let id = frame.subject().get(self.inbox.len() + 1..).and_then(number);
                 if let Some(waiter) = id.and_then(|id| state.waiters.remove(&id)) {
+                    self.refusals.answered(&waiter.subject);
                     waiter.sender.send(Ok(frame)).ok();
                 }
                 continue;
@@ -239,7 +256,7 @@ impl Shared {
     }
 
     /// Ends what waits on a subject that the server refuses, and reports it.
-    pub(super) fn denied(&self, denied: FatalError) {
+    pub(super) fn denied(&self, denied: Refusal) {
         let mut state = self.lock();
         if denied.operation == "publish" {
             let ids: Vec<u64> = state
@@ -255,9 +272,48 @@ impl Shared {
             }
         } else {
             state.subscribed.retain(|_, subscribed| *subscribed.subject != *denied.subject);
+            if denied.subject == self.answers() {
+                self.no_answers.store(true, Ordering::Relaxed);
+            }
         }
         drop(state);
-        refusal::report(denied, &self.fatal);
+        self.refusals.report(denied);
+    }
+
+    /// Subjects that answers come to.
+    fn answers(&self) -> String {
+        format!("{}.*", self.inbox)
+    }
+
+    /// Subscribes to the answers again, where the server refused that.
+    pub(super) fn subscribe_again(&self) {
+        if self.no_answers.swap(false, Ordering::Relaxed) {
+            self.push_small(|out| write::subscribe(out, &self.answers(), INBOX_SID));
+        }
+    }
+
+    /// Notes why the server does not let us in again.
+    pub(super) fn set_refused(&self, why: Option<String>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    pub(super) fn refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes a panic of the task.
+    pub(super) fn panicked(&self, told: String) {
+        let mut panics = self.panics.lock().unwrap_or_else(PoisonError::into_inner);
+        *panics = (panics.0 + 1, told);
+    }
+
+    #[cfg(test)]
+    pub(super) fn panic_if_wanted(&self) {
+        assert!(!self.wants_panic.swap(false, Ordering::Relaxed), "a test wanted this panic");
+    }
+
+    pub(super) fn panics(&self) -> (u64, String) {
+        self.panics.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Answers a ping, whatever else waits to be sent.

@@ -59,7 +59,7 @@ pub(super) async fn serve(
                 Ok(feeds) => {
                     let address = listener.local_addr().unwrap_or(listen);
                     tracing::info!(channel, %address, "browsers may connect");
-                    return run(listener, Arc::clone(auth), context, feeds, stop).await;
+                    run(listener, Arc::clone(auth), context, feeds, stop).await;
                 }
                 Err(error) => {
                     tracing::warn!(channel, %error, "could not listen for what browsers are told")
@@ -164,7 +164,17 @@ async fn run(
         stop: stop.clone(),
     });
     let routes = Router::new().fallback(connect).with_state(Arc::clone(&live));
-    http_server::serve(listener, routes, stop.clone()).await;
+    tokio::select! {
+        () = http_server::serve(listener, routes, stop.clone()) => {}
+        // Panicked: whoever keeps this task starts it again. Or refused: it is tried again.
+        Some(ended) = listeners.join_next() => if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        } else {
+            tracing::warn!(channel = context.name, "the broker refuses what browsers are told");
+        },
+    }
     live.clients.close();
     // Whoever has not taken leave by then is left.
     tokio::time::timeout(limits::LIVE_GOODBYE, live.clients.wait()).await.unwrap_or_default();

@@ -20,7 +20,7 @@ pub(super) struct AlertingStatus {
     pub silences: u64,
     /// Fingerprints that were forgotten to keep memory bounded, ever.
     pub forgotten: u64,
-    /// Notifications sent to each channel, and changes held back.
+    /// Notifications for each channel, and changes held back.
     pub channels: BTreeMap<String, ChannelStatus>,
 }
 
@@ -29,6 +29,8 @@ pub(super) struct AlertingStatus {
 pub(super) struct ChannelStatus {
     /// Notifications that were decided on, digests included.
     pub notifications: u64,
+    /// Notifications among them that are not delivered yet.
+    pub waiting: u64,
     /// Digests among them.
     pub digests: u64,
     /// Changes without a notification of their own, by reason.
@@ -75,6 +77,13 @@ impl AlertingStatus {
 
     fn channel(&mut self, name: String) -> &mut ChannelStatus {
         self.channels.entry(name).or_default()
+    }
+
+    /// Notes how many notifications of a channel wait to be delivered.
+    pub(super) fn waits(&mut self, channel: &str, waiting: u64) {
+        if waiting > 0 {
+            self.channel(channel.to_owned()).waiting = waiting;
+        }
     }
 
     /// Adds the lines of the alerting to a screen.
@@ -124,10 +133,14 @@ impl AlertingStatus {
                 1 => ", 1 digest among them".to_owned(),
                 n => format!(", {n} digests among them"),
             };
+            let waiting = match channel.waiting {
+                0 => String::new(),
+                n => format!(", {n} not delivered yet"),
+            };
             let told = if channel.notifications == 1 { "notification" } else { "notifications" };
             _ = writeln!(
                 out,
-                "  {}  {} {told}{digests}{held}",
+                "  {}  {} {told}{waiting}{digests}{held}",
                 pad(name, width),
                 channel.notifications
             );
@@ -162,11 +175,14 @@ mod tests {
             tally("notifications_total", &[("channel", "oncall")], 3),
         ];
         let mut out = String::new();
-        AlertingStatus::of(&tallies).render(&mut out);
+        let mut status = AlertingStatus::of(&tallies);
+        status.waits("ops", 0);
+        status.waits("oncall", 2);
+        status.render(&mut out);
         expect_test::expect![[r#"
 
             incidents: 3 open (1 critical, 2 high), 6 ever, of 1234 errors; 1 silence held
-              oncall  3 notifications
+              oncall  3 notifications, 2 not delivered yet
               ops     17 notifications, 2 digests among them; held back: 4 repeated
         "#]]
         .assert_eq(&out);

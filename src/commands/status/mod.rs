@@ -162,6 +162,16 @@ async fn of(broker: &Broker, pipeline: &Arc<Pipeline>) -> anyhow::Result<Status>
     let tallies = snapshot::tallies(broker, pipeline).await.unwrap_or_default();
     status.alerting =
         (!tallies.is_empty()).then(|| AlertingStatus::of(tallies.iter().flat_map(|(_, all)| all)));
+    for channel in &pipeline.channels {
+        let Some(alerting) = &mut status.alerting else { break };
+        let mut waiting = 0;
+        for feed in topology.feeds(&Names::channel_stage(&channel.name)) {
+            if let Ok(state) = broker.consumer_state(&feed.stream, &feed.consumer).await {
+                waiting += state.num_pending + state.num_ack_pending;
+            }
+        }
+        alerting.waits(&channel.name, waiting);
+    }
     if let (Some(alerting), Ok(silences)) =
         (&mut status.alerting, silences::all(broker, &names).await)
     {

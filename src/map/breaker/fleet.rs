@@ -70,13 +70,12 @@ impl Breakers {
 
     /// Hears what other workers found, reports to them what this one finds, and lets probes through
     /// when it is time, until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
-        if !self.of.is_empty() {
-            stop.run_until_cancelled(async {
-                tokio::join!(self.hear(), self.report(), self.time())
-            })
-            .await;
+    pub async fn run(&self, stop: CancellationToken) {
+        if self.of.is_empty() {
+            return stop.cancelled().await;
         }
+        stop.run_until_cancelled(async { tokio::join!(self.hear(), self.report(), self.time()) })
+            .await;
     }
 
     async fn hear(&self) {

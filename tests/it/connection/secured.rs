@@ -190,5 +190,5 @@ async fn a_refused_subject_fails_at_once_and_is_reported() {
     let wait = std::time::Duration::from_secs(30);
     failure(broker.request("s.secret", Default::default(), "x".into(), wait).await);
     assert!(began.elapsed() < wait / 2, "it does not wait for an answer that cannot come");
-    assert_eq!(broker.fatal().await.subject, "s.secret");
+    assert_eq!(broker.refused().await.subject, "s.secret");
 }

@@ -17,7 +17,7 @@ use millstream::{
 use serde_json::json;
 
 use super::{Calls, EDGE, SHOP, SLOW, floor, found, is_empty, plan, publish, stored};
-use crate::support::{Mill, TestServer, eventually, pipeline_with};
+use crate::support::{Mill, TestServer, eventually, pipeline_with, trouble};
 
 #[tokio::test]
 async fn a_keeper_that_may_not_purge_says_so_and_the_work_goes_on() {
@@ -32,7 +32,8 @@ async fn a_keeper_that_may_not_purge_says_so_and_the_work_goes_on() {
     publish(&mill, 10, 20).await;
     calls.all_handled("work", 20).await;
     assert_eq!(stored(&mill.broker, EDGE).await, 20);
-    worker.run_until(tokio::time::sleep(Duration::from_millis(100))).await.unwrap();
+    let told = trouble(&worker, "subject $JS.API.STREAM.PURGE.shop-out-first").await;
+    assert!(told.remedy.unwrap().starts_with("grant publish on \"$JS.API.STREAM.PURGE."));
     worker.drain(std::future::pending()).await;
 }
 

@@ -1,13 +1,10 @@
 //! Given up: dead letters whoever writes them, redrives, and streams taken away from a worker.
 
-use std::{sync::Arc, time::Duration};
-
 use expect_test::expect;
 use millstream::{
     broker::{Lease, Outgoing},
     dead_letter::LetterRecord,
     redrive::resend,
-    worker::{Options, Worker},
 };
 use serde_json::{Value, json};
 
@@ -309,36 +306,4 @@ async fn a_consumer_that_is_deleted_under_a_worker_shows_in_readiness_and_is_bou
     eventually(async || (calls.of("e-1").len() == 1).then_some(())).await;
     eventually(async || (status().await == 200).then_some(())).await;
     mill.drain().await;
-}
-
-#[tokio::test]
-async fn a_refused_dead_letter_ends_the_worker_and_the_event_is_not_lost() {
-    let server = TestServer::denying("shop.dlq.>").await;
-    let calls = Calls::default();
-    let mill =
-        Mill::still(server, &format!("{SOURCE}{WORK}ack_wait = \"2s\"\n"), calls.registry()).await;
-    let worker = mill.denied_worker().await;
-    mill.event("e-1", "order.created", json!({ "reject": "no" })).await;
-    let ended = worker.run_until(tokio::time::sleep(Duration::from_secs(30))).await;
-    let error = ended.unwrap_err().to_string();
-    expect![[
-        r#"the NATS server refuses us publish on "shop.dlq.work.shop-in-events.1": grant it to the user of [nats]"#
-    ]]
-    .assert_eq(&timeless(&error));
-    worker.drain(std::future::ready(())).await;
-    assert!(mill.letters().await.is_empty());
-    let state = mill.broker.consumer_state("shop-in-events", "shop-work").await.unwrap();
-    assert_eq!(state.num_ack_pending + state.num_pending, 1, "it is still to be settled");
-    // Once it is granted, the letter is written.
-    let options = Options { stages: None, registry: calls.registry() };
-    let worker =
-        Worker::start(mill.broker.clone(), Arc::clone(&mill.pipeline), options).await.unwrap();
-    let (record, _) = mill.next_dead_letter().await;
-    assert_eq!(record.reason, "rejected");
-    worker.drain(std::future::pending()).await;
-    assert_eq!(
-        calls.of("e-1"),
-        ["work 1"],
-        "what was decided is carried out, and not decided again"
-    );
 }

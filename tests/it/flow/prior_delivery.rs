@@ -17,7 +17,7 @@ use millstream::{
 use serde_json::json;
 
 use super::{Calls, SOURCE, WORK, take_and_die};
-use crate::support::{Mill, TestServer, domain, eventually};
+use crate::support::{Mill, TestServer, domain, eventually, trouble};
 
 /// Worker whose user may not publish on `deny`, and a mill without a worker of its own.
 async fn denied(deny: &str, calls: &Calls) -> (Mill, Worker) {
@@ -28,9 +28,9 @@ async fn denied(deny: &str, calls: &Calls) -> (Mill, Worker) {
     (mill, worker)
 }
 
-/// Waits until the server refuses the worker something, and ends it at once, as a kill would.
+/// Waits until the server refuses the worker its acks, and ends it at once, as a kill would.
 async fn dies_of_it(worker: Worker) {
-    worker.run_until(tokio::time::sleep(Duration::from_secs(30))).await.unwrap_err();
+    trouble(&worker, "subject $JS.ACK.shop-in-events.shop-work.>").await;
     worker.drain(std::future::ready(())).await;
 }
 

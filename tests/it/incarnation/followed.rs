@@ -170,7 +170,8 @@ async fn breakers_hear_of_each_other_in_a_bucket_that_was_made_anew() {
         let metrics = Metrics::new(&mill.pipeline);
         let breakers = Breakers::load(&broker, &mill.pipeline, &metrics, name).await;
         let work = breakers.of("work");
-        tokio::spawn(breakers.run(stop.clone()));
+        let running = stop.clone();
+        tokio::spawn(async move { breakers.run(running).await });
         work
     };
     let (one, two) = (member("one").await, member("two").await);

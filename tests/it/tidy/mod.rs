@@ -68,6 +68,7 @@ const ROOMS: &[&str] = &[
     "config",
     "topology",
     "observe",
+    "supervise",
     "dead_letter",
     "redrive",
     "exhausted",
