@@ -34,6 +34,7 @@ pub mod observe;
 mod panics;
 pub mod redrive;
 pub mod reduce;
+mod steady;
 mod suggest;
 pub mod tls;
 pub mod topology;

@@ -277,6 +277,17 @@ pub const DROPS_IN_FLIGHT_MAX: usize = 256;
 /// Difference of clocks of workers and servers, at the most: so much earlier a reading begins that
 /// looks for a time.
 pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(300);
+/// Age of a reading of the broker's clock at which it is read anew before a timer fires.
+pub const CLOCK_READ_EVERY: Duration = Duration::from_secs(60);
+/// Part of the time passed by which two clocks that run free may drift apart: 100 ppm, four times
+/// what a bad quartz does.
+pub const CLOCK_DRIFT: u32 = 10_000;
+/// Error of a reading beside that of its way: times travel in milliseconds here and there.
+pub const CLOCK_GRAIN: Duration = Duration::from_millis(2);
+/// Step back of what is known of the broker's time for which it is waited, rather than told.
+pub const CLOCK_WAITS_MAX: Duration = Duration::from_secs(1);
+/// Skew of the host's clock against the broker's from which on it is told.
+pub const CLOCK_SKEW_TOLD: Duration = Duration::from_secs(2);
 /// Time that a job is left to whoever runs it without a renewal: ten of its renewals.
 pub const JOB_CLAIM: Duration = Duration::from_secs(5);
 /// Interval at which the record of a job is written while it runs: a sign of life, and what a crash

@@ -157,6 +157,7 @@ impl Worker {
             self.broker.clone(),
             Arc::clone(pipeline),
             Arc::clone(&self.metrics),
+            Arc::clone(&self.conditions),
             Arc::clone(&self.roll_call),
             id,
         );

@@ -72,7 +72,7 @@ impl Sweep {
         let mut wait = shift;
         // Whatever is under way when the worker stops can be done again.
         while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-            if stop.run_until_cancelled(self.round(SystemTime::now())).await.is_none() {
+            if stop.run_until_cancelled(self.round(self.afterwards.broker.now())).await.is_none() {
                 return;
             }
             wait = limits::SWEEP_EVERY;

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use millstream_stages::incident::Severity;
 use serde::{Deserialize, Serialize};
 
@@ -133,7 +132,7 @@ impl Report {
     pub(super) fn lost(&mut self, stream: &str, stage: &str, events: u64) {
         tracing::error!(stream, stage, events, "events were lost before the stage had read them");
         *self.untold.entry((stream.to_owned(), stage.to_owned())).or_default() += events;
-        let at = Timestamp::now().to_string();
+        let at = self.broker.timestamp().to_string();
         let has_room = self.record.lost.len() < limits::KEEPER_RECORD_MAX;
         let known =
             self.record.lost.iter_mut().find(|lost| lost.stream == stream && lost.stage == stage);
@@ -167,7 +166,7 @@ impl Report {
             told.round == round
         });
         let mut findings = Vec::new();
-        let now = Timestamp::now().as_millisecond();
+        let now = self.broker.timestamp().as_millisecond();
         for told in self.conditions.values_mut() {
             let is_due = told.told_at.is_none_or(|at| at.elapsed() >= limits::CONDITION_TOLD_EVERY);
             if is_due {
@@ -208,7 +207,7 @@ impl Report {
     /// Tells something that has happened, once.
     pub(super) async fn happened(&self, condition: &Condition) {
         tracing::warn!(about = condition.about, what = condition.text, "the keeper acted");
-        self.publish(condition, &Timestamp::now().as_millisecond().to_string()).await;
+        self.publish(condition, &self.broker.timestamp().as_millisecond().to_string()).await;
     }
 
     async fn publish(&self, condition: &Condition, id: &str) -> bool {

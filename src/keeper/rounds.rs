@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use millstream_stages::{incident::Severity, units::Period};
@@ -249,7 +249,7 @@ impl Rounds {
                 continue;
             }
             is_moving = true;
-            let at = unix_ms(SystemTime::now());
+            let at = unix_ms(self.broker.now());
             let value = FloorRecord { created: stream.created, floor, at }.written();
             let key = FloorRecord::key(name, &reader.name);
             match self.broker.kv_put(&bucket, &key, value).await {
@@ -427,7 +427,7 @@ impl Rounds {
             unread,
             bytes: state.bytes,
             bytes_max: spec.max_bytes,
-            age: SystemTime::now().duration_since(oldest).unwrap_or_default(),
+            age: self.broker.now().duration_since(oldest).unwrap_or_default(),
             age_max: spec.max_age,
         };
         let fill = unread.fill();

@@ -1,6 +1,6 @@
 //! Attempt: one run of an event through its line, and its outcome.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use millstream_stages::{
     Delivery, Disposition, Event, Failure,
@@ -116,7 +116,7 @@ impl Attempt<'_> {
         let Failed { stage: line, failure, took } = failed;
         let Self { arrived, event, delivery, spent } = self;
         line.metrics().failed(&failure.class);
-        let first_failed_at = spent.first_failed_at.or(Some(SystemTime::now()));
+        let first_failed_at = spent.first_failed_at.or(Some(arrived.stage.broker.now()));
         let before = Spent { first_failed_at, ..*spent };
         let after = Spent { attempts: delivery.attempt, first_failed_at };
         let down = is_down(line, &event.id, delivery.attempt, took, &failure);

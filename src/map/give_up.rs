@@ -1,6 +1,6 @@
 //! Give up: dead letter of an event, written before its delivery may be terminated.
 
-use std::{borrow::Cow, time::SystemTime};
+use std::borrow::Cow;
 
 use millstream_stages::{Event, Failure, headers, settle::Reason};
 
@@ -62,7 +62,7 @@ impl GivenUp<'_> {
     /// Writes the dead letter.
     pub(super) async fn bury(&self) -> Settled {
         let Self { stage, arrival, delivered, event, reason, failure, .. } = self;
-        let now = SystemTime::now();
+        let now = stage.broker.now();
         let traceparent = arrival.trace.map(|context| context.to_string());
         let identity = match (event, self.carries) {
             (Some(event), _) => Identity::Event(Cow::Borrowed(*event)),

@@ -31,17 +31,24 @@ pub struct Trouble {
     pub why: String,
     /// Remedy, as a command or one clause; `None`: it passes by itself, or nobody knows.
     pub remedy: Option<String>,
+    /// True if the work goes on all the same: the worker is ready.
+    pub is_harmless: bool,
 }
 
 impl Trouble {
     /// Trouble that passes by itself, or whose remedy nobody knows.
     pub fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), remedy: None }
+        Self { why: why.into(), remedy: None, is_harmless: false }
     }
 
     /// Trouble with its remedy.
     pub fn with_remedy(why: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { why: why.into(), remedy: Some(remedy.into()) }
+        Self { remedy: Some(remedy.into()), ..Self::new(why) }
+    }
+
+    /// Trouble that stops no work, with its remedy.
+    pub fn harmless(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { is_harmless: true, ..Self::with_remedy(why, remedy) }
     }
 }
 
@@ -59,7 +66,7 @@ impl Conditions {
     pub fn failing(&self, name: &str, trouble: Trouble) {
         let before = self.set(name, Some(trouble.clone()));
         if before.is_none_or(|before| before.trouble.as_ref() != Some(&trouble)) {
-            let Trouble { why, remedy } = trouble;
+            let Trouble { why, remedy, .. } = trouble;
             tracing::warn!(condition = name, why, remedy, "trouble");
         }
     }
@@ -81,7 +88,14 @@ impl Conditions {
             let trouble = Some(Trouble::new("it has not started"));
             return vec![("worker".to_owned(), Condition { since: SystemTime::now(), trouble })];
         }
-        all.retain(|(_, condition)| condition.trouble.is_some());
+        all.retain(|(_, condition)| condition.trouble.as_ref().is_some_and(|it| !it.is_harmless));
+        all
+    }
+
+    /// Conditions that do not hold and stop no work, by name.
+    pub fn harmless(&self) -> Vec<(String, Condition)> {
+        let mut all = self.all();
+        all.retain(|(_, condition)| condition.trouble.as_ref().is_some_and(|it| it.is_harmless));
         all
     }
 
@@ -125,6 +139,9 @@ mod tests {
         assert_eq!(condition.trouble, Some(Trouble::with_remedy("refused", "grant it")));
         conditions.ok("broker");
         assert!(conditions.failed().is_empty() && conditions.all()[0].1.since >= since);
+        conditions.failing("clock", Trouble::harmless("it is 3 s ahead", "set it"));
+        assert!(conditions.failed().is_empty() && conditions.harmless()[0].0 == "clock");
+        conditions.forget("clock");
         conditions.forget("broker");
         assert!(conditions.all().is_empty());
     }

@@ -2,23 +2,27 @@
 //! only the broker knows.
 
 use std::{
+    collections::VecDeque,
     pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    conditions::Conditions,
     metrics::Metrics,
     roll_call::RollCall,
+    skew::SkewWatch,
     worker_record::{Recorder, WorkerRecord},
 };
 use crate::{
     broker::{Broker, KvChange, KvHeard},
     config::Pipeline,
     limits,
+    steady::Moment,
     topology::{Feed, Topology},
     wire::rfc3339,
 };
@@ -36,7 +40,10 @@ pub struct Heartbeat {
     broker: Broker,
     pipeline: Arc<Pipeline>,
     metrics: Arc<Metrics>,
+    conditions: Arc<Conditions>,
     roll_call: Arc<RollCall>,
+    /// Records that were sent and not read back: number, and moment of sending.
+    sent: Mutex<VecDeque<(u64, Moment)>>,
     topology: Topology,
     bucket: String,
     key: String,
@@ -48,6 +55,7 @@ impl Heartbeat {
         broker: Broker,
         pipeline: Arc<Pipeline>,
         metrics: Arc<Metrics>,
+        conditions: Arc<Conditions>,
         roll_call: Arc<RollCall>,
         id: &str,
     ) -> Self {
@@ -58,7 +66,9 @@ impl Heartbeat {
             broker,
             pipeline,
             metrics,
+            conditions,
             roll_call,
+            sent: Mutex::default(),
         }
     }
 
@@ -75,11 +85,12 @@ impl Heartbeat {
     }
 
     async fn beat(&self, worker: WorkerRecord) {
-        let mut recorder = Recorder::new(worker);
+        let (mut recorder, mut skew) = (Recorder::new(worker), SkewWatch::default());
         let mut ticks = ticks(limits::HEARTBEAT);
         loop {
             ticks.tick().await;
             self.metrics.set_broker_connected(self.broker.is_connected());
+            skew.look(self.broker.clock(), &self.metrics, &self.conditions);
             if !self.broker.is_connected() {
                 // It would be sent late, with all that were written in the meantime.
                 continue;
@@ -89,6 +100,7 @@ impl Heartbeat {
                 WorkerRecord { quiet_since, ..recorder.record(&self.metrics, Instant::now()) };
             let value = serde_json::to_vec(&record).expect("a record is plain data");
             self.roll_call.sent(record.beats);
+            self.sends(record.beats);
             let put = self.broker.kv_put(&self.bucket, &self.key, value);
             match tokio::time::timeout(limits::HEARTBEAT, put).await {
                 Ok(Ok(revision)) => self.roll_call.stored(revision),
@@ -116,6 +128,9 @@ impl Heartbeat {
                             serde_json::from_slice(&value)
                                 .unwrap_or_else(|_| WorkerRecord::new(&key, "", ""))
                         });
+                        if let Some(read) = read.as_ref().filter(|_| key == self.key) {
+                            self.read_back(read.beats, written_at);
+                        }
                         self.roll_call.heard(&key, revision, written_at, read.as_ref());
                     }
                     Some(Err(error)) => {
@@ -125,6 +140,26 @@ impl Heartbeat {
                 }
             }
             tokio::time::sleep(limits::PULL_LOOK).await;
+        }
+    }
+
+    fn sends(&self, beat: u64) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.push_back((beat, Moment::now()));
+        if sent.len() > limits::HEARTBEATS_SENT_MAX {
+            sent.pop_front();
+        }
+    }
+
+    /// Takes the broker's time from a record of ours that was read back: it was stored between the
+    /// two.
+    fn read_back(&self, beat: u64, stored_at: SystemTime) {
+        let heard = Moment::now();
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((number, asked)) = sent.pop_front_if(|(number, _)| *number <= beat) {
+            if number == beat {
+                self.broker.clock().read(asked, heard, stored_at);
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{Conditions, metrics::Metrics};
+use super::{Condition, Conditions, metrics::Metrics};
 use crate::wire::rfc3339;
 
 /// The media type of [`Metrics::render`].
@@ -65,15 +65,21 @@ async fn show_metrics(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse 
 }
 
 async fn show_readiness(State(conditions): State<Arc<Conditions>>) -> (StatusCode, Json<Value>) {
-    let missing = conditions.failed();
+    let (missing, harmless) = (conditions.failed(), conditions.harmless());
     let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let list: Vec<Value> = missing
-        .iter()
-        .map(|(what, condition)| {
-            let trouble = condition.trouble.as_ref();
-            let (why, remedy) = (trouble.map(|t| &t.why), trouble.and_then(|t| t.remedy.as_ref()));
-            json!({ "what": what, "why": why, "since": rfc3339(condition.since), "remedy": remedy })
-        })
-        .collect();
-    (status, Json(json!({ "ready": missing.is_empty(), "missing": list })))
+    let ready = json!({
+        "ready": missing.is_empty(),
+        "missing": listed(&missing),
+        "harmless": listed(&harmless),
+    });
+    (status, Json(ready))
+}
+
+fn listed(conditions: &[(String, Condition)]) -> Vec<Value> {
+    let told = |(what, condition): &(String, Condition)| {
+        let trouble = condition.trouble.as_ref();
+        let (why, remedy) = (trouble.map(|t| &t.why), trouble.and_then(|t| t.remedy.as_ref()));
+        json!({ "what": what, "why": why, "since": rfc3339(condition.since), "remedy": remedy })
+    };
+    conditions.iter().map(told).collect()
 }

@@ -162,11 +162,11 @@ impl Job {
         matches!(self.state, State::Running | State::Canary)
     }
 
-    /// Ends the job.
-    pub fn end(&mut self, state: State, why: Option<String>) {
+    /// Ends the job at `now`.
+    pub fn end(&mut self, state: State, why: Option<String>, now: SystemTime) {
         self.state = state;
         self.why = why.or(self.why.take());
-        self.ended_at = Some(rfc3339(SystemTime::now()));
+        self.ended_at = Some(rfc3339(now));
     }
 }
 

@@ -85,11 +85,11 @@ pub async fn run(
             return Ended::Taken;
         }
         (Ok(Work::Done), _) => {
-            job.end(State::Done, None);
+            job.end(State::Done, None, context.broker.now());
             Ended::Job(job)
         }
         (Ok(Work::Stopped(why)), _) => {
-            job.end(State::Stopped, Some(why));
+            job.end(State::Stopped, Some(why), context.broker.now());
             Ended::Job(job)
         }
         (Err(error @ RunError::Redrive(RedriveError::NobodyReads { .. })), _)
@@ -101,11 +101,11 @@ pub async fn run(
             ),
             _,
         ) => {
-            job.end(State::Failed, Some(chain(&error)));
+            job.end(State::Failed, Some(chain(&error)), context.broker.now());
             Ended::Job(job)
         }
         (_, Some(Lost::Cancelled)) => {
-            job.end(State::Cancelled, claim.job.why.clone());
+            job.end(State::Cancelled, claim.job.why.clone(), context.broker.now());
             job.ended_at = claim.job.ended_at.clone();
             Ended::Job(job)
         }

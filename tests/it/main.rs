@@ -7,6 +7,7 @@ mod breaker;
 mod broker;
 mod channels;
 mod cli;
+mod clock;
 mod config;
 mod connection;
 mod crash;

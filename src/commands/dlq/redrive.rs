@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{IsTerminal as _, Write as _},
     process::ExitCode,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::bail;
@@ -114,7 +114,7 @@ struct Count {
 /// What was asked makes no sense, or the broker does not answer.
 pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     let Letters { broker, names } = &dlq.letters;
-    let mut filter = args.filters.filter()?;
+    let mut filter = args.filters.filter(broker.now())?;
     filter.letters.clone_from(&args.letters);
     if filter.is_all() && !args.all {
         bail!(
@@ -142,7 +142,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         println!("nothing was redriven");
         return Ok(ExitCode::from(1));
     }
-    let now = SystemTime::now();
+    let now = broker.now();
     let mut job = Job::new(new_id('r', now), Kind::Redrive, filter, last, &who(), now);
     job.per_second = args.rate.map(per_second);
     job.max_redrives = args.max_redrives;

@@ -53,6 +53,7 @@ const ROOMS: &[&str] = &[
     "limits",
     "error_chain",
     "panics",
+    "steady",
     "suggest",
     "tls",
     "http_client",
