@@ -253,7 +253,7 @@ impl Recovery {
         let filter = LetterFilter { stage: Some(stage.to_owned()), ..LetterFilter::default() };
         let by = format!("recovery of stage \"{stage}\": {why}");
         let mut job = Job::new(id, Kind::Recover, filter, last, &by, broker.now());
-        job.per_second = Some(recover.per_second);
+        job.per_second = Some(recover.rate.a_second());
         job.max_redrives = recover.max_redrives;
         job.rules = Some(Rules {
             classes: recover.classes.clone(),

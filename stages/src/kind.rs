@@ -11,6 +11,7 @@ use crate::{
     event::{Envelope, Event, FIRST_VERSION, Identity},
     failure::Failure,
     headers,
+    rate::Rate,
 };
 
 /// One kind of stage: its name in `pipeline.toml`, its options, and how to build it.
@@ -78,8 +79,8 @@ pub trait World {
 pub struct ChannelTerms {
     /// Name.
     pub name: String,
-    /// Most notifications a minute.
-    pub per_minute: u32,
+    /// Highest rate of notifications.
+    pub rate: Rate,
     /// True where it is sent ends.
     pub send_resolved: bool,
 }
