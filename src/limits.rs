@@ -201,6 +201,9 @@ pub const TIMER_RETRY: Duration = Duration::from_millis(100);
 pub const STEP_DOWN_WAIT: Duration = Duration::from_secs(1);
 /// Time that a worker that stops may take to export its last spans.
 pub const SPANS_FLUSH_MAX: Duration = Duration::from_secs(2);
+/// Part of `max_ack_pending` that events may take up which wait for a retry: a quarter. The rest is
+/// for those that run, or wait to run.
+pub const WAITING_SHARE: u64 = 4;
 /// Notifications in flight per channel, over the whole fleet.
 pub const CHANNEL_ACK_PENDING_MAX: u64 = 1000;
 /// Ack wait of an advisory: time the dead-letter router may take over it before another worker
@@ -231,10 +234,10 @@ pub const AMEND_TRIES: usize = 5;
 /// Room that a letter keeps under `max_payload` for headers it is given later: completed,
 /// permanent, edited and by whom.
 pub const LETTER_RESERVE: usize = 2 << 10;
-/// Interval at which a worker counts what in the dead-letter stream is no letter, for a gauge: with
-/// a million letters it keeps the server busy for 90 ms (2.15.1), which every two seconds, times
-/// the fleet, is too much.
-pub const NOT_LETTERS_COUNTED: Duration = Duration::from_secs(60);
+/// Rest of a worker after it has counted what in the dead-letter stream is no letter, for a gauge,
+/// in times that it took: with a million letters it keeps the server busy for 90 ms (2.15.1), which
+/// every two seconds, times the fleet, is too much.
+pub const NOT_LETTERS_REST: u32 = 500;
 /// Letters that a redrive has in flight at once.
 pub const REDRIVES_IN_FLIGHT_MAX: usize = 256;
 /// Sequences of the first window when letters are read newest first: a page of them and what fails
@@ -293,6 +296,15 @@ pub const JOB_CLAIM: Duration = Duration::from_secs(5);
 /// Interval at which the record of a job is written while it runs: a sign of life, and what a crash
 /// may leave to be looked at again. A cancel is seen by then.
 pub const JOB_CHECKPOINT: Duration = Duration::from_millis(500);
+/// Wait between two writes of the record of a job whose letters wait for one before they are
+/// removed: as many as came meanwhile go with the next.
+pub const JOB_WRITE_GAP: Duration = Duration::from_millis(20);
+/// Letters above the cursor that a job's record names, at the most: some 80 KB where none is next
+/// to another.
+pub const JOB_ABOVE_MAX: usize = 4096;
+/// Interval between two letters above which the time of the next is on record before one is sent,
+/// so that no other runner sends one too early. Below it a takeover takes longer ([`JOB_CLAIM`]).
+pub const RATE_RECORDED_ABOVE: Duration = Duration::from_secs(1);
 /// Jobs that are kept once they ended, as a record; older ones go when a new one is made.
 pub const JOBS_KEPT: usize = 200;
 /// Jobs that one worker runs at once. A slow one must not hold up the next.

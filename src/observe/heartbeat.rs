@@ -19,12 +19,12 @@ use super::{
     worker_record::{Recorder, WorkerRecord},
 };
 use crate::{
-    broker::{Broker, KvChange, KvHeard},
+    broker::{Broker, KvChange, KvHeard, StreamState},
     config::Pipeline,
     limits,
     steady::Moment,
     topology::{Feed, Topology},
-    wire::rfc3339,
+    wire::{Names, rfc3339},
 };
 
 /// Number of messages of the dead-letter stream that are no letters: originals of edited ones, and
@@ -32,7 +32,26 @@ use crate::{
 #[derive(Default)]
 struct NotLetters {
     count: u64,
-    counted_at: Option<Instant>,
+    /// Messages and last sequence of the stream when they were counted.
+    of: Option<(u64, u64)>,
+    /// Time before which they are not counted again.
+    next: Option<Instant>,
+}
+
+impl NotLetters {
+    /// Counts anew what has changed, and is worth the server's time.
+    async fn count(&mut self, broker: &Broker, names: &Names, state: &StreamState) -> u64 {
+        let (now, of) = (Instant::now(), Some((state.messages, state.last_seq)));
+        if self.of != of
+            && self.next.is_none_or(|next| now >= next)
+            && let Ok(count) =
+                broker.subjects_count(&names.dlq_stream(), &names.dlq_not_letters()).await
+        {
+            let wait = now.elapsed() * limits::NOT_LETTERS_REST;
+            (self.count, self.of, self.next) = (count, of, Some(Instant::now() + wait));
+        }
+        self.count
+    }
 }
 
 /// Heartbeat of a worker.
@@ -232,15 +251,8 @@ async fn gauge(
 ) {
     let names = pipeline.names();
     if let Ok(state) = broker.stream_state(&names.dlq_stream()).await {
-        let is_due =
-            not_letters.counted_at.is_none_or(|at| at.elapsed() >= limits::NOT_LETTERS_COUNTED);
-        if is_due
-            && let Ok(count) =
-                broker.subjects_count(&names.dlq_stream(), &names.dlq_not_letters()).await
-        {
-            *not_letters = NotLetters { count, counted_at: Some(Instant::now()) };
-        }
-        metrics.set_dead_letter_queue_size(state.messages.saturating_sub(not_letters.count));
+        let others = not_letters.count(broker, &names, &state).await;
+        metrics.set_dead_letter_queue_size(state.messages.saturating_sub(others));
     }
     if let Ok(state) = broker.stream_state(&names.retry_stream()).await {
         metrics.set_retry_queue_size(state.messages);
