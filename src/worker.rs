@@ -341,6 +341,7 @@ impl Worker {
             retry_max_age: pipeline.storage.retry_max_age,
             in_flight: Arc::clone(&self.in_flight),
             lives: map::Lives::default(),
+            waiting: map::Waiting::default(),
             roll_call: Arc::clone(&self.roll_call),
             pulse: Arc::clone(&self.pulse),
             conditions: Arc::clone(&self.conditions),

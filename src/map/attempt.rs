@@ -99,7 +99,7 @@ impl Attempt<'_> {
                 class::HANDLER,
                 format!("a result could not be stored: {error}"),
             ),
-            took: Duration::ZERO,
+            took: None,
         })
     }
 
@@ -119,7 +119,7 @@ impl Attempt<'_> {
         let first_failed_at = spent.first_failed_at.or(Some(arrived.stage.broker.now()));
         let before = Spent { first_failed_at, ..*spent };
         let after = Spent { attempts: delivery.attempt, first_failed_at };
-        let down = is_down(line, &event.id, delivery.attempt, took, &failure);
+        let down = is_down(line, &event.id, delivery.attempt, took.unwrap_or_default(), &failure);
         let settlement = match down {
             // Nothing is pulled before it is up again, so the event needs no wait of its own.
             true => Settlement::DeferFor(Duration::ZERO, failure),
@@ -132,7 +132,8 @@ impl Attempt<'_> {
             Settlement::RetryAfter(wait, failure) => {
                 // What ran in quarantine has an outcome on record now, and goes back to the others.
                 let parks = wait > line.policy().park_after()
-                    || arrived.isolation == Isolation::Quarantined;
+                    || arrived.isolation == Isolation::Quarantined
+                    || !arrived.stage.waiting.take(wait, arrived.stage.roll_call.alive());
                 span::settled(span, Outcome::Retried, Some(&failure));
                 self.report(
                     line,

@@ -309,7 +309,7 @@ impl Arrived<'_> {
 
     /// Puts the event back where the stage pulls from, unhandled.
     async fn release(&self, event: &Event, spent: Spent) -> Settled {
-        self.stage.metrics.handled(&event.event_type, Outcome::Released, Duration::ZERO);
+        self.stage.metrics.handled(&event.event_type, Outcome::Released, None);
         if self.isolation == Isolation::Quarantined {
             return match self.parking(event, spent).quarantine().await {
                 Ok(()) => Settled::Ack,

@@ -55,7 +55,7 @@ impl GivenUp<'_> {
         };
         report(stage, &reported).await;
         let event_type = event.map_or("", |event| event.event_type.as_str());
-        stage.metrics.handled(event_type, Outcome::DeadLettered, std::time::Duration::ZERO);
+        stage.metrics.handled(event_type, Outcome::DeadLettered, None);
         self.bury().await
     }
 

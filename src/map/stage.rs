@@ -6,7 +6,9 @@ use millstream_stages::Envelope;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::{in_flight::InFlight, line::Line, lives::Lives, pulse::Pulse, turn::Turn};
+use super::{
+    in_flight::InFlight, line::Line, lives::Lives, pulse::Pulse, turn::Turn, waiting::Waiting,
+};
 use crate::{
     broker::Broker,
     observe::{Conditions, RollCall, StageMetrics},
@@ -75,6 +77,8 @@ pub struct MapStage {
     pub in_flight: Arc<InFlight>,
     /// Lives of events that the worker has in hand at this stage.
     pub lives: Lives,
+    /// Events that wait in the stage's consumers.
+    pub waiting: Waiting,
     /// Who else is in the fleet, and when each was heard of.
     pub roll_call: Arc<RollCall>,
     /// Time at which the worker last ran.

@@ -216,7 +216,7 @@ pub(super) mod tests {
         let metrics = metrics();
         let stage = metrics.stage("orders");
         let in_hand = stage.started();
-        stage.handled("order.created", Outcome::Done, Duration::from_millis(3));
+        stage.handled("order.created", Outcome::Done, Some(Duration::from_millis(3)));
         stage.failed("TimeoutError");
         stage.settled(Outcome::DeadLettered, Duration::from_micros(900));
         stage.dead_lettered(Reason::Crashed);
@@ -279,7 +279,7 @@ pub(super) mod tests {
         let metrics = metrics();
         let stage = metrics.stage("orders");
         for n in 0..1000 {
-            stage.handled(&format!("type-{n}"), Outcome::Done, Duration::ZERO);
+            stage.handled(&format!("type-{n}"), Outcome::Done, None);
             stage.failed(&format!("class-{n}\n\"}} 1"));
         }
         let types = limits::EVENT_TYPE_LABELS_MAX;

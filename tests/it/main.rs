@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 mod alerting;
+mod backlog;
 mod bad_events;
 mod breaker;
 mod broker;
