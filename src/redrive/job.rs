@@ -7,7 +7,11 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{dead_letter::LetterFilter, redrive::canary::Canary, wire::rfc3339};
+use crate::{
+    dead_letter::LetterFilter,
+    redrive::{above::Above, canary::Canary},
+    wire::rfc3339,
+};
 
 /// Default limit of the redrives of an event.
 pub const MAX_REDRIVES: u32 = 3;
@@ -74,7 +78,17 @@ pub struct Job {
     pub expected: Option<u64>,
     /// True if a letter that the job passed by is still there.
     pub left_behind: bool,
-    /// Outcomes so far. After a crash of its runner, those of letters in flight may be missing.
+    /// Letters above the cursor whose fate is on record.
+    #[serde(default)]
+    pub above: Above,
+    /// Time on the broker's clock, in Unix milliseconds, before which its rate lets no letter go.
+    /// 0: at once.
+    #[serde(default)]
+    pub next_ms: u64,
+    /// Number of steps that wait for the record to be written.
+    #[serde(skip)]
+    pub mark: u64,
+    /// Outcomes so far: of the letters up to the cursor, and of those above that are counted.
     pub counts: Counts,
     /// Time at which the job was made, RFC 3339.
     pub created_at: String,
@@ -147,6 +161,9 @@ impl Job {
             letters_created_ms: 0,
             expected: None,
             left_behind: false,
+            above: Above::default(),
+            next_ms: 0,
+            mark: 0,
             counts: Counts::default(),
             created_at: rfc3339(now),
             created_by: by.to_owned(),
