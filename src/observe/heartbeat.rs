@@ -175,11 +175,12 @@ impl Heartbeat {
     fn read_back(&self, beat: u64, stored_at: SystemTime) {
         let heard = Moment::now();
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((number, asked)) = sent.pop_front_if(|(number, _)| *number <= beat) {
-            if number == beat {
-                self.broker.clock().read(asked, heard, stored_at);
-            }
+        if let Some(asked) =
+            sent.iter().find(|(number, _)| *number == beat).map(|(_, asked)| *asked)
+        {
+            self.broker.clock().read(asked, heard, stored_at);
         }
+        sent.retain(|(number, _)| *number > beat);
     }
 
     /// Asks the consumers how far they are, at the start and whenever a worker may have died: what

@@ -317,7 +317,10 @@ impl<'a> Leader<'a> {
         // Asked before the streams are, so that whatever is stored later is later.
         let mut until_ms = match self.broker.passed(&self.state_stream).await {
             Ok(passed) => unix_ms(passed),
-            Err(error) => return Ok(self.wait(term, &error)),
+            Err(error) => {
+                self.wait(term, &error);
+                return Ok(());
+            }
         };
         let everything = [">".to_owned()];
         for (stream, filters) in streams {
@@ -325,7 +328,10 @@ impl<'a> Leader<'a> {
                 match self.broker.next_on_subject(stream, filter, term.offsets.next(stream)).await {
                     Ok(Some(unread)) => until_ms = until_ms.min(unix_ms(unread.stored_at)),
                     Ok(None) => {}
-                    Err(error) => return Ok(self.wait(term, &error)),
+                    Err(error) => {
+                        self.wait(term, &error);
+                        return Ok(());
+                    }
                 }
             }
         }
