@@ -35,6 +35,8 @@ struct Reading {
     time: SystemTime,
     /// Difference that it may have from the truth, either way.
     error: Duration,
+    /// Moment of the last reading that agreed.
+    confirmed: Moment,
 }
 
 /// Difference of the host's clock from the broker's.
@@ -62,10 +64,12 @@ impl Clock {
     /// broker's clock was set, or another server leads: the new one holds.
     pub fn read(&self, asked: Moment, heard: Moment, time: SystemTime) {
         let error = heard.since(asked) / 2;
-        let new = Reading { at: asked + error, time, error };
+        let new = Reading { at: asked + error, time, error, confirmed: heard };
         let mut known = self.known();
         *known = match *known {
-            Some(old) if old.error_at(heard) <= error && old.agrees(&new) => Some(old),
+            Some(old) if old.error_at(heard) <= error && old.agrees(&new) => {
+                Some(Reading { confirmed: heard, ..old })
+            }
             _ => Some(new),
         };
     }
@@ -102,9 +106,9 @@ impl Clock {
         })
     }
 
-    /// True if there is a reading that is not older than [`limits::CLOCK_READ_EVERY`].
+    /// True if it was read within [`limits::CLOCK_READ_EVERY`].
     fn is_fresh(&self) -> bool {
-        self.known().is_some_and(|reading| reading.at.elapsed() <= limits::CLOCK_READ_EVERY)
+        self.known().is_some_and(|reading| reading.confirmed.elapsed() <= limits::CLOCK_READ_EVERY)
     }
 
     fn known(&self) -> MutexGuard<'_, Option<Reading>> {
