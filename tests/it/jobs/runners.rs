@@ -6,6 +6,7 @@ use millstream::{
     broker::unix_ms,
     dead_letter::LetterFilter,
     redrive::{
+        above::Above,
         context::Progress,
         job::{Job, Kind, State},
         run,
@@ -50,6 +51,27 @@ async fn a_job_whose_runner_fell_silent_is_taken_over_at_its_cursor() {
     mill.idle("work").await;
     mill.drain().await;
     assert_eq!(service.calls().len(), 40);
+}
+
+#[tokio::test]
+async fn what_a_runner_had_on_record_is_finished_and_counted_by_the_next() {
+    let (mut mill, service) = broken(plain(40)).await;
+    let mut job = job(&mill, of_work()).await;
+    // Twenty were sent and removed: ten one by one, ten in a run. Two more are still there.
+    for letter in mill.letters().await.iter().take(20) {
+        millstream::redrive::resend::redrive(&mill.broker, &mill.names, letter).await.unwrap();
+    }
+    let on_record = r#"{ "run": { "upTo": 10, "count": 10 }, "sent": [[11, 22]] }"#;
+    job.above = serde_json::from_str(on_record).unwrap();
+    (job.left_behind, job.runner) = (true, Some("me@here (gone)".into()));
+    Jobs::new(&mill.broker, &mill.names).create(&job).await.unwrap();
+    let done = ended(&mill, &job.id).await;
+    assert_eq!((done.state, done.counts.redriven), (State::Done, 40));
+    assert_eq!((done.counts.settled(), done.above), (40, Above::default()));
+    mill.idle("work").await;
+    mill.drain().await;
+    assert!(mill.letters().await.is_empty());
+    assert_eq!(service.calls().len(), 38, "what is on record as sent is not sent again");
 }
 
 #[tokio::test]
