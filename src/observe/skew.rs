@@ -33,9 +33,11 @@ impl SkewWatch {
     pub(super) fn look(&mut self, clock: &Clock, metrics: &Metrics, conditions: &Conditions) {
         let Some(skew) = clock.skew() else { return };
         metrics.set_clock_skew(skew.seconds());
+        let was_told = self.told.is_some();
         match self.news(skew) {
             Some(trouble) => conditions.failing(CONDITION, trouble),
-            None if self.told.is_none() => conditions.ok(CONDITION),
+            // Named once there was something: a worker whose clock alone is well is not ready yet.
+            None if was_told && self.told.is_none() => conditions.ok(CONDITION),
             None => {}
         }
     }
