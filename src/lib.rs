@@ -41,6 +41,7 @@ mod panics;
 pub mod redrive;
 pub mod reduce;
 mod shortage;
+mod steady;
 mod suggest;
 pub mod supervise;
 pub mod tls;

@@ -275,6 +275,9 @@ pub const TIMER_RETRY: Duration = Duration::from_millis(100);
 pub const STEP_DOWN_WAIT: Duration = Duration::from_secs(1);
 /// Time that a worker that stops may take to export its last spans.
 pub const SPANS_FLUSH_MAX: Duration = Duration::from_secs(2);
+/// Part of `max_ack_pending` that events may take up which wait for a retry: a quarter. The rest is
+/// for those that run, or wait to run.
+pub const WAITING_SHARE: u64 = 4;
 /// Notifications in flight per channel, over the whole fleet.
 pub const CHANNEL_ACK_PENDING_MAX: u64 = 1000;
 /// Ack wait of an advisory: time the dead-letter router may take over it before another worker
@@ -311,10 +314,10 @@ pub const AMEND_TRIES: usize = 5;
 /// Room that a letter keeps under `max_payload` for headers it is given later: completed,
 /// permanent, edited and by whom.
 pub const LETTER_RESERVE: usize = 2 << 10;
-/// Interval at which a worker counts what in the dead-letter stream is no letter, for a gauge: with
-/// a million letters it keeps the server busy for 90 ms (2.15.1), which every two seconds, times
-/// the fleet, is too much.
-pub const NOT_LETTERS_COUNTED: Duration = Duration::from_secs(60);
+/// Rest of a worker after it has counted what in the dead-letter stream is no letter, for a gauge,
+/// in times that it took: with a million letters it keeps the server busy for 90 ms (2.15.1), which
+/// every two seconds, times the fleet, is too much.
+pub const NOT_LETTERS_REST: u32 = 500;
 /// Letters that a redrive has in flight at once.
 pub const REDRIVES_IN_FLIGHT_MAX: usize = 256;
 /// Sequences of the first window when letters are read newest first: a page of them and what fails
@@ -357,11 +360,31 @@ pub const DROPS_IN_FLIGHT_MAX: usize = 256;
 /// Difference of clocks of workers and servers, at the most: so much earlier a reading begins that
 /// looks for a time.
 pub const CLOCKS_APART_MAX: Duration = Duration::from_secs(300);
+/// Age of a reading of the broker's clock at which it is read anew before a timer fires.
+pub const CLOCK_READ_EVERY: Duration = Duration::from_secs(60);
+/// Part of the time passed by which two clocks that run free may drift apart: 100 ppm, four times
+/// what a bad quartz does.
+pub const CLOCK_DRIFT: u32 = 10_000;
+/// Error of a reading beside that of its way: times travel in milliseconds here and there.
+pub const CLOCK_GRAIN: Duration = Duration::from_millis(2);
+/// Step back of what is known of the broker's time for which it is waited, rather than told.
+pub const CLOCK_WAITS_MAX: Duration = Duration::from_secs(1);
+/// Skew of the host's clock against the broker's from which on it is told.
+pub const CLOCK_SKEW_TOLD: Duration = Duration::from_secs(2);
 /// Time that a job is left to whoever runs it without a renewal: ten of its renewals.
 pub const JOB_CLAIM: Duration = Duration::from_secs(5);
 /// Interval at which the record of a job is written while it runs: a sign of life, and what a crash
 /// may leave to be looked at again. A cancel is seen by then.
 pub const JOB_CHECKPOINT: Duration = Duration::from_millis(500);
+/// Wait between two writes of the record of a job whose letters wait for one before they are
+/// removed: as many as came meanwhile go with the next.
+pub const JOB_WRITE_GAP: Duration = Duration::from_millis(20);
+/// Letters above the cursor that a job's record names, at the most: some 80 KB where none is next
+/// to another.
+pub const JOB_ABOVE_MAX: usize = 4096;
+/// Interval between two letters above which the time of the next is on record before one is sent,
+/// so that no other runner sends one too early. Below it a takeover takes longer ([`JOB_CLAIM`]).
+pub const RATE_RECORDED_ABOVE: Duration = Duration::from_secs(1);
 /// Jobs that are kept once they ended, as a record; older ones go when a new one is made.
 pub const JOBS_KEPT: usize = 200;
 /// Bytes of a stage's name that a letter says, as far as they are shown: no name is longer.

@@ -442,6 +442,7 @@ impl Worker {
             in_flight,
             company: Arc::clone(&self.company),
             lives: map::Lives::default(),
+            waiting: map::Waiting::default(),
             roll_call: Arc::clone(&self.roll_call),
             pulse: Arc::clone(&self.pulse),
             conditions: Arc::clone(&self.conditions),

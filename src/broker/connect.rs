@@ -166,6 +166,7 @@ impl Broker {
             client,
             jetstream,
             refusals,
+            clock: Arc::default(),
             budget: Budget::default(),
             publishes: Arc::new(Semaphore::new(limits::PUBLISHES_IN_FLIGHT_MAX)),
             raw_reads: Arc::new(Semaphore::new(limits::RAW_READS_MAX)),

@@ -5,6 +5,7 @@
 mod admin;
 mod announce;
 mod budget;
+mod clock;
 mod connect;
 mod connection;
 mod delivered;
@@ -32,6 +33,7 @@ mod unpack;
 pub use admin::{AdminError, ConsumerState, StreamState};
 pub use announce::AnnounceError;
 pub use async_nats::{HeaderMap as Headers, HeaderValue};
+pub use clock::{Clock, Skew};
 pub use connect::{BROKER_REMEDY, ConnectError, SERVER_VERSION_MIN};
 pub use delivered::Delivered;
 pub use kv::{CommitError, KvChange};
@@ -61,6 +63,8 @@ pub struct Broker {
     pub(crate) jetstream: async_nats::jetstream::Context,
     /// Subjects that the server refuses us.
     refusals: std::sync::Arc<refusal::Refusals>,
+    /// Clock of the broker.
+    clock: std::sync::Arc<Clock>,
     /// Bytes that feeds may have on their way.
     budget: budget::Budget,
     /// Publishes that may wait for their ack at once, large ones as many, and raw reads for their

@@ -20,6 +20,7 @@ pub struct Pull {
     stream: Arc<str>,
     demand: Demand,
     ack_wait: Duration,
+    pending_max: u64,
     gone: bool,
 }
 
@@ -89,6 +90,11 @@ impl Broker {
             stream: stream.into(),
             demand: Demand::new(self, stream, &info.name, room),
             ack_wait: info.config.ack_wait,
+            // Below one: no limit.
+            pending_max: u64::try_from(info.config.max_ack_pending)
+                .ok()
+                .filter(|most| *most > 0)
+                .unwrap_or(u64::MAX),
             gone: false,
         })
     }
@@ -98,6 +104,11 @@ impl Pull {
     /// Sets how many messages there is room for, those that are due included.
     pub fn make_room(&mut self, room: usize) {
         self.demand.make_room(room.min(limits::PREFETCH_MAX));
+    }
+
+    /// `max_ack_pending` of the consumer.
+    pub fn pending_max(&self) -> u64 {
+        self.pending_max
     }
 
     /// Room from which on it is worth looking again.

@@ -24,7 +24,7 @@ mod wecom;
 
 use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
-use millstream_stages::{Delivery, Pending, Problem, notification::Notification};
+use millstream_stages::{Delivery, Pending, Problem, notification::Notification, rate::Rate};
 use schemars::Schema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -123,12 +123,10 @@ pub fn build(kind: &str, options: &Value, context: &ChannelContext) -> Built {
     }
 }
 
-/// Most notifications a minute of a kind, where its table names no rate.
-pub fn per_minute(kind: &str) -> u32 {
-    CHANNELS
-        .iter()
-        .find(|known| known.name == kind)
-        .map_or(log::KIND.per_minute, |known| known.per_minute)
+/// Highest rate of a kind, where its table names none.
+pub fn rate(kind: &str) -> Rate {
+    let known = CHANNELS.iter().find(|known| known.name == kind);
+    Rate::per_minute(known.unwrap_or(&log::KIND).per_minute)
 }
 
 /// Reads a channel's keys as its own type.

@@ -144,15 +144,6 @@ fn circuit_breakers(pipeline: &Pipeline) -> String {
     out
 }
 
-/// Rate in the form that a configuration has it, such as `5/s` or `20/min`.
-fn per(second: f64) -> String {
-    if second >= 1.0 && second.fract() == 0.0 {
-        format!("{second}/s")
-    } else {
-        format!("{}/min", (second * 60.0).round())
-    }
-}
-
 /// Recovery of each stage that has it, a line each: dead letters that are redriven by themselves.
 fn recoveries(pipeline: &Pipeline) -> String {
     let mut out = String::new();
@@ -185,7 +176,7 @@ fn recoveries(pipeline: &Pipeline) -> String {
             check.unwrap_or_default(),
             Period(recover.max_age),
             recover.max_redrives,
-            per(recover.per_second),
+            recover.rate,
         );
     }
     out

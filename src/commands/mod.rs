@@ -105,13 +105,16 @@ impl App {
         }
     }
 
-    /// A connection to the pipeline's broker, now or not at all.
+    /// A connection to the pipeline's broker, now or not at all, which knows the broker's time.
     ///
     /// # Errors
     /// The configuration names no server, or the server is not there or not fit.
     pub async fn connect(&self, pipeline: &Pipeline) -> anyhow::Result<Broker> {
         must_name_server(pipeline)?;
-        Ok(Broker::connect(&pipeline.nats, &client_name(pipeline)).await?)
+        let broker = Broker::connect(&pipeline.nats, &client_name(pipeline)).await?;
+        // Where there is no such stream there is nothing yet whose time could matter.
+        broker.read_clock(&pipeline.names().state_stream()).await.ok();
+        Ok(broker)
     }
 
     /// A connection to the pipeline's broker, whenever it is there; says that it waits, also as a

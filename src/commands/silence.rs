@@ -108,7 +108,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     super::must_exist(&broker, &pipeline.names().state_stream()).await?;
     match args.command {
         Command::Add { matchers, duration, from, reason, by, json } => {
-            let silence = silence(&matchers, duration, from, reason, by)?;
+            let silence = silence(&matchers, duration, from, reason, by, broker.now())?;
             add(&broker, &pipeline, silence, json).await
         }
         Command::Ls { all, json } => ls(&broker, &pipeline, all, json).await,
@@ -123,6 +123,7 @@ fn silence(
     from: Option<Timestamp>,
     reason: String,
     by: Option<String>,
+    at: SystemTime,
 ) -> anyhow::Result<Silence> {
     let read = matchers.iter().map(|text| text.parse::<Matcher>().map_err(anyhow::Error::msg));
     let matchers = Matchers(read.collect::<anyhow::Result<_>>()?);
@@ -131,14 +132,14 @@ fn silence(
         !reason.trim().is_empty(),
         "--reason is empty: say why, for those who wonder why nothing came"
     );
-    let now = Timestamp::now();
+    let now = Timestamp::try_from(at)?;
     let starts_at = from.unwrap_or(now);
     let ends_at = silences::later(starts_at, duration.0);
     ensure!(
         ends_at > now,
         "it would be over already: it begins at {starts_at} and ends at {ends_at}"
     );
-    let id = new_id('s', SystemTime::now());
+    let id = new_id('s', at);
     Ok(Silence {
         id,
         matchers,
@@ -194,7 +195,7 @@ async fn ls(
     all: bool,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let now = Timestamp::now();
+    let now = broker.timestamp();
     let mut silences = silences::all(broker, &pipeline.names()).await?;
     silences.retain(|silence| all || Phase::of(silence, now) != Phase::Expired);
     if json {
@@ -212,7 +213,7 @@ async fn ls(
         );
         return Ok(found(false));
     }
-    let clock = std::io::stdout().is_terminal().then(SystemTime::now);
+    let clock = std::io::stdout().is_terminal().then(|| broker.now());
     table(&silences, now, clock).print(terminal_width());
     println!();
     println!("{}", count(silences.len(), "silence"));
@@ -247,7 +248,7 @@ async fn rm(
     id: &str,
     json: bool,
 ) -> anyhow::Result<ExitCode> {
-    let now = Timestamp::now();
+    let now = broker.timestamp();
     let names = pipeline.names();
     let all = silences::all(broker, &names).await?;
     let mut meant = all.into_iter().filter(|silence| silence.id.starts_with(id));

@@ -274,9 +274,7 @@ fn channels(
         words.problems().into_iter().for_each(|problem| report_problem(problem, &at, finder));
         channels.push(Channel {
             name,
-            rate_per_minute: common
-                .rate
-                .map_or_else(|| channels::per_minute(&kind), |rate| rate.per_minute),
+            rate: common.rate.unwrap_or_else(|| channels::rate(&kind)),
             kind,
             options,
             words,
@@ -292,7 +290,7 @@ fn channels(
             kind: "log".to_owned(),
             options,
             words: Words::default(),
-            rate_per_minute: channels::per_minute("log"),
+            rate: channels::rate("log"),
             send_resolved: true,
             policy,
         });

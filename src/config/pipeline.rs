@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use millstream_stages::{ChannelTerms, Emits, Envelope, Kind, Problem, breaker, retry::Policy};
+use millstream_stages::{
+    ChannelTerms, Emits, Envelope, Kind, Problem, breaker, rate::Rate, retry::Policy,
+};
 use serde_json::Value;
 
 use crate::{
@@ -100,8 +102,8 @@ pub struct Recover {
     pub max_age: Duration,
     /// Redrives after which a letter is not redriven again.
     pub max_redrives: u32,
-    /// Letters a second.
-    pub per_second: f64,
+    /// Rate of the redrive.
+    pub rate: Rate,
     /// The key-value bucket whose key for a letter's tenant says whether it is active; `None`: all
     /// are.
     pub tenants: Option<String>,
@@ -153,8 +155,8 @@ pub struct Channel {
     pub options: Value,
     /// The templates of its titles and texts.
     pub words: Words,
-    /// Notifications a minute at the most; what exceeds it is folded into a digest.
-    pub rate_per_minute: u32,
+    /// Highest rate of notifications; what exceeds it is folded into a digest.
+    pub rate: Rate,
     /// True if the channel is notified when an incident is over.
     pub send_resolved: bool,
     /// Retry policy of failed deliveries.
@@ -284,12 +286,8 @@ impl Source {
 impl Channel {
     /// Terms of the channel, as a stage that sends to it knows them.
     pub fn terms(&self) -> ChannelTerms {
-        let Self { name, rate_per_minute, send_resolved, .. } = self;
-        ChannelTerms {
-            name: name.clone(),
-            per_minute: *rate_per_minute,
-            send_resolved: *send_resolved,
-        }
+        let Self { name, rate, send_resolved, .. } = self;
+        ChannelTerms { name: name.clone(), rate: *rate, send_resolved: *send_resolved }
     }
 }
 

@@ -55,7 +55,7 @@ pub fn recover(draft: &StageDraft, finder: &mut Finder) -> Option<Recover> {
         classes: written.classes,
         max_age: written.max_age.0,
         max_redrives: written.max_redrives,
-        per_second: f64::from(written.rate.per_minute) / 60.0,
+        rate: written.rate,
         tenants: written.tenants,
         check,
     })

@@ -58,7 +58,7 @@ impl Schemas {
             let mut schema = joined(&channel, own, kind.name, kind.about);
             let rate = &mut schema["properties"]["rate"]["description"];
             let about = rate.as_str().unwrap_or_default();
-            *rate = format!("{about} Here: {}/min.", channels::per_minute(kind.name)).into();
+            *rate = format!("{about} Here: {}.", channels::rate(kind.name)).into();
             (kind.name, schema)
         });
         let handlers = catalogue.handlers.iter().map(|kind| {

@@ -1,14 +1,16 @@
 //! Shape: every section held against its JSON Schema, every error reported in our words.
 
 use jsonschema::{ValidationError, error::ValidationErrorKind as Kind};
-use millstream_stages::units::{Period, Size};
+use millstream_stages::{
+    rate,
+    units::{Period, Size},
+};
 use serde_json::Value;
 
 use super::{
     Finder, KeyPath, names,
     schema::{NAMED, SECTIONS, Schemas},
     secrets,
-    written::{RATE_PATTERN, RATE_WORDS},
 };
 use crate::suggest::{nearest, suggest};
 
@@ -371,7 +373,7 @@ fn words(pattern: &str) -> Option<String> {
         (text("pattern"), text("description"))
     };
     let units = [of(schemars::schema_for!(Period)), of(schemars::schema_for!(Size))];
-    let rate = (Some(RATE_PATTERN.to_owned()), Some(RATE_WORDS.to_owned()));
+    let rate = (Some(rate::PATTERN.to_owned()), Some(rate::WORDS.to_owned()));
     units
         .into_iter()
         .chain([rate])

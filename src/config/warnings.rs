@@ -12,10 +12,6 @@ use super::{
 };
 use millstream_stages::{retry::Terms, units::Period};
 
-/// Failures a second, below which a stage whose retries then fill `max_ack_pending` is warned of: a
-/// short outage will stop it.
-const FAILURES_PER_SECOND_MIN: f64 = 10.0;
-
 /// Reports settings that will hurt. `timeouts` are those of the stages that have one.
 pub fn warn(
     root: &Value,
@@ -95,27 +91,6 @@ fn waits(stage: &Stage, at: &KeyPath, timeout: Option<Duration>, finder: &mut Fi
                 ),
             )
             .hint("raise max_ack_pending above concurrency times the number of workers");
-        return;
-    }
-    // Only waits that stay in the consumer take up room; longer ones are parked.
-    let turns = policies::timetable(stage.policy.terms("", ""));
-    let park_after = stage.policy.park_after();
-    let held: f64 = turns
-        .iter()
-        .map(|turn| turn.wait)
-        .filter(|wait| *wait <= park_after)
-        .map(|wait| wait.as_secs_f64())
-        .sum();
-    let most = stage.max_ack_pending as f64 / held.max(0.001);
-    if most < FAILURES_PER_SECOND_MIN {
-        let message = format!(
-            "{most:.1} failing events a second fill max_ack_pending ({}) of stage \"{name}\", and \
-             it stops",
-            stage.max_ack_pending
-        );
-        finder.warn_at(&at.join("max_ack_pending"), message).hint(format!(
-            "each waits {held:.0}s for its retries; raise max_ack_pending, or wait less often"
-        ));
     }
 }
 

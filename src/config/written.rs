@@ -2,14 +2,13 @@
 //!
 //! Doc comments of the tables are printed by `millstream schema`, for editors.
 
-use std::{borrow::Cow, fmt, str::FromStr};
-
 use millstream_stages::{
     Envelope, breaker,
+    rate::Rate,
     units::{Period, Size},
 };
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Days to seconds.
 const DAY: u64 = 86_400;
@@ -307,7 +306,7 @@ impl Default for RecoverTable {
         Self {
             classes: Vec::new(),
             max_age: Period::seconds(DAY),
-            rate: Rate { per_minute: 50 * 60 },
+            rate: Rate::per_second(50),
             max_redrives: 3,
             tenants: None,
             check: None,
@@ -359,67 +358,5 @@ impl OneOrMore {
             Self::One(text) => std::slice::from_ref(text),
             Self::More(texts) => texts,
         }
-    }
-}
-
-/// Rate of something: `"20/min"`, `"5/s"`, `"100/h"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Times a minute, at least one.
-    pub per_minute: u32,
-}
-
-/// Pattern of a rate as it must be written.
-pub const RATE_PATTERN: &str = "^[1-9][0-9]{0,5}/(s|min|h)$";
-/// Words for [`RATE_PATTERN`].
-pub const RATE_WORDS: &str = "a rate, such as \"20/min\", \"5/s\" or \"100/h\"";
-
-impl FromStr for Rate {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("expected {RATE_WORDS}, got \"{text}\"");
-        let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
-        let count: u32 = count.parse().map_err(|_| wrong())?;
-        let per_minute = match unit {
-            "s" => count.checked_mul(60),
-            "min" => Some(count),
-            // One an hour is the least; rounded up so that it is never none.
-            "h" => Some(count.div_ceil(60)),
-            _ => None,
-        };
-        Ok(Self { per_minute: per_minute.filter(|rate| *rate > 0).ok_or_else(wrong)? })
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/min", self.per_minute)
-    }
-}
-
-impl Serialize for Rate {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Rate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for Rate {
-    fn schema_name() -> Cow<'static, str> {
-        "Rate".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": RATE_PATTERN, "description": RATE_WORDS })
     }
 }

@@ -1,7 +1,5 @@
 //! Abandon: dead letters of what is kept for a stage that is gone, when an operator says so.
 
-use std::time::SystemTime;
-
 use futures_util::TryStreamExt as _;
 use millstream_stages::{Failure, headers, settle::Reason};
 
@@ -98,7 +96,7 @@ async fn bury(
         false => format!("stage \"{stage}\" is not in the configuration"),
     };
     let failure = Failure::reject(CLASS, why);
-    let now = SystemTime::now();
+    let now = broker.now();
     let letter = Letter {
         stage,
         reason: Reason::Abandoned,

@@ -196,9 +196,23 @@ pub fn timeline(
     if let Some(at) = &letter.completed_at {
         add(at, What::CompletedLate);
     }
-    // A stable sort: what happened within a millisecond stays in the order above.
-    moments.sort_by(|a, b| a.at.cmp(&b.at));
-    moments
+    // A stable sort: what happened within a millisecond stays in the order above. A worker knows
+    // the broker's time to some milliseconds, so nothing is sorted before what it follows from.
+    let mut latest = String::new();
+    let mut by_time: Vec<(String, Moment)> = Vec::with_capacity(moments.len());
+    for moment in moments {
+        let follows = matches!(
+            moment.what,
+            What::Stored { .. } | What::Redriven { .. } | What::Failed { .. }
+        );
+        if follows {
+            latest = latest.max(moment.at.clone());
+        }
+        let at = if follows { latest.clone() } else { moment.at.clone() };
+        by_time.push((at, moment));
+    }
+    by_time.sort_by(|(a, _), (b, _)| a.cmp(b));
+    by_time.into_iter().map(|(_, moment)| moment).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use millstream_stages::{Failure, failure::class, headers, settle::Reason};
@@ -90,7 +90,7 @@ impl Burial {
         }
         let record = self.record(stage, &origin, message).await;
         let (reason, failure) = verdict(why, record.as_ref());
-        let now = SystemTime::now();
+        let now = self.broker.now();
         let spent = record.as_ref().map(|record| record.spent).unwrap_or_default();
         let known = spent.attempts.max(origin.attempts_spent);
         let attempts_max =
@@ -118,7 +118,7 @@ impl Burial {
                 who: identity.who(),
                 traceparent,
             };
-            self.broker.publish(report.message(&names)).await?;
+            self.broker.publish(report.message(&names, now)).await?;
         }
         let letter = Letter {
             stage,
@@ -281,7 +281,7 @@ mod tests {
     fn record(outcome: &str) -> AttemptRecord {
         AttemptRecord {
             delivery: "shop-out-first:1:2:work".into(),
-            spent: Spent { attempts: 2, first_failed_at: Some(SystemTime::UNIX_EPOCH) },
+            spent: Spent { attempts: 2, first_failed_at: Some(UNIX_EPOCH) },
             outcome: outcome.into(),
             class: "TimeoutError".into(),
             message: "no answer in 5s".into(),

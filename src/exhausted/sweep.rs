@@ -91,7 +91,7 @@ impl Sweep {
         let mut wait = limits::SWEEP_FIRST;
         loop {
             tokio::time::sleep(wait).await;
-            let goes_on = self.round(SystemTime::now()).await;
+            let goes_on = self.round(self.afterwards.broker.now()).await;
             wait = if goes_on { limits::SWEEP_AGAIN } else { limits::SWEEP_EVERY };
         }
     }

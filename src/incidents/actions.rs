@@ -1,6 +1,5 @@
 //! Actions: an operator's acknowledgement or end of an incident, as a key that its stage reads.
 
-use jiff::Timestamp;
 use millstream_stages::operator::{Action, INCIDENT_KEYS, IncidentAction};
 
 use super::IncidentsError;
@@ -23,7 +22,7 @@ pub async fn write(
         incident_id: incident_id.to_owned(),
         action,
         by: by.to_owned(),
-        at: Timestamp::now(),
+        at: broker.timestamp(),
         reason,
     };
     let value = serde_json::to_vec(&said).expect("what is said is plain data");

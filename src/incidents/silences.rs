@@ -59,7 +59,7 @@ pub async fn all(broker: &Broker, names: &Names) -> Result<Vec<Silence>, Inciden
 pub async fn put(broker: &Broker, names: &Names, silence: &Silence) -> Result<(), IncidentsError> {
     let value = serde_json::to_vec(silence).expect("a silence is plain data");
     broker.kv_put(&names.state_bucket(), &key(&silence.id), value).await?;
-    let before = earlier(Timestamp::now(), limits::SILENCES_KEPT);
+    let before = earlier(broker.timestamp(), limits::SILENCES_KEPT);
     for old in all(broker, names).await?.iter().filter(|old| old.ends_at < before) {
         broker.kv_delete(&names.state_bucket(), &key(&old.id)).await?;
     }
@@ -75,7 +75,7 @@ pub async fn end(
     names: &Names,
     silence: Silence,
 ) -> Result<Silence, IncidentsError> {
-    let now = Timestamp::now();
+    let now = broker.timestamp();
     let ended = Silence { starts_at: silence.starts_at.min(now), ends_at: now, ..silence };
     let value = serde_json::to_vec(&ended).expect("a silence is plain data");
     broker.kv_put(&names.state_bucket(), &key(&ended.id), value).await?;

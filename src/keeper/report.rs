@@ -5,7 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use millstream_stages::incident::Severity;
 use serde::{Deserialize, Serialize};
 
@@ -98,7 +97,7 @@ impl Report {
     pub(super) fn lost(&mut self, stream: &str, stage: &str, events: u64) {
         tracing::error!(stream, stage, events, "events were lost before the stage had read them");
         *self.untold.entry((stream.to_owned(), stage.to_owned())).or_default() += events;
-        let at = Timestamp::now().to_string();
+        let at = self.broker.timestamp().to_string();
         let has_room = self.record.lost.len() < limits::KEEPER_RECORD_MAX;
         let known =
             self.record.lost.iter_mut().find(|lost| lost.stream == stream && lost.stage == stage);
@@ -125,7 +124,7 @@ impl Report {
         for Condition { about, text, .. } in self.telling.end().await {
             tracing::info!(about, condition = text, "what the keeper found is over");
         }
-        let now = Timestamp::now().as_millisecond();
+        let now = self.broker.timestamp().as_millisecond();
         let is_due = self.told_loss_at.is_none_or(|at| at.elapsed() >= limits::LOSS_TOLD_EVERY);
         let losses = if is_due { std::mem::take(&mut self.untold) } else { BTreeMap::new() };
         if !losses.is_empty() {
@@ -152,7 +151,8 @@ impl Report {
     /// Tells something that has happened, once.
     pub(super) async fn happened(&self, condition: &Condition) {
         tracing::warn!(about = condition.about, what = condition.text, "the keeper acted");
-        self.telling.publish(condition, &Timestamp::now().as_millisecond().to_string()).await;
+        let at = self.broker.timestamp().as_millisecond().to_string();
+        self.telling.publish(condition, &at).await;
     }
 
     async fn write(&mut self) {

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use millstream_stages::{incident::Severity, units::Period};
@@ -250,7 +250,7 @@ impl Rounds {
                 continue;
             }
             is_moving = true;
-            let at = unix_ms(SystemTime::now());
+            let at = unix_ms(self.broker.now());
             let consumer = reader.consumer.as_ref();
             let deliveries = consumer.map(|it| (it.floor_deliveries, it.deliveries));
             let value = FloorRecord { created: stream.created, floor, at, deliveries }.written();
@@ -446,7 +446,7 @@ impl Rounds {
             unread,
             bytes: state.bytes,
             bytes_max: spec.max_bytes,
-            age: SystemTime::now().duration_since(oldest).unwrap_or_default(),
+            age: self.broker.now().duration_since(oldest).unwrap_or_default(),
             age_max: spec.max_age,
         };
         let fill = unread.fill();

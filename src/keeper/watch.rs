@@ -20,7 +20,7 @@ use super::{
     judge,
 };
 use crate::{
-    broker::{AdminError, Broker, ReaderOverview, StreamOverview},
+    broker::{AdminError, Broker, ReaderOverview, StreamOverview, StreamState},
     config::{Pipeline, pipeline::Stage},
     error_chain::chain,
     limits,
@@ -63,7 +63,7 @@ pub(super) struct Watch {
     unread: HashMap<String, Instant>,
     /// Number of messages of the dead-letter stream that are no letters (originals of edited ones,
     /// and payloads kept apart), and when they were counted.
-    not_letters: (u64, Option<Instant>),
+    not_letters: NotLetters,
     storage: (Option<Trouble>, Option<Instant>),
     /// Looks for which streams are asked for one by one, since the server does not answer the
     /// question for all at once, as where that is not permitted.
@@ -95,6 +95,33 @@ impl Known {
     }
 }
 
+/// Number of messages of the dead-letter stream that are no letters: originals of edited ones, and
+/// payloads kept apart.
+#[derive(Debug, Default)]
+struct NotLetters {
+    count: u64,
+    /// Messages and last sequence of the stream when they were counted.
+    of: Option<(u64, u64)>,
+    /// Time before which they are not counted again.
+    next: Option<Instant>,
+}
+
+impl NotLetters {
+    /// Counts anew what has changed, and is worth the server's time.
+    async fn count(&mut self, broker: &Broker, names: &Names, state: &StreamState) -> u64 {
+        let (now, of) = (Instant::now(), Some((state.messages, state.last_seq)));
+        if self.of != of
+            && self.next.is_none_or(|next| now >= next)
+            && let Ok(count) =
+                broker.subjects_count(&names.dlq_stream(), &names.dlq_not_letters()).await
+        {
+            let wait = now.elapsed() * limits::NOT_LETTERS_REST;
+            (self.count, self.of, self.next) = (count, of, Some(Instant::now() + wait));
+        }
+        self.count
+    }
+}
+
 impl Watch {
     pub(super) fn new(broker: &Broker, pipeline: &Arc<Pipeline>) -> Self {
         Self {
@@ -105,7 +132,7 @@ impl Watch {
             known: HashMap::new(),
             leases: HashMap::new(),
             unread: HashMap::new(),
-            not_letters: (0, None),
+            not_letters: NotLetters::default(),
             storage: (None, None),
             one_by_one: 0,
             unlisted: AtomicU32::new(0),
@@ -378,16 +405,9 @@ impl Watch {
 
     async fn gauge(&mut self, streams: &HashMap<String, StreamOverview>, gauges: &mut Gauges) {
         let messages = |name: &str| streams.get(name).map(|found| found.state.messages);
-        let dlq = self.names.dlq_stream();
-        if let Some(stored) = messages(&dlq) {
-            let is_due = |at: Instant| at.elapsed() >= limits::NOT_LETTERS_COUNTED;
-            if self.not_letters.1.is_none_or(is_due)
-                && let Ok(count) =
-                    self.broker.subjects_count(&dlq, &self.names.dlq_not_letters()).await
-            {
-                self.not_letters = (count, Some(Instant::now()));
-            }
-            gauges.letters = Some(stored.saturating_sub(self.not_letters.0));
+        if let Some(found) = streams.get(&self.names.dlq_stream()) {
+            let others = self.not_letters.count(&self.broker, &self.names, &found.state).await;
+            gauges.letters = Some(found.state.messages.saturating_sub(others));
         }
         gauges.retries = messages(&self.names.retry_stream());
         let of_maps = |stage: &str| {

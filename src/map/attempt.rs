@@ -1,6 +1,6 @@
 //! Attempt: one run of an event through its line, and its outcome.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use millstream_stages::{
     Delivery, Disposition, Event, Failure,
@@ -103,7 +103,7 @@ impl Attempt<'_> {
                 class::HANDLER,
                 format!("a result could not be stored: {error}"),
             ),
-            took: Duration::ZERO,
+            took: None,
         })
     }
 
@@ -120,21 +120,27 @@ impl Attempt<'_> {
         let Failed { stage: line, failure, took } = failed;
         let Self { arrived, event, delivery, spent } = self;
         line.metrics().failed(&failure.class);
-        let first_failed_at = spent.first_failed_at.or(Some(SystemTime::now()));
+        let first_failed_at = spent.first_failed_at.or(Some(arrived.stage.broker.now()));
         let before = Spent { first_failed_at, ..*spent };
         let after = Spent { attempts: delivery.attempt, first_failed_at };
-        let settlement = match held_back(line, event, delivery.attempt, took, &failure) {
-            Some(wait) => Settlement::DeferFor(wait, failure),
-            None => {
-                settle(Err(failure), &event.id, &event.event_type, delivery.attempt, line.policy())
-            }
-        };
+        let settlement =
+            match held_back(line, event, delivery.attempt, took.unwrap_or_default(), &failure) {
+                Some(wait) => Settlement::DeferFor(wait, failure),
+                None => settle(
+                    Err(failure),
+                    &event.id,
+                    &event.event_type,
+                    delivery.attempt,
+                    line.policy(),
+                ),
+            };
         let (outcome, settled) = match settlement {
             Settlement::Forward(_) => unreachable!("a failure is never forwarded"),
             Settlement::RetryAfter(wait, failure) => {
                 // What ran in quarantine has an outcome on record now, and goes back to the others.
                 let parks = wait > line.policy().park_after()
-                    || arrived.isolation == Isolation::Quarantined;
+                    || arrived.isolation == Isolation::Quarantined
+                    || !arrived.stage.waiting.take(wait, arrived.stage.roll_call.alive());
                 span::settled(span, Outcome::Retried, Some(&failure));
                 self.report(
                     line,

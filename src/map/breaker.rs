@@ -9,7 +9,6 @@ mod fleet;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
 use millstream_stages::{
     Event, Failure,
     breaker::{
@@ -23,7 +22,7 @@ use tokio::{
 };
 
 use crate::{
-    broker::header,
+    broker::{Broker, header},
     observe::StageMetrics,
     wire::breaker_record::{BreakerRecord, BreakerState},
 };
@@ -52,6 +51,8 @@ pub struct Breaker {
 struct Guard {
     stage: String,
     worker: String,
+    /// Connection, for the broker's time in records.
+    broker: Broker,
     metrics: Arc<StageMetrics>,
     known: Mutex<Known>,
     /// Start of the machine's clock.
@@ -86,10 +87,10 @@ impl Breaker {
     fn new(
         stage: &str,
         worker: &str,
+        broker: &Broker,
         settings: Settings,
         metrics: Arc<StageMetrics>,
-        unreported: &Arc<Notify>,
-        timer: &Arc<Notify>,
+        (unreported, timer): (&Arc<Notify>, &Arc<Notify>),
     ) -> Self {
         metrics.set_breaker(State::Closed);
         let known = Known {
@@ -104,6 +105,7 @@ impl Breaker {
         let guard = Guard {
             stage: stage.to_owned(),
             worker: worker.to_owned(),
+            broker: broker.clone(),
             metrics,
             known: Mutex::new(known),
             born: Instant::now(),
@@ -185,7 +187,8 @@ impl Breaker {
     }
 
     fn opened(&self, guard: &Guard, known: &mut Known, failure: &Failure, verdict: Verdict) {
-        let (wait, opens, now) = (known.machine.wait(), known.machine.opens(), Timestamp::now());
+        let (wait, opens) = (known.machine.wait(), known.machine.opens());
+        let now = guard.broker.timestamp();
         let opened_at =
             Some(known.record.opened_at.clone()).filter(|_| verdict == Verdict::Reopened).flatten();
         known.record = BreakerRecord::open(failure, wait, opens, opened_at, now, &guard.worker);
@@ -212,7 +215,7 @@ impl Breaker {
     }
 
     fn closed(&self, guard: &Guard, known: &mut Known) {
-        known.record.close(Timestamp::now(), &guard.worker);
+        known.record.close(guard.broker.timestamp(), &guard.worker);
         let open_s = known.open_since.take().map_or(0.0, |since| since.elapsed().as_secs_f64());
         tracing::info!(
             stage = guard.stage,

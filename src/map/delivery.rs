@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use millstream_stages::{Delivery, Event, Failure, failure::class, settle::Reason};
@@ -295,14 +295,14 @@ impl Arrived<'_> {
 
     /// Failure of an event that may wait no longer, if so.
     fn expired(&self) -> Option<Failure> {
-        let waited = SystemTime::now().duration_since(self.arrival.origin.queued_at?).ok()?;
+        let waited = self.stage.broker.now().duration_since(self.arrival.origin.queued_at?).ok()?;
         let most = self.stage.retry_max_age;
         (!most.is_zero() && waited > most).then(|| Failure::expired(most))
     }
 
     /// Puts the event back where the stage pulls from, unhandled.
     async fn release(&self, event: &Event, spent: Spent) -> Settled {
-        self.stage.metrics.handled(&event.event_type, Outcome::Released, Duration::ZERO);
+        self.stage.metrics.handled(&event.event_type, Outcome::Released, None);
         if self.isolation == Isolation::Quarantined {
             return match self.parking(event, spent).quarantine().await {
                 Ok(()) => Settled::Ack,
@@ -378,7 +378,7 @@ impl Arrived<'_> {
             &self.stage.names,
             stage,
             life,
-            SystemTime::now(),
+            self.stage.broker.now(),
         )
         .await
         {
@@ -404,7 +404,7 @@ impl Arrived<'_> {
         let mut delivery = Delivery {
             stage: stage.line.name().to_owned(),
             attempt: spent.attempts + 1,
-            now: SystemTime::now(),
+            now: stage.broker.now(),
             traceparent: None,
             edit: arrival.origin.edit,
         };

@@ -103,6 +103,7 @@ impl Feeding {
             match stage.broker.pull(&feed.stream, &feed.consumer, most).await {
                 Ok(mut pull) => {
                     stage.conditions.ok(&condition);
+                    stage.waiting.granted(pull.pending_max());
                     waits = self::waits();
                     let ended =
                         self.pull(&mut pull, most, &mut pace, &mut quiet, &mut refusals).await;

@@ -1,6 +1,6 @@
 //! Give up: dead letter of an event, written before its delivery may be terminated.
 
-use std::{borrow::Cow, time::SystemTime};
+use std::borrow::Cow;
 
 use millstream_stages::{Event, Failure, headers, settle::Reason};
 
@@ -55,14 +55,14 @@ impl GivenUp<'_> {
         };
         report(stage, &reported).await;
         let event_type = event.map_or("", |event| event.event_type.as_str());
-        stage.metrics.handled(event_type, Outcome::DeadLettered, std::time::Duration::ZERO);
+        stage.metrics.handled(event_type, Outcome::DeadLettered, None);
         self.bury().await
     }
 
     /// Writes the dead letter.
     pub(super) async fn bury(&self) -> Settled {
         let Self { stage, arrival, delivered, event, reason, failure, .. } = self;
-        let now = SystemTime::now();
+        let now = stage.broker.now();
         let traceparent = arrival.trace.map(|context| context.to_string());
         let identity = match (event, self.carries) {
             (Some(event), _) => Identity::Event(Cow::Borrowed(*event)),

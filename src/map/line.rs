@@ -40,8 +40,8 @@ pub struct Line {
 pub struct Applied<'a> {
     /// Events to publish, in order.
     pub outputs: Vec<Output<'a>>,
-    /// Stages that ran to their end, and the time that each took.
-    pub ran: Vec<(&'a Line, Duration)>,
+    /// Stages that are done with it, and the time that each ran; `None`: it was not for it.
+    pub ran: Vec<(&'a Line, Option<Duration>)>,
 }
 
 /// Event to publish as a result of a stage.
@@ -60,8 +60,8 @@ pub struct Failed<'a> {
     pub stage: &'a Line,
     /// The failure.
     pub failure: Failure,
-    /// Time that the stage took to fail.
-    pub took: Duration,
+    /// Time that the stage ran before it failed; `None`: it did not run, or not fail.
+    pub took: Option<Duration>,
 }
 
 impl Line {
@@ -208,8 +208,11 @@ impl Line {
             Err(Failure::retry(class::HANDLER, format!("the handler panicked: {said}")))
         });
         let took = began.elapsed();
-        let results = answered.map_err(|failure| Failed { stage: self, failure, took })?;
-        applied.ran.push((self, took));
+        let results = answered.map_err(|failure| {
+            let took = Some(took).filter(|_| failure.class != class::CONDITION);
+            Failed { stage: self, failure, took }
+        })?;
+        applied.ran.push((self, results.is_some().then_some(took)));
         let Some(results) = results else { return Ok(()) };
         self.breaker.succeeded(event.tenant.as_deref(), took);
         for event in results {

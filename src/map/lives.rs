@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::pulse::Moment;
+use crate::steady::Moment;
 
 /// Life: stream and sequence that it began as.
 pub(super) type Life = (Arc<str>, u64);
@@ -158,8 +158,8 @@ mod tests {
     #[test]
     fn what_has_not_begun_lapses_unless_the_server_heard_of_it() {
         let (lives, wait) = (Lives::default(), Duration::from_secs(5));
-        let take =
-            |ago| lives.take(life(1), message("in", 1), Moment::ago(Duration::from_secs(ago)));
+        let ago = |ago| Moment::now() - Duration::from_secs(ago);
+        let take = |before| lives.take(life(1), message("in", 1), ago(before));
         let Taken::InHand(first) = take(6) else { panic!("not taken") };
         assert!(first.has_lapsed(wait) && !first.has_lapsed(Duration::from_secs(60)));
         first.renew();

@@ -39,6 +39,7 @@ pub mod run;
 pub mod stage;
 mod stored;
 mod turn;
+mod waiting;
 
 pub use breaker::Breakers;
 pub use in_flight::InFlight;
@@ -49,3 +50,4 @@ pub use pulse::Pulse;
 pub use quarantine::Company;
 pub use run::run;
 pub use stage::{Isolation, MapStage, StageConsumer};
+pub use waiting::Waiting;

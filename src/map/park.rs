@@ -7,7 +7,7 @@
 //! Source: NATS ADR-51, server 2.12 or newer; the headers `Nats-Schedule` and
 //! `Nats-Schedule-Target`.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use millstream_stages::{Event, headers};
 
@@ -37,7 +37,7 @@ impl Parking<'_> {
     pub(super) async fn for_later(&self, wait: Duration) -> Result<(), PublishError> {
         let (stage, life) = (self.stage, &self.origin.life);
         let mut all = self.headers();
-        all.insert("Nats-Schedule", format!("@at {}", rfc3339(SystemTime::now() + wait)));
+        all.insert("Nats-Schedule", format!("@at {}", rfc3339(stage.broker.now() + wait)));
         all.insert("Nats-Schedule-Target", stage.names.retry_subject(stage.line.name()));
         self.store(stage.names.parked_subject(stage.line.name(), life), all).await?;
         stage.metrics.parked();
@@ -75,7 +75,7 @@ impl Parking<'_> {
         }
         all.insert(
             headers::QUEUED_AT,
-            rfc3339(self.origin.queued_at.unwrap_or_else(SystemTime::now)),
+            rfc3339(self.origin.queued_at.unwrap_or_else(|| self.stage.broker.now())),
         );
         if let Some(traceparent) = self.delivered.header(headers::TRACEPARENT) {
             all.insert(headers::TRACEPARENT, header(traceparent));

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     in_flight::InFlight, line::Line, lives::Lives, pulse::Pulse, quarantine::Company, turn::Turn,
+    waiting::Waiting,
 };
 use crate::{
     broker::Broker,
@@ -101,6 +102,8 @@ pub struct MapStage {
     pub company: Arc<Company>,
     /// Lives of events that the worker has in hand at this stage.
     pub lives: Lives,
+    /// Events that wait in the stage's consumers.
+    pub waiting: Waiting,
     /// Who else is in the fleet, and when each was heard of.
     pub roll_call: Arc<RollCall>,
     /// Time at which the worker last ran.

@@ -21,7 +21,7 @@ pub(super) enum Settled {
 /// Publishes the error event of a failed attempt and waits until it is stored: counts are made from
 /// it, and so is the number of the next attempt, so it comes before the settlement.
 pub(super) async fn report(stage: &MapStage, report: &AttemptReport<'_>) {
-    let message = report.message(&stage.names);
+    let message = report.message(&stage.names, stage.broker.now());
     if let Err(error) = until_stored(report.stage, || stage.broker.publish(message.clone())).await {
         tracing::error!(stage = report.stage, error = %error, "could not report a failed attempt");
     }

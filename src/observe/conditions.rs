@@ -51,17 +51,24 @@ pub struct Trouble {
     pub why: String,
     /// Remedy, as a command or one clause; `None`: it passes by itself, or nobody knows.
     pub remedy: Option<String>,
+    /// True if the work goes on all the same: the worker is ready.
+    pub is_harmless: bool,
 }
 
 impl Trouble {
     /// Trouble that passes by itself, or whose remedy nobody knows.
     pub fn new(why: impl Into<String>) -> Self {
-        Self { why: why.into(), remedy: None }
+        Self { why: why.into(), remedy: None, is_harmless: false }
     }
 
     /// Trouble with its remedy.
     pub fn with_remedy(why: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { why: why.into(), remedy: Some(remedy.into()) }
+        Self { remedy: Some(remedy.into()), ..Self::new(why) }
+    }
+
+    /// Trouble that stops no work, with its remedy.
+    pub fn harmless(why: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { is_harmless: true, ..Self::with_remedy(why, remedy) }
     }
 }
 
@@ -82,7 +89,7 @@ impl Conditions {
             is_told && before.trouble.as_ref() == Some(&trouble)
         };
         if !before.is_some_and(is_same) {
-            let Trouble { why, remedy } = trouble;
+            let Trouble { why, remedy, .. } = trouble;
             tracing::warn!(condition = name, why, remedy, "trouble");
         }
     }
@@ -116,7 +123,8 @@ impl Conditions {
                 tracing::warn!(condition = name, why, remedy, "trouble");
             }
             let since = parse_rfc3339(&since).unwrap_or_else(SystemTime::now);
-            let condition = Condition { since, trouble: Some(Trouble { why, remedy }) };
+            let condition =
+                Condition { since, trouble: Some(Trouble { why, remedy, is_harmless: false }) };
             fleet.insert(name, FleetTrouble { condition, stops_us });
         }
         for name in before.keys().filter(|name| !fleet.contains_key(*name) && !is_known(name)) {
@@ -128,12 +136,20 @@ impl Conditions {
     /// ready.
     pub fn failed(&self) -> Vec<(String, Condition)> {
         let mut failed = self.own_failed();
+        failed.retain(|(_, it)| it.trouble.as_ref().is_some_and(|it| !it.is_harmless));
         if failed.is_empty() && lock(&self.own).is_empty() {
             let trouble = Some(Trouble::new("it has not started"));
             failed.push(("worker".to_owned(), Condition { since: SystemTime::now(), trouble }));
         }
         failed.extend(self.of_fleet(true, &failed));
         failed.sort_by(|(a, _), (b, _)| a.cmp(b));
+        failed
+    }
+
+    /// Conditions that do not hold and stop no work, by name.
+    pub fn harmless(&self) -> Vec<(String, Condition)> {
+        let mut failed = self.own_failed();
+        failed.retain(|(_, it)| it.trouble.as_ref().is_some_and(|it| it.is_harmless));
         failed
     }
 
@@ -203,7 +219,7 @@ impl ConditionRecord {
     /// Record of a condition; `None`: it holds. Its texts are cut to
     /// [`limits::CONDITION_TEXT_BYTES_MAX`].
     pub fn of(name: &str, condition: &Condition) -> Option<Self> {
-        let Trouble { why, remedy } = condition.trouble.as_ref()?;
+        let Trouble { why, remedy, .. } = condition.trouble.as_ref()?;
         Some(Self {
             name: cut(name),
             why: cut(why),
@@ -245,6 +261,9 @@ mod tests {
         assert_eq!(condition.trouble, Some(Trouble::with_remedy("refused", "grant it")));
         conditions.ok("broker");
         assert!(conditions.failed().is_empty() && conditions.all()[0].1.since >= since);
+        conditions.failing("clock", Trouble::harmless("it is 3 s ahead", "set it"));
+        assert!(conditions.failed().is_empty() && conditions.harmless()[0].0 == "clock");
+        conditions.forget("clock");
         conditions.forget("broker");
         assert!(conditions.all().is_empty());
     }

@@ -104,7 +104,7 @@ pub struct StageSnapshot {
     pub dead_lettered: u64,
     /// Events in flight now.
     pub active: u64,
-    /// Durations of deliveries, from the start of work to the settlement.
+    /// Durations of the deliveries that ran.
     pub took: DurationCounts,
 }
 
@@ -196,10 +196,12 @@ impl StageMetrics {
         ActiveEvent(self.active.clone())
     }
 
-    /// Counts a settled delivery.
-    pub fn handled(&self, event_type: &str, outcome: Outcome, took: Duration) {
+    /// Counts a settled delivery, and the time that it ran; `None`: it did not run.
+    pub fn handled(&self, event_type: &str, outcome: Outcome, ran: Option<Duration>) {
         self.handled.with(event_type, |outcomes| outcomes[outcome as usize].inc());
-        self.took.observe(took);
+        if let Some(ran) = ran {
+            self.took.observe(ran);
+        }
     }
 
     /// Counts the time that it took to store the outcome of a failed attempt.

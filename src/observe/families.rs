@@ -155,7 +155,8 @@ impl Families {
         let help = "Share of the stream's limits, by age or bytes, that unread events take up; \
                     take the max";
         registry.register("source_fill_ratio", help, self.source_fill.clone());
-        let help = "How long deliveries took, from the start of work to the settlement";
+        let help =
+            "How long deliveries ran; what was given back or given up unhandled is not among them";
         registry.register("events_handling_duration_seconds", help, self.took.clone());
         let help =
             "How long it took to store what becomes of a failed attempt, its error event included";

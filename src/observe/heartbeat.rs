@@ -1,9 +1,10 @@
 //! Heartbeat: the worker's record every two seconds, and what those of others tell.
 
 use std::{
+    collections::VecDeque,
     pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::StreamExt as _;
@@ -13,6 +14,7 @@ use super::{
     conditions::{ConditionRecord, Conditions, Trouble},
     metrics::Metrics,
     roll_call::RollCall,
+    skew::SkewWatch,
     worker_record::{Recorder, WorkerRecord},
 };
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
     config::Pipeline,
     error_chain::root_cause,
     limits,
+    steady::Moment,
     topology::{Feed, Topology},
     wire::rfc3339,
 };
@@ -34,6 +37,8 @@ pub struct Heartbeat {
     metrics: Arc<Metrics>,
     conditions: Arc<Conditions>,
     roll_call: Arc<RollCall>,
+    /// Records that were sent and not read back: number, and moment of sending.
+    sent: Mutex<VecDeque<(u64, Moment)>>,
     topology: Topology,
     bucket: String,
     key: String,
@@ -57,6 +62,7 @@ impl Heartbeat {
             metrics,
             conditions,
             roll_call,
+            sent: Mutex::default(),
         }
     }
 
@@ -73,12 +79,13 @@ impl Heartbeat {
     }
 
     async fn beat(&self, worker: WorkerRecord) {
-        let mut recorder = Recorder::new(worker);
+        let (mut recorder, mut skew) = (Recorder::new(worker), SkewWatch::default());
         let mut failures = 0_u32;
         let mut ticks = ticks(limits::HEARTBEAT);
         loop {
             ticks.tick().await;
             self.metrics.set_broker_connected(self.broker.is_connected());
+            skew.look(self.broker.clock(), &self.metrics, &self.conditions);
             if !self.broker.is_connected() {
                 // It would be sent late, with all that were written in the meantime.
                 continue;
@@ -93,6 +100,7 @@ impl Heartbeat {
             };
             let value = serde_json::to_vec(&record).expect("a record is plain data");
             self.roll_call.sent(record.beats);
+            self.sends(record.beats);
             let put = self.broker.kv_put(&self.bucket, &self.key, value);
             let failed = match tokio::time::timeout(limits::HEARTBEAT, put).await {
                 Ok(Ok(revision)) => {
@@ -134,6 +142,9 @@ impl Heartbeat {
                             serde_json::from_slice(&value)
                                 .unwrap_or_else(|_| WorkerRecord::new(&key, "", ""))
                         });
+                        if let Some(read) = read.as_ref().filter(|_| key == self.key) {
+                            self.read_back(read.beats, written_at);
+                        }
                         self.roll_call.heard(&key, revision, written_at, read.as_ref());
                     }
                     Some(Err(error)) => {
@@ -144,6 +155,27 @@ impl Heartbeat {
             }
             tokio::time::sleep(limits::PULL_LOOK).await;
         }
+    }
+
+    fn sends(&self, beat: u64) {
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        sent.push_back((beat, Moment::now()));
+        if sent.len() > limits::HEARTBEATS_SENT_MAX {
+            sent.pop_front();
+        }
+    }
+
+    /// Takes the broker's time from a record of ours that was read back: it was stored between the
+    /// two.
+    fn read_back(&self, beat: u64, stored_at: SystemTime) {
+        let heard = Moment::now();
+        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(asked) =
+            sent.iter().find(|(number, _)| *number == beat).map(|(_, asked)| *asked)
+        {
+            self.broker.clock().read(asked, heard, stored_at);
+        }
+        sent.retain(|(number, _)| *number > beat);
     }
 
     /// Asks the consumers how far they are, at the start and whenever a worker may have died: what

@@ -88,6 +88,10 @@ async fn show_readiness(State(conditions): State<Arc<Conditions>>) -> (StatusCod
     if !elsewhere.is_empty() {
         answer["elsewhere"] = list(&elsewhere);
     }
+    let harmless = conditions.harmless();
+    if !harmless.is_empty() {
+        answer["harmless"] = list(&harmless);
+    }
     (status, Json(answer))
 }
 

@@ -1,6 +1,9 @@
 //! Metrics: everything that a worker counts, shown at `/metrics` and handed to the engines.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use prometheus_client::{
     encoding::text,
@@ -23,6 +26,8 @@ pub struct Metrics {
     registry: Registry,
     /// `1` while the broker is connected.
     broker_connected: Gauge,
+    /// Host's clock minus the broker's.
+    clock_skew: Gauge<f64, AtomicU64>,
     retry_queue_size: Gauge,
     dead_letter_queue_size: Gauge,
     stages: Bounded<Arc<StageMetrics>>,
@@ -43,6 +48,12 @@ impl Metrics {
         };
         let broker_connected =
             gauge(&mut registry, "broker_connected", "Whether the broker is connected: 1 or 0");
+        let clock_skew = Gauge::default();
+        registry.register(
+            "clock_skew_seconds",
+            "Time by which the host's clock is ahead of the broker's; below zero: behind",
+            clock_skew.clone(),
+        );
         let retry_queue_size = gauge(
             &mut registry,
             "retry_queue_size",
@@ -59,6 +70,7 @@ impl Metrics {
             families,
             registry,
             broker_connected,
+            clock_skew,
             retry_queue_size,
             dead_letter_queue_size,
             stages: Bounded::new(limits::STAGE_LABELS_MAX, move |name| {
@@ -92,6 +104,11 @@ impl Metrics {
     /// Sets if the broker is connected.
     pub fn set_broker_connected(&self, connected: bool) {
         self.broker_connected.set(connected.into());
+    }
+
+    /// Sets the time by which the host's clock is ahead of the broker's.
+    pub fn set_clock_skew(&self, seconds: f64) {
+        self.clock_skew.set(seconds);
     }
 
     /// Sets the number of events that wait in the retry stream, parked ones included.
@@ -205,7 +222,7 @@ pub(crate) mod tests {
         let metrics = metrics();
         let stage = metrics.stage("orders");
         let in_hand = stage.started();
-        stage.handled("order.created", Outcome::Done, Duration::from_millis(3));
+        stage.handled("order.created", Outcome::Done, Some(Duration::from_millis(3)));
         stage.failed("TimeoutError");
         stage.settled(Outcome::DeadLettered, Duration::from_micros(900));
         stage.dead_lettered(Reason::Crashed);
@@ -268,7 +285,7 @@ pub(crate) mod tests {
         let metrics = metrics();
         let stage = metrics.stage("orders");
         for n in 0..1000 {
-            stage.handled(&format!("type-{n}"), Outcome::Done, Duration::ZERO);
+            stage.handled(&format!("type-{n}"), Outcome::Done, None);
             stage.failed(&format!("class-{n}\n\"}} 1"));
         }
         let types = limits::EVENT_TYPE_LABELS_MAX;

@@ -16,6 +16,7 @@ pub mod logs;
 pub mod metrics;
 pub mod otlp;
 pub mod roll_call;
+mod skew;
 pub mod span;
 mod tallies;
 pub mod worker_record;

@@ -119,6 +119,11 @@ impl RollCall {
         self.roll().quiet_since(Instant::now())
     }
 
+    /// Number of workers that are alive, this one included, as far as it knows.
+    pub fn alive(&self) -> u64 {
+        1 + self.roll().others.values().filter(|other| !other.is_silent).count() as u64
+    }
+
     /// Waits until the others are known, though no longer than [`limits::ROLL_CALL_MAX`]: what is
     /// pulled before may be in doubt later.
     pub async fn begun(&self) {

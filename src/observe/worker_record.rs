@@ -73,7 +73,7 @@ pub struct Recent {
     pub handled: u64,
     /// Attempts that failed within it.
     pub failed: u64,
-    /// Durations of the deliveries.
+    /// Durations of the deliveries that ran.
     pub took: DurationCounts,
 }
 
@@ -173,9 +173,9 @@ mod tests {
         let mut last = None;
         for second in 0..=120 {
             if second < 60 {
-                stage.handled("t", Outcome::Done, Duration::from_millis(50));
+                stage.handled("t", Outcome::Done, Some(Duration::from_millis(50)));
             } else {
-                stage.handled("t", Outcome::Retried, Duration::from_secs(2));
+                stage.handled("t", Outcome::Retried, Some(Duration::from_secs(2)));
                 stage.failed("TimeoutError");
             }
             last = Some(recorder.record(&metrics, start + Duration::from_secs(second)));

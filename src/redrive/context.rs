@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::{Notify, watch};
+
 use super::{
     job::{Counts, Job},
     resend::RedriveError,
@@ -30,7 +32,13 @@ pub struct Context {
 
 /// Progress of a job that this process runs.
 #[derive(Debug)]
-pub struct Progress(Mutex<Job>);
+pub struct Progress {
+    job: Mutex<Job>,
+    /// Last mark that is on record; `None`: nothing of this process will be any more.
+    recorded: watch::Sender<Option<u64>>,
+    /// Woken when a step waits for the record.
+    waits: Notify,
+}
 
 /// Errors that end a run of a job.
 #[derive(Debug, thiserror::Error)]
@@ -92,19 +100,57 @@ impl Context {
 impl Progress {
     /// Progress of a job that was claimed.
     pub fn of(claim: &Claim) -> Self {
-        Self(Mutex::new(claim.job().clone()))
+        Self {
+            job: Mutex::new(claim.job().clone()),
+            recorded: watch::Sender::new(Some(0)),
+            waits: Notify::new(),
+        }
     }
 
     /// The job as it is now.
     pub fn job(&self) -> Job {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.job.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Job) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        change(&mut self.job.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn count(&self, count: impl FnOnce(&mut Counts)) {
-        self.change(|job| count(&mut job.counts));
+    /// Counts a letter, once.
+    pub(super) fn count(&self, seq: u64, count: impl FnOnce(&mut Counts)) {
+        self.change(|job| {
+            job.above.sent.remove(seq);
+            job.above.marking.remove(seq);
+            job.above.counted.insert(seq);
+            count(&mut job.counts);
+        });
+    }
+
+    /// Changes what must be on record before something is done; the mark to wait for.
+    pub(super) fn mark(&self, change: impl FnOnce(&mut Job)) -> u64 {
+        let mark = self.change(|job| {
+            change(job);
+            job.mark += 1;
+            job.mark
+        });
+        self.waits.notify_one();
+        mark
+    }
+
+    /// Waits until a mark is on record; false if it will never be.
+    pub(super) async fn on_record(&self, mark: u64) -> bool {
+        let mut recorded = self.recorded.subscribe();
+        let found = recorded.wait_for(|last| last.is_none_or(|last| last >= mark)).await;
+        found.is_ok_and(|last| last.is_some())
+    }
+
+    /// Notes the last mark that is on record; `None`: somebody else has the job.
+    pub(super) fn recorded(&self, mark: Option<u64>) {
+        self.recorded.send_replace(mark);
+    }
+
+    /// Waits until a step waits for the record.
+    pub(super) async fn waits(&self) {
+        self.waits.notified().await;
     }
 }

@@ -7,7 +7,12 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{dead_letter::LetterFilter, limits, redrive::canary::Canary, wire::rfc3339};
+use crate::{
+    dead_letter::LetterFilter,
+    limits,
+    redrive::{above::Above, canary::Canary},
+    wire::rfc3339,
+};
 
 /// Default limit of the redrives of an event.
 pub const MAX_REDRIVES: u32 = 3;
@@ -78,7 +83,17 @@ pub struct Job {
     /// [`crate::limits::JOB_REASONS_MAX`] of them.
     #[serde(default)]
     pub left: BTreeMap<String, u64>,
-    /// Outcomes so far. After a crash of its runner, those of letters in flight may be missing.
+    /// Letters above the cursor whose fate is on record.
+    #[serde(default)]
+    pub above: Above,
+    /// Time on the broker's clock, in Unix milliseconds, before which its rate lets no letter go.
+    /// 0: at once.
+    #[serde(default)]
+    pub next_ms: u64,
+    /// Number of steps that wait for the record to be written.
+    #[serde(skip)]
+    pub mark: u64,
+    /// Outcomes so far: of the letters up to the cursor, and of those above that are counted.
     pub counts: Counts,
     /// Time at which the job was made, RFC 3339.
     pub created_at: String,
@@ -152,6 +167,9 @@ impl Job {
             expected: None,
             left_behind: false,
             left: BTreeMap::new(),
+            above: Above::default(),
+            next_ms: 0,
+            mark: 0,
             counts: Counts::default(),
             created_at: rfc3339(now),
             created_by: by.to_owned(),
@@ -175,11 +193,11 @@ impl Job {
         *self.left.entry(why).or_insert(0) += 1;
     }
 
-    /// Ends the job.
-    pub fn end(&mut self, state: State, why: Option<String>) {
+    /// Ends the job at `now`.
+    pub fn end(&mut self, state: State, why: Option<String>, now: SystemTime) {
         self.state = state;
         self.why = why.or(self.why.take());
-        self.ended_at = Some(rfc3339(SystemTime::now()));
+        self.ended_at = Some(rfc3339(now));
     }
 }
 

@@ -20,11 +20,13 @@ use super::{
     job::Job,
     judge::{Judge, Verdict},
     resend::{self, RedriveError, stage_of},
+    step::{Manner, Removal, Step, Work},
 };
 use crate::{
-    broker::{AdminError, PublishError, Stored, StoredMessage, get},
-    dead_letter::{LetterFilter, amend, stored},
+    broker::{AdminError, StoredMessage, get, unix_ms},
+    dead_letter::LetterFilter,
     limits,
+    redrive::above::Run,
     wire::Place,
 };
 use millstream_stages::headers;
@@ -70,25 +72,6 @@ pub(super) struct Pump<'a> {
 
 type Letters = BoxStream<'static, Result<(u64, Option<StoredMessage>), AdminError>>;
 
-/// Step that ended.
-enum Step {
-    /// A letter was sent, or not.
-    Sent { probe: Probe, stored: Option<Stored>, result: Result<Removal, RedriveError> },
-    /// A letter was marked permanent, or had gone.
-    Marked { seq: u64, stage: String, result: Result<Option<u64>, PublishError> },
-    /// A run of letters was removed.
-    Removed { up_to: u64, count: u64, result: Result<u64, AdminError> },
-}
-
-/// State of a letter that was sent.
-#[derive(Clone, Copy)]
-enum Removal {
-    /// Removed; true if it was still there.
-    Removed(bool),
-    /// To be removed with its run.
-    Stays,
-}
-
 impl<'a> Pump<'a> {
     pub(super) fn new(
         context: &'a Context,
@@ -96,6 +79,10 @@ impl<'a> Pump<'a> {
         halt: &'a CancellationToken,
         job: &Job,
     ) -> Result<Self, RunError> {
+        let interval = job.per_second.map(interval_of);
+        // No further ahead than one interval, whatever clocks did.
+        let left = job.next_ms.saturating_sub(unix_ms(context.broker.now()));
+        let left = Duration::from_millis(left).min(interval.unwrap_or_default());
         let fast = job.per_second.is_none_or(|rate| rate >= limits::REREAD_BELOW);
         let by_runs =
             job.filter.stage.is_some() && job.filter.is_by_stage() && job.rules.is_none() && fast;
@@ -114,9 +101,9 @@ impl<'a> Pump<'a> {
             removal_failed: false,
             removed_at: Instant::now(),
             read_stages: BTreeSet::new(),
-            interval: job.per_second.map(|rate| Duration::from_secs_f64(1.0 / rate.max(0.001))),
+            interval,
             reread: !fast,
-            ready_at: Instant::now(),
+            ready_at: Instant::now() + left,
             failures: 0,
         })
     }
@@ -146,7 +133,8 @@ impl<'a> Pump<'a> {
             under_way.extend(self.removal(end.is_some()));
             let room = end.is_none()
                 && under_way.len() < limits::REDRIVES_IN_FLIGHT_MAX
-                && self.unremoved.len() < 4 * limits::REMOVE_RUN_MAX;
+                && self.unremoved.len() < 4 * limits::REMOVE_RUN_MAX
+                && self.progress.change(|job| job.above.len()) < limits::JOB_ABOVE_MAX;
             if under_way.is_empty()
                 && !room
                 && let Some(end) = end
@@ -157,7 +145,7 @@ impl<'a> Pump<'a> {
             tokio::select! {
                 biased;
                 Some(step) = under_way.next(), if !under_way.is_empty() => {
-                    match self.ended(step, canary) {
+                    match self.ended(step) {
                         Ok(more) => under_way.extend(more),
                         Err(error) => end = Some(end.filter(Result::is_err).unwrap_or(Err(error))),
                     }
@@ -220,10 +208,15 @@ impl<'a> Pump<'a> {
         letter: Option<StoredMessage>,
         canary: bool,
     ) -> Result<Option<(BoxFuture<'a, Step>, bool)>, RunError> {
-        let context = self.context;
+        let (context, progress) = (self.context, self.progress);
+        let work = Work { context, progress };
+        if progress.change(|job| job.above.counted.contains(seq)) {
+            self.read_up_to = seq;
+            return Ok(None);
+        }
         let Some(letter) = letter else {
             self.read_up_to = seq;
-            self.progress.count(|counts| counts.gone += 1);
+            progress.count(seq, |counts| counts.gone += 1);
             return Ok(None);
         };
         let verdict = self.judge.verdict(&context.broker, &context.names, &letter).await?;
@@ -231,23 +224,18 @@ impl<'a> Pump<'a> {
         match verdict {
             Verdict::NotMeant => {}
             Verdict::Guarded => {
-                self.progress.count(|counts| counts.guarded += 1);
+                progress.count(seq, |counts| counts.guarded += 1);
             }
             Verdict::Completed => {
-                self.progress.count(|counts| counts.completed += 1);
+                progress.count(seq, |counts| counts.completed += 1);
             }
             Verdict::Permanent(why) => {
                 (self.read_up_to, _) = (seq, self.sending.insert(seq));
-                let marking = async move {
-                    let marked =
-                        amend::mark(&context.broker, &letter, headers::PERMANENT, &why).await;
-                    Step::Marked { seq, stage, result: marked }
-                };
-                return Ok(Some((Box::pin(marking), false)));
+                return Ok(Some((Box::pin(work.mark(letter, stage, why)), false)));
             }
             Verdict::Send if context.targets.of_letters(&stage).is_err() => {
                 let nowhere = context.targets.of_letters(&stage).err();
-                self.skip(nowhere.map(|why| why.reason(&stage)).unwrap_or_default());
+                self.skip(seq, nowhere.map(|why| why.reason(&stage)).unwrap_or_default());
             }
             Verdict::Send => {
                 let stage = context.targets.of_letters(&stage).map_or(stage.clone(), str::to_owned);
@@ -255,7 +243,7 @@ impl<'a> Pump<'a> {
                     Ok(()) => {}
                     // Where it is the only one, somebody can make it so, and go on.
                     Err(error) if self.filter.stage.is_none() && self.filter.letters.is_empty() => {
-                        self.skip(error.of_the_letter().ok_or(error)?);
+                        self.skip(seq, error.of_the_letter().ok_or(error)?);
                         return Ok(self.pass_by(seq));
                     }
                     Err(error) => return Err(error.into()),
@@ -265,17 +253,17 @@ impl<'a> Pump<'a> {
                     self.leave(seq);
                 }
                 (self.read_up_to, _) = (seq, self.sending.insert(seq));
-                if let Some(interval) = self.interval {
-                    let burst =
-                        Instant::now().checked_sub(limits::JOBS_LOOK).unwrap_or_else(Instant::now);
-                    self.ready_at = self.ready_at.max(burst) + interval;
-                }
-                let (by_run, reread) = (!canary && seq <= self.runs_end, self.reread);
+                let manner = Manner {
+                    canary,
+                    by_run: !canary && seq <= self.runs_end,
+                    reread: self.reread,
+                    after: self.pace(),
+                };
                 let source = get(&letter.headers, headers::SOURCE).unwrap_or_default().to_owned();
                 let life = Place::new(context.names.dlq_stream(), seq, letter.stored_at);
                 let life = Some(life.to_string());
                 let probe = Probe { letter: seq, stage, source, life, retry_seq: 0, fate: None };
-                return Ok(Some((Box::pin(send(context, letter, probe, by_run, reread)), true)));
+                return Ok(Some((Box::pin(work.send(letter, probe, manner)), true)));
             }
         }
         Ok(self.pass_by(seq))
@@ -291,9 +279,9 @@ impl<'a> Pump<'a> {
     }
 
     /// Counts a letter that nothing takes.
-    fn skip(&self, why: String) {
+    fn skip(&self, seq: u64, why: String) {
+        self.progress.count(seq, |counts| counts.skipped += 1);
         self.progress.change(|job| {
-            job.counts.skipped += 1;
             job.why.get_or_insert_with(|| why.clone());
             job.leave(why);
         });
@@ -310,6 +298,22 @@ impl<'a> Pump<'a> {
         None
     }
 
+    /// Takes a letter's place in the rate, and notes when the next is due; the mark of that, where
+    /// it must be on record before the letter goes.
+    fn pace(&mut self) -> Option<u64> {
+        let interval = self.interval?;
+        let now = Instant::now();
+        let burst = now.checked_sub(limits::JOBS_LOOK).unwrap_or(now);
+        self.ready_at = self.ready_at.max(burst) + interval;
+        let wait = self.ready_at.saturating_duration_since(now);
+        let next_ms = unix_ms(self.context.broker.now() + wait);
+        if interval <= limits::RATE_RECORDED_ABOVE {
+            self.progress.change(|job| job.next_ms = next_ms);
+            return None;
+        }
+        Some(self.progress.mark(|job| job.next_ms = next_ms))
+    }
+
     /// Leaves a letter where it is: what comes after it is not removed by runs. Returns the letters
     /// from it on that were sent, and are still to be removed.
     fn leave(&mut self, seq: u64) -> BTreeSet<u64> {
@@ -319,23 +323,17 @@ impl<'a> Pump<'a> {
     }
 
     /// Accounts for a step that ended; the steps that follow from it.
-    fn ended(&mut self, step: Step, canary: bool) -> Result<Vec<BoxFuture<'a, Step>>, RunError> {
+    fn ended(&mut self, step: Step) -> Result<Vec<BoxFuture<'a, Step>>, RunError> {
+        let work = Work { context: self.context, progress: self.progress };
         let mut more: Vec<BoxFuture<'a, Step>> = Vec::new();
         match step {
-            Step::Sent { mut probe, stored, result } => {
+            // It stays among those in flight, so that the cursor does not pass it.
+            Step::Left => self.removal_failed = true,
+            Step::Sent { probe, result } => {
                 let seq = probe.letter;
-                if let Some(stored) = stored
-                    && canary
-                {
-                    probe.retry_seq = stored.seq;
-                    let of_canary = probe.clone();
-                    self.progress.change(|job| {
-                        job.canary.iter_mut().for_each(|it| it.sent.push(of_canary.clone()))
-                    });
-                }
                 match result {
                     Ok(Removal::Removed(was_there)) => {
-                        self.progress.count(|counts| match was_there {
+                        self.progress.count(seq, |counts| match was_there {
                             true => counts.redriven += 1,
                             false => counts.gone += 1,
                         });
@@ -350,20 +348,20 @@ impl<'a> Pump<'a> {
                         self.unremoved.insert(seq);
                     }
                     Ok(Removal::Stays) => {
-                        more.push(Box::pin(remove(self.context, probe)));
+                        more.push(Box::pin(work.remove(probe)));
                         return Ok(more);
                     }
                     Err(error) if is_the_letters_own(&error) => {
                         let (why, reason) = (error.to_string(), error.of_the_letter());
+                        self.progress.count(seq, |counts| counts.failed += 1);
                         self.progress.change(|job| {
-                            job.counts.failed += 1;
                             job.why.get_or_insert(why);
                             reason.into_iter().for_each(|reason| job.leave(reason));
                         });
                         for seq in self.leave(seq) {
                             self.sending.insert(seq);
                             let probe = Probe { letter: seq, ..probe.clone() };
-                            more.push(Box::pin(remove(self.context, probe)));
+                            more.push(Box::pin(work.remove(probe)));
                         }
                     }
                     Err(error) => return Err(error.into()),
@@ -373,7 +371,7 @@ impl<'a> Pump<'a> {
             Step::Marked { seq, stage, result } => {
                 match result {
                     Ok(marked) => {
-                        self.progress.count(|counts| match marked {
+                        self.progress.count(seq, |counts| match marked {
                             Some(_) => counts.permanent += 1,
                             None => counts.gone += 1,
                         });
@@ -384,14 +382,17 @@ impl<'a> Pump<'a> {
                 }
                 self.sending.remove(&seq);
             }
-            Step::Removed { up_to, count, result } => {
+            Step::Removed { run: Run { up_to, count }, result } => {
                 self.removing = false;
                 let purged = result.inspect_err(|_| self.removal_failed = true)?;
                 let redriven = purged.min(count);
                 self.unremoved = self.unremoved.split_off(&(up_to + 1));
-                self.progress.count(|counts| {
-                    counts.redriven += redriven;
-                    counts.gone += count - redriven;
+                self.progress.change(|job| {
+                    job.above.run = None;
+                    job.counts.redriven += redriven;
+                    job.counts.gone += count - redriven;
+                    // The cursor passes what is counted, in the same record.
+                    job.cursor = job.cursor.max(up_to);
                 });
                 let stage = self.filter.stage.as_deref().unwrap_or_default();
                 self.context.count(stage, |stage| stage.reprocessed(redriven));
@@ -415,20 +416,19 @@ impl<'a> Pump<'a> {
         let up_to = *self.unremoved.range(..=all_sent).next_back()?;
         let count = self.unremoved.range(..=up_to).count() as u64;
         (self.removing, self.removed_at) = (true, Instant::now());
-        let context = self.context;
-        let filter = context.names.dlq_filter(self.filter.stage.as_deref());
-        Some(Box::pin(async move {
-            let result =
-                context.broker.purge_up_to(&context.names.dlq_stream(), &filter, up_to).await;
-            Step::Removed { up_to, count, result }
-        }))
+        let work = Work { context: self.context, progress: self.progress };
+        Some(Box::pin(work.remove_run(Run { up_to, count }, self.filter.stage.clone())))
     }
 
     /// Moves the cursor to before the first letter that is not done with.
     fn settle(&self) {
         let first = [self.sending.first(), self.unremoved.first()].into_iter().flatten().min();
         let cursor = first.map_or(self.read_up_to, |seq| seq - 1);
-        self.progress.change(|job| job.cursor = job.cursor.max(cursor));
+        self.progress.change(|job| {
+            job.cursor = job.cursor.max(cursor);
+            let cursor = job.cursor;
+            job.above.passed(cursor);
+        });
     }
 }
 
@@ -437,42 +437,7 @@ fn is_the_letters_own(error: &RedriveError) -> bool {
     !matches!(error, RedriveError::NobodyReads { .. }) && error.of_the_letter().is_some()
 }
 
-async fn send(
-    context: &Context,
-    mut letter: StoredMessage,
-    probe: Probe,
-    by_run: bool,
-    reread: bool,
-) -> Step {
-    let (broker, names) = (&context.broker, &context.names);
-    if reread {
-        // It was read ahead, and somebody may have redriven, edited or dropped it since.
-        match broker.message(&names.dlq_stream(), letter.seq).await {
-            Ok(Some(now)) => letter = now,
-            Ok(None) => {
-                return Step::Sent { probe, stored: None, result: Ok(Removal::Removed(false)) };
-            }
-            Err(error) => return Step::Sent { probe, stored: None, result: Err(error.into()) },
-        }
-    }
-    match resend::send(broker, names, &letter, &probe.stage).await {
-        Ok(stored) if by_run => {
-            Step::Sent { probe, stored: Some(stored), result: Ok(Removal::Stays) }
-        }
-        Ok(stored) => {
-            let removed = stored::remove(broker, names, &letter).await;
-            Step::Sent {
-                probe,
-                stored: Some(stored),
-                result: removed.map(Removal::Removed).map_err(Into::into),
-            }
-        }
-        Err(error) => Step::Sent { probe, stored: None, result: Err(error) },
-    }
-}
-
-/// Removes one letter that was sent.
-async fn remove(context: &Context, probe: Probe) -> Step {
-    let removed = context.broker.delete_message(&context.names.dlq_stream(), probe.letter).await;
-    Step::Sent { probe, stored: None, result: removed.map(Removal::Removed).map_err(Into::into) }
+/// Interval between two letters at so many a second.
+fn interval_of(per_second: f64) -> Duration {
+    Duration::from_secs_f64(1.0 / per_second.max(1.0 / 86_400.0))
 }

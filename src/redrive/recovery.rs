@@ -7,7 +7,7 @@
 
 mod check;
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, future::join_all};
 use serde::{Deserialize, Serialize};
@@ -214,14 +214,14 @@ impl Recovery {
                     error,
                     "the health check of a stage fails; its letters wait until it passes"
                 );
-                Down { since: Some(rfc3339(SystemTime::now())), ..Down::default() }
+                Down { since: Some(rfc3339(self.context.broker.now())), ..Down::default() }
             }
             (Ok(()), Some(since)) => {
                 tracing::info!(stage, since, "the health check of a stage passes again");
                 let id = recovery_id(
                     stage,
                     revision,
-                    parse_rfc3339(since).unwrap_or_else(SystemTime::now),
+                    parse_rfc3339(since).unwrap_or_else(|| self.context.broker.now()),
                 );
                 self.make_job(stage, recover, id, "its health check passes").await?;
                 Down::default()
@@ -252,8 +252,8 @@ impl Recovery {
         let last = broker.stream_state(&names.dlq_stream()).await?.last_seq;
         let filter = LetterFilter { stage: Some(stage.to_owned()), ..LetterFilter::default() };
         let by = format!("recovery of stage \"{stage}\": {why}");
-        let mut job = Job::new(id, Kind::Recover, filter, last, &by, SystemTime::now());
-        job.per_second = Some(recover.per_second);
+        let mut job = Job::new(id, Kind::Recover, filter, last, &by, broker.now());
+        job.per_second = Some(recover.rate.a_second());
         job.max_redrives = recover.max_redrives;
         job.rules = Some(Rules {
             classes: recover.classes.clone(),

@@ -1,7 +1,5 @@
 //! Resend: event of a letter sent back to the stage that failed, and only there.
 
-use std::time::SystemTime;
-
 use futures_util::Stream;
 use millstream_stages::headers;
 
@@ -220,7 +218,7 @@ pub(super) async fn send(
         subject: stored::apart(&letter.subject, &letter.headers).unwrap_or_default(),
     };
     let body = payload.ok_or_else(gone)?;
-    let queued_at = rfc3339(SystemTime::now());
+    let queued_at = rfc3339(broker.now());
     let outgoing = || {
         let mut all = Headers::new();
         for name in [

@@ -16,7 +16,7 @@ use crate::{
     limits,
     redrive::{
         context::{Context, Progress, RunError},
-        verdict,
+        step, verdict,
     },
 };
 
@@ -50,9 +50,9 @@ enum Lost {
 
 /// Carries a job on until it has ended, somebody else has it, or `stop`.
 ///
-/// The record is written twice a second. If this process dies, whoever is next goes on at the
-/// cursor: what was in flight is sent again with the same ids, which the server drops for
-/// [`limits::DEDUP`].
+/// A letter is removed once it is on record that it was sent. If this process dies, whoever is next
+/// finishes what is on record and goes on at the cursor: what was sent and is not on record is sent
+/// again with the same id, which the server drops for [`limits::DEDUP`], and counted then.
 pub async fn run(
     context: &Context,
     mut claim: Claim,
@@ -72,6 +72,8 @@ pub async fn run(
         tokio::select! {
             worked = &mut work => (worked, None),
             lost = keep(&mut claim, progress) => {
+                // Of a job that was cancelled nobody else will count; of another, somebody does.
+                progress.recorded(matches!(lost, Lost::Cancelled).then_some(u64::MAX));
                 // What is in flight is finished: its letters would be sent again.
                 halt.cancel();
                 (work.await, Some(lost))
@@ -85,11 +87,11 @@ pub async fn run(
             return Ended::Taken;
         }
         (Ok(Work::Done), _) => {
-            job.end(State::Done, None);
+            job.end(State::Done, None, context.broker.now());
             Ended::Job(job)
         }
         (Ok(Work::Stopped(why)), _) => {
-            job.end(State::Stopped, Some(why));
+            job.end(State::Stopped, Some(why), context.broker.now());
             Ended::Job(job)
         }
         (Err(error @ RunError::Redrive(RedriveError::NobodyReads { .. })), _)
@@ -101,16 +103,16 @@ pub async fn run(
             ),
             _,
         ) => {
-            job.end(State::Failed, Some(chain(&error)));
+            job.end(State::Failed, Some(chain(&error)), context.broker.now());
             Ended::Job(job)
         }
         // After the first: what was sent and cannot be removed would be sent again.
         (Err(error), _) if error.refusal().is_some() => {
-            job.end(State::Failed, Some(chain(&error)));
+            job.end(State::Failed, Some(chain(&error)), context.broker.now());
             Ended::Job(job)
         }
         (_, Some(Lost::Cancelled)) => {
-            job.end(State::Cancelled, claim.job.why.clone());
+            job.end(State::Cancelled, claim.job.why.clone(), context.broker.now());
             job.ended_at = claim.job.ended_at.clone();
             Ended::Job(job)
         }
@@ -150,12 +152,18 @@ pub async fn run(
     ended
 }
 
-/// Writes the record for as long as it can; the reason why it cannot any more.
+/// Writes the record for as long as it can, at each checkpoint and whenever a step waits for it;
+/// the reason why it cannot any more.
 async fn keep(claim: &mut Claim, progress: &Progress) -> Lost {
     loop {
-        tokio::time::sleep(limits::JOB_CHECKPOINT).await;
-        match claim.write(progress.job()).await {
-            Written::Yes => {}
+        let written = Instant::now();
+        // A checkpoint that nobody waits for is due all the same.
+        tokio::time::timeout(limits::JOB_CHECKPOINT, progress.waits()).await.ok();
+        tokio::time::sleep_until(written + limits::JOB_WRITE_GAP).await;
+        let job = progress.job();
+        let mark = job.mark;
+        match claim.write(job).await {
+            Written::Yes => progress.recorded(Some(mark)),
             Written::NotNow(_) if claim.renewed.elapsed() < limits::JOB_CLAIM => {}
             Written::NotNow(_) => return Lost::Silent,
             Written::Cancelled => return Lost::Cancelled,
@@ -181,7 +189,9 @@ async fn work(
         return Err(RunError::OtherLetters { stream });
     }
     progress.change(|job| job.letters_created_ms = created_ms);
-    let mut pump = Pump::new(context, progress, halt, &job)?;
+    let filter = job.filter.stage.as_deref();
+    step::Work { context, progress }.take_over(filter).await?;
+    let mut pump = Pump::new(context, progress, halt, &progress.job())?;
     resend::may_remove(&context.broker, &context.names, pump.removes_by_runs()).await?;
     if let Some(canary) = job.canary.filter(|canary| canary.verdict.is_none()) {
         if canary.failed_from.is_none() {

@@ -4,7 +4,7 @@
 //! revision, each on its own clock: a record that has not moved for [`limits::JOB_CLAIM`] may be
 //! taken by compare-and-set. No two clocks are compared.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -155,11 +155,12 @@ impl Jobs {
     /// # Errors
     /// [`JobError`]; also where it has ended.
     pub async fn cancel(&self, id: &str, by: &str) -> Result<Job, JobError> {
+        let now = self.broker.now();
         self.change(id, |job| {
             if !job.is_open() {
                 return Err(JobError::Ended { id: id.to_owned(), state: job.state.as_str() });
             }
-            job.end(State::Cancelled, Some(format!("cancelled by {by}")));
+            job.end(State::Cancelled, Some(format!("cancelled by {by}")), now);
             Ok(())
         })
         .await
@@ -194,7 +195,7 @@ impl Jobs {
                 job.state = State::Running;
                 job.runner = runner.map(ToOwned::to_owned);
                 (job.why, job.ended_at) = (None, None);
-                job.started_at = job.started_at.take().or_else(|| Some(rfc3339(SystemTime::now())));
+                job.started_at = job.started_at.take().or_else(|| Some(rfc3339(self.broker.now())));
                 Ok(())
             })
             .await?;
@@ -250,7 +251,7 @@ impl Claim {
     pub async fn create(jobs: &Jobs, mut job: Job, runner: &str) -> Result<Self, JobError> {
         let renewed = Instant::now();
         job.runner = Some(runner.to_owned());
-        job.started_at = Some(rfc3339(SystemTime::now()));
+        job.started_at = Some(rfc3339(jobs.broker.now()));
         let created = jobs.create(&job).await?;
         let revision = created.ok_or_else(|| runs(&job))?;
         Ok(Self { jobs: jobs.clone(), job, revision, runner: runner.to_owned(), renewed })
@@ -269,7 +270,7 @@ impl Claim {
         let renewed = Instant::now();
         job.runner = Some(runner.to_owned());
         job.beat += 1;
-        job.started_at = job.started_at.or_else(|| Some(rfc3339(SystemTime::now())));
+        job.started_at = job.started_at.or_else(|| Some(rfc3339(jobs.broker.now())));
         match jobs
             .broker
             .kv_update(&jobs.bucket, &Names::job_key(&job.id), written(&job), revision)

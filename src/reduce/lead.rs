@@ -1,6 +1,6 @@
 //! Lead: loop of the one worker that runs a stage: read, apply, publish, commit.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc};
 
 use futures_util::{
     FutureExt as _, StreamExt as _, TryStreamExt as _,
@@ -109,6 +109,7 @@ impl<'a> Leader<'a> {
         build: &impl Fn() -> Box<dyn Reduce>,
         stop: &CancellationToken,
     ) -> Result<(), StepDown> {
+        self.broker.passed(&self.state_stream).await?;
         let bucket = self.names.state_bucket();
         let (checkpoint, offsets) =
             Checkpoint::take_over(self.broker, &bucket, &self.stage.name, self.worker).await?;
@@ -138,7 +139,7 @@ impl<'a> Leader<'a> {
         self.metrics.tallied(term.reduce.tallies());
         loop {
             let commit_at = term.batch.due.filter(|_| term.committing.is_none());
-            let timer_at = term.timer_at();
+            let timer_at = term.timer_at(unix_ms(self.broker.now()));
             let takes_more = term.takes_more();
             tokio::select! {
                 biased;
@@ -290,7 +291,7 @@ impl<'a> Leader<'a> {
                 None
             },
             at_ms: unix_ms(message.stored_at),
-            now_ms: unix_ms(SystemTime::now()),
+            now_ms: unix_ms(self.broker.now()),
             envelope: self
                 .sources
                 .iter()
@@ -312,7 +313,7 @@ impl<'a> Leader<'a> {
                 error = %headers::clean(&failure.to_string()),
                 "rejected"
             );
-            let now = SystemTime::now();
+            let now = self.broker.now();
             term.batch.dead_letters.push(batch::reject(
                 self.pipeline,
                 self.stage,
@@ -344,7 +345,13 @@ impl<'a> Leader<'a> {
         streams: &[(String, Vec<String>)],
     ) -> Result<(), StepDown> {
         // Asked before the streams are, so that whatever is stored later is later.
-        let mut until_ms = unix_ms(SystemTime::now());
+        let mut until_ms = match self.broker.passed(&self.state_stream).await {
+            Ok(passed) => unix_ms(passed),
+            Err(error) => {
+                self.wait(term, &error);
+                return Ok(());
+            }
+        };
         let everything = [">".to_owned()];
         for (stream, filters) in streams {
             for filter in if filters.is_empty() { &everything } else { filters.as_slice() } {
@@ -352,12 +359,7 @@ impl<'a> Leader<'a> {
                     Ok(Some(unread)) => until_ms = until_ms.min(unix_ms(unread.stored_at)),
                     Ok(None) => {}
                     Err(error) => {
-                        tracing::warn!(
-                            stage = %self.stage.name,
-                            error = chain(&error),
-                            "a timer has to wait"
-                        );
-                        term.ask_after = Instant::now() + limits::STEP_DOWN_WAIT;
+                        self.wait(term, &error);
                         return Ok(());
                     }
                 }
@@ -373,6 +375,12 @@ impl<'a> Leader<'a> {
         }
         self.pass_on(term);
         Ok(())
+    }
+
+    /// Lets the timers wait for a broker that does not answer.
+    fn wait(&self, term: &mut Term<'a>, error: &AdminError) {
+        tracing::warn!(stage = %self.stage.name, error = chain(error), "a timer has to wait");
+        term.ask_after = Instant::now() + limits::STEP_DOWN_WAIT;
     }
 
     /// Publishes what someone waits for, and begins to commit what is too much to be left for
@@ -478,10 +486,9 @@ impl Term<'_> {
     }
 
     /// Time at which the stage's next timer is to be looked at.
-    fn timer_at(&self) -> Option<Instant> {
+    fn timer_at(&self, now_ms: u64) -> Option<Instant> {
         let due_ms = self.reduce.next_timer_ms()?;
-        let wait =
-            std::time::Duration::from_millis(due_ms.saturating_sub(unix_ms(SystemTime::now())));
+        let wait = std::time::Duration::from_millis(due_ms.saturating_sub(now_ms));
         // A year is as good as never, and far from what the runtime's clock can hold.
         let wait = wait.min(std::time::Duration::from_secs(365 * 86_400));
         Some((Instant::now() + wait).max(self.ask_after))

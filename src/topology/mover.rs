@@ -1,7 +1,5 @@
 //! Mover: the steps of a hand-over, each of which can be done again.
 
-use std::time::SystemTime;
-
 use futures_util::TryStreamExt as _;
 use millstream_stages::headers;
 
@@ -121,7 +119,7 @@ impl Mover<'_> {
         let id = format!("move:{to}:{stream}:{}:{}", message.seq, unix_ms(message.stored_at));
         set(&mut all, headers::MSG_ID, header(&id));
         if all.get(headers::QUEUED_AT).is_none() {
-            all.insert(headers::QUEUED_AT, rfc3339(SystemTime::now()));
+            all.insert(headers::QUEUED_AT, rfc3339(self.broker.now()));
         }
         Outgoing {
             subject: self.names.retry_subject(to),

@@ -159,7 +159,7 @@ async fn diff_stream(spec: &StreamSpec, broker: &Broker) -> Result<Option<Change
         Some(found) if found == *spec => None,
         Some(found) => {
             let state = broker.stream_state(&spec.name).await?;
-            Some(stream_change(&found, spec, &state, SystemTime::now()))
+            Some(stream_change(&found, spec, &state, broker.now()))
         }
     };
     Ok(kind.map(|kind| Change { object: Object::Stream(spec.clone()), kind }))

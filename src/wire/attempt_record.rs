@@ -76,16 +76,16 @@ impl<'a> From<&'a Event> for Who<'a> {
 }
 
 impl AttemptReport<'_> {
-    /// Returns the error event. Its id names the delivery: a publish that is repeated because its
-    /// answer was lost is dropped by the server. Its subject is one of few, by the source;
-    /// its headers name source and life.
-    pub fn message(&self, names: &Names) -> Outgoing {
+    /// Returns the error event, as of `now`. Its id names the delivery: a publish that is repeated
+    /// because its answer was lost is dropped by the server. Its subject is one of few, by the
+    /// source; its headers name source and life.
+    pub fn message(&self, names: &Names, now: SystemTime) -> Outgoing {
         let body = json!({
             "errorCode": self.failure.class,
             "severity": if self.wait.is_some() { "low" } else { "medium" },
             "message": cut(&self.failure.message, limits::ERROR_TEXT_BYTES_MAX),
             "serviceName": format!("{}/{}", names.pipeline(), self.stage),
-            "timestamp": rfc3339(SystemTime::now()),
+            "timestamp": rfc3339(now),
             "metadata": {
                 "eventId": self.who.id,
                 "eventType": self.who.event_type,

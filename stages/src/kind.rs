@@ -12,6 +12,7 @@ use crate::{
     failure::Failure,
     headers,
     jq::Filter,
+    rate::Rate,
 };
 
 /// One kind of stage: its name in `pipeline.toml`, its options, and how to build it.
@@ -79,8 +80,8 @@ pub trait World {
 pub struct ChannelTerms {
     /// Name.
     pub name: String,
-    /// Most notifications a minute.
-    pub per_minute: u32,
+    /// Highest rate of notifications.
+    pub rate: Rate,
     /// True where it is sent ends.
     pub send_resolved: bool,
 }

@@ -40,6 +40,7 @@ pub mod kind;
 pub mod matcher;
 pub mod notification;
 pub mod operator;
+pub mod rate;
 pub mod replies;
 pub mod retry;
 mod schemas;

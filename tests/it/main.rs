@@ -3,11 +3,13 @@
 
 mod alerting;
 mod artefacts;
+mod backlog;
 mod bad_events;
 mod breaker;
 mod broker;
 mod channels;
 mod cli;
+mod clock;
 mod conditions;
 mod config;
 mod connection;

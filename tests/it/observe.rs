@@ -72,7 +72,7 @@ async fn a_worker_is_scraped_and_says_what_it_waits_for() {
     let (address, stopped) = (endpoints.bound, stop.clone());
     tokio::spawn(async move { endpoints.run(stopped).await });
 
-    metrics.stage("orders").handled("order.created", Outcome::Done, Duration::from_millis(2));
+    metrics.stage("orders").handled("order.created", Outcome::Done, Some(Duration::from_millis(2)));
     let (status, kind, text) = get(address, "/metrics").await;
     assert_eq!(
         (status, kind.as_str()),

@@ -20,7 +20,7 @@ use millstream::{
     reduce::{Shows, run},
     stages::{
         Build, ChannelTerms, Emission, Failure, Handler, Problem, Reduce, World,
-        incident::Incident, notification::Notification,
+        incident::Incident, notification::Notification, rate::Rate,
     },
     topology::{self, Topology},
 };
@@ -55,7 +55,8 @@ impl World for OneChannel {
     }
 
     fn channels(&self) -> Vec<ChannelTerms> {
-        vec![ChannelTerms { name: "log".to_owned(), per_minute: 600, send_resolved: true }]
+        let rate = Rate::per_minute(600);
+        vec![ChannelTerms { name: "log".to_owned(), rate, send_resolved: true }]
     }
 }
 

@@ -10,7 +10,7 @@ use millstream::{
         Pipeline,
         pipeline::{Channel, Input, Observe, OnFull, Source, Stage, Storage},
     },
-    stages::{Envelope, KINDS, retry::Policy},
+    stages::{Envelope, KINDS, rate::Rate, retry::Policy},
     topology::{Allowed, ApplyError, ChangeKind, Object, Topology, apply, diff},
 };
 use serde_json::json;
@@ -100,7 +100,7 @@ fn shop() -> Pipeline {
             kind: "log".to_owned(),
             options: json!({}),
             words: Words::default(),
-            rate_per_minute: 10,
+            rate: Rate::per_minute(10),
             send_resolved: true,
             policy: Policy::default(),
         }],

@@ -74,7 +74,7 @@ pub(super) async fn run(dlq: &Dlq, mut args: Args) -> anyhow::Result<ExitCode> {
         }
         (false, true, _) | (true, _, _) => {}
     }
-    let mut filter = args.filters.filter()?;
+    let mut filter = args.filters.filter(dlq.letters.broker.now())?;
     filter.letters.clone_from(&args.letters);
     filters::known_stage(&dlq.letters.broker, &dlq.pipeline, &dlq.letters.names, &filter).await?;
     let mut named = Vec::new();

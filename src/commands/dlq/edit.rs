@@ -5,7 +5,6 @@ use std::{
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::SystemTime,
 };
 
 use anyhow::{Context as _, bail};
@@ -144,7 +143,7 @@ async fn store(
         Err(_) if no_check => None,
         Err(error) => return Err(unfit(error)),
     };
-    let all = edit::edited(letter, event.as_ref(), &who(), SystemTime::now());
+    let all = edit::edited(letter, event.as_ref(), &who(), dlq.letters.broker.now());
     let Dlq { letters, .. } = dlq;
     Ok(edit::put(&letters.broker, &letters.names, letter, all, body.clone()).await?)
 }

@@ -52,7 +52,7 @@ pub(super) struct Args {
 /// # Errors
 /// The letters could not be read, or the lines not written.
 pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
-    let filter = args.filters.filter()?;
+    let filter = args.filters.filter(dlq.letters.broker.now())?;
     filters::known_stage(&dlq.letters.broker, &dlq.pipeline, &dlq.letters.names, &filter).await?;
     let selecting = filters::compile(&filter)?;
     let mut lines = match &args.out {

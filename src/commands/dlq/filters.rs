@@ -75,18 +75,17 @@ impl Filters {
         all.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect()
     }
 
-    /// The letters that the flags mean.
+    /// The letters that the flags mean at `now`.
     ///
     /// # Errors
     /// There is no such reason, a time is not one, or a jq filter is not one.
-    pub(super) fn filter(&self) -> anyhow::Result<LetterFilter> {
+    pub(super) fn filter(&self, now: SystemTime) -> anyhow::Result<LetterFilter> {
         if let Some(reason) = &self.reason
             && !Reason::ALL.iter().any(|known| known.as_str() == reason)
         {
             let reasons = Reason::ALL.map(Reason::as_str).join(", ");
             bail!("there is no reason \"{reason}\"; the reasons are {reasons}")
         }
-        let now = SystemTime::now();
         let moment = |text: &Option<String>, flag: &str| {
             text.as_deref().map(|text| moment(text, flag, now)).transpose()
         };
@@ -161,10 +160,12 @@ pub(super) async fn known_stage(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn shown(filters: &Filters) -> String {
-        filters.filter().map_or_else(
+        filters.filter(SystemTime::UNIX_EPOCH).map_or_else(
             |error| format!("{error:#}"),
             |filter| serde_json::to_string(&filter).unwrap(),
         )
@@ -190,10 +191,10 @@ mod tests {
             --since "yesterday" is not a time: write it as RFC 3339, such as 2026-11-21T08:00:00Z, or as how long ago, such as 24h
             --where '.a >' cannot be used: not a jq filter (at character 5): expected a value, such as .key or 1, found the end"#]]
         .assert_eq(&read);
-        let ago =
-            Filters { until: text("24h"), ..Filters::default() }.filter().unwrap().until.unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_248_600);
+        let flags = Filters { until: text("24h"), ..Filters::default() };
+        let ago = flags.filter(now).unwrap().until.unwrap();
         let ago: SystemTime = ago.parse::<jiff::Timestamp>().unwrap().into();
-        let day = SystemTime::now().duration_since(ago).unwrap().as_secs();
-        assert!((86_400..86_460).contains(&day), "{day}");
+        assert_eq!(now.duration_since(ago).unwrap(), Duration::from_secs(86_400));
     }
 }

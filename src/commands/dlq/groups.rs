@@ -63,7 +63,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     };
-    let now = std::io::stdout().is_terminal().then(SystemTime::now);
+    let now = std::io::stdout().is_terminal().then(|| dlq.letters.broker.now());
     let width = terminal_width();
     table(&groups, now, width).print(width);
     println!();

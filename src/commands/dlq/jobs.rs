@@ -95,7 +95,7 @@ pub(super) async fn run(
     let names = &pipeline.names();
     let jobs = Jobs::new(broker, names);
     match args.command {
-        Command::Ls { json } => ls::run(&jobs, json).await?,
+        Command::Ls { json } => ls::run(&jobs, json, broker.now()).await?,
         Command::Show { job, json } => show::run(&jobs.get(&job).await?.0, json)?,
         Command::Cancel { job, json } => {
             let job = jobs.cancel(&job, &who()).await?;

@@ -64,7 +64,7 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     if args.limit == 0 {
         bail!("--limit 0 would show nothing, whether there are letters or not")
     }
-    let filter = args.filters.filter()?;
+    let filter = args.filters.filter(dlq.letters.broker.now())?;
     filters::known_stage(&dlq.letters.broker, &dlq.pipeline, &dlq.letters.names, &filter).await?;
     let selecting = filters::compile(&filter)?;
     let span = Span { after: args.after.unwrap_or(0), before: args.before };
@@ -89,7 +89,7 @@ async fn list(
     args: &Args,
     seen: impl Stream<Item = Result<Examined<LetterRecord>, AdminError>>,
 ) -> anyhow::Result<ExitCode> {
-    let now = std::io::stdout().is_terminal().then(SystemTime::now);
+    let now = std::io::stdout().is_terminal().then(|| dlq.letters.broker.now());
     let mut seen = std::pin::pin!(seen);
     let (mut lines, mut letters, mut shown, mut last, mut more) =
         (Lines::stdout(), Vec::new(), 0, 0, false);
@@ -122,7 +122,7 @@ async fn list(
         }
     }
     if shown > 0 && more && !args.json {
-        let total = dlq.letters.count(&args.filters.filter()?).await?;
+        let total = dlq.letters.count(&args.filters.filter(dlq.letters.broker.now())?).await?;
         let of = total.map(|total| format!(" of {total}")).unwrap_or_default();
         let (order, turn) = if args.oldest { (" --oldest", "--after") } else { ("", "--before") };
         let limit =

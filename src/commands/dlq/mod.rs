@@ -100,7 +100,7 @@ impl Dlq {
         flags: &filters::Filters,
         mut take: impl FnMut(&StoredMessage),
     ) -> anyhow::Result<()> {
-        let filter = flags.filter()?;
+        let filter = flags.filter(self.letters.broker.now())?;
         filters::known_stage(&self.letters.broker, &self.pipeline, &self.letters.names, &filter)
             .await?;
         let selecting = filters::compile(&filter)?;

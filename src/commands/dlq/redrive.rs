@@ -4,19 +4,18 @@ use std::{
     collections::BTreeMap,
     io::{IsTerminal as _, Write as _},
     process::ExitCode,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::bail;
 use futures_util::StreamExt as _;
-use millstream_stages::{headers, text::excerpt, units::Period};
+use millstream_stages::{headers, rate::Rate, text::excerpt, units::Period};
 use serde::Serialize;
 
 use super::{Dlq, filters, jobs};
 use crate::{
     broker::get,
     commands::{people::who, table::Table, terminal_width},
-    config::written::Rate,
     dead_letter::{
         LetterFilter, LetterRecord,
         read::{Examined, Letters, Span},
@@ -115,7 +114,7 @@ struct Count {
 /// What was asked makes no sense, or the broker does not answer.
 pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
     let Letters { broker, names } = &dlq.letters;
-    let mut filter = args.filters.filter()?;
+    let mut filter = args.filters.filter(broker.now())?;
     filter.letters.clone_from(&args.letters);
     if filter.is_all() && !args.all {
         bail!(
@@ -143,9 +142,9 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         println!("nothing was redriven");
         return Ok(ExitCode::from(1));
     }
-    let now = SystemTime::now();
+    let now = broker.now();
     let mut job = Job::new(new_id('r', now), Kind::Redrive, filter, last, &who(), now);
-    job.per_second = args.rate.map(per_second);
+    job.per_second = args.rate.map(Rate::a_second);
     job.max_redrives = args.max_redrives;
     job.canary = args.canary.map(|count| Canary::new(count, args.stop_above.unwrap_or(0.0)));
     job.expected = Some(counted.letters);
@@ -250,7 +249,7 @@ fn print_dry_run(counted: &Count, args: &Args) -> anyhow::Result<ExitCode> {
     }
     counted.skips().iter().for_each(|skip| println!("would leave {skip}"));
     if let Some(rate) = args.rate {
-        let seconds = (counted.redriven as f64 / per_second(rate)).ceil();
+        let seconds = (counted.redriven as f64 / rate.a_second()).ceil();
         println!("at this rate it takes {}", Period(Duration::from_secs_f64(seconds)));
     }
     Ok(ExitCode::SUCCESS)
@@ -279,10 +278,6 @@ fn agrees(counted: &Count) -> anyhow::Result<bool> {
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
-}
-
-fn per_second(rate: Rate) -> f64 {
-    f64::from(rate.per_minute) / 60.0
 }
 
 /// Parses a share: `20%` or `0.2`.

@@ -36,7 +36,7 @@ pub(super) struct Args {
 /// # Errors
 /// The letters could not be read.
 pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
-    let mut stats = Stats::new(SystemTime::now());
+    let mut stats = Stats::new(dlq.letters.broker.now());
     dlq.each(&args.filters, |letter| stats.add(letter)).await?;
     let stream_bytes = dlq.letters.broker.stream_state(&dlq.letters.stream()).await?.bytes;
     if args.json {
@@ -52,12 +52,12 @@ pub(super) async fn run(dlq: &Dlq, args: Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    print(&stats, stream_bytes);
+    print(&stats, stream_bytes, dlq.letters.broker.now());
     Ok(found(true))
 }
 
-fn print(stats: &Stats, stream_bytes: u64) {
-    let now = std::io::stdout().is_terminal().then(SystemTime::now);
+fn print(stats: &Stats, stream_bytes: u64, now: SystemTime) {
+    let now = std::io::stdout().is_terminal().then_some(now);
     println!(
         "{} dead letters, {} in the last hour, {} in the last 24 h",
         stats.letters, stats.last_hour, stats.last_day

@@ -70,7 +70,7 @@ pub(super) async fn run(
     incidents.retain(|(_, incident)| fits(incident));
     let open = incidents.len();
     if args.all {
-        let since = parse_rfc3339(&people::moment(&args.since, "--since", SystemTime::now())?);
+        let since = parse_rfc3339(&people::moment(&args.since, "--since", broker.now())?);
         let mut over =
             history::changes(broker, pipeline, Some(Change::Resolved), since, fits).await?;
         over.reverse();
@@ -92,7 +92,7 @@ pub(super) async fn run(
         return Ok(found(false));
     }
     let shown = incidents.len().min(limits::TABLE_ROWS_MAX);
-    let now = std::io::stdout().is_terminal().then(SystemTime::now);
+    let now = std::io::stdout().is_terminal().then(|| broker.now());
     let width = terminal_width();
     table(&incidents[..shown], now, width).print(width);
     println!();

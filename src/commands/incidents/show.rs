@@ -55,13 +55,13 @@ pub(super) async fn run(
         let value = serde_json::json!({ "stage": stage, "incident": incident, "story": story });
         lines::print(&serde_json::to_string_pretty(&value)?)?;
     } else {
-        lines::print(&printable(render(incident, &story).trim_end()))?;
+        lines::print(&printable(render(incident, &story, broker.now()).trim_end()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn render(incident: &Incident, story: &[&Incident]) -> String {
-    let now = std::io::stdout().is_terminal().then(SystemTime::now);
+fn render(incident: &Incident, story: &[&Incident], now: SystemTime) -> String {
+    let now = std::io::stdout().is_terminal().then_some(now);
     let at = |time: jiff::Timestamp| when(&time.to_string(), now);
     let Incident { code, severity, message, count, total, users, .. } = incident;
     let mut out = format!("{} {code}\n  {message}\n\n", short_id(incident));

@@ -135,7 +135,7 @@ async fn of(broker: &Broker, pipeline: &Arc<Pipeline>) -> anyhow::Result<Status>
                 since,
                 probe_at,
                 record.opens,
-                Timestamp::now(),
+                broker.timestamp(),
             ));
         }
     }
@@ -152,7 +152,7 @@ async fn of(broker: &Broker, pipeline: &Arc<Pipeline>) -> anyhow::Result<Status>
         broker.stream_state(&names.failed_stream()).await.ok().map(|state| state.messages);
     let kept = KeeperRecord::load(broker, &names).await.unwrap_or_default();
     status.conditions = kept.conditions;
-    let day_ago = Timestamp::now() - LOSSES_SHOWN;
+    let day_ago = broker.timestamp() - LOSSES_SHOWN;
     let is_recent = |lost: &Lost| lost.at.parse::<Timestamp>().is_ok_and(|at| at > day_ago);
     status.lost_unread = kept.lost.into_iter().filter(is_recent).collect();
     // A server that does not answer this has said so above.
@@ -176,7 +176,7 @@ async fn of(broker: &Broker, pipeline: &Arc<Pipeline>) -> anyhow::Result<Status>
         (&mut status.alerting, silences::all(broker, &names).await)
     {
         // Which hold now is a matter of now, and a checkpoint is of a moment ago.
-        let holds = |silence: &&Silence| Phase::of(silence, Timestamp::now()) == Phase::Active;
+        let holds = |silence: &&Silence| Phase::of(silence, broker.timestamp()) == Phase::Active;
         alerting.silences = silences.iter().filter(holds).count() as u64;
     }
     if let Some(alerting) = &status.alerting {

@@ -41,7 +41,8 @@ impl Breakers {
             pipeline.stages.iter().filter_map(|stage| Some((stage, stage.breaker.clone()?)));
         let of = guarded.map(|(stage, settings)| {
             let metrics = metrics.stage(&stage.name);
-            let breaker = Breaker::new(&stage.name, worker, settings, metrics, &unreported, &timer);
+            let waking = (&unreported, &timer);
+            let breaker = Breaker::new(&stage.name, worker, broker, settings, metrics, waking);
             (stage.name.clone(), Arc::new(breaker))
         });
         let breakers = Self {

@@ -17,6 +17,8 @@ use governor::{
     state::{NotKeyed, StateStore},
 };
 
+use crate::rate::Rate;
+
 /// Rate limiter of a channel; its state is one number, which can be stored and restored.
 pub(super) struct Limit {
     limiter: RateLimiter<NotKeyed, Taken, FakeRelativeClock, NoOpMiddleware<Nanos>>,
@@ -55,17 +57,18 @@ impl StateStore for Taken {
 }
 
 impl Limit {
-    /// Lets `most` notifications through in any minute, a quarter of them at once.
+    /// Lets so many notifications through in any period of the rate, a quarter of them at once.
     ///
-    /// A bucket of `b` that is refilled every `t` lets through `b + 60 s / t - 1` in a minute at
-    /// the most, so that `t` is `60 s / (most - b + 1)`. A rate of 0 is taken for 1.
-    pub(super) fn per_minute(most: u32, taken: u64) -> Self {
-        let most = most.max(1);
+    /// A bucket of `b` that is refilled every `t` lets through `b + period / t - 1` in a period at
+    /// the most, so that `t` is `period / (most - b + 1)`. A rate of 0 is taken for 1.
+    pub(super) fn of(rate: Rate, taken: u64) -> Self {
+        let most = rate.count.max(1);
         let burst = NonZeroU32::new(most / 4).unwrap_or(NonZeroU32::MIN);
-        // Rounded up: no minute may hold one too many.
-        let every_ns = 60_000_000_000_u64.div_ceil(u64::from(most - burst.get() + 1));
-        let quota = Quota::with_period(Duration::from_nanos(every_ns))
-            .expect("a minute over a u32 is not zero");
+        let period_ns = u64::try_from(rate.per.length().as_nanos()).unwrap_or(u64::MAX);
+        // Rounded up: no period may hold one too many.
+        let every_ns = period_ns.div_ceil(u64::from(most - burst.get() + 1));
+        let quota =
+            Quota::with_period(Duration::from_nanos(every_ns)).expect("rounded up, it is not zero");
         let taken = Taken(Arc::new(taken.into()));
         let limiter =
             RateLimiter::new(quota.allow_burst(burst), taken.clone(), FakeRelativeClock::default());
@@ -109,11 +112,12 @@ impl Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rate::Per;
 
     const NOW: u64 = 1_700_000_000_000;
 
     fn taken_at_once(per_minute: u32) -> [usize; 3] {
-        let limit = Limit::per_minute(per_minute, 0);
+        let limit = Limit::of(Rate::per_minute(per_minute), 0);
         [Urgency::Ordinary, Urgency::Opening, Urgency::Urgent]
             .map(|need| (0..99).take_while(|_| limit.take(need, NOW)).count())
     }
@@ -128,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_earliest_time_is_when_it_can_be_taken() {
-        let limit = Limit::per_minute(20, 0);
+        let limit = Limit::of(Rate::per_minute(20), 0);
         while limit.take(Urgency::Urgent, NOW) {}
         for need in [Urgency::Urgent, Urgency::Opening, Urgency::Ordinary] {
             let at = limit.earliest_ms(need);
@@ -138,32 +142,35 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_ahead_does_not_stop_the_channel() {
-        let limit = Limit::per_minute(20, (NOW + 86_400_000) * 1_000_000);
+        let limit = Limit::of(Rate::per_minute(20), (NOW + 86_400_000) * 1_000_000);
         assert!(!limit.take(Urgency::Urgent, NOW));
         assert!(limit.earliest_ms(Urgency::Urgent) < NOW + 4000);
     }
 
     proptest::proptest! {
         #[test]
-        fn no_minute_holds_more_than_the_rate(
+        fn no_period_holds_more_than_the_rate(
             most in 1..60_u32,
+            per in proptest::sample::select(vec![Per::Second, Per::Minute, Per::Hour]),
             steps in proptest::collection::vec((0..4_u8, 0..4000_u64), 50..400),
         ) {
-            let (limit, mut now_ms, mut taken) = (Limit::per_minute(most, 0), NOW, Vec::new());
+            let length_ms = u64::try_from(per.length().as_millis()).unwrap();
+            let limit = Limit::of(Rate { count: most, per }, 0);
+            let (mut now_ms, mut taken) = (NOW, Vec::new());
             for (need, wait) in steps {
                 let needs = [Urgency::Ordinary, Urgency::Opening, Urgency::Urgent, Urgency::Urgent];
                 let need = needs[usize::from(need)];
-                now_ms += wait;
+                now_ms += wait * length_ms / 60_000;
                 // Whatever can be taken is taken.
                 while limit.take(need, now_ms) {
                     taken.push(now_ms);
                 }
             }
             for (n, from) in taken.iter().enumerate() {
-                let within = taken[n..].iter().take_while(|at| *at - from < 60_000).count();
+                let within = taken[n..].iter().take_while(|at| *at - from < length_ms).count();
                 proptest::prop_assert!(
                     within <= most as usize,
-                    "{} within a minute of {}",
+                    "{} within a period of {}",
                     within,
                     most
                 );

@@ -79,7 +79,7 @@ impl Outbox {
     pub(super) fn new(terms: &ChannelTerms) -> Self {
         Self {
             channel: terms.name.clone(),
-            limit: Limit::per_minute(terms.per_minute, 0),
+            limit: Limit::of(terms.rate, 0),
             send_resolved: terms.send_resolved,
             waiting: None,
         }
@@ -106,7 +106,7 @@ impl Outbox {
             return Ok(outbox);
         }
         let Stored { taken, waiting } = serde_json::from_value(read)?;
-        Ok(Self { limit: Limit::per_minute(terms.per_minute, taken), waiting, ..outbox })
+        Ok(Self { limit: Limit::of(terms.rate, taken), waiting, ..outbox })
     }
 
     pub(super) fn stored(&self) -> Vec<u8> {

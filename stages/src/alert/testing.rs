@@ -14,6 +14,7 @@ use crate::{
     incident::{Change, Incident, OperatorAction, Severity, Trend, timestamp},
     notification::Notification,
     operator::Silence,
+    rate::Rate,
     units::Period,
 };
 
@@ -37,7 +38,7 @@ impl World for Channels {
     fn channels(&self) -> Vec<ChannelTerms> {
         let terms = |(name, per_minute, send_resolved): &(&'static str, u32, bool)| ChannelTerms {
             name: (*name).to_owned(),
-            per_minute: *per_minute,
+            rate: Rate::per_minute(*per_minute),
             send_resolved: *send_resolved,
         };
         self.0.iter().map(terms).collect()

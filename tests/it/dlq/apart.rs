@@ -1,10 +1,12 @@
 //! Apart: letters whose payload is too large for them, as an operator has them.
 
-use millstream::stages::headers;
+use std::time::Duration;
+
+use millstream::{dead_letter::store, stages::headers};
 use serde_json::{Value, json};
 
 use super::{Shell, letter, publish, still};
-use crate::support::{Mill, scanned};
+use crate::support::{Mill, eventually, scanned};
 
 /// Payloads of the dead-letter stream that are kept apart: name and length of each.
 async fn kept_apart(mill: &Mill) -> Vec<(String, usize)> {
@@ -122,4 +124,31 @@ async fn a_payload_that_is_kept_apart_is_shown_selected_edited_and_dropped_with_
     // What is dropped is gone with all that was kept beside it.
     assert_eq!(shell.run(&["drop", &now.seq.to_string(), "--yes"]).await.out, "dropped 1 letter\n");
     assert_eq!((kept_apart(&mill).await, mill.letters().await.len()), (Vec::new(), 1));
+}
+
+#[tokio::test]
+async fn the_gauge_counts_letters_and_nothing_that_is_kept_beside_them() {
+    let mut mill = still().await;
+    mill.work().await;
+    let shown = async |wanted: u64| {
+        let shows = format!("millstream_dead_letter_queue_size {wanted}");
+        let worker = mill.worker.as_ref().unwrap();
+        let seen = eventually(async || {
+            let text = worker.metrics().render();
+            text.lines().any(|line| line == shows).then_some(())
+        });
+        // Some looks of the worker, and far less than a minute.
+        tokio::time::timeout(Duration::from_secs(20), seen).await
+    };
+    shown(0).await.unwrap();
+    let large = "x".repeat((1 << 20) - 1000);
+    for n in 1..4 {
+        let written = letter(n, &[(headers::EVENT_ID, "e")], &large);
+        store::store(&mill.broker, &mill.names, written).await.unwrap();
+    }
+    shown(3).await.unwrap();
+    assert_eq!(scanned(&mill.broker, "shop-dlq").await.len(), 6);
+    publish(&mill, [letter(9, &[(headers::EVENT_ID, "small")], "{}")]).await;
+    shown(4).await.unwrap();
+    mill.drain().await;
 }

@@ -38,7 +38,7 @@ fn report(mill: &Mill, origin: &Origin, message: &str) -> Outgoing {
         who: Who::default(),
         traceparent: None,
     };
-    report.message(&mill.names)
+    report.message(&mill.names, mill.broker.now())
 }
 
 #[tokio::test]

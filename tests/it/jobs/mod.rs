@@ -1,6 +1,7 @@
 //! Jobs: redrives that survive whoever runs them, in the fleet and on the command line.
 
 mod command_line;
+mod killed;
 mod letters;
 mod runners;
 mod sending;

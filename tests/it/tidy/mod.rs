@@ -54,6 +54,7 @@ const ROOMS: &[&str] = &[
     "bounded_file",
     "error_chain",
     "panics",
+    "steady",
     "suggest",
     "tls",
     "descriptors",

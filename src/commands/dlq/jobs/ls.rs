@@ -12,7 +12,7 @@ use crate::{
 ///
 /// # Errors
 /// The broker cannot be read.
-pub(super) async fn run(jobs: &Jobs, json: bool) -> anyhow::Result<()> {
+pub(super) async fn run(jobs: &Jobs, json: bool, now: SystemTime) -> anyhow::Result<()> {
     let all: Vec<Job> = jobs.list().await?.into_iter().map(|(job, _)| job).collect();
     if json {
         for job in &all {
@@ -24,7 +24,7 @@ pub(super) async fn run(jobs: &Jobs, json: bool) -> anyhow::Result<()> {
         println!("no jobs yet; `millstream dlq redrive` makes one");
         return Ok(());
     }
-    let now = std::io::stdout().is_terminal().then(SystemTime::now);
+    let now = std::io::stdout().is_terminal().then_some(now);
     let width = terminal_width();
     table(&all, now, width).print(width);
     Ok(())

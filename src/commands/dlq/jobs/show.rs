@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millstream_stages::units::Period;
+use millstream_stages::{rate::Rate, units::Period};
 
 use super::words::{did, next_step, reasons, times, which};
 use crate::{
@@ -55,7 +55,7 @@ pub(super) fn run(job: &Job, json: bool) -> anyhow::Result<()> {
         ("letters", Some(which(job))),
         ("rules", rules),
         ("canary", canary),
-        ("rate", job.per_second.map(|rate| format!("{rate}/s"))),
+        ("rate", job.per_second.map(Rate::shown)),
         ("guard", Some(format!("events redriven fewer than {}", times(job.max_redrives)))),
         ("did", Some(did(job))),
         (
