@@ -33,9 +33,9 @@ fn what_varies_becomes_a_placeholder() {
         connect to <ip> failed after <n> (request <n>)
         connect to <ip> or <ip> failed
         user <text> can't read <text> of <text>, isn't it
-        an unclosed " quote of 'one kind and <n> numbers
-        GET https://payments.internal<path> -> <n>.
-        open <path>: no such file, see <path> or <path>
+        an unclosed " quote of 'one kind and <n> number
+        GET https://payments.internal/charge -> <n>.
+        open <path>: no such file, see <path> or <path>/main.rs
         at <time> and <time>, batch [<n>] of <n>
         pod payments-<n>-<n> worker<n> object <n> sha <n>
         E11000 duplicate key <email> and/or std::io::Error v<n>.<n>.<n>
@@ -88,8 +88,33 @@ fn the_same_failure_merges_and_another_does_not() {
 
 #[test]
 fn a_hostile_message_is_scanned_once() {
-    for piece in ["\"", "'", "' ", "`x", "http://", "a:", "1:", "/", "“", "12 "] {
-        let message = piece.repeat(1 << 20);
+    for piece in [
+        "\"",
+        "'",
+        "' ",
+        "`x",
+        "http://",
+        "a:",
+        "1:",
+        "/",
+        "“",
+        "12 ",
+        "a/b?",
+        "=",
+        "eyJa.",
+        "a-b_",
+        "row contains (",
+        "é=",
+        "Nov 5 ,",
+        "x@y.",
+        "»a«",
+        "id: A",
+        "\"a\":",
+        "1e-",
+        "/users/",
+        "a'b '",
+    ] {
+        let message = piece.repeat((1 << 20) / piece.len());
         assert!(normalise(&message).len() <= 4 * SCANNED_BYTES_MAX, "{piece}");
     }
 }
@@ -104,5 +129,30 @@ proptest! {
     #[test]
     fn any_text_is_taken(text in "\\PC{0,300}|[-0-9a-f:/.@'\"x\\\\ ]{0,100}") {
         prop_assert!(!normalise(&text).contains(char::is_control));
+    }
+
+    #[test]
+    fn what_is_explained_is_what_is_hashed(
+        text in "\\PC{0,100}|[-0-9a-z:/.@'\"(=_é年 ]{0,100}|([A-Z][a-z]{2} ?[0-9]{1,4},? ?){0,9}",
+    ) {
+        let (said, notes) = explain(&text);
+        prop_assert_eq!(&said, &normalise(&text));
+        prop_assert!(said.len() <= 8 * text.len());
+        prop_assert!(notes.len() <= text.len());
+    }
+
+    #[test]
+    fn ids_of_one_kind_are_one_message(a in "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", b: u128) {
+        let other = format!("{b:032x}");
+        let other = [&other[..8], &other[8..12], &other[12..16], &other[16..20], &other[20..]];
+        let message = |id: &str| format!("cart_{id} of {id} is gone");
+        prop_assert_eq!(normalise(&message(&a)), normalise(&message(&other.join("-"))));
+    }
+
+    #[test]
+    fn names_of_columns_tell_two_messages_apart(a in "[a-z]{3,12}", b in "[a-z]{3,12}") {
+        prop_assume!(a != b && !ids::is_id(&a) && !ids::is_id(&b));
+        let message = |column: &str| format!("column \"{column}\" does not exist");
+        prop_assert_ne!(normalise(&message(&a)), normalise(&message(&b)));
     }
 }
