@@ -119,6 +119,8 @@ pub const CREDENTIALS_BYTES_MAX: u64 = 64 << 10;
 pub const PUBLISH_READ_BYTES: usize = 256 << 10;
 /// A payload that someone edits, in bytes: the largest `max_payload` that a server takes.
 pub const EDITED_BYTES_MAX: u64 = 64 << 20;
+/// A message that someone has explained, in bytes: far more than is looked at.
+pub const EXPLAINED_BYTES_MAX: u64 = 1 << 20;
 /// Names that one is looked for among which is near a mistyped one: the time that it takes is that
 /// of comparing with each.
 pub const SUGGESTED_AMONG_MAX: usize = 500;

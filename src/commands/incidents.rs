@@ -1,5 +1,6 @@
-//! `incidents`: lists, shows, acknowledges and resolves incidents.
+//! `incidents`: lists, shows, acknowledges, resolves and explains incidents.
 
+mod explain;
 mod ls;
 mod show;
 
@@ -26,7 +27,8 @@ use crate::{
   millstream incidents ls --all --since 7d     with what is over
   millstream incidents show 1fd18fd1           one: its numbers, its story, its samples
   millstream incidents ack 1fd18fd1            I have it: no repeats, no escalation
-  millstream incidents resolve 1fd18fd1 --reason 'rolled back'")]
+  millstream incidents resolve 1fd18fd1 --reason 'rolled back'
+  millstream incidents explain 'no order 17' 'no order 9'    one failure, or two, and why")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -65,6 +67,18 @@ It holds until the incident is worse, over, or back.")]
     #[command(after_help = "Examples:
   millstream incidents resolve 1fd18fd1 --reason 'rolled back'")]
     Resolve(Said),
+    /// Show the fingerprint of a message, or why two are one failure or not
+    #[command(after_help = "Examples:
+  millstream incidents explain \"KeyError: 'amount'\"
+  millstream incidents explain \"KeyError: 'amount'\" \"KeyError: 'currency'\"
+  millstream incidents explain 'connect ECONNREFUSED 10.0.0.7:6379' --class IoError --stage cart
+  millstream dlq show 17 --json | jq -r .letter.errorMessage | millstream incidents explain -
+  millstream incidents explain --json 'no order 17' | jq -r '.messages[].normalised'
+
+No server is asked, and no pipeline is needed but for --stage.
+
+Exit status: 0 one message, or two that are one failure; 1 two that are not; 2 could not tell.")]
+    Explain(explain::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,6 +101,9 @@ struct Said {
 /// # Errors
 /// The broker cannot be read, or there is no such incident.
 pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
+    if let Command::Explain(args) = &args.command {
+        return explain::run(app, args);
+    }
     let pipeline = app.pipeline()?;
     if snapshot::aggregates(&pipeline).next().is_none() {
         bail!("the pipeline has no incidents\n hint: add a stage of kind = \"aggregate-errors\"");
@@ -100,6 +117,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         Command::Show { incident, json } => show::run(&broker, &pipeline, &incident, json).await,
         Command::Ack(args) => act(&broker, &pipeline, Action::Acknowledge, args).await,
         Command::Resolve(args) => act(&broker, &pipeline, Action::Resolve, args).await,
+        Command::Explain(args) => explain::run(app, &args),
     }
 }
 

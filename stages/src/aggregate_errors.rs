@@ -157,6 +157,12 @@ impl AggregateErrors {
         &self.rules.terms(self.rules.number(&about)).channels
     }
 
+    /// Names of the parts that the fingerprint of such an error is made of.
+    pub fn fingerprint_parts(&self, code: &str, service: &str, stage: Option<&str>) -> Vec<String> {
+        let about = Facts { code, service, stage, tenant: None, severity: None };
+        self.rules.parts(&about).iter().map(|part| part.name().into_owned()).collect()
+    }
+
     fn emit(&mut self, emission: Option<Emission>, change: Change, out: &mut Vec<Emission>) {
         if let Some(emission) = emission {
             out.push(emission);
@@ -225,7 +231,7 @@ impl AggregateErrors {
     /// Counts one error.
     fn take_in(&mut self, report: &Report<'_>, at_ms: u64, seq: u64, out: &mut Vec<Emission>) {
         let message = normalise(&report.message);
-        let parts = self.rules.parts(report);
+        let parts = self.rules.parts(&report.about());
         let key = part::key(parts, report, &message);
         if self.cells.contains_key(&key) {
             // The quiet period may have passed unnoticed, in a replay or between two ticks.

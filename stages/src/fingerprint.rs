@@ -2,9 +2,9 @@
 //!
 //! Two failures are the same when code, service and message agree once everything that varies from
 //! one occurrence to the next is taken out of the message: numbers, ids, addresses, times, values,
-//! other people's files. What names a part of a program or of a schema stays, since it is the cause:
-//! a key, a column, a module, a route, an encoding, an HTTP status, the number of an error. One
-//! pass, no backtracking, and only the first [`SCANNED_BYTES_MAX`] bytes.
+//! other people's files. What names a part of a program or of a schema stays, since it is the
+//! cause: a key, a column, a module, a route, an encoding, an HTTP status, the number of an error.
+//! One pass, no backtracking, and only the first [`SCANNED_BYTES_MAX`] bytes.
 
 mod fold;
 mod ids;
@@ -24,8 +24,12 @@ use scan::Scan;
 /// Bytes of a message that are looked at: its start identifies the failure.
 pub const SCANNED_BYTES_MAX: usize = 4096;
 
-/// Returns the fingerprint of a failure: 16 hexadecimal digits, the same on every machine. A version
-/// that changes what it is says so in CHANGELOG.md.
+/// What stands for the parts that vary, in a normalised message.
+pub const PLACEHOLDERS: &[&str] =
+    &["<n>", "<ip>", "<time>", "<text>", "<path>", "<email>", "<bool>"];
+
+/// Returns the fingerprint of a failure: 16 hexadecimal digits, the same on every machine. A
+/// version that changes what it is says so in CHANGELOG.md.
 pub fn fingerprint(code: &str, service: &str, message: &str) -> String {
     hex(hash(&[code, service, &normalise(message)]))
 }

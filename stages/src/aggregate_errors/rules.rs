@@ -3,7 +3,7 @@
 use super::{
     options::{Options, Rule},
     part::Part,
-    report::{Facts, Report},
+    report::Facts,
 };
 use crate::{incident::Severity, retry::glob_matches, units::ms};
 
@@ -74,9 +74,8 @@ impl Rules {
     }
 
     /// Returns the parts that an error's fingerprint is made of.
-    pub(super) fn parts(&self, report: &Report<'_>) -> &[Part] {
-        let number =
-            if self.parts_differ { self.number(&report.about()) } else { self.rules.len() };
+    pub(super) fn parts(&self, about: &Facts<'_>) -> &[Part] {
+        let number = if self.parts_differ { self.number(about) } else { self.rules.len() };
         &self.parts[number]
     }
 }

@@ -1,6 +1,7 @@
 //! Command line: the built program, its exit status, and its output for people.
 
 mod demo;
+mod explain;
 mod offline;
 mod server;
 mod tour;

@@ -36,6 +36,7 @@ async fn the_help_of_every_command_has_examples() {
         "incidents show",
         "incidents ack",
         "incidents resolve",
+        "incidents explain",
         "silence",
         "silence add",
         "silence ls",
