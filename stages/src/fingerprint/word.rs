@@ -61,14 +61,15 @@ impl<'a> Scan<'a> {
         if !words::labels(last) {
             return false;
         }
-        // "id: must be positive" is no id.
+        // "id: must be positive" is no id, nor is "token=expired".
         let is_value = || {
             last.eq_ignore_ascii_case("string")
                 || word.bytes().any(|b| b.is_ascii_digit() || b"+/".contains(&b))
                 || word.bytes().skip(1).any(|b| b.is_ascii_uppercase())
         };
         let before = self.out.text.trim_ascii_end();
-        before.ends_with('=') || before.ends_with(':') && is_value()
+        let of_person = before.ends_with('=') && words::labels_person(last);
+        of_person || before.ends_with([':', '=']) && is_value()
     }
 
     /// Writes a word that is what it is by what stands beside it; false if none does.

@@ -405,6 +405,11 @@ pub(super) fn labels(last: &str) -> bool {
     is_one_of(last.rsplit('_').next().unwrap_or(last), LABELS)
 }
 
+/// True if such a word labels a name of a person, which may be any word.
+pub(super) fn labels_person(last: &str) -> bool {
+    matches!(last.to_ascii_lowercase().as_str(), "user" | "username" | "login" | "email")
+}
+
 pub(super) fn is_empty_value(word: &str) -> bool {
     is_one_of(word, EMPTY)
 }
