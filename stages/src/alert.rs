@@ -16,6 +16,7 @@ mod group;
 mod inhibit;
 mod labels;
 mod limit;
+mod log;
 mod options;
 mod outbox;
 mod route;

@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Alert, Known,
     group::{Group, MEMBERS_MAX, Member},
+    log::{GROUP_CHANNELS_MAX, Log},
 };
 use crate::{
     Emission,
     channel_names::CHANNELS_MAX,
     fingerprint::{hash, hex},
-    incident::{Change, Incident},
+    incident::{Change, Incident, Severity},
     notification::Hold,
 };
 
@@ -50,7 +51,9 @@ impl Target {
             life,
             born_ms,
             number: 0,
-            told_ms: None,
+            log: Log::default(),
+            legacy_told_ms: None,
+            news_ms: None,
             since_ms: None,
             steps: 0,
             members: BTreeMap::new(),
@@ -96,6 +99,7 @@ impl Alert {
             self.reroute(id, targets, at_ms);
         }
         let keys = self.known.get(&id).map(|known| known.groups.clone()).unwrap_or_default();
+        let now_ms = self.now_ms;
         for key in &keys {
             self.change(*key, |group| {
                 if let Some(member) =
@@ -103,6 +107,7 @@ impl Alert {
                 {
                     member.note(change, severity, errors);
                     member.acked = acked;
+                    group.news_ms.get_or_insert(now_ms);
                 }
             });
         }
@@ -278,7 +283,8 @@ impl Alert {
             .into_iter()
             .filter(|target| !target.channels.is_empty() && !is_in(target, self))
             .collect();
-        // Channels that were notified of it, and the severity they know.
+        // Channels that were notified of it, the severity they know, and true where that is how it
+        // is now.
         let mut told = Vec::new();
         for key in left {
             let Some(group) = self.groups.get(&key) else { continue };
@@ -293,7 +299,7 @@ impl Alert {
             if let Some(at) = free.filter(|_| group.members.len() == 1) {
                 self.rename(key, missing.swap_remove(at));
             } else {
-                told.push((group.all_channels(), severity));
+                told.push((group.all_channels(), (severity, member.told_to.is_current())));
                 self.change(key, |group| {
                     if let Some(member) = group.members.get_mut(&id) {
                         member.stale = true;
@@ -304,7 +310,7 @@ impl Alert {
         }
         for target in missing {
             let known_there = told.iter().find(|(channels, _)| target.channels.is_subset(channels));
-            self.join(id, target, known_there.map(|(_, severity)| *severity), at_ms);
+            self.join(id, target, known_there.map(|(_, told)| *told), at_ms);
         }
     }
 
@@ -349,9 +355,10 @@ impl Alert {
             .all_channels()
             .difference(&target.channels)
             .filter(|name| declared(name))
+            .take(GROUP_CHANNELS_MAX - target.channels.len())
             .cloned()
             .collect();
-        let group = Group {
+        let mut group = Group {
             route: target.route,
             channels: target.channels,
             by: target.by,
@@ -359,6 +366,7 @@ impl Alert {
             shard: 0,
             ..before
         };
+        group.pass_on();
         for id in group.members.keys() {
             if let Some(known) = self.known.get_mut(id) {
                 known.groups.retain(|group| *group != key);
@@ -371,16 +379,9 @@ impl Alert {
     }
 
     /// Puts an incident into a group that has room, or into a new one.
-    fn join(
-        &mut self,
-        id: u64,
-        target: Target,
-        told: Option<crate::incident::Severity>,
-        at_ms: u64,
-    ) {
+    fn join(&mut self, id: u64, target: Target, told: Option<(Severity, bool)>, at_ms: u64) {
         let Some(known) = self.known.get(&id) else { return };
-        let mut member = Member::new(known.incident.severity, told);
-        member.acked = known.acked;
+        let (severity, acked) = (known.incident.severity, known.acked);
         let has_room =
             |key: &u64| self.groups.get(key).is_none_or(|group| group.members.len() < MEMBERS_MAX);
         let (shard, key) = (0..)
@@ -409,11 +410,16 @@ impl Alert {
             known.groups.push(key);
         }
         self.change(key, |group| {
-            group.members.insert(id, Box::new(member));
-            if told.is_some() {
-                group.told_ms = group.told_ms.or(Some(group.born_ms));
+            let mut member = Member { acked, ..Member::new(severity) };
+            if let Some((severity, current)) = told {
+                let channels = group.all_channels();
+                group.log.note_all(&channels, group.born_ms);
                 group.since_ms = group.since_ms.or(Some(group.born_ms));
+                member.told = Some(severity);
+                member.changed = !current;
+                channels.iter().for_each(|channel| member.hear(&group.log, channel, current));
             }
+            group.members.insert(id, Box::new(member));
         });
     }
 }

@@ -6,6 +6,7 @@ use super::{
     Alert,
     accounts::Accounts,
     group::{Group, Member},
+    log::GROUP_CHANNELS_MAX,
     outbox::{Message, Sent},
     route::Terms,
 };
@@ -19,13 +20,22 @@ use crate::{
 /// Reason for holding back, and the same in a few words.
 type Reason = (Hold, String);
 
+/// Incident that some channels are owed.
+struct News {
+    id: u64,
+    /// Incident as it is sent.
+    incident: Incident,
+    /// True where that sends a change not counted before.
+    counts: bool,
+    /// True where it was sent as it is, and a later message left it out.
+    again: bool,
+}
+
 /// Findings of a look at the members of a group.
 #[derive(Default)]
 struct Found {
-    /// Members with news, with the incident to send, and true where that sends a change not counted
-    /// before.
-    news: Vec<(u64, Incident, bool)>,
-    /// Members already notified that go on, with nothing in the way.
+    news: Vec<News>,
+    /// Members that go on as they were notified, with nothing in the way.
     rest: Vec<u64>,
     /// Members that the group need not remember.
     gone: Vec<u64>,
@@ -75,22 +85,9 @@ impl Alert {
         let channels = group.all_channels();
         let mut held = std::mem::take(&mut group.held);
         let mut found = self.look(&mut group, &terms, &mut held, &channels);
-        let alarms =
-            |group: &Group, id: &u64| group.members.get(id).is_some_and(|member| member.alarms());
-        let repeats = found.news.is_empty()
-            && group.repeat_due_ms(&terms).is_some_and(|due| due <= now_ms)
-            && found.rest.iter().any(|id| alarms(&group, id));
-        if repeats {
-            let rest: Vec<u64> =
-                found.rest.iter().copied().filter(|id| alarms(&group, id)).collect();
-            self.say(&mut group, &mut held, &channels, Some(Why::Repeated), &[], &rest, out);
-        } else if !found.news.is_empty() {
-            self.say(&mut group, &mut held, &channels, None, &found.news, &found.rest, out);
-        }
-        if repeats || !found.news.is_empty() {
-            group.told_ms = Some(now_ms);
-            found.changed = true;
-        }
+        let terms = &terms;
+        found.changed |= self.say(&mut group, terms, &mut held, &channels, None, &found, out);
+        found.changed |= group.news_ms.take().is_some();
         let since_ms = group
             .members
             .values()
@@ -99,8 +96,8 @@ impl Alert {
         found.changed |= since_ms != group.since_ms;
         group.since_ms = since_ms;
         let told: Vec<u64> =
-            found.news.iter().map(|(id, ..)| *id).chain(found.rest.iter().copied()).collect();
-        found.changed |= self.escalate(&mut group, &terms, &told, &mut held, out);
+            found.news.iter().map(|news| news.id).chain(found.rest.iter().copied()).collect();
+        found.changed |= self.escalate(&mut group, terms, &told, &mut held, out);
         group.held = held;
         group.checked_ms = now_ms;
         for id in &found.gone {
@@ -130,7 +127,10 @@ impl Alert {
     ) -> Found {
         let now_ms = self.now_ms;
         let muted = self.muted(terms);
-        let Self { accounts, known, inhibits, silences, .. } = self;
+        let Self { accounts, known, inhibits, silences, outboxes, .. } = self;
+        let declared: Vec<&String> =
+            channels.iter().filter(|name| outboxes.contains_key(*name)).collect();
+        let log = &group.log;
         let mut holder = Holder { accounts, held, channels, now_ms };
         let mut found = Found::default();
         for (id, member) in &mut group.members {
@@ -154,7 +154,7 @@ impl Alert {
                 muted.clone().map(|why| (Hold::Muted, why))
             };
             found.changed |= std::mem::take(&mut member.fresh);
-            let only_grew = member.pending.keys().all(|change| *change == Change::Updated);
+            let is_owed = |member: &Member| declared.iter().any(|name| member.is_owed(log, name));
             match (blocked, member.told) {
                 (Some((hold, why)), Some(_)) if member.over => {
                     // The end of what was told is told when nothing is in its way any more.
@@ -169,7 +169,7 @@ impl Alert {
                     found.gone.push(*id);
                 }
                 (Some((hold, why)), _) => holder.all(member, incident, hold, &why),
-                (None, told) if member.acked && only_grew && !member.over => {
+                (None, told) if member.rests() && !member.over => {
                     let by = incident.acknowledged.as_ref().map_or("someone", |said| &said.by);
                     holder.all(
                         member,
@@ -181,15 +181,14 @@ impl Alert {
                         found.rest.push(*id);
                     }
                 }
-                (None, Some(_)) if member.pending.is_empty() && !member.over => {
-                    found.rest.push(*id)
-                }
+                (None, Some(_)) if !member.over && !is_owed(member) => found.rest.push(*id),
                 (None, told) => {
+                    let again = told.is_some() && !member.changed && !member.over;
                     let incident = Incident {
                         event: match told {
+                            _ if again => as_told(incident.event),
                             _ if member.over => Change::Resolved,
-                            None if incident.last_resolved_at.is_some() => Change::Reopened,
-                            None => Change::Opened,
+                            None => beginning(incident),
                             Some(_) if member.is_worse() => Change::Escalated,
                             Some(_) => Change::Updated,
                         },
@@ -204,15 +203,16 @@ impl Alert {
                         "it is told together with what came after it",
                     );
                     member.told = Some(member.severity);
+                    (member.changed, member.worse) = (false, false);
                     if member.over {
                         found.gone.push(*id);
                     }
-                    found.news.push((*id, incident, counts));
+                    found.news.push(News { id: *id, incident, counts, again });
                 }
             }
         }
         // Changes not counted before come first: the digest counts so many as changes.
-        found.news.sort_by_key(|(_, _, counts)| !counts);
+        found.news.sort_by_key(|news| !news.counts);
         found
     }
 
@@ -226,80 +226,137 @@ impl Alert {
         inactive.then(|| format!("the route is active only in \"{}\"", terms.active.join("\", \"")))
     }
 
-    /// Sends one message to some channels: news, or, with `why`, nothing new.
+    /// Sends each of some channels what it is owed, and repeats what goes on to those whose last
+    /// message is too long ago; or, with `why`, sends them what goes on for that reason. Returns
+    /// true if the record of a channel changed.
     #[expect(clippy::too_many_arguments, reason = "the parts of one message")]
     fn say(
         &mut self,
         group: &mut Group,
+        terms: &Terms,
         held: &mut BTreeMap<String, Held>,
         channels: &BTreeSet<String>,
         why: Option<Why>,
-        news: &[(u64, Incident, bool)],
+        found: &Found,
+        out: &mut Vec<Emission>,
+    ) -> bool {
+        let mut said = false;
+        for channel in channels {
+            let news = self.news_of(group, held, channel, &found.news);
+            let owed: BTreeSet<u64> = news.iter().map(|news| news.id).collect();
+            let others = found.news.iter().filter(|news| !news.incident.is_over());
+            let mut rest: Vec<u64> = others.map(|news| news.id).collect();
+            rest.retain(|id| !owed.contains(id));
+            rest.extend(&found.rest);
+            if news.is_empty() {
+                let due = group.repeat_due_ms(channel, terms).is_some_and(|at| at <= self.now_ms);
+                rest.retain(|id| group.members.get(id).is_some_and(|member| member.alarms()));
+                if (why.is_none() && !due) || rest.is_empty() {
+                    continue;
+                }
+            }
+            said = true;
+            group.log.note(channel, self.now_ms);
+            let within: BTreeSet<u64> = owed.iter().chain(&rest).copied().collect();
+            for (id, member) in &mut group.members {
+                if within.contains(id) {
+                    member.told_to.tell(&group.log, channel);
+                } else {
+                    member.told_to.leave_out(&group.log, channel);
+                }
+            }
+            self.send(group, held, channel, why, &news, &rest, out);
+        }
+        group.number += u64::from(said);
+        said
+    }
+
+    /// Returns the news that a channel is owed, as it is sent there; what it does not want is
+    /// counted as held back.
+    fn news_of(
+        &mut self,
+        group: &Group,
+        held: &mut BTreeMap<String, Held>,
+        channel: &String,
+        news: &[News],
+    ) -> Vec<News> {
+        let (channels, now_ms) = (BTreeSet::new(), self.now_ms);
+        let wants_ends = self.outboxes.get(channel).map(|outbox| outbox.send_resolved);
+        let mut holder = Holder { accounts: &mut self.accounts, held, channels: &channels, now_ms };
+        let mut owed = Vec::new();
+        for News { id, incident, counts, again } in news {
+            let Some(member) = group.members.get(id) else { continue };
+            let heard = member.told_to.has_heard(&group.log, channel);
+            let (hold, why) = match wants_ends {
+                None => (Hold::Unwanted, "the channel is gone"),
+                Some(false) if incident.is_over() => {
+                    (Hold::Unwanted, "the channel is not told of ends")
+                }
+                Some(_) if incident.is_over() && !heard => {
+                    (Hold::Repeated, "it was over before it was told")
+                }
+                Some(_) if member.is_owed(&group.log, channel) => {
+                    let grown = matches!(incident.event, Change::Updated | Change::Escalated);
+                    let event = if grown && !heard { beginning(incident) } else { incident.event };
+                    let incident = Incident { event, ..incident.clone() };
+                    let again = *again && heard;
+                    owed.push(News { id: *id, incident, counts: *counts, again });
+                    continue;
+                }
+                Some(_) => continue,
+            };
+            if *counts {
+                holder.one(channel, incident, incident.event, 1, hold, why);
+            }
+        }
+        owed
+    }
+
+    /// Sends one message of a group to one channel.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one message")]
+    fn send(
+        &mut self,
+        group: &Group,
+        held: &mut BTreeMap<String, Held>,
+        channel: &str,
+        why: Option<Why>,
+        news: &[News],
         rest: &[u64],
         out: &mut Vec<Emission>,
     ) {
         let now_ms = self.now_ms;
-        let Self { accounts, known, outboxes, dirty_outboxes, .. } = self;
         let ongoing = |id: &u64| {
-            known.get(id).map(|known| Incident { new_errors: 0, ..known.incident.clone() })
+            let incident = self.known.get(id)?.incident.clone();
+            Some(Incident { new_errors: 0, event: as_told(incident.event), ..incident })
         };
-        let rest: Vec<Incident> = rest.iter().filter_map(ongoing).map(as_told).collect();
-        for channel in channels {
-            let mut outbox = outboxes.get_mut(channel);
-            let resolved = outbox.as_ref().is_some_and(|outbox| outbox.send_resolved);
-            let mut holder = Holder { accounts, held, channels, now_ms };
-            let mut told = Vec::new();
-            for (_, incident, counts) in news {
-                if outbox.is_some() && (resolved || !incident.is_over()) {
-                    told.push((incident.clone(), *counts));
-                } else if *counts {
-                    let why = if outbox.is_some() {
-                        "the channel is not told of ends"
-                    } else {
-                        "the channel is gone"
-                    };
-                    holder.one(channel, incident, incident.event, 1, Hold::Unwanted, why);
-                }
+        let rest: Vec<Incident> = rest.iter().filter_map(ongoing).collect();
+        let Some(outbox) = self.outboxes.get_mut(channel) else { return };
+        let counted = || news.iter().filter(|news| news.counts);
+        let message = Message {
+            life: hex(group.life),
+            number: group.number,
+            why: why.unwrap_or_else(|| why_of(news, &rest)),
+            by: group.by.clone(),
+            changes: counted().count() as u64,
+            news: news.iter().map(|news| news.incident.clone()).collect(),
+            rest,
+            held: held.remove(channel).unwrap_or_default(),
+        };
+        self.dirty_outboxes.insert(channel.to_owned());
+        match outbox.send(message, now_ms) {
+            Sent::Alone(emission) => {
+                self.accounts.sent(channel, false);
+                out.push(emission);
             }
-            let Some(outbox) = outbox.as_mut().filter(|_| why.is_some() || !told.is_empty()) else {
-                continue;
-            };
-            let message = Message {
-                life: hex(group.life),
-                number: group.number,
-                why: why.unwrap_or_else(|| why_of(&told, &rest)),
-                by: group.by.clone(),
-                changes: told.iter().filter(|(_, counts)| *counts).count() as u64,
-                news: told.iter().map(|(incident, _)| incident.clone()).collect(),
-                rest: rest.clone(),
-                held: held.remove(channel).unwrap_or_default(),
-            };
-            dirty_outboxes.insert(channel.clone());
-            match outbox.send(message, now_ms) {
-                Sent::Alone(emission) => {
-                    accounts.sent(channel, false);
-                    out.push(emission);
-                }
-                Sent::Waits => {
-                    for (incident, _) in told.iter().filter(|(_, counts)| *counts) {
-                        let why = || {
-                            "the rate of the channel is exceeded: it is in the next digest"
-                                .to_owned()
-                        };
-                        accounts.hold(
-                            channel,
-                            incident,
-                            incident.event,
-                            1,
-                            Hold::Digested,
-                            now_ms,
-                            &why,
-                        );
-                    }
+            Sent::Waits => {
+                let why =
+                    || "the rate of the channel is exceeded: it is in the next digest".to_owned();
+                for News { incident, .. } in counted() {
+                    let (event, hold) = (incident.event, Hold::Digested);
+                    self.accounts.hold(channel, incident, event, 1, hold, now_ms, &why);
                 }
             }
         }
-        group.number += 1;
     }
 
     /// Takes the steps of the escalation that are due, if an incident that was notified is still
@@ -318,9 +375,11 @@ impl Alert {
         while !rest.is_empty() && group.step_due_ms(terms).is_some_and(|due| due <= self.now_ms) {
             let channels: BTreeSet<String> =
                 terms.escalate[group.steps].1.iter().cloned().collect();
-            let added: BTreeSet<String> =
-                channels.difference(&group.all_channels()).cloned().collect();
-            self.say(group, held, &added, Some(Why::Unacknowledged), &[], &rest, out);
+            let all = group.all_channels();
+            let room = GROUP_CHANNELS_MAX.saturating_sub(all.len());
+            let added: BTreeSet<String> = channels.difference(&all).take(room).cloned().collect();
+            let found = Found { rest: rest.clone(), ..Found::default() };
+            self.say(group, terms, held, &added, Some(Why::Unacknowledged), &found, out);
             group.also.extend(added);
             group.steps += 1;
             stepped = true;
@@ -329,23 +388,27 @@ impl Alert {
     }
 }
 
-/// Returns an incident without news as it is sent: one that someone has taken on as one that has
-/// grown.
-fn as_told(incident: Incident) -> Incident {
-    let event =
-        if incident.event == Change::Acknowledged { Change::Updated } else { incident.event };
-    Incident { event, ..incident }
+/// Returns the change as which an incident without news is sent: one that someone has taken on as
+/// one that has grown.
+fn as_told(event: Change) -> Change {
+    if event == Change::Acknowledged { Change::Updated } else { event }
 }
 
-/// Reason of a message with news: the weightiest of it.
-fn why_of(news: &[(Incident, bool)], rest: &[Incident]) -> Why {
+/// Returns the change as which an incident is sent where nobody heard of it.
+fn beginning(incident: &Incident) -> Change {
+    if incident.last_resolved_at.is_some() { Change::Reopened } else { Change::Opened }
+}
+
+/// Reason of a message: the weightiest of its news; without any, it is repeated.
+fn why_of(news: &[News], rest: &[Incident]) -> Why {
     let ordered = [Change::Opened, Change::Reopened, Change::Escalated, Change::Updated];
-    match ordered
-        .into_iter()
-        .find(|change| news.iter().any(|(incident, _)| incident.event == *change))
-    {
+    let has =
+        |change: &Change| news.iter().any(|news| !news.again && news.incident.event == *change);
+    let goes_on = !rest.is_empty() || news.iter().any(|news| news.again);
+    match ordered.into_iter().find(has) {
         Some(change) => change.into(),
-        None if rest.is_empty() => Why::Resolved,
-        None => Why::Updated,
+        None if !news.iter().any(|news| news.incident.is_over()) => Why::Repeated,
+        None if goes_on => Why::Updated,
+        None => Why::Resolved,
     }
 }

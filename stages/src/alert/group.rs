@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::route::Terms;
+use super::{
+    log::{Log, Told},
+    route::Terms,
+};
 use crate::{
     incident::{Change, Severity},
     notification::Held,
@@ -35,9 +38,15 @@ pub(super) struct Group {
     /// Messages so far.
     #[serde(default)]
     pub(super) number: u64,
-    /// Time of its last news or repeat, in milliseconds since 1970.
-    #[serde(default)]
-    pub(super) told_ms: Option<u64>,
+    /// Last message to each channel.
+    #[serde(default, skip_serializing_if = "Log::is_empty")]
+    pub(super) log: Log,
+    /// Time of its last message, where a version before stored it for all channels.
+    #[serde(default, rename = "toldMs", skip_serializing)]
+    pub(super) legacy_told_ms: Option<u64>,
+    /// Time of its first news since it was last looked at: from then on it waits for more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) news_ms: Option<u64>,
     /// Time since which people know of an incident that nobody has acknowledged.
     #[serde(default)]
     pub(super) since_ms: Option<u64>,
@@ -73,6 +82,15 @@ pub(super) struct Member {
     /// Severity at its last notification, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) told: Option<Severity>,
+    /// Channels that know of it.
+    #[serde(default)]
+    pub(super) told_to: Told,
+    /// True where it changed since its last notification.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) changed: bool,
+    /// True where it escalated since its last notification.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) worse: bool,
     pub(super) severity: Severity,
     #[serde(default, skip_serializing_if = "is_false")]
     pub(super) over: bool,
@@ -90,12 +108,16 @@ fn is_false(flag: &bool) -> bool {
 }
 
 impl Member {
-    pub(super) fn new(severity: Severity, told: Option<Severity>) -> Self {
+    /// Returns a member that nobody was sent.
+    pub(super) fn new(severity: Severity) -> Self {
         Self {
             pending: BTreeMap::new(),
             fresh: false,
             errors: 0,
-            told,
+            told: None,
+            told_to: Told::default(),
+            changed: false,
+            worse: false,
             severity,
             over: false,
             acked: false,
@@ -110,6 +132,24 @@ impl Member {
         self.errors += errors;
         self.severity = severity;
         self.over = change == Change::Resolved;
+        self.worse |= change == Change::Escalated;
+        self.changed = true;
+        self.told_to.change();
+    }
+
+    /// Notes that a channel heard of it, and knows it as it is now or not.
+    pub(super) fn hear(&mut self, log: &Log, channel: &str, current: bool) {
+        if current {
+            self.told_to.tell(log, channel);
+        } else {
+            self.told_to.hear(log, channel);
+        }
+    }
+
+    /// True if a channel is owed it, with nothing in the way: its last message does not contain it
+    /// as it is now. An end is owed to those that heard of it.
+    pub(super) fn is_owed(&self, log: &Log, channel: &str) -> bool {
+        !self.told_to.knows(log, channel) && (!self.over || self.told_to.has_heard(log, channel))
     }
 
     /// True if it goes on, was notified, and nobody has taken it on.
@@ -117,23 +157,20 @@ impl Member {
         self.told.is_some() && !self.over && !self.acked && !self.stale
     }
 
+    /// True if someone has taken it on, and it has done no more than grow since.
+    pub(super) fn rests(&self) -> bool {
+        self.acked && self.pending.keys().all(|change| *change == Change::Updated)
+    }
+
     /// True if there is something to send as soon as nothing is in the way.
-    pub(super) fn waits(&self) -> bool {
-        if self.over {
-            return true;
-        }
-        let only_grew = self.pending.keys().all(|change| *change == Change::Updated);
-        if self.stale || (self.acked && only_grew) {
-            return false;
-        }
-        self.told.is_none() || !self.pending.is_empty()
+    fn waits(&self, log: &Log, channels: &BTreeSet<&String>) -> bool {
+        let owed = || channels.iter().any(|channel| self.is_owed(log, channel));
+        self.over || (!self.stale && !self.rests() && owed())
     }
 
     /// True if it is worse than it was at its last notification.
     pub(super) fn is_worse(&self) -> bool {
-        self.told.is_some_and(|told| {
-            self.severity > told || self.pending.contains_key(&Change::Escalated)
-        })
+        self.told.is_some_and(|told| self.severity > told || self.worse)
     }
 
     /// Takes out one change to send, the weightiest; the rest is held back.
@@ -185,34 +222,71 @@ impl Group {
         Some(self.since_ms?.saturating_add(ms(*after)))
     }
 
-    /// Time of its next repeat.
-    pub(super) fn repeat_due_ms(&self, terms: &Terms) -> Option<u64> {
-        Some(self.told_ms?.saturating_add(ms(terms.repeat_interval)))
+    /// Time of the next repeat to a channel.
+    pub(super) fn repeat_due_ms(&self, channel: &str, terms: &Terms) -> Option<u64> {
+        Some(self.log.told_to_ms(channel)?.saturating_add(ms(terms.repeat_interval)))
     }
 
     /// Time at which it has to be looked at next.
+    ///
+    /// The first news since the last look waits for more, and for the interval to pass.
     pub(super) fn due_ms(&self, terms: &Terms) -> Option<u64> {
         if self.members.is_empty() {
             return Some(0);
         }
         let interval = ms(terms.group_interval);
-        let first = self.born_ms.saturating_add(ms(terms.group_wait));
-        let next = self.told_ms.map_or(first, |told| told.saturating_add(interval));
+        let gathered = self.news_ms.unwrap_or(self.born_ms).saturating_add(ms(terms.group_wait));
+        let told_ms = self.log.told_ms();
+        let next = gathered.max(told_ms.map_or(0, |told| told.saturating_add(interval)));
         // Held members are looked at again: by a worker that has just taken over, as soon as the
         // group may send.
         let again = self.checked_ms.saturating_add(interval).max(next);
+        let channels: BTreeSet<&String> = self.channels.union(&self.also).collect();
         let mut due = Vec::new();
         if self.members.values().any(|member| member.fresh) {
-            due.push(if self.told_ms.is_some() && self.is_urgent() { 0 } else { next });
+            due.push(if told_ms.is_some() && self.is_urgent() { 0 } else { next });
         }
-        if self.members.values().any(|member| !member.fresh && member.waits()) {
+        if self.members.values().any(|member| !member.fresh && member.waits(&self.log, &channels)) {
             due.push(again);
         }
         if self.members.values().any(|member| member.alarms()) {
-            let timers = self.repeat_due_ms(terms).into_iter().chain(self.step_due_ms(terms));
+            let repeats = channels.iter().filter_map(|name| self.repeat_due_ms(name, terms));
+            let timers = repeats.chain(self.step_due_ms(terms));
             // One that was due when it was looked at, and is due still, was in some way held back.
             due.extend(timers.map(|at| if at <= self.checked_ms { again } else { at }));
         }
         due.into_iter().min()
+    }
+
+    /// Drops the record of channels that it no longer has, and takes what the others were told as
+    /// told to those that are new.
+    pub(super) fn pass_on(&mut self) {
+        let (channels, told_ms) = (self.all_channels(), self.log.told_ms());
+        let gone = self.log.retain(&channels);
+        let Some(told_ms) = told_ms else { return };
+        let new: Vec<&String> =
+            channels.iter().filter(|name| self.log.told_to_ms(name).is_none()).collect();
+        new.iter().for_each(|channel| self.log.note(channel, told_ms));
+        for member in self.members.values_mut() {
+            let current = member.told_to.is_current();
+            member.told_to.forget(gone);
+            if member.told.is_some() {
+                new.iter().for_each(|channel| member.hear(&self.log, channel, current));
+            }
+        }
+    }
+
+    /// Makes the record of what a version before stored: all channels were told the same.
+    pub(super) fn read_legacy(&mut self) {
+        let Some(told_ms) = self.legacy_told_ms.take() else { return };
+        self.log.note_all(&self.all_channels(), told_ms);
+        for member in self.members.values_mut().filter(|member| member.told.is_some()) {
+            member.told_to = Told::all(&self.log);
+            if !member.pending.is_empty() {
+                member.told_to.change();
+                member.changed = true;
+                member.worse = member.pending.contains_key(&Change::Escalated);
+            }
+        }
     }
 }

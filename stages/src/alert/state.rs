@@ -63,6 +63,7 @@ impl Alert {
         for (key, group) in &mut self.groups {
             // What a group has to say of an incident that nobody knows cannot be said.
             group.members.retain(|id, _| self.known.contains_key(id));
+            group.read_legacy();
             keys.push(*key);
             placed.extend(group.members.keys().map(|id| (*id, *key)));
         }

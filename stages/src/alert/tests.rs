@@ -7,3 +7,4 @@ mod outboxes;
 mod restarts;
 mod routes;
 mod timing;
+mod told;

@@ -52,7 +52,8 @@ fn a_silence_that_was_made_before_begins_and_ends_by_itself() {
     expect![[r#"
         0s log opened [high] CODE_1 opened: 5 errors in cart
         12m log opened [high] CODE_2 opened: 5 errors in cart
-        32m log updated [high] CODE_1 updated: 20 errors in cart, 1 silenced
+        31m log updated [high] CODE_1 updated: 10 errors in cart, 1 silenced
+        36m log updated [high] CODE_1 updated: 20 errors in cart
     "#]]
     .assert_eq(&scene.shown());
     expect![[r#"

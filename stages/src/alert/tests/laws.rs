@@ -1,4 +1,5 @@
-//! Laws: no minute holds more than the rate, and every change is sent once or counted once.
+//! Laws: no minute holds more than the rate, every change is sent once or counted once, and each
+//! channel is told each change as soon as nothing holds it back.
 
 use std::collections::BTreeMap;
 
@@ -168,5 +169,123 @@ proptest! {
             prop_assert!(said <= others, "{} said, {} counted", said, others);
         }
         prop_assert_eq!(count("", Hold::Unwanted), reached.get("").copied().unwrap_or(0));
+    }
+}
+
+/// Options in which every channel is told all that goes on, in groups of several.
+fn told_options() -> serde_json::Value {
+    json!({
+        "channels": ["log", "quiet"], "group_interval": "30s", "repeat_interval": "300h",
+        "route": [
+            { "code": ["CODE_1", "CODE_2", "CODE_3"], "group_by": ["service"], "group_wait": "10s",
+              "mute": ["night"] },
+            { "code": ["CODE_4", "CODE_5", "CODE_6"], "group_by": ["service"],
+              "channels": ["ops", "quiet"] },
+        ],
+        "inhibit": [{
+            "source": ["code=CODE_9"], "target": ["code=~CODE_[1-5]"], "equal": ["service"],
+        }],
+        "time": [{ "name": "night", "times": ["00:05-00:10", "00:15-00:20"] }],
+    })
+}
+
+/// Incident as the last message that contains it has it, by channel and number.
+type LastTold = BTreeMap<(String, String), BTreeMap<String, (Severity, u64, bool)>>;
+
+/// Checks that each message says something that the one before to its channel did not; returns the
+/// last of each group.
+fn last_told(scene: &Scene) -> Result<LastTold, TestCaseError> {
+    let mut last = LastTold::new();
+    for told in &scene.told {
+        let now: BTreeMap<_, _> = told
+            .incidents()
+            .iter()
+            .map(|i| (i.incident_id.clone(), (i.severity, i.count, i.is_over())))
+            .collect();
+        let before = last.insert((told.channel.clone(), told.group.clone()), now.clone());
+        let before = before.unwrap_or_default();
+        prop_assert!(now.iter().any(|(id, as_it_is)| before.get(id) != Some(as_it_is)), "{told:?}");
+    }
+    Ok(last)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn each_change_is_told_once_to_each_channel_as_soon_as_nothing_holds_it_back(
+        steps in prop::collection::vec(
+            (step(), prop_oneof![0..100_u64, 0..20_000_u64, 0..200_000_u64]),
+            1..120,
+        ),
+    ) {
+        let world = Channels(vec![
+            ("log", 6000, true), ("ops", 6000, true), ("quiet", 6000, false),
+        ]);
+        let mut scene = Scene::with(told_options(), &world);
+        let mut on = BTreeMap::new();
+        for (count, (step, wait)) in steps.into_iter().enumerate() {
+            scene.until_ms(scene.now_ms + wait);
+            match step {
+                // An incident is worse only by escalating, and nobody acknowledges it.
+                Step::Incident(n, change, severity) if n < 10 => {
+                    let severity = match change {
+                        Change::Acknowledged => continue,
+                        Change::Escalated | Change::Opened | Change::Reopened => severity,
+                        Change::Updated | Change::Resolved => {
+                            let Some((before, _)) = on.get(&n) else { continue };
+                            *before
+                        }
+                    };
+                    let count = count as u64 + 1;
+                    scene.event(n, change, severity, count);
+                    if change == Change::Resolved {
+                        on.remove(&n);
+                    } else {
+                        on.insert(n, (severity, count));
+                    }
+                }
+                Step::Silence(id, from, to) => {
+                    scene.silence(&format!("s{id}"), &format!("code=~\"CODE_{id}|CODE_4\""), from, to);
+                }
+                Step::Unsilence(id) => {
+                    scene.input(Some(&format!("silence.s{id}")), &bytes::Bytes::new());
+                }
+                Step::Restart => {
+                    scene.restart_with(told_options(), &world);
+                }
+                Step::Incident(..) | Step::Checkpoint => {
+                    scene.checkpoint();
+                }
+            }
+        }
+        // No silence holds any more, it is no night, and nothing explains anything else.
+        for id in 0..3 {
+            scene.input(Some(&format!("silence.s{id}")), &bytes::Bytes::new());
+        }
+        if let Some((severity, count)) = on.remove(&9) {
+            scene.event(9, Change::Resolved, severity, count);
+        }
+        scene.until_ms(scene.now_ms.max(crate::alert::testing::BEGIN + 1_200_000) + 61_000);
+        let (last, messages) = (last_told(&scene)?, scene.told.len());
+        for n in 0..10 {
+            let channels = if (4..7).contains(&n) { ["ops", "quiet"] } else { ["log", "quiet"] };
+            let id = format!("{n:016x}-1");
+            for channel in channels {
+                let known: Vec<_> = last
+                    .iter()
+                    .filter(|((name, _), _)| name == channel)
+                    .filter_map(|(_, told)| told.get(&id).filter(|(.., over)| !over))
+                    .collect();
+                match on.get(&n) {
+                    Some((severity, count)) => prop_assert!(
+                        known.contains(&&(*severity, *count, false)), "{} {}: {:?}", channel, n, known
+                    ),
+                    None => prop_assert!(channel == "quiet" || known.is_empty(), "{} {}", channel, n),
+                }
+            }
+        }
+        scene.until_ms(scene.now_ms + 3_600_000);
+        prop_assert_eq!(scene.told.len(), messages, "something is told twice");
     }
 }

@@ -120,17 +120,9 @@ fn an_escalation_and_a_repeat_that_exceed_the_rate_are_in_the_digest_as_going_on
         30m boss unacknowledged [high] CODE_6 unacknowledged: 5 errors in cart
         30m boss unacknowledged [high] CODE_3 unacknowledged: 5 errors in cart
         30m boss unacknowledged [high] CODE_1 unacknowledged: 5 errors in cart
-        1h boss repeated [high] CODE_0 still going on: 5 errors in cart
         1h slow repeated [high] CODE_0 still going on: 5 errors in cart
-        1h boss repeated [high] CODE_5 still going on: 5 errors in cart
         1h slow repeated [high] CODE_5 still going on: 5 errors in cart
-        1h boss repeated [high] CODE_4 still going on: 5 errors in cart
         1h slow repeated [high] CODE_4 still going on: 5 errors in cart
-        1h boss repeated [high] CODE_2 still going on: 5 errors in cart
-        1h boss repeated [high] CODE_7 still going on: 5 errors in cart
-        1h boss repeated [high] CODE_6 still going on: 5 errors in cart
-        1h boss repeated [high] CODE_3 still going on: 5 errors in cart
-        1h boss repeated [high] CODE_1 still going on: 5 errors in cart
         1h15s slow digest [high] 5 incidents still going on, 0 errors
     "#]]
     .assert_eq(&scene.shown());

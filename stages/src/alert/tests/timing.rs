@@ -58,8 +58,8 @@ fn a_new_group_waits_for_more_and_tells_it_together() {
     expect![[r#"
         30s log opened [high] 2 incidents firing (service=cart): 14 errors, 2 repeated
         1m30s log opened [critical] 4 incidents firing (service=cart): 28 errors
-        10m log updated [critical] 3 incidents firing, 1 resolved (service=cart): 28 errors
-        15m log resolved [critical] 3 incidents resolved (service=cart): 23 errors
+        10m30s log updated [critical] 1 incident firing, 3 resolved (service=cart): 28 errors
+        15m30s log resolved [critical] CODE_5 resolved: 7 errors in cart
     "#]]
     .assert_eq(&scene.shown());
     expect![[r#"
