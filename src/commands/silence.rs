@@ -1,11 +1,11 @@
 //! `silence`: notifications held back for a while: add, list, remove.
 
-use std::{io::IsTerminal as _, process::ExitCode, time::SystemTime};
+use std::{collections::BTreeSet, io::IsTerminal as _, process::ExitCode, time::SystemTime};
 
 use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
 use millstream_stages::{
-    matcher::{Matcher, Matchers},
+    matcher::{Matchers, labels_hint},
     operator::Silence,
     units::Period,
 };
@@ -45,7 +45,8 @@ enum Command {
   millstream silence add 'code=~DEVICE_.*' stage=orders --for 8h \
       --from 2026-11-21T22:00:00Z --reason maintenance
 
-A matcher is LABEL=VALUE, LABEL!=VALUE, LABEL=~REGEX or LABEL!~REGEX. \
+A matcher is LABEL=VALUE, LABEL!=VALUE, LABEL=~REGEX or LABEL!~REGEX; several may stand in one \
+text, as in '{code=X, severity!=critical}'. \
 The labels of an incident are code, severity, service,
 fingerprint, stage (of failed attempts), and what else its fingerprint is made of; \
 `incidents show` prints them.")]
@@ -108,7 +109,8 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     super::must_exist(&broker, &pipeline.names().state_stream()).await?;
     match args.command {
         Command::Add { matchers, duration, from, reason, by, json } => {
-            let silence = silence(&matchers, duration, from, reason, by, broker.now())?;
+            let silence =
+                silence(&matchers, &pipeline, duration, from, reason, by, broker.now())?;
             add(&broker, &pipeline, silence, json).await
         }
         Command::Ls { all, json } => ls(&broker, &pipeline, all, json).await,
@@ -119,14 +121,14 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
 /// Silence that the arguments ask for.
 fn silence(
     matchers: &[String],
+    pipeline: &Pipeline,
     duration: Period,
     from: Option<Timestamp>,
     reason: String,
     by: Option<String>,
     at: SystemTime,
 ) -> anyhow::Result<Silence> {
-    let read = matchers.iter().map(|text| text.parse::<Matcher>().map_err(anyhow::Error::msg));
-    let matchers = Matchers(read.collect::<anyhow::Result<_>>()?);
+    let matchers = fitting_some(matchers, &pipeline.incident_labels())?;
     ensure!(!duration.0.is_zero(), "--for 0s would hold nothing back");
     ensure!(
         !reason.trim().is_empty(),
@@ -149,6 +151,21 @@ fn silence(
         starts_at,
         ends_at,
     })
+}
+
+/// Matchers that an incident can fit.
+fn fitting_some(texts: &[String], known: &BTreeSet<String>) -> anyhow::Result<Matchers> {
+    let mut all = Matchers::default();
+    for text in texts {
+        all.0.extend(text.parse::<Matchers>().map_err(anyhow::Error::msg)?.0);
+    }
+    if let Some((why, hint)) = all.never() {
+        bail!("{why}\n hint: {hint}");
+    }
+    if let Some(label) = all.unknown(known).first() {
+        bail!("no incident has the label \"{}\"\n hint: {}", printable(label), labels_hint(known));
+    }
+    Ok(all)
 }
 
 async fn add(
@@ -284,6 +301,21 @@ async fn rm(
 mod tests {
     use super::*;
     use crate::commands::table::on_terminals;
+
+    #[test]
+    fn a_silence_that_no_incident_can_fit_is_refused() {
+        let known = millstream_stages::matcher::LABELS.map(str::to_owned).into();
+        let read = |text: &str| fitting_some(&[text.to_owned()], &known);
+        assert_eq!(read("{code=X, severity!=low}").unwrap().0.len(), 2);
+        for (text, wanted) in [
+            ("severity=warning", "you may mean medium"),
+            ("alertname=X", "no incident has the label"),
+            ("code=a}", "double quotes"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn silences_in_any_script_line_up_on_every_terminal() {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use millstream_stages::{
-    Build,
+    Build, Emits,
     retry::Policy,
     units::{Period, Size},
 };
@@ -18,7 +18,7 @@ use super::{
     Catalogue, Finder, KeyPath, breakers,
     inputs::{self, StageDraft},
     names,
-    pipeline::{Channel, Observe, Pipeline, Stage, Storage},
+    pipeline::{Channel, Observe, Pipeline, Stage, Storage, incident_labels},
     policies, recover, renames, shape, subjects, warnings,
     world::ConfigWorld,
     written::{
@@ -59,6 +59,7 @@ pub fn pipeline(
     let terms: Vec<_> = channels.iter().map(Channel::terms).collect();
     let world = ConfigWorld { base, handler: catalogue.handler.as_ref(), channels: &terms };
     let timeouts = built(&drafts, &world, finder);
+    unknown_labels(&drafts, finder);
     let pipeline = Pipeline {
         name,
         id: id.filter(|id| !id.is_empty()),
@@ -238,6 +239,19 @@ fn built(
         }
     }
     timeouts
+}
+
+/// Reports labels in the options of stages that notify, where no stage makes incidents that have
+/// them.
+fn unknown_labels(drafts: &[StageDraft], finder: &mut Finder) {
+    let emits = |draft: &&StageDraft, emits| draft.kind.is_some_and(|kind| kind.emits == emits);
+    let own = drafts.iter().filter(|draft| emits(draft, Emits::Incidents)).map(|draft| &draft.own);
+    let known = incident_labels(own);
+    for draft in drafts.iter().filter(|draft| emits(draft, Emits::Notifications)) {
+        for problem in millstream_stages::alert::unknown_labels(&draft.own, &known) {
+            report_problem(problem, &draft.at, finder);
+        }
+    }
 }
 
 /// Reports a problem found by a kind, unless its place has been reported already.

@@ -1,9 +1,10 @@
 //! Pipeline: checked configuration, which needs no further checks.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use millstream_stages::{
-    ChannelTerms, Emits, Envelope, Kind, Problem, breaker, rate::Rate, retry::Policy,
+    ChannelTerms, Emits, Envelope, Kind, Problem, aggregate_errors, breaker, matcher::LABELS,
+    rate::Rate, retry::Policy,
 };
 use serde_json::Value;
 
@@ -12,6 +13,12 @@ use crate::{
     channels::{ChannelContext, Deliver, Words},
     wire::Names,
 };
+
+/// Labels that incidents may have, by the options of the stages that make them.
+pub fn incident_labels<'a>(options: impl Iterator<Item = &'a Value>) -> BTreeSet<String> {
+    let always = LABELS.map(str::to_owned);
+    always.into_iter().chain(options.flat_map(aggregate_errors::labels_of)).collect()
+}
 
 /// Checked configuration. Every name in it exists, and no stage reads itself.
 #[derive(Debug, Clone)]
@@ -209,6 +216,13 @@ impl Pipeline {
         let renamed = self.stages.iter().filter(|stage| !stage.renamed_from.is_empty());
         let before = renamed.map(|stage| (stage.name.clone(), stage.renamed_from.clone()));
         Names::new(&self.name).renamed(before.collect())
+    }
+
+    /// Labels that incidents of this pipeline may have.
+    pub fn incident_labels(&self) -> BTreeSet<String> {
+        incident_labels(
+            self.stages.iter().filter(|stage| stage.aggregates()).map(|stage| &stage.options),
+        )
     }
 
     /// The map stage that delivers the notifications of a channel of this pipeline. Without a

@@ -19,12 +19,14 @@ use crate::{
     failure::class,
     fingerprint::normalise,
     incident::{Change, Incident, OperatorAction, Severity},
+    matcher::LABELS,
     operator::{Action, INCIDENT_KEYS, IncidentAction},
     slots::Slots,
     text::excerpt,
 };
 use cell::Cell;
 use options::Options;
+use part::Part;
 use report::{Facts, Report};
 use rules::Rules;
 use tell::End;
@@ -51,6 +53,17 @@ pub const KIND: Kind = Kind {
     ],
     follows: &[INCIDENT_KEYS],
 };
+
+/// Returns the labels that the incidents of a stage with these options may have.
+pub fn labels_of(options: &Value) -> BTreeSet<String> {
+    let mut labels: BTreeSet<String> = LABELS.map(str::to_owned).into();
+    let Ok(options) = serde_json::from_value::<Options>(options.clone()) else { return labels };
+    let of_rules = options.rule.iter().filter_map(|rule| rule.fingerprint.as_ref());
+    let parts = std::iter::once(&options.fingerprint).chain(of_rules).flatten();
+    let extra = parts.filter_map(|name| Part::named(name)).filter(Part::is_extra);
+    labels.extend(extra.map(|part| part.name().into_owned()));
+    labels
+}
 
 /// Bytes kept of a name or a reason that an operator gives.
 const SAID_BYTES_MAX: usize = 512;

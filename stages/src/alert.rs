@@ -44,6 +44,7 @@ use silences::Silences;
 use times::Times;
 
 pub use accounts::Explained;
+pub use labels::unknown_labels;
 pub use route::{Terms, Visited};
 
 /// The kind's line in [`crate::KINDS`].

@@ -37,6 +37,9 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// Every severity, the least first.
+    pub const ALL: [Self; 4] = [Self::Low, Self::Medium, Self::High, Self::Critical];
+
     /// Returns the severity that a reporter means by this word, whatever the language it logs in;
     /// `None` if it is none.
     pub fn meant_by(word: &str) -> Option<Self> {

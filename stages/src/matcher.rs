@@ -1,11 +1,20 @@
 //! Matcher: conditions on the labels of an incident, in Alertmanager's syntax: `code="X"`,
 //! `severity!=low`, `code=~"PAY.*"`.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+mod parse;
+mod re2;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::incident::Severity;
 
 /// Longest matcher, in bytes.
 const MATCHER_BYTES_MAX: usize = 1024;
@@ -46,10 +55,22 @@ impl Op {
     }
 }
 
-/// True if this can be the name of a label.
+/// True if this can be the name of a label without quotes.
 pub(crate) fn is_label(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_alphanumeric() || "_.-:/".contains(c))
+}
+
+/// Labels that incidents have, whatever their fingerprint is made of.
+pub const LABELS: [&str; 5] = ["code", "severity", "service", "fingerprint", "stage"];
+
+/// Returns the hint for a name that is no label of any incident.
+pub fn labels_hint(known: &BTreeSet<String>) -> String {
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    format!(
+        "incidents have {}; what the fingerprint of aggregate-errors names becomes one",
+        known.join(", ")
+    )
 }
 
 /// Conditions that must all hold; without any, everything matches.
@@ -63,6 +84,13 @@ impl Matcher {
         let value = any.join("|");
         let regex = Some(compiled(&value)?);
         Ok(Self { label: label.to_owned(), op: Op::Fits, value, regex })
+    }
+
+    /// Returns the name of a severity that there is none of, where the condition names one.
+    fn unknown_severity(&self) -> Option<&str> {
+        let literal = matches!(self.op, Op::Equal | Op::NotEqual) && self.label == "severity";
+        let known = Severity::ALL.iter().any(|severity| severity.as_str() == self.value);
+        (literal && !known).then_some(self.value.as_str())
     }
 
     /// True if a label set fits.
@@ -79,6 +107,29 @@ impl Matcher {
 }
 
 impl Matchers {
+    /// Returns why no incident can ever fit, with a hint; `None` where one can.
+    pub fn never(&self) -> Option<(String, String)> {
+        let known = Severity::ALL.map(Severity::as_str);
+        let hint = || format!("severities are {}", known.join(", "));
+        if let Some(unknown) = self.0.iter().find_map(Matcher::unknown_severity) {
+            let meant = Severity::meant_by(unknown)
+                .map_or_else(hint, |meant| format!("{}; you may mean {}", hint(), meant.as_str()));
+            return Some((format!("there is no severity \"{unknown}\""), meant));
+        }
+        let severity = |text: &str| BTreeMap::from([("severity".to_owned(), text.to_owned())]);
+        let fits = |text: &str| {
+            let of_severity = self.0.iter().filter(|matcher| matcher.label == "severity");
+            of_severity.into_iter().all(|matcher| matcher.matches(&severity(text)))
+        };
+        (!known.into_iter().any(fits)).then(|| (format!("no severity fits {self}"), hint()))
+    }
+
+    /// Returns the labels that conditions name and no incident has.
+    pub fn unknown<'a>(&'a self, known: &BTreeSet<String>) -> Vec<&'a str> {
+        let labels = self.0.iter().map(|matcher| matcher.label.as_str());
+        labels.filter(|label| !known.contains(*label)).collect()
+    }
+
     /// True if a label set fits every one.
     pub fn match_all(&self, labels: &BTreeMap<String, String>) -> bool {
         self.0.iter().all(|matcher| matcher.matches(labels))
@@ -89,34 +140,24 @@ impl FromStr for Matcher {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |why: &str| {
-            format!(
-                "\"{text}\" is no matcher: {why}; write it like code=X, severity!=low or \
-                 'code=~PAY.*'"
-            )
-        };
-        if text.len() > MATCHER_BYTES_MAX {
-            return Err(format!("a matcher may have {MATCHER_BYTES_MAX} bytes"));
-        }
-        let at = text.find(['=', '!']).ok_or_else(|| wrong("it has no =, !=, =~ or !~"))?;
-        let (label, rest) = (text[..at].trim(), &text[at..]);
-        let op = Op::ALL.into_iter().find(|op| rest.starts_with(op.as_str()));
-        let op = op.ok_or_else(|| wrong("it has no =, !=, =~ or !~"))?;
-        if !is_label(label) {
-            return Err(wrong("what stands before the sign is not the name of a label"));
-        }
-        let value = rest[op.as_str().len()..].trim();
-        let value = unquoted(value).ok_or_else(|| wrong("its quotes do not match"))?;
-        let regex = match op {
-            Op::Fits | Op::FitsNot => Some(compiled(&value).map_err(|why| wrong(&why))?),
-            Op::Equal | Op::NotEqual => None,
-        };
-        Ok(Self { label: label.to_owned(), op, value, regex })
+        let mut all = parse::all(text)?;
+        let first = all.pop().filter(|_| all.is_empty());
+        first.ok_or_else(|| format!("\"{text}\" is more than one matcher: write each by itself"))
+    }
+}
+
+impl FromStr for Matchers {
+    type Err = String;
+
+    /// Reads one matcher or several, as Alertmanager does: `{code="X", severity!=low}`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        parse::all(text).map(Self)
     }
 }
 
 /// Compiles an expression that must fit the whole value.
 fn compiled(value: &str) -> Result<Regex, String> {
+    let value = re2::rewritten(value);
     let built =
         regex::RegexBuilder::new(&format!("^(?:{value})$")).size_limit(REGEX_BYTES_MAX).build();
     built.map_err(|error| match error {
@@ -132,31 +173,16 @@ fn compiled(value: &str) -> Result<Regex, String> {
     })
 }
 
-/// Returns a value without its double quotes, `\"` and `\\` read as they are meant; `None` where a
-/// quote does not close.
-fn unquoted(value: &str) -> Option<String> {
-    let Some(inside) = value.strip_prefix('"') else {
-        return (!value.contains('"')).then(|| value.to_owned());
-    };
-    let (mut out, mut chars) = (String::new(), inside.chars());
-    loop {
-        match chars.next()? {
-            '"' => return chars.as_str().is_empty().then_some(out),
-            '\\' => match chars.next()? {
-                'n' => out.push('\n'),
-                escaped @ ('"' | '\\') => out.push(escaped),
-                // In a regular expression `\.` keeps its backslash.
-                other => out.extend(['\\', other]),
-            },
-            other => out.push(other),
-        }
-    }
-}
-
 impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-        write!(f, "{}{}\"{value}\"", self.label, self.op.as_str())
+        let escaped =
+            |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let (op, value) = (self.op.as_str(), escaped(&self.value));
+        if is_label(&self.label) {
+            write!(f, "{}{op}\"{value}\"", self.label)
+        } else {
+            write!(f, "\"{}\"{op}\"{value}\"", escaped(&self.label))
+        }
     }
 }
 
@@ -230,6 +256,13 @@ mod tests {
             ("absent=~.*", true),
             ("absent!=x", true),
             (r#"note="a \"b\" c""#, true),
+            (r#"note=a \"b\" c"#, true),
+            (r#"{code="PAY_1"}"#, true),
+            (r#""code"="PAY_1""#, true),
+            (r#"code=~PAY_\d{1}"#, true),
+            (r"code=~PAY_\\d", true),
+            (r#""größe 1"="""#, true),
+            ("größe!=3", true),
         ] {
             let matcher: Matcher = text.parse().unwrap();
             assert_eq!(matcher.matches(&labels()), fits, "{text}");
@@ -248,9 +281,54 @@ mod tests {
             "code=~(",
             "code!x",
             "code=~(a{1000}){1000}",
+            "code=a}",
+            "{code=a",
+            "code=X,PAY",
+            "code=X severity=low",
+            r#"""=x"#,
+            r#""code=x"#,
         ] {
             let error = text.parse::<Matcher>().unwrap_err();
             assert!(error.contains("is no matcher"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn several_matchers_in_one_text_all_hold() {
+        let read = |text: &str| text.parse::<Matchers>().map(|all| all.to_string());
+        for (text, wanted) in [
+            ("code=X,severity=low", r#"code="X" severity="low""#),
+            (r#"{code="X", severity=~"low|high",}"#, r#"code="X" severity=~"low|high""#),
+            (r#" { "my label" != "a,b" } "#, r#""my label"!="a,b""#),
+            (r#"code=~"a{1,3}""#, r#"code=~"a{1,3}""#),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(wanted), "{text}");
+        }
+        let error = read("code=~a{1,3}").unwrap_err();
+        assert!(error.contains("double quotes"), "{error}");
+        assert!("code=X,severity=low".parse::<Matcher>().unwrap_err().contains("more than one"));
+    }
+
+    #[test]
+    fn what_can_never_fit_is_found() {
+        for (text, wanted) in [
+            ("severity=high", None),
+            ("severity=~hi.*", None),
+            ("severity!=low", None),
+            ("service=warning", None),
+            ("severity=warning", Some("there is no severity \"warning\"")),
+            ("severity!=page", Some("there is no severity \"page\"")),
+            ("severity=~warn.*|page", Some("no severity fits severity=~\"warn.*|page\"")),
+            ("severity=high,severity=low", Some("no severity fits severity=\"high\" severity")),
+            ("severity!~.*", Some("no severity fits")),
+        ] {
+            let never = text.parse::<Matchers>().unwrap().never().map(|(why, _)| why);
+            assert_eq!(never.is_some(), wanted.is_some(), "{text}: {never:?}");
+            assert!(never.unwrap_or_default().starts_with(wanted.unwrap_or_default()), "{text}");
+        }
+        let known = LABELS.map(str::to_owned).into();
+        let all: Matchers = "alertname=X,code=Y,zone!=a".parse().unwrap();
+        assert_eq!(all.unknown(&known), ["alertname", "zone"]);
+        assert!(labels_hint(&known).contains("code, fingerprint"));
     }
 }

@@ -19,7 +19,8 @@ pub(super) struct Options {
     /// The labels whose values make incidents one group, which is sent together; `["..."]`:
     /// every label.
     pub(super) group_by: Vec<String>,
-    /// Wait of a new group for more incidents before its first notification. (Alertmanager: 30s.)
+    /// Wait for more incidents before the first notification of a group, and before the first after
+    /// a pause. (Alertmanager: 30s, and only the first.)
     pub(super) group_wait: Period,
     /// Shortest time between notifications of a group's changes. What is worse than what was sent,
     /// and a new critical incident, is sent at once; and what comes after a longer pause need not
@@ -68,7 +69,7 @@ impl Default for Options {
 #[serde(deny_unknown_fields, default)]
 #[schemars(rename = "Route")]
 pub(super) struct RouteOptions {
-    /// The incidents it is for: all of these hold.
+    /// The incidents it is for: all of these hold. One text may have several matchers.
     #[schemars(with = "Vec<Matcher>")]
     pub(super) matchers: Vec<String>,
     /// Severities it is for, besides; empty: all.
@@ -79,7 +80,8 @@ pub(super) struct RouteOptions {
     pub(super) channels: Option<Vec<String>>,
     /// The labels whose values make incidents one group.
     pub(super) group_by: Option<Vec<String>>,
-    /// Wait of a new group for more incidents before its first notification.
+    /// Wait for more incidents before the first notification of a group, and before the first after
+    /// a pause.
     pub(super) group_wait: Option<Period>,
     /// Shortest time between notifications of a group's changes.
     pub(super) group_interval: Option<Period>,

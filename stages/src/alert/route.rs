@@ -348,6 +348,7 @@ fn steps(steps: &[StepOptions]) -> Vec<(Period, Vec<String>)> {
 
 /// Returns the conditions of a route: its matchers, and its short forms as matchers.
 fn conditions(options: &RouteOptions, at: &[&str], problems: &mut Vec<Problem>) -> Matchers {
+    let before = problems.len();
     let mut matchers = matchers(&options.matchers, &[at, &["matchers"]].concat(), problems);
     let severities: Vec<String> =
         options.severity.iter().map(|severity| severity.as_str().to_owned()).collect();
@@ -364,6 +365,9 @@ fn conditions(options: &RouteOptions, at: &[&str], problems: &mut Vec<Problem>) 
             Ok(matcher) => matchers.0.push(matcher),
             Err(why) => problems.push(Problem::new(&[at, &[label]].concat(), why)),
         }
+    }
+    if let (true, Some((why, hint))) = (problems.len() == before, matchers.never()) {
+        problems.push(Problem::new(&[at, &["severity"]].concat(), why).hint(hint));
     }
     matchers
 }

@@ -42,7 +42,10 @@ impl Alert {
                 self.legacy.insert(key.to_owned());
             }
         } else if let Some(id) = key.strip_prefix(SILENCE) {
-            self.silences.restore(id, value).map_err(unread)?;
+            // One that this version cannot read holds nothing back, and stops nothing else.
+            if self.silences.restore(id, value).is_err() {
+                self.legacy.insert(key.to_owned());
+            }
         } else if key == TALLY {
             self.accounts.restore(value).map_err(unread)?;
         } else if key.starts_with("g.") {

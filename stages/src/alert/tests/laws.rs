@@ -246,7 +246,8 @@ proptest! {
                     }
                 }
                 Step::Silence(id, from, to) => {
-                    scene.silence(&format!("s{id}"), &format!("code=~\"CODE_{id}|CODE_4\""), from, to);
+                    let codes = format!("code=~\"CODE_{id}|CODE_4\"");
+                    scene.silence(&format!("s{id}"), &codes, from, to);
                 }
                 Step::Unsilence(id) => {
                     scene.input(Some(&format!("silence.s{id}")), &bytes::Bytes::new());
@@ -278,10 +279,14 @@ proptest! {
                     .filter_map(|(_, told)| told.get(&id).filter(|(.., over)| !over))
                     .collect();
                 match on.get(&n) {
-                    Some((severity, count)) => prop_assert!(
-                        known.contains(&&(*severity, *count, false)), "{} {}: {:?}", channel, n, known
-                    ),
-                    None => prop_assert!(channel == "quiet" || known.is_empty(), "{} {}", channel, n),
+                    Some((severity, count)) => {
+                        let is = (*severity, *count, false);
+                        prop_assert!(known.contains(&&is), "{} {}: {:?}", channel, n, known);
+                    }
+                    None => {
+                        let quiet = channel == "quiet";
+                        prop_assert!(quiet || known.is_empty(), "{} {}", channel, n);
+                    }
                 }
             }
         }

@@ -279,3 +279,44 @@ fn the_options_are_a_schema_that_takes_routes_within_routes() {
     let schema = (crate::aggregate_errors::KIND.options)().to_value();
     assert!(schema["properties"].as_object().is_some_and(|keys| keys.len() >= 4), "{schema}");
 }
+
+#[test]
+fn conditions_that_can_never_hold_are_found() {
+    let bad = json!({
+        "group_by": ["alertname", "service"],
+        "route": [
+            { "matchers": ["severity=warning", "code=a}"], "route": [{ "group_by": ["team"] }] },
+            { "matchers": ["severity=~\"hi.*\""], "severity": ["low"] },
+            { "matchers": ["severity=high", "severity=low"] },
+            { "matchers": ["{code=X,severity=low}"] },
+        ],
+        "inhibit": [{
+            "source": ["alertname=X"], "target": ["code=Y,severity=page"], "equal": ["instance"],
+        }],
+    });
+    expect![[r#"
+        route.0.matchers.0: there is no severity "warning"
+          hint: severities are low, medium, high, critical; you may mean medium
+        route.0.matchers.1: "code=a}" is no matcher: a value with a brace goes into double quotes; write it like code=X, severity!=low or 'code=~PAY.*'
+        route.1.severity: no severity fits severity=~"hi.*" severity=~"low"
+          hint: severities are low, medium, high, critical
+        route.2.matchers: no severity fits severity="high" severity="low"
+          hint: severities are low, medium, high, critical
+        inhibit.0.target.0: there is no severity "page"
+          hint: severities are low, medium, high, critical
+    "#]]
+    .assert_eq(&problems(bad.clone()));
+    let known = crate::aggregate_errors::labels_of(&json!({
+        "rule": [{ "fingerprint": ["code", "tenant", "metadata.zone"] }],
+    }));
+    let line =
+        |p: crate::Problem| format!("{}: {} ({})\n", p.at.join("."), p.message, p.hint.unwrap());
+    let unknown = crate::alert::unknown_labels(&bad, &known);
+    expect![[r#"
+        group_by.0: no incident has the label "alertname" (what Alertmanager calls alertname is code; incidents have code, fingerprint, metadata.zone, service, severity, stage, tenant; what the fingerprint of aggregate-errors names becomes one)
+        route.0.route.0.group_by.0: no incident has the label "team" (incidents have code, fingerprint, metadata.zone, service, severity, stage, tenant; what the fingerprint of aggregate-errors names becomes one)
+        inhibit.0.source.0: no incident has the label "alertname" (what Alertmanager calls alertname is code; incidents have code, fingerprint, metadata.zone, service, severity, stage, tenant; what the fingerprint of aggregate-errors names becomes one)
+        inhibit.0.equal.0: no incident has the label "instance" (incidents have code, fingerprint, metadata.zone, service, severity, stage, tenant; what the fingerprint of aggregate-errors names becomes one)
+    "#]]
+    .assert_eq(&unknown.into_iter().map(line).collect::<String>());
+}
