@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Built, Channel, ChannelContext, ChannelKind,
+    Built, Channel, ChannelContext, ChannelKind, alerts,
     http::{Keys, Target, default_timeout},
 };
 
@@ -29,9 +29,6 @@ pub(super) const KIND: ChannelKind = ChannelKind {
     options: || schemars::schema_for!(Options),
     build,
 };
-
-/// Name of the alert that stands for a digest.
-const DIGEST: &str = "MillstreamDigest";
 
 /// The keys of an `alertmanager` channel.
 #[derive(Deserialize, JsonSchema)]
@@ -149,28 +146,6 @@ impl Alertmanager {
         notification: &Notification,
         now: Timestamp,
     ) -> Vec<Alert> {
-        let mut labels: BTreeMap<String, String> =
-            incident.labels.iter().map(|(name, value)| (label_name(name), value.clone())).collect();
-        labels.insert("alertname".to_owned(), incident.code.clone());
-        labels.insert("severity".to_owned(), incident.severity.as_str().to_owned());
-        labels.insert("fingerprint".to_owned(), incident.fingerprint.clone());
-        labels.insert("pipeline".to_owned(), self.pipeline.clone());
-        if let Some(service) = incident.services.first() {
-            labels.insert("service".to_owned(), service.clone());
-        }
-        // An empty label is none.
-        labels.retain(|_, value| !value.is_empty());
-        let summary = if notification.incidents().len() == 1 {
-            &notification.title
-        } else {
-            &incident.message
-        };
-        let annotations = [
-            ("summary", summary.clone()),
-            ("description", incident.message.clone()),
-            ("errors", incident.count.to_string()),
-            ("incident", incident.incident_id.clone()),
-        ];
         let starts_at = incident.opened_at.min(now);
         let ends_at = if incident.is_over() {
             incident.resolved_at.unwrap_or(now).min(now)
@@ -178,10 +153,10 @@ impl Alertmanager {
             self.later(now)
         };
         let alert = Alert {
-            annotations: annotations.map(|(name, text)| (name.to_owned(), text)).into(),
+            annotations: alerts::annotations(incident, notification),
             ends_at: ends_at.max(starts_at),
             generator_url: self.link.clone(),
-            labels,
+            labels: alerts::labels(incident, &self.pipeline),
             starts_at,
         };
         let before = [Severity::Low, Severity::Medium, Severity::High];
@@ -200,17 +175,10 @@ impl Alertmanager {
 
     /// Alert of a digest: it ends by itself, since nothing ever reports that a digest is over.
     fn digest(&self, notification: &Notification, now: Timestamp) -> Alert {
-        let labels = [
-            ("alertname", DIGEST),
-            ("severity", notification.severity.as_str()),
-            ("pipeline", &self.pipeline),
-            ("channel", &notification.channel),
-        ];
-        let annotations = [("summary", &notification.title), ("description", &notification.text)];
         let quarter = now.checked_add(SignedDuration::from_mins(15)).unwrap_or(now);
         Alert {
-            labels: labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
-            annotations: annotations.map(|(name, value)| (name.to_owned(), value.clone())).into(),
+            labels: alerts::digest_labels(notification, &self.pipeline),
+            annotations: alerts::digest_annotations(notification),
             starts_at: notification.at.min(now),
             ends_at: if notification.status == Status::Resolved { now } else { quarter },
             generator_url: self.link.clone(),
@@ -219,17 +187,6 @@ impl Alertmanager {
 
     fn later(&self, now: Timestamp) -> Timestamp {
         now.checked_add(self.expire).unwrap_or(Timestamp::MAX)
-    }
-}
-
-/// Label name as Prometheus takes it: `[a-zA-Z_][a-zA-Z0-9_]*`.
-fn label_name(name: &str) -> String {
-    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let name: String = name.chars().map(|c| if fits(c) { c } else { '_' }).collect();
-    if name.starts_with(|c: char| c.is_ascii_digit()) || name.is_empty() {
-        format!("_{name}")
-    } else {
-        name
     }
 }
 
@@ -256,18 +213,5 @@ impl Channel for Alertmanager {
 
     fn timeout(&self) -> Option<Duration> {
         Some(self.target.timeout())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_label_has_a_name_that_prometheus_takes() {
-        assert_eq!(
-            ["tenant", "a.b-c", "1st", "", "ü"].map(label_name),
-            ["tenant", "a_b_c", "_1st", "_", "_"]
-        );
     }
 }

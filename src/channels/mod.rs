@@ -5,6 +5,7 @@
 
 mod address;
 mod alertmanager;
+mod alerts;
 mod deliver;
 mod dingtalk;
 mod email;

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    Built, Channel, ChannelContext, ChannelKind,
+    Built, Channel, ChannelContext, ChannelKind, alerts,
     http::{Keys, Target, default_timeout},
     template::{Form, Template},
 };
@@ -59,6 +59,14 @@ struct Options {
     /// where it is HTML or XML.
     #[serde(default)]
     body: Option<String>,
+    /// The form of the body: `millstream`, the notification as JSON, or `alertmanager`, what
+    /// Alertmanager posts to a webhook (version 4), for receivers that know that.
+    #[serde(default)]
+    format: Format,
+    /// URL to look at, such as a dashboard's: `externalURL` and `generatorURL` of the format
+    /// `alertmanager`.
+    #[serde(default)]
+    link: Option<String>,
     /// The media type of the body.
     #[serde(default = "json_type")]
     content_type: String,
@@ -68,6 +76,16 @@ struct Options {
     secret: Option<String>,
 }
 
+/// Form of a body that no template renders.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(inline)]
+enum Format {
+    #[default]
+    Millstream,
+    Alertmanager,
+}
+
 fn json_type() -> String {
     "application/json".to_owned()
 }
@@ -75,6 +93,9 @@ fn json_type() -> String {
 struct Webhook {
     target: Target,
     body: Option<Template>,
+    format: Format,
+    link: String,
+    pipeline: String,
     content_type: HeaderValue,
     key: Option<hmac::Key>,
 }
@@ -101,6 +122,14 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
             .map_err(|problem| problems.push(problem))
             .ok()
     });
+    if options.format == Format::Alertmanager && options.body.is_some() {
+        let problem = Problem::new(&["format"], "a body of your own has no format");
+        problems.push(problem.hint("leave out \"body\" or \"format\""));
+    }
+    let link = options.link.unwrap_or_default();
+    if !link.is_empty() && reqwest::Url::parse(&link).is_err() {
+        problems.push(Problem::new(&["link"], "it is not a URL"));
+    }
     if options.secret.as_ref().is_some_and(|secret| secret.len() < SECRET_BYTES_MIN) {
         let problem = Problem::new(
             &["secret"],
@@ -112,7 +141,8 @@ fn build(options: &Value, context: &ChannelContext) -> Built {
         (Some(target), Ok(content_type)) if problems.is_empty() => {
             let key =
                 options.secret.map(|secret| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()));
-            Ok(Arc::new(Webhook { target, body, content_type, key }))
+            let (format, pipeline) = (options.format, context.names.pipeline().to_owned());
+            Ok(Arc::new(Webhook { target, body, format, link, pipeline, content_type, key }))
         }
         _ => Err(problems),
     }
@@ -134,7 +164,15 @@ impl Webhook {
             Some(template) => {
                 template.render(notification).map_err(|failure| self.target.failure(failure))
             }
-            None => Ok(serde_json::to_string(notification).expect("a notification is plain data")),
+            None => Ok(match self.format {
+                Format::Millstream => serde_json::to_string(notification),
+                Format::Alertmanager => serde_json::to_string(&alerts::Body::of(
+                    notification,
+                    &self.pipeline,
+                    &self.link,
+                )),
+            }
+            .expect("a notification is plain data")),
         }
     }
 }
@@ -217,5 +255,32 @@ mod tests {
         let problems = build(&wrong, &context).err().unwrap();
         assert_eq!(problems.len(), 3);
         assert!(!format!("{problems:?}").contains("hunter2"));
+        let both = json!({
+            "url": "http://a.example/", "format": "alertmanager", "body": "{}", "link": "here",
+        });
+        let problems = build(&both, &context).err().unwrap();
+        assert_eq!(
+            problems.iter().map(|p| p.at[0].as_str()).collect::<Vec<_>>(),
+            ["format", "link"]
+        );
+    }
+
+    #[test]
+    fn the_body_is_what_alertmanager_posts_where_that_is_the_format() {
+        let context = ChannelContext { name: "ops".to_owned(), ..ChannelContext::default() };
+        let options = json!({
+            "url": "http://a.example/", "format": "alertmanager", "link": "https://ops.example/",
+        });
+        let channel = build(&options, &context).ok().unwrap();
+        let at = "2026-11-28T10:00:00Z".parse().unwrap();
+        let severity = millstream_stages::incident::Severity::High;
+        let incident = super::super::sample::incident("CODE", severity, "shop", at);
+        let about = super::super::sample::SampleKind::Firing;
+        let notification = super::super::sample::notification("ops", about, incident);
+        let body: Value = serde_json::from_str(&channel.preview(&notification)).unwrap();
+        assert_eq!(
+            (&body["version"], &body["receiver"], &body["externalURL"]),
+            (&"4".into(), &"ops".into(), &"https://ops.example/".into())
+        );
     }
 }

@@ -43,6 +43,9 @@ pub struct Notification {
     /// Life of its group: 16 hexadecimal digits, the same from its first notification to its end.
     /// State at the receiver (an incident at PagerDuty, a thread) goes by it.
     pub group: String,
+    /// Labels by which its only incident is grouped; those of several are with them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub by: BTreeMap<String, String>,
     /// Content: one incident, a group or a digest.
     #[serde(flatten)]
     pub about: About,
@@ -214,6 +217,7 @@ impl Notification {
             status: if incident.is_over() { Status::Resolved } else { Status::Firing },
             why,
             group: group.to_owned(),
+            by: BTreeMap::new(),
             about: About::Incident { incident: Box::new(incident) },
             news: 0,
             held,
@@ -269,6 +273,7 @@ impl Notification {
             status: if firing == 0 { Status::Resolved } else { Status::Firing },
             why,
             group: group.to_owned(),
+            by: BTreeMap::new(),
             about: About::Group { incidents },
             news: 0,
             held,
@@ -310,9 +315,18 @@ impl Notification {
                 Status::Firing
             },
             why: Why::Digest,
+            by: BTreeMap::new(),
             news: digest.events(),
             held: digest.held.clone(),
             about: About::Digest { digest },
+        }
+    }
+
+    /// Returns the labels by which its incidents are grouped; a digest has none.
+    pub fn group_labels(&self) -> &BTreeMap<String, String> {
+        match &self.about {
+            About::Group { incidents } => &incidents.by,
+            About::Incident { .. } | About::Digest { .. } => &self.by,
         }
     }
 

@@ -219,7 +219,8 @@ impl Message {
         list.append(&mut rest);
         let mut notification = if list.len() == 1 {
             let incident = list.pop().expect("there is one");
-            Notification::of_incident(id, channel, at, why, &life, incident, held)
+            let about = Notification::of_incident(id, channel, at, why, &life, incident, held);
+            Notification { by, ..about }
         } else {
             let (resolved, errors) = (
                 list.iter().filter(|incident| incident.is_over()).count(),
