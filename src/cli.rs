@@ -44,6 +44,8 @@ enum Command {
     Run(commands::run::Args),
     /// Write a commented pipeline.toml to start from
     Init(commands::init::Args),
+    /// Print the configuration of an Alertmanager as parts of a pipeline.toml
+    Import(commands::import::Args),
     /// Report every problem in the configuration, and when each stage gives up
     Check(commands::check::Args),
     /// Print a JSON Schema of the configuration, for editors
@@ -133,6 +135,7 @@ impl Millstream {
             Command::Dev(args) => commands::dev::run(&app, args).await,
             Command::Demo(args) => commands::demo::run(&app, args).await,
             Command::Init(args) => commands::init::run(&args),
+            Command::Import(args) => commands::import::run(&args),
             Command::Check(args) => commands::check::run(&app, &args),
             Command::Schema(args) => commands::schema::run(&app, &args),
             Command::Graph(args) => commands::graph::run(&app, &args),

@@ -13,6 +13,7 @@ pub mod dev;
 pub mod dlq;
 pub mod flags;
 pub mod graph;
+pub mod import;
 pub mod incidents;
 pub mod init;
 mod lines;

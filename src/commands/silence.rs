@@ -109,8 +109,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     super::must_exist(&broker, &pipeline.names().state_stream()).await?;
     match args.command {
         Command::Add { matchers, duration, from, reason, by, json } => {
-            let silence =
-                silence(&matchers, &pipeline, duration, from, reason, by, broker.now())?;
+            let silence = silence(&matchers, &pipeline, duration, from, reason, by, broker.now())?;
             add(&broker, &pipeline, silence, json).await
         }
         Command::Ls { all, json } => ls(&broker, &pipeline, all, json).await,

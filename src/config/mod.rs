@@ -145,6 +145,13 @@ pub fn load_text(
     catalogue: &Catalogue,
 ) -> Loaded {
     let base = path.parent().filter(|base| !base.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if is_alertmanager(text) {
+        let file = path.display().to_string();
+        let message = format!("\"{file}\" is a configuration of Alertmanager, in YAML");
+        let report = Report::on_file(Severity::Error, &file, message);
+        let hint = format!("`millstream import alertmanager {file}` prints it as TOML");
+        return Loaded { pipeline: None, reports: vec![Report { hint: Some(hint), ..report }] };
+    }
     let mut finder = Finder::new(&path.display().to_string(), text);
     let mut document = Document::parse(text);
     finder.take(&mut document);
@@ -159,6 +166,12 @@ pub fn load_text(
     let pipeline = build::pipeline(&root, text, base, catalogue, &mut finder);
     let pipeline = pipeline.filter(|_| !finder.has_errors());
     Loaded { pipeline, reports: finder.finish() }
+}
+
+/// True if a text is a configuration of Alertmanager: it has its sections, which TOML has not.
+fn is_alertmanager(text: &str) -> bool {
+    let has = |section: &str| text.lines().any(|line| line.starts_with(section));
+    has("route:") && has("receivers:")
 }
 
 fn read(path: &Path) -> Result<String, Box<Report>> {
