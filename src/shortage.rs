@@ -91,6 +91,11 @@ impl Shortage {
         Failure::defer(class::SHORTAGE, message).after(limits::SHORTAGE_WAIT)
     }
 
+    /// Deferral of an event for which no thread or process could be started.
+    pub(crate) fn start_failure(error: &io::Error, what: &str) -> Failure {
+        Self::of_start(error).unwrap_or(Self::Processes).failure(what)
+    }
+
     /// Notes that something failed for it just now.
     pub(crate) fn notice(self) {
         let now = u64::try_from(BEGAN.elapsed().as_millis()).unwrap_or(u64::MAX);

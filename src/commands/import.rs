@@ -7,7 +7,6 @@ mod yaml;
 
 use std::{
     collections::BTreeSet,
-    io::Write as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -89,9 +88,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let silences = silences.as_deref().map(read).transpose()?;
     let import = alertmanager(&text, silences.as_deref(), stage, input, Timestamp::now())
         .with_context(|| format!("could not import \"{}\"", file.display()))?;
-    std::io::stdout()
-        .write_all(import.out.as_bytes())
-        .context("could not write to standard output")?;
+    print!("{}", import.out);
     for (line, note) in &import.notes {
         let at = if *line > 0 { format!(":{line}") } else { String::new() };
         eprintln!("{}{at}: {}", file.display(), printable(note));

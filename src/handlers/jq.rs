@@ -13,6 +13,7 @@ use super::{HandlerContext, HandlerKind, options};
 use crate::{
     filters::{self, NoAnswer},
     limits,
+    shortage::Shortage,
 };
 
 pub(super) const KIND: HandlerKind = HandlerKind {
@@ -55,7 +56,9 @@ impl Handler for Jq {
                 // The same event gives the same error each time.
                 NoAnswer::Fault(fault) => Failure::reject(class::HANDLER, format!("jq: {fault}")),
                 error @ NoAnswer::Slow => Failure::retry(class::TIMEOUT, error.to_string()),
-                error @ NoAnswer::NoThread(_) => Failure::defer(class::HANDLER, error.to_string()),
+                NoAnswer::NoThread(error) => {
+                    Shortage::start_failure(&error, "could not start a thread for a filter")
+                }
             })
         })
     }

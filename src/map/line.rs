@@ -264,7 +264,9 @@ fn undecided(error: NoAnswer) -> Failure {
     match error {
         NoAnswer::Fault(fault) => handle::undecided(&fault),
         error @ NoAnswer::Slow => Failure::retry(class::TIMEOUT, format!("when: {error}")),
-        error @ NoAnswer::NoThread(_) => Failure::defer(class::CONDITION, format!("when: {error}")),
+        NoAnswer::NoThread(error) => {
+            Shortage::start_failure(&error, "could not start a thread for `when`")
+        }
     }
 }
 

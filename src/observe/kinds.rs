@@ -42,7 +42,7 @@ pub const KINDS: &[Kind] = &[
         name: "clock",
         looked_at: "by each worker: its clock against the broker's",
         remedy: "synchronise the clocks of the hosts (NTP)",
-        test: "",
+        test: "clock.rs::a_worker_whose_clock_is_behind_waits_as_long_as_was_asked",
     },
     Kind {
         name: "consumer NAME on stream STREAM",
@@ -53,22 +53,29 @@ pub const KINDS: &[Kind] = &[
         test: "conditions/deleted.rs::what_is_deleted_or_paused_under_a_fleet_is_named_everywhere",
     },
     Kind {
+        name: "credentials",
+        looked_at: "by each worker: that the server lets its user in",
+        remedy: "mend the user or the credentials in `[nats]`, or at the server",
+        test: "refused.rs::a_user_that_is_taken_away_is_let_in_again_by_itself",
+    },
+    Kind {
         name: "disk",
-        looked_at: "by each worker: room where it writes",
-        remedy: "make room",
-        test: "",
+        looked_at: "by each worker: that nothing fails for want of room on its own disk",
+        remedy: "make room on it",
+        test: "src/observe/lacks.rs::a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
     },
     Kind {
         name: "duty NAME",
         looked_at: "by each worker: duties of the fleet that it could take",
         remedy: "start a worker that may take it",
-        test: "",
+        test: "duties.rs::what_a_duty_lacks_on_one_host_is_left_to_others_and_told_where_nobody_has_it",
     },
     Kind {
         name: "files",
-        looked_at: "by each worker: descriptors, threads and memory of its process",
+        looked_at: "by each worker: its descriptors: 80 % are open, or something failed for want of \
+                    one",
         remedy: "raise the limit (`LimitNOFILE`, `ulimit -n`), or lower `concurrency`",
-        test: "",
+        test: "shortage.rs::a_worker_without_descriptors_defers_says_so_and_goes_on",
     },
     Kind {
         name: "lease NAME",
@@ -79,11 +86,29 @@ pub const KINDS: &[Kind] = &[
         test: "conditions/unread.rs::what_no_worker_reads_is_named_with_the_stage_to_start",
     },
     Kind {
+        name: "memory",
+        looked_at: "by each worker: that nothing fails for want of memory",
+        remedy: "give the host, or the container, more memory",
+        test: "src/observe/lacks.rs::a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
+    },
+    Kind {
         name: "port ADDRESS",
         looked_at: "by each worker: the address in `observe.listen`",
         remedy: "give this worker another one: `--set observe.listen=127.0.0.1:0` (any free \
                  port); it works without, and takes the address once it is free",
         test: "conditions/port.rs::a_second_worker_on_an_address_works_without_it_until_it_is_free",
+    },
+    Kind {
+        name: "ports",
+        looked_at: "by each worker: that a port is left to connect from",
+        remedy: "lower `concurrency`, or let services keep connections open",
+        test: "src/observe/lacks.rs::a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
+    },
+    Kind {
+        name: "processes",
+        looked_at: "by each worker: that processes and threads can be started",
+        remedy: "raise the limit (`TasksMax`, `ulimit -u`, the pids limit of the container)",
+        test: "src/observe/lacks.rs::a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
     },
     Kind {
         name: "stage NAME",
@@ -109,13 +134,13 @@ pub const KINDS: &[Kind] = &[
         name: "subject SUBJECT",
         looked_at: "by each worker: subjects that the server refuses it",
         remedy: "grant it to the user of `[nats]`",
-        test: "",
+        test: "refused.rs::whatever_is_refused_is_named_the_worker_lives_and_goes_on_once_it_is_granted",
     },
     Kind {
         name: "task NAME",
         looked_at: "by each worker: its background tasks, which are started again after a panic",
         remedy: "please report it, with the log",
-        test: "",
+        test: "supervised.rs::each_task_that_panics_is_counted_and_told_and_everything_works_on",
     },
     Kind {
         name: "watcher",
@@ -143,8 +168,7 @@ pub fn table() -> String {
     let mut out =
         String::from("| Condition | Looked at | What to do | Shown by |\n|---|---|---|---|\n");
     for Kind { name, looked_at, remedy, test } in KINDS {
-        let test = if test.is_empty() { "–".to_owned() } else { format!("`{test}`") };
-        _ = writeln!(out, "| `{name}` | {looked_at} | {remedy} | {test} |");
+        _ = writeln!(out, "| `{name}` | {looked_at} | {remedy} | `{test}` |");
     }
     out
 }
@@ -186,7 +210,8 @@ This table is made of the code (`src/observe/kinds.rs`) by `cargo xtask snapshot
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for kind in KINDS {
             assert!(of(kind.name).is_some_and(|found| found.name == kind.name), "{kind:?}");
-            let Some((file, function)) = kind.test.split_once("::") else { continue };
+            let named = kind.test.split_once("::");
+            let (file, function) = named.unwrap_or_else(|| panic!("{}: no test", kind.name));
             let file =
                 if file.starts_with("src/") { file.into() } else { format!("tests/it/{file}") };
             let text =

@@ -279,7 +279,7 @@ fn print(shown: &[(bool, String)]) -> anyhow::Result<()> {
     if !colour {
         return lines::print(&text);
     }
-    anstream::println!("{text}");
+    println!("{text}");
     Ok(())
 }
 

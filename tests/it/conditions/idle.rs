@@ -57,10 +57,6 @@ async fn counted(
             () = &mut until => return counted,
             Some(request) = requests.next() => request,
         };
-        // Those for quarantined events are counted with them.
-        if request.subject.ends_with("+alone") {
-            continue;
-        }
         let kind: Vec<&str> = request.subject.split('.').take(5).collect();
         *counted.entry(kind.join(".")).or_default() += 1;
     }
