@@ -34,6 +34,9 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 /// the killer of its workers: two in company, and three as the only suspect of its worker. More
 /// than one: a worker may be killed by something else just then.
 pub const QUARANTINED_RUNS_MAX: u32 = 5;
+/// Deliveries that the server gives beyond those that count, for a worker to live long enough to
+/// see that the last was never settled.
+pub const SPARE_DELIVERIES: u32 = 3;
 /// Suspects that run in one worker at once, the first time that they do.
 pub const SUSPECTS_AT_ONCE: usize = 16;
 /// Wait of a suspect for the events of one attempt that its worker has in flight: what never ends

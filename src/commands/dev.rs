@@ -11,6 +11,7 @@ use anyhow::Context as _;
 
 use super::{
     App, graph,
+    local::Claim,
     run::{start_logs, started},
     signals::Signals,
 };
@@ -26,13 +27,14 @@ use crate::{
     worker::{Options, Worker},
 };
 
+/// Folder of the server's streams, below its data.
+const STORE: &str = "jetstream";
+
 const EXAMPLES: &str = "\
 Examples:
   millstream dev
-  millstream publish --set nats.url=nats://127.0.0.1:PORT < events.jsonl    \
-      # in another terminal; dev prints the port
-  millstream dev --fresh                                                    \
-      # forget what is under .millstream/
+  millstream publish < events.jsonl      # in another terminal, in the same folder
+  millstream dev --fresh                 # forget what is under .millstream/
 
 Edit pipeline.toml or a schema and save: the pipeline is checked, applied and restarted. \
 A file with problems
@@ -62,9 +64,16 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     let spans = start_logs(app, &pipeline)?;
     crate::descriptors::raise();
     let data = args.data.join("dev");
+    let claim = match pipeline.nats.url.is_empty() {
+        true => Some(Claim::of(&data)?),
+        false => None,
+    };
     if args.fresh && data.exists() {
-        std::fs::remove_dir_all(&data)
-            .with_context(|| format!("could not remove \"{}\"", data.display()))?;
+        let store = data.join(STORE);
+        if store.exists() {
+            std::fs::remove_dir_all(&store)
+                .with_context(|| format!("could not remove \"{}\"", store.display()))?;
+        }
     }
     let server = match pipeline.nats.url.is_empty() {
         true => match signals.unless_stopped(own_server(app, &data, args.port)).await {
@@ -73,6 +82,9 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
         },
         false => None,
     };
+    if let (Some(claim), Some(server)) = (&claim, &server) {
+        claim.tell(server.url())?;
+    }
     let ended = work(app, pipeline, server.as_ref(), &signals).await;
     if let Some(mut server) = server {
         server.stop().await;
@@ -161,7 +173,7 @@ fn announce(
     for source in &pipeline.sources {
         eprintln!("  publish  {} ({})", source.subjects.join(", "), source.name);
     }
-    eprintln!("\n  millstream publish --set nats.url={url} < events.jsonl");
+    eprintln!("\n  millstream publish < events.jsonl    in another terminal, in this folder");
     eprintln!("  edit {} and save; Ctrl-C stops\n", app.common.config.display());
 }
 

@@ -17,6 +17,7 @@ pub mod import;
 pub mod incidents;
 pub mod init;
 mod lines;
+mod local;
 mod people;
 pub mod plan;
 pub mod publish;
@@ -29,14 +30,14 @@ mod stub;
 mod table;
 mod width;
 
-use std::{ffi::OsString, fmt::Write as _, io::IsTerminal as _, process::ExitCode};
+use std::{ffi::OsString, fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 
 use self::signals::Signals;
 use super::commands::flags::Common;
 use crate::{
-    broker::{AdminError, BROKER_REMEDY, Broker, ConnectError},
+    broker::{AdminError, BROKER_REMEDY, Broker, ConnectError, Nats},
     config::{self, Catalogue, Loaded, Pipeline, Severity},
     error_chain::chain,
     handlers::{HandlerContext, Registry},
@@ -111,8 +112,8 @@ impl App {
     /// # Errors
     /// The configuration names no server, or the server is not there or not fit.
     pub async fn connect(&self, pipeline: &Pipeline) -> anyhow::Result<Broker> {
-        must_name_server(pipeline)?;
-        let broker = Broker::connect(&pipeline.nats, &client_name(pipeline)).await?;
+        let nats = server_of(pipeline)?;
+        let broker = Broker::connect(&nats, &client_name(pipeline)).await?;
         // Where there is no such stream there is nothing yet whose time could matter.
         broker.read_clock(&pipeline.names().state_stream()).await.ok();
         Ok(broker)
@@ -128,13 +129,13 @@ impl App {
         pipeline: &Pipeline,
         conditions: &Conditions,
     ) -> anyhow::Result<Broker> {
-        must_name_server(pipeline)?;
+        let nats = server_of(pipeline)?;
         let waiting = |error: &ConnectError| {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::warn!(error = %error, cause, "no connection yet; trying again");
             conditions.noted("broker", Trouble::with_remedy(chain(error), BROKER_REMEDY));
         };
-        Ok(Broker::connect_patiently(&pipeline.nats, &client_name(pipeline), waiting).await?)
+        Ok(Broker::connect_patiently(&nats, &client_name(pipeline), waiting).await?)
     }
 
     /// Options of the log; `default_filter` holds where the user gave no filter.
@@ -150,15 +151,19 @@ fn client_name(pipeline: &Pipeline) -> String {
     format!("millstream {}", pipeline.name)
 }
 
-fn must_name_server(pipeline: &Pipeline) -> anyhow::Result<()> {
-    if pipeline.nats.url.is_empty() {
+/// Server of a pipeline: the one that it names, else the one that `dev` runs in this folder.
+fn server_of(pipeline: &Pipeline) -> anyhow::Result<Nats> {
+    if !pipeline.nats.url.is_empty() {
+        return Ok(pipeline.nats.clone());
+    }
+    let Some(url) = local::running(&Path::new(local::DATA).join("dev")) else {
         bail!(
             "the configuration names no NATS server\n hint: set nats.url in it, \
              or MILLSTREAM_NATS__URL, or --set nats.url=nats://127.0.0.1:4222; \
-             `millstream dev` starts a server of its own"
+             `millstream dev` starts a server of its own, which other commands in its folder find"
         );
-    }
-    Ok(())
+    };
+    Ok(Nats { url: vec![url], ..pipeline.nats.clone() })
 }
 
 /// Makes sure that a stream of the pipeline is there.

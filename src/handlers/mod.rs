@@ -117,8 +117,8 @@ pub fn options_schema() -> Schema {
 }
 
 /// Idempotency key, by which a handler can tell that it has seen this event at this stage before:
-/// `<event id>/<stage>`, and `/<edit>` where its payload was edited: services refuse a key that they
-/// know with another payload.
+/// `<event id>/<stage>`, and `/<edit>` where its payload was edited: services refuse a key that
+/// they know with another payload.
 ///
 /// Source: draft-ietf-httpapi-idempotency-key-header, section 2.7.
 ///

@@ -257,7 +257,7 @@ impl Arrived<'_> {
             _ if attempts_max == 1 => 1,
             Isolation::Quarantined => limits::QUARANTINED_RUNS_MAX,
             // Here because it could not be quarantined.
-            Isolation::Shared => attempts_max + limits::QUARANTINED_RUNS_MAX,
+            Isolation::Shared => attempts_max + limits::SPARE_DELIVERIES,
         };
         if delivered.deliveries > runs_max {
             let unknown = match isolation {

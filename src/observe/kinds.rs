@@ -62,18 +62,20 @@ pub const KINDS: &[Kind] = &[
         name: "disk",
         looked_at: "by each worker: that nothing fails for want of room on its own disk",
         remedy: "make room on it",
-        test: "src/observe/lacks.rs::a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
+        test: "src/observe/lacks.rs::\
+               a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
     },
     Kind {
         name: "duty NAME",
         looked_at: "by each worker: duties of the fleet that it could take",
         remedy: "start a worker that may take it",
-        test: "duties.rs::what_a_duty_lacks_on_one_host_is_left_to_others_and_told_where_nobody_has_it",
+        test: "duties.rs::\
+               what_a_duty_lacks_on_one_host_is_left_to_others_and_told_where_nobody_has_it",
     },
     Kind {
         name: "files",
-        looked_at: "by each worker: its descriptors: 80 % are open, or something failed for want of \
-                    one",
+        looked_at: "by each worker: its descriptors: 80 % are open, or something failed for \
+                    want of one",
         remedy: "raise the limit (`LimitNOFILE`, `ulimit -n`), or lower `concurrency`",
         test: "shortage.rs::a_worker_without_descriptors_defers_says_so_and_goes_on",
     },
@@ -89,7 +91,8 @@ pub const KINDS: &[Kind] = &[
         name: "memory",
         looked_at: "by each worker: that nothing fails for want of memory",
         remedy: "give the host, or the container, more memory",
-        test: "src/observe/lacks.rs::a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
+        test: "src/observe/lacks.rs::\
+               a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
     },
     Kind {
         name: "port ADDRESS",
@@ -102,13 +105,15 @@ pub const KINDS: &[Kind] = &[
         name: "ports",
         looked_at: "by each worker: that a port is left to connect from",
         remedy: "lower `concurrency`, or let services keep connections open",
-        test: "src/observe/lacks.rs::a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
+        test: "src/observe/lacks.rs::\
+               a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
     },
     Kind {
         name: "processes",
         looked_at: "by each worker: that processes and threads can be started",
         remedy: "raise the limit (`TasksMax`, `ulimit -u`, the pids limit of the container)",
-        test: "src/observe/lacks.rs::a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
+        test: "src/observe/lacks.rs::\
+               a_shortage_is_a_condition_until_it_was_not_noticed_for_a_while",
     },
     Kind {
         name: "stage NAME",
@@ -134,7 +139,8 @@ pub const KINDS: &[Kind] = &[
         name: "subject SUBJECT",
         looked_at: "by each worker: subjects that the server refuses it",
         remedy: "grant it to the user of `[nats]`",
-        test: "refused.rs::whatever_is_refused_is_named_the_worker_lives_and_goes_on_once_it_is_granted",
+        test: "refused.rs::\
+               whatever_is_refused_is_named_the_worker_lives_and_goes_on_once_it_is_granted",
     },
     Kind {
         name: "task NAME",

@@ -215,7 +215,7 @@ impl Topology {
                 // that the last was never settled; the rest, for a worker to live long enough to
                 // see it.
                 max_deliver: (input != FeedInput::Edge)
-                    .then(|| stage.policy.attempts_max() + 1 + limits::QUARANTINED_RUNS_MAX),
+                    .then(|| stage.policy.attempts_max() + 1 + limits::SPARE_DELIVERIES),
                 max_ack_pending: stage.max_ack_pending,
             };
             self.add(&stage.name, input, consumer);
@@ -230,7 +230,7 @@ impl Topology {
             pipeline: self.pipeline.clone(),
             filters: vec![names.quarantine_subject(stage)],
             ack_wait,
-            max_deliver: Some(limits::QUARANTINED_RUNS_MAX + 1 + limits::QUARANTINED_RUNS_MAX),
+            max_deliver: Some(limits::QUARANTINED_RUNS_MAX + 1 + limits::SPARE_DELIVERIES),
             max_ack_pending: limits::QUARANTINE_AT_ONCE_MAX,
         };
         self.add(stage, FeedInput::Quarantine, consumer);
@@ -247,7 +247,7 @@ impl Topology {
                 pipeline: self.pipeline.clone(),
                 filters,
                 ack_wait: limits::CHANNEL_ACK_WAIT,
-                max_deliver: Some(channel.policy.attempts_max() + 1 + limits::QUARANTINED_RUNS_MAX),
+                max_deliver: Some(channel.policy.attempts_max() + 1 + limits::SPARE_DELIVERIES),
                 max_ack_pending: limits::CHANNEL_ACK_PENDING_MAX,
             };
             self.add(&stage, input, consumer);

@@ -17,6 +17,7 @@ mod crash;
 mod cut;
 mod cut_proxy;
 mod dedupe;
+mod dev;
 mod dlq;
 mod duties;
 mod edges;

@@ -296,7 +296,7 @@ async fn whatever_is_refused_is_named_the_worker_lives_and_goes_on_once_it_is_gr
     let table = [
         ("shop.failed.>", "subject shop.failed.work.>"),
         ("$JS.API.STREAM.MSG.GET.>", "subject $JS.API.STREAM.MSG.GET.shop-state"),
-        ("$JS.API.CONSUMER.INFO.>", "subject $JS.API.CONSUMER.INFO.shop-retry.>"),
+        ("$JS.API.CONSUMER.INFO.>", "subject $JS.API.CONSUMER.INFO.shop-in-events.>"),
         (
             "$JS.API.CONSUMER.MSG.NEXT.shop-advisories.>",
             "subject $JS.API.CONSUMER.MSG.NEXT.shop-advisories.>",

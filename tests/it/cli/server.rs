@@ -30,7 +30,7 @@ async fn a_server_that_is_not_there_or_not_fit_is_one_clear_error() {
     Shell::new(PIPELINE, "").check("plan", expect![[r#"
         exit 2
         err: error: the configuration names no NATS server
-        err:  hint: set nats.url in it, or MILLSTREAM_NATS__URL, or --set nats.url=nats://127.0.0.1:4222; `millstream dev` starts a server of its own
+        err:  hint: set nats.url in it, or MILLSTREAM_NATS__URL, or --set nats.url=nats://127.0.0.1:4222; `millstream dev` starts a server of its own, which other commands in its folder find
     "#]]).await;
 
     let plain = TestServer::launch(false, None).await;
