@@ -213,6 +213,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Heartbeats of ours during which another worker may be silent, before it may have died: 6 to 8 s,
 /// more than a reconnect takes after a restart of the server.
 pub const HEARTBEATS_SILENT_MAX: u64 = 4;
+/// Time after which a record of ours that is read back tells of nobody's silence: two heartbeats.
+pub const ECHO_LATE: Duration = Duration::from_secs(4);
 /// Heartbeats of ours after which a silent worker is forgotten: an hour.
 pub const HEARTBEATS_GONE: u64 = 1800;
 /// Heartbeats of ours that are on their way at once.

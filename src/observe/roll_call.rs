@@ -178,7 +178,7 @@ impl RollCall {
             beats: record.beats,
             quiet_since: parse_rfc3339(&record.quiet_since),
         });
-        self.roll().heard(worker, revision, written_at, sign);
+        self.roll().heard(worker, revision, written_at, sign, Instant::now());
         self.changed.notify_waiters();
     }
 
@@ -225,6 +225,7 @@ impl Roll {
         revision: u64,
         written_at: SystemTime,
         sign: Option<Sign<'_>>,
+        now: Instant,
     ) {
         let written = revision.saturating_sub(self.revision);
         self.revision = self.revision.max(revision);
@@ -239,7 +240,7 @@ impl Roll {
             return;
         };
         if worker == self.me {
-            self.echo(beats, written_at);
+            self.echo(beats, written_at, now);
             return;
         }
         if known.is_some_and(|known| known.started_at != started_at && !known.is_silent) {
@@ -273,8 +274,11 @@ impl Roll {
         sign.beats.saturating_sub(before).max(1)
     }
 
-    /// A record of ours was read back, so that all before it were read.
-    fn echo(&mut self, beat: u64, written_at: SystemTime) {
+    /// A record of ours was read back, so that all before it were read. One that took long tells of
+    /// nobody's silence: what held it up held up those of others, which may come behind several of
+    /// ours at once.
+    fn echo(&mut self, beat: u64, written_at: SystemTime, now: Instant) {
+        let mut is_late = false;
         while let Some((sent, at)) = self.sent.pop_front() {
             if sent > beat {
                 self.sent.push_front((sent, at));
@@ -282,9 +286,13 @@ impl Roll {
             }
             if sent == beat {
                 self.horizon = Some(at);
+                is_late = now.saturating_duration_since(at) > limits::ECHO_LATE;
             }
         }
         self.quiet_since.get_or_insert(written_at);
+        if is_late {
+            return;
+        }
         self.echoes += 1;
         let echoes = self.echoes;
         if self.missing == 0 {

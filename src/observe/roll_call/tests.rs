@@ -168,7 +168,7 @@ impl World {
     fn look(&mut self, worker: usize) {
         let mut news: Vec<_> = self.bucket.iter().map(|(by, record)| (*by, *record)).collect();
         news.sort_by_key(|(_, record)| record.revision);
-        let (start, delivered) = (self.start.1, self.holders.len() as u64);
+        let (start, delivered, now) = (self.start.1, self.holders.len() as u64, self.now());
         let Process { roll, read, asked, answered, .. } = &mut self.processes[worker];
         if let Some((doubt, delivered)) = asked.take() {
             roll.delivered(consumer(), delivered, doubt);
@@ -183,7 +183,7 @@ impl World {
                 beats,
                 quiet_since,
             });
-            roll.heard(&by.to_string(), record.revision, written_at, sign);
+            roll.heard(&by.to_string(), record.revision, written_at, sign, now);
         }
         if roll.horizon.is_some() && *answered != Some(roll.doubts) {
             *asked = Some((roll.doubts, delivered));
@@ -323,8 +323,38 @@ fn another_process_under_the_name_of_one_that_took_no_leave_puts_it_in_doubt() {
     world.step(Happens::Delivered(0));
     let (doubts, revision) = (world.processes[ME].roll.doubts, world.revision + 1);
     let sign = Sign { started_at: "later", beats: 1, quiet_since: None };
-    let now = world.at(world.step);
-    world.processes[ME].roll.heard("1", revision, now, Some(sign));
+    let (written_at, now) = (world.at(world.step), world.now());
+    world.processes[ME].roll.heard("1", revision, written_at, Some(sign), now);
     assert_eq!(world.processes[ME].roll.doubts, doubts + 1);
     assert_eq!(world.verdict(ME, 1, limits::HEARD_WITHIN).0, Some(Verdict::Suspect));
+}
+
+#[test]
+fn records_that_were_held_up_make_nobody_silent_whoever_comes_first() {
+    let start = Instant::now();
+    let at = |seconds| (start + Duration::from_secs(seconds), SystemTime::UNIX_EPOCH);
+    let mut roll = Roll { me: "me".to_owned(), ..Roll::default() };
+    let mut revision = 0;
+    let mut hear = |roll: &mut Roll, worker: &str, beats, seconds| {
+        revision += 1;
+        let (now, written_at) = at(seconds);
+        let sign = Sign { started_at: "then", beats, quiet_since: None };
+        roll.heard(worker, revision, written_at, Some(sign), now);
+    };
+    for beat in 1..=3 {
+        roll.sent(beat, at(2 * beat).0);
+        hear(&mut roll, "me", beat, 2 * beat);
+        hear(&mut roll, "other", beat, 2 * beat);
+    }
+    // Nothing goes through for ten seconds; then ours come at once, and those of the other after.
+    (4..=8).for_each(|beat| roll.sent(beat, at(2 * beat).0));
+    (4..=8).for_each(|beat| hear(&mut roll, "me", beat, 17));
+    assert!(!roll.others["other"].is_silent && roll.doubts == 0);
+    hear(&mut roll, "other", 8, 17);
+    // In time, they do.
+    for beat in 9..=12 {
+        roll.sent(beat, at(2 * beat).0);
+        hear(&mut roll, "me", beat, 2 * beat);
+    }
+    assert!(roll.others["other"].is_silent && roll.doubts == 1);
 }
