@@ -35,6 +35,8 @@ pub(super) struct Feeding {
     /// Room for as many events as may be in flight or wait for their turn.
     room: Arc<Semaphore>,
     room_max: usize,
+    /// Name of the stage's condition.
+    name: Arc<str>,
 }
 
 /// Reason why a pull ended.
@@ -62,6 +64,7 @@ impl Feeding {
             Isolation::Quarantined => 1,
         };
         Self {
+            name: stage.condition().into(),
             stage,
             feed: Arc::new(feed),
             turn,
@@ -207,14 +210,16 @@ impl Feeding {
         let mut place = Arc::clone(&self.room).try_acquire_owned().ok();
         let hold = self.stage.in_flight.hold();
         let (stage, feed) = (Arc::clone(&self.stage), Arc::clone(&self.feed));
+        let name = Arc::clone(&self.name);
         let mut turn = self.turn.another();
         if feed.isolation == Isolation::Quarantined {
             turn.entry = Some(stage.company.entry(delivered.deliveries, place.take()));
         }
         self.deliveries.spawn(async move {
             // What panics outside of its handler is left to the server, which delivers it again.
-            let live = delivery::live(&stage, &feed, delivered, turn);
-            stage.supervisor.caught(&stage.condition(), live).await;
+            // Pinned where it is made: it is large, and each layer around it would move it.
+            let live = std::pin::pin!(delivery::live(&stage, &feed, delivered, turn));
+            stage.supervisor.caught(&name, live).await;
             drop((place, hold));
         });
     }
