@@ -57,6 +57,28 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Wait after so many openings in a row: the one that the service asked for, else twice as long
+    /// each time.
+    fn wait_of(&self, failure: &Failure, opens: u32) -> Duration {
+        let asked = match failure.disposition {
+            Disposition::Retry { after } | Disposition::Defer { after }
+                if failure.class == class::RATE_LIMITED =>
+            {
+                after
+            }
+            Disposition::Retry { .. } | Disposition::Defer { .. } | Disposition::Reject => None,
+        };
+        let Self { wait, max_wait, .. } = self;
+        match asked {
+            Some(asked) => asked.clamp(wait.0.min(ASKED_WAIT_MAX), ASKED_WAIT_MAX),
+            None => {
+                wait.0.saturating_mul(2_u32.saturating_pow(opens.saturating_sub(1))).min(max_wait.0)
+            }
+        }
+    }
+}
+
 /// Longest wait that a handler can ask for (`Retry-After`) while its stage stands still.
 pub const ASKED_WAIT_MAX: Duration = Duration::from_secs(300);
 

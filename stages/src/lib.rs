@@ -25,6 +25,7 @@
 pub mod aggregate_errors;
 pub mod alert;
 pub mod breaker;
+mod calendar;
 mod channel_names;
 pub mod dedupe;
 pub mod delivery;

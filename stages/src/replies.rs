@@ -118,15 +118,9 @@ fn with_excerpt(what: String, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::shown;
     use expect_test::expect;
     use proptest::prelude::*;
-
-    fn shown(answer: Result<impl std::fmt::Debug, Failure>) -> String {
-        match answer {
-            Ok(reply) => format!("{reply:?}"),
-            Err(failure) => format!("{:?} {failure}", failure.disposition),
-        }
-    }
 
     #[test]
     fn every_http_status_is_handled_retried_or_rejected() {

@@ -62,6 +62,14 @@ pub(crate) fn delivery() -> Delivery {
     }
 }
 
+/// Returns an answer in one line: the reply, or the failure with what is to become of the event.
+pub(crate) fn shown(answer: Result<impl std::fmt::Debug, crate::Failure>) -> String {
+    match answer {
+        Ok(reply) => format!("{reply:?}"),
+        Err(failure) => format!("{:?} {failure}", failure.disposition),
+    }
+}
+
 /// Returns the answer of a stage that waits for nothing.
 #[track_caller]
 pub(crate) fn answer<T>(pending: Pending<'_, T>) -> Result<T, crate::Failure> {

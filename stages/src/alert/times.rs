@@ -9,28 +9,16 @@ use jiff::{
 };
 
 use super::options::TimeOptions;
-use crate::{Problem, incident::timestamp};
+use crate::{
+    Problem,
+    calendar::{MONTHS, WEEKDAYS},
+    incident::timestamp,
+};
 
 /// Most tables of an alert stage.
 const TIMES_MAX: usize = 200;
 /// Most ranges of one list.
 const RANGES_MAX: usize = 100;
-const WEEKDAYS: [&str; 7] =
-    ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
-const MONTHS: [&str; 12] = [
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-];
 
 /// Intervals by name, each with its alternatives.
 #[derive(Debug, Default)]

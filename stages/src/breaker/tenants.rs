@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{ASKED_WAIT_MAX, Call, Settings, digest};
+use super::{Call, Settings, digest};
 use crate::{
     Failure,
     failure::{Disposition, class},
@@ -99,31 +99,9 @@ impl Tenants {
     }
 }
 
-impl Settings {
-    /// Wait after so many openings in a row: the one that the service asked for, else twice as long
-    /// each time.
-    pub(super) fn wait_of(&self, failure: &Failure, opens: u32) -> Duration {
-        let asked = match failure.disposition {
-            Disposition::Retry { after } | Disposition::Defer { after }
-                if failure.class == class::RATE_LIMITED =>
-            {
-                after
-            }
-            Disposition::Retry { .. } | Disposition::Defer { .. } | Disposition::Reject => None,
-        };
-        let Self { wait, max_wait, .. } = self;
-        match asked {
-            Some(asked) => asked.clamp(wait.0.min(ASKED_WAIT_MAX), ASKED_WAIT_MAX),
-            None => {
-                wait.0.saturating_mul(2_u32.saturating_pow(opens.saturating_sub(1))).min(max_wait.0)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::ASKED_WAIT_MAX, *};
 
     const S: Duration = Duration::from_secs(1);
 

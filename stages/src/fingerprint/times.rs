@@ -1,21 +1,7 @@
 //! Times: dates and times of day in the forms that programs print.
 
-const WEEKDAYS: &[&str] =
-    &["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
-const MONTHS: &[&str] = &[
-    "january",
-    "february",
-    "march",
-    "april",
-    "may",
-    "june",
-    "july",
-    "august",
-    "september",
-    "october",
-    "november",
-    "december",
-];
+use crate::calendar::{MONTHS, WEEKDAYS};
+
 const ZONES: &[&str] = &[
     "UTC", "GMT", "CET", "CEST", "EET", "EEST", "WET", "BST", "EST", "EDT", "CST", "CDT", "MST",
     "MDT", "PST", "PDT", "JST", "KST", "IST", "MSK", "AEST", "AEDT",
@@ -40,11 +26,11 @@ fn is_name(word: &str, names: &[&str]) -> bool {
 pub(super) fn is_date_word(word: &str, next: &str, after_day: bool) -> bool {
     let next = next.trim_start_matches([',', '.', ' ']);
     let number = next.starts_with(|c: char| c.is_ascii_digit());
-    if is_name(word, MONTHS) {
+    if is_name(word, &MONTHS) {
         return number || after_day;
     }
     let month = next.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
-    is_name(word, WEEKDAYS) && (number || is_name(month, MONTHS))
+    is_name(word, &WEEKDAYS) && (number || is_name(month, &MONTHS))
 }
 
 /// True for what may follow the words of a date: its day, its year, its zone.
@@ -97,8 +83,8 @@ fn is_of_three(word: &str) -> bool {
     let number =
         |part: &str| matches!(part.len(), 1..=4) && part.bytes().all(|b| b.is_ascii_digit());
     number(third)
-        && (number(first) && (is_name(second, MONTHS) || number(second) && word.contains('/'))
-            || is_name(first, MONTHS) && number(second))
+        && (number(first) && (is_name(second, &MONTHS) || number(second) && word.contains('/'))
+            || is_name(first, &MONTHS) && number(second))
 }
 
 /// True for `12:30:45` and `9:30:45`, with or without a fraction and an offset.

@@ -191,15 +191,8 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::{Envelope, event::Identity};
+    use crate::{Envelope, event::Identity, testing::shown};
     use expect_test::expect;
-
-    fn shown(answer: Result<impl std::fmt::Debug, Failure>) -> String {
-        match answer {
-            Ok(reply) => format!("{reply:?}"),
-            Err(failure) => format!("{:?} {failure}", failure.disposition),
-        }
-    }
 
     #[test]
     fn an_exec_handler_is_given_one_line_whatever_the_event_looks_like() {
