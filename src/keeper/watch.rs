@@ -61,8 +61,6 @@ pub(super) struct Watch {
     leases: HashMap<String, (u64, Instant)>,
     /// Stages whose events nobody reads, and the time since which that is so.
     unread: HashMap<String, Instant>,
-    /// Number of messages of the dead-letter stream that are no letters (originals of edited ones,
-    /// and payloads kept apart), and when they were counted.
     not_letters: NotLetters,
     storage: (Option<Trouble>, Option<Instant>),
     /// Looks for which streams are asked for one by one, since the server does not answer the
@@ -317,17 +315,10 @@ impl Watch {
                 .iter()
                 .find(|feed| feed.stream == spec.stream && feed.consumer == spec.name)
         };
-        // While one runs alone, its worker reads nothing else; and those that wait for it are many.
-        let is_alone = |reader: &ReaderOverview| {
-            reader.state.num_ack_pending > 0
-                && stage_of(reader).is_some_and(|feed| feed.input == FeedInput::Quarantine)
-        };
         let mut unread: BTreeMap<String, u64> = BTreeMap::new();
-        if !readers().any(is_alone) {
-            for reader in readers().filter(|reader| judge::is_unread(reader)) {
-                if let Some(feed) = stage_of(reader) {
-                    *unread.entry(feed.stage.clone()).or_default() += reader.state.num_pending;
-                }
+        for reader in readers().filter(|reader| judge::is_unread(reader)) {
+            if let Some(feed) = stage_of(reader) {
+                *unread.entry(feed.stage.clone()).or_default() += reader.state.num_pending;
             }
         }
         self.unread.retain(|stage, _| unread.contains_key(stage));
