@@ -11,7 +11,7 @@ use anyhow::Context as _;
 
 use super::{
     App, graph,
-    local::Claim,
+    local::{self, Claim},
     run::{start_logs, started},
     signals::Signals,
 };
@@ -45,7 +45,7 @@ changes nothing until it is mended.";
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The folder for the server's data
-    #[arg(long, value_name = "DIR", default_value = ".millstream")]
+    #[arg(long, value_name = "DIR", default_value = local::DATA)]
     data: PathBuf,
     /// Begin with empty streams
     #[arg(long)]
@@ -63,7 +63,7 @@ pub async fn run(app: &App, args: Args) -> anyhow::Result<ExitCode> {
     };
     let spans = start_logs(app, &pipeline)?;
     crate::descriptors::raise();
-    let data = args.data.join("dev");
+    let data = local::data_of(&args.data);
     let claim = match pipeline.nats.url.is_empty() {
         true => Some(Claim::of(&data)?),
         false => None,

@@ -105,9 +105,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
-    let wrong = || format!("could not read \"{}\"", file.display());
-    let bytes = bounded_file::read(file, CONFIG_BYTES_MAX).with_context(wrong)?;
-    String::from_utf8(bytes).with_context(wrong)
+    bounded_file::read_text(file, CONFIG_BYTES_MAX)
+        .with_context(|| format!("could not read \"{}\"", file.display()))
 }
 
 /// Imports a configuration of Alertmanager, and silences.

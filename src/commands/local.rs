@@ -12,10 +12,17 @@ use crate::{bounded_file, limits};
 
 /// Folder that `dev` keeps its data in, where nobody says otherwise.
 pub(super) const DATA: &str = ".millstream";
+/// Folder of the server's own data in it.
+const SERVER: &str = "dev";
 /// File that is locked while a server runs there.
 const LOCK: &str = "dev.lock";
 /// File with the address of that server.
 const ADDRESS: &str = "dev.url";
+
+/// Data of the server that `dev` runs, in the folder that it keeps its data in.
+pub(super) fn data_of(folder: &Path) -> PathBuf {
+    folder.join(SERVER)
+}
 
 /// Claim of a folder's data: two servers in one store lose events.
 #[derive(Debug)]

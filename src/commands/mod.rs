@@ -156,7 +156,7 @@ fn server_of(pipeline: &Pipeline) -> anyhow::Result<Nats> {
     if !pipeline.nats.url.is_empty() {
         return Ok(pipeline.nats.clone());
     }
-    let Some(url) = local::running(&Path::new(local::DATA).join("dev")) else {
+    let Some(url) = local::running(&local::data_of(Path::new(local::DATA))) else {
         bail!(
             "the configuration names no NATS server\n hint: set nats.url in it, \
              or MILLSTREAM_NATS__URL, or --set nats.url=nats://127.0.0.1:4222; \
